@@ -1,0 +1,33 @@
+"""ghnfast: predict all parameters of a neural network in milliseconds with a Graph HyperNetwork (GHN).
+
+    import ghnfast
+    ghnfast.predict(model, "ghn2-imagenet")
+
+`ghnfast.vision` (torchvision helpers) and `ghnfast.deepnets` (the DeepNets-1M search space) are imported on their own.
+"""
+
+from importlib.metadata import version
+
+from .errors import CheckpointError, GhnfastError, PredictError, TraceError
+from .graph import ArchGraph
+from .nn import GHN
+from .nn.ghn import Report
+from .predict import UntrainedWarning, load, predict
+from .trace import trace
+
+__version__ = version("ghnfast")
+
+__all__ = [
+    "GHN",
+    "ArchGraph",
+    "CheckpointError",
+    "GhnfastError",
+    "PredictError",
+    "Report",
+    "TraceError",
+    "UntrainedWarning",
+    "__version__",
+    "load",
+    "predict",
+    "trace",
+]

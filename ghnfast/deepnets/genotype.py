@@ -1,0 +1,127 @@
+"""Genotypes: which operations connect the states of a cell.
+
+Source: Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019, Section 2.1; the operations are those of
+Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 2021, Section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import index
+from typing import Any
+
+Edge = tuple[str, int]
+
+# The published sampler draws operations by their position in this list, so the order is part of the search space.
+OPERATIONS: tuple[str, ...] = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "conv_1x1",
+    "conv_7x1_1x7",
+    "conv_3x3",
+    "conv_5x5",
+    "conv_7x7",
+    "msa",
+    "cse",
+)
+
+_FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
+
+
+@dataclass(frozen=True, init=False)
+class Genotype:
+    """The two cells of a network, a normal one and a reduction one (DARTS, Section 2.1).
+
+    A cell starts from two states, 0 and 1: the outputs of the cell before the previous one, and of the previous one.
+    Step ``i`` adds state ``2 + i``, the sum of two edges; an edge is an operation applied to an earlier state. The
+    cell's output concatenates some of the added states along the channels. Frozen, hashable, equal where the cells are.
+
+    Args:
+        normal: the edges of the normal cell, ``(operation, state)`` pairs, two for each step. Operations are those of
+            ``OPERATIONS``; the states that step ``i`` can read are ``0 .. 1 + i``.
+        normal_concat: the states that the normal cell concatenates, each in ``2 .. 1 + steps``.
+        reduce: the edges of the reduction cell, as ``normal``.
+        reduce_concat: the states that the reduction cell concatenates.
+
+    Raises:
+        ValueError: an unknown operation, a state out of range, an odd number of edges, or an empty list.
+    """
+
+    normal: tuple[Edge, ...]
+    normal_concat: tuple[int, ...]
+    reduce: tuple[Edge, ...]
+    reduce_concat: tuple[int, ...]
+
+    def __init__(
+        self,
+        normal: Iterable[Sequence[str | int]],
+        normal_concat: Iterable[int],
+        reduce: Iterable[Sequence[str | int]],
+        reduce_concat: Iterable[int],
+    ) -> None:
+        # A frozen dataclass refuses plain assignment, also from its own constructor.
+        for name, edges, concat in (("normal", normal, normal_concat), ("reduce", reduce, reduce_concat)):
+            parsed = _parse_edges(name, edges)
+            object.__setattr__(self, name, parsed)
+            object.__setattr__(self, f"{name}_concat", _parse_concat(f"{name}_concat", concat, len(parsed) // 2))
+
+    @classmethod
+    def of(cls, source: Genotype | Mapping[str, Any]) -> Genotype:
+        """A genotype as it is, or built from a mapping with the four fields, as JSON files hold it.
+
+        Raises:
+            ValueError: the mapping misses a field or has another one, or a field is invalid.
+        """
+        if isinstance(source, cls):
+            return source
+        if not isinstance(source, Mapping) or set(source) != set(_FIELDS):
+            given = sorted(source) if isinstance(source, Mapping) else type(source).__name__
+            raise ValueError(f"a genotype is a Genotype or a mapping with the keys {', '.join(_FIELDS)}, given {given}")
+        return cls(**source)
+
+    def uses(self, operation: str) -> bool:
+        """Whether one of the two cells has an edge with this operation."""
+        return any(name == operation for name, _ in self.normal + self.reduce)
+
+
+def _parse_edges(field: str, edges: Iterable[Sequence[str | int]]) -> tuple[Edge, ...]:
+    parsed = tuple(_parse_edge(f"{field}[{position}]", edge, position // 2) for position, edge in enumerate(edges))
+    if not parsed or len(parsed) % 2:
+        raise ValueError(f"{field}: a cell has two edges for each of its steps, one or more, given {len(parsed)} edges")
+    return parsed
+
+
+def _parse_edge(place: str, edge: Sequence[str | int], step: int) -> Edge:
+    if isinstance(edge, str) or not isinstance(edge, Sequence) or len(edge) != 2:
+        raise ValueError(f"{place}: an edge is a pair (operation, state), given {edge!r}")
+    name, state = edge
+    if name not in OPERATIONS:
+        raise ValueError(f"{place}: unknown operation {name!r}, accepted are {', '.join(OPERATIONS)}")
+    return str(name), _parse_state(place, state, first=0, last=1 + step, reader=f"step {step} can read")
+
+
+def _parse_concat(field: str, concat: Iterable[int], steps: int) -> tuple[int, ...]:
+    last = 1 + steps
+    states = tuple(
+        _parse_state(field, state, first=2, last=last, reader="the cell can concatenate") for state in concat
+    )
+    if not states:
+        raise ValueError(f"{field}: the cell must concatenate one or more of states 2 to {last}, given none")
+    return states
+
+
+def _parse_state(place: str, state: object, *, first: int, last: int, reader: str) -> int:
+    try:
+        number = index(state)  # type: ignore[arg-type]  # any object: the error below names what is no integer
+    except TypeError:
+        number = -1
+    if not first <= number <= last:
+        raise ValueError(f"{place}: {reader} states {first} to {last}, given {state!r}")
+    return number

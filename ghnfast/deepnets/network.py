@@ -1,0 +1,402 @@
+"""The networks of DeepNets-1M: a stem, a stack of cells, a head.
+
+Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 2021, Section 3 and Appendix A;
+the stack of cells and the auxiliary head are those of DARTS (Liu et al., ICLR 2019, Section 2.1 and Appendix A).
+Parameter names and shapes, and what the networks compute, are those of the published ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghnfast.deepnets.genotype import Edge, Genotype
+from ghnfast.deepnets.operations import (
+    FactorizedReduce,
+    PositionEncoding,
+    Subsample,
+    build_operation,
+    convolution,
+    drop_path,
+    normalization,
+    plain,
+)
+
+
+class Network(nn.Module):
+    """A network of DeepNets-1M. The arguments are the fields of the published data set.
+
+    Cells ``n_cells // 3`` and ``2 * n_cells // 3`` are reduction cells (never cell 0): they halve the image and
+    multiply the channels. With self-attention in its cells a network is a vision transformer: patches and a position
+    encoding in place of the stem, and no cell halves the image.
+
+    Args:
+        genotype: the cells, a ``Genotype`` or a mapping with its four fields.
+        num_classes: number of classes.
+        C: channels of the first cell's states.
+        n_cells: number of cells.
+        is_imagenet_input: images of 224 x 224, else of 32 x 32: it chooses the strides of the stem.
+        ks: kernel size of the stem's first convolution, odd; no matter to a vision transformer.
+        stem_pool: the simple stem ends in a max-pooling of stride 2.
+        stem_type: 0 for one convolution, 1 for the three convolutions that DARTS uses on ImageNet.
+        norm: None, "" or "none" for no normalization; "bn..." for batch normalization, which keeps running statistics
+            only if the name contains "track".
+        preproc: each cell maps its two inputs to its number of channels by a 1 x 1 convolution. Without it, inputs and
+            outputs of all cells must have the same channels: one concatenated state, ``C_mult`` 1.
+        C_mult: factor on the channels at each reduction cell.
+        fc_layers: fully connected layers of the head; 0 is the same as 1.
+        fc_dim: width of the hidden ones among them.
+        glob_avg: average the last state over the image before the head; else flatten it, as VGG does.
+        is_vit: force or forbid the vision transformer's layout; None decides by ``msa`` in the genotype.
+        auxiliary: add the auxiliary head of DARTS after the second reduction cell. It needs images of side 8 or 4 there
+            for 32 x 32 input (a vision transformer's are averaged to 8), 7 for 224 x 224 input.
+
+    Attributes:
+        genotype: the ``Genotype``.
+        input_shape: (3, 224, 224) or (3, 32, 32).
+        drop_path_prob: probability of dropping an operation's output for an image in training mode, in [0, 1); 0 at
+            first. Skip connections are never dropped.
+
+    Raises:
+        ValueError: settings that are out of range or cannot work together.
+    """
+
+    def __init__(
+        self,
+        *,
+        genotype: Genotype | Mapping[str, Any],
+        num_classes: int,
+        C: int,
+        n_cells: int,
+        is_imagenet_input: bool = True,
+        ks: int = 3,
+        stem_pool: bool = False,
+        stem_type: int = 0,
+        norm: str | None = "bn-track",
+        preproc: bool = True,
+        C_mult: int = 2,
+        fc_layers: int = 0,
+        fc_dim: int = 0,
+        glob_avg: bool = True,
+        is_vit: bool | None = None,
+        auxiliary: bool = False,
+    ) -> None:
+        super().__init__()
+        genotype = Genotype.of(genotype)
+        _check_settings(num_classes, C, n_cells, ks, stem_type, C_mult, fc_layers, fc_dim)
+        if not preproc:
+            _check_constant_channels(genotype, C_mult)
+
+        self.genotype = genotype
+        self.input_shape = (3, 224, 224) if is_imagenet_input else (3, 32, 32)
+        self.drop_path_prob = 0.0
+        self.is_vit = genotype.uses("msa") if is_vit is None else is_vit
+        self.stem_type = stem_type
+        self.is_imagenet_input = is_imagenet_input
+        reductions = {n_cells // 3, 2 * n_cells // 3} - {0}
+        self.auxiliary_cell = 2 * n_cells // 3 if auxiliary else None
+
+        stem_channels = self._add_stem(C, ks, stem_pool, norm, triple=preproc and not is_imagenet_input)
+        channels = self._add_cells(C, C_mult, n_cells, reductions, stem_channels, norm, preproc)
+        last = channels[-1]
+        side = self._feature_side(stem_pool, len(reductions))
+        if self.auxiliary_cell is not None:
+            self.auxiliary_head = AuxiliaryHead(
+                channels[self.auxiliary_cell],
+                num_classes,
+                self._auxiliary_side(side),
+                is_imagenet_input,
+                norm,
+            )
+        self.global_pooling = nn.AdaptiveAvgPool2d(1) if glob_avg else nn.Identity()
+        self.classifier = _classifier(last if glob_avg else last * side**2, num_classes, fc_layers, fc_dim)
+
+    def _add_stem(self, channels: int, kernel: int, pool: bool, norm: str | None, *, triple: bool) -> int:
+        """Adds the stem; returns the channels of the states that it hands to the first cell."""
+        large = self.is_imagenet_input
+        if self.is_vit:
+            patch = 16 if large else 3
+            self.stem0: nn.Module = nn.Conv2d(3, channels, patch, patch, padding=0 if large else 1, bias=False)
+            self.pos_enc = PositionEncoding(channels, 14 if large else 11)
+            return channels
+        if self.stem_type == 1:
+            self.stem0, self.stem1 = _imagenet_stem(channels, kernel, 2 if large else 1, norm)
+            return channels
+        channels = 3 * channels if triple else channels
+        self.stem = nn.Sequential(
+            convolution(3, channels, kernel, 4 if large else 1),
+            normalization(norm, channels),
+            nn.MaxPool2d(3, 2, padding=1) if pool else nn.Identity(),
+        )
+        return channels
+
+    def _add_cells(
+        self,
+        channels: int,
+        factor: int,
+        n_cells: int,
+        reductions: set[int],
+        stem_channels: int,
+        norm: str | None,
+        preproc: bool,
+    ) -> list[int]:
+        """Adds the cells; returns the channels of their outputs."""
+        self.cells = nn.ModuleList()
+        outputs: list[int] = []
+        older, newer = stem_channels, stem_channels
+        # The second output of the ImageNet stem has half the side of the first, like the output of a reduction cell.
+        halved = self.stem_type == 1
+        for position in range(n_cells):
+            reduces = position in reductions
+            channels *= factor if reduces else 1
+            cell = Cell(
+                self.genotype.reduce if reduces else self.genotype.normal,
+                self.genotype.reduce_concat if reduces else self.genotype.normal_concat,
+                (older, newer),
+                channels,
+                stride=2 if reduces and not self.is_vit else 1,
+                halve_older=halved and not self.is_vit,
+                norm=norm,
+                preproc=preproc,
+            )
+            self.cells.append(cell)
+            halved = reduces
+            older, newer = newer, cell.out_channels
+            outputs.append(cell.out_channels)
+        return outputs
+
+    def _feature_side(self, stem_pool: bool, reductions: int) -> int:
+        """The side of the last cell's output, which is that of the auxiliary cell's as well."""
+        if self.is_vit:
+            return 14 if self.is_imagenet_input else 11
+        side = 56 if self.is_imagenet_input else 32
+        if self.stem_type == 1 or stem_pool:
+            side //= 2
+        return side >> reductions
+
+    def _auxiliary_side(self, feature_side: int) -> int:
+        return 8 if self.is_vit and not self.is_imagenet_input else feature_side
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits of images.
+
+        Args:
+            images: (N, 3, H, W), ``input_shape`` each; without a vision transformer's position encoding or a flattening
+                head other sizes work where every reduction meets an even side.
+
+        Returns:
+            The logits, (N, num_classes), and those of the auxiliary head: None without one, in evaluation mode, and
+            where a ``none`` operation leaves it without input.
+
+        Raises:
+            ValueError: ``none`` operations cut every path, so there is no output; or ``drop_path_prob`` is invalid.
+        """
+        older, newer = self._stem_states(images)
+        auxiliary_logits = None
+        for position, cell in enumerate(self.cells):
+            older, newer = newer, cell(older, newer, self.drop_path_prob)
+            if self.training and position == self.auxiliary_cell and newer is not None:
+                newer, auxiliary_logits = self._apply_auxiliary_head(newer)
+        if newer is None:
+            raise ValueError(f"the network has no output, as 'none' operations cut every path of its {self.genotype}")
+        return self.classifier(self.global_pooling(newer).flatten(1)), auxiliary_logits
+
+    def _stem_states(self, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        if self.is_vit:
+            state = self.pos_enc(self.stem0(images))
+            return state, state
+        if self.stem_type == 1:
+            first = self.stem0(images)
+            return first, self.stem1(first)
+        state = self.stem(images)
+        return state, state
+
+    def _apply_auxiliary_head(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        if self.is_vit and not self.is_imagenet_input:
+            return state, self.auxiliary_head(nn.functional.adaptive_avg_pool2d(state, 8))
+        # The published head rectifies its input in place, so the cells after it read the rectified state, too.
+        state = torch.relu(state)
+        return state, self.auxiliary_head(state)
+
+
+class Cell(nn.Module):
+    """A cell of a genotype (DARTS, Section 2.1): two input states, two edges for each step, a concatenation.
+
+    ``none`` operations are not computed: a state is None if both its edges are, and the concatenation replaces it by
+    zeros.
+
+    Args:
+        edges: ``(operation, state)`` pairs, two for each step.
+        concat: the states that make the output, of ``out_channels = len(concat) * channels`` channels.
+        in_channels: channels of the two inputs, older and newer.
+        channels: channels of every state.
+        stride: of the operations that read an input: 2 in a reduction cell.
+        halve_older: the older input has twice the newer one's side.
+        norm: see ``Network``.
+        preproc: see ``Network``.
+    """
+
+    def __init__(
+        self,
+        edges: tuple[Edge, ...],
+        concat: tuple[int, ...],
+        in_channels: tuple[int, int],
+        channels: int,
+        *,
+        stride: int,
+        halve_older: bool,
+        norm: str | None,
+        preproc: bool,
+    ) -> None:
+        super().__init__()
+        self.edges = edges
+        self.concat = concat
+        self.out_channels = len(concat) * channels
+        older, newer = in_channels
+        self.preprocess0: nn.Module
+        if preproc:
+            self.preprocess0 = (FactorizedReduce if halve_older else _pointwise)(older, channels, norm)
+            self.preprocess1: nn.Module = _pointwise(newer, channels, norm)
+        else:
+            self.preprocess0 = Subsample() if halve_older else nn.Identity()
+            self.preprocess1 = nn.Identity()
+        self._ops = nn.ModuleDict(
+            {
+                str(position): build_operation(name, channels, stride if state < 2 else 1, norm)
+                for position, (name, state) in enumerate(edges)
+                if name != "none"
+            }
+        )
+
+    def forward(self, older: Tensor | None, newer: Tensor | None, drop_path_prob: float = 0.0) -> Tensor | None:
+        """The output, (N, out_channels, H / stride, W / stride), from the inputs, (N, in_channels, H, W) or None.
+
+        None where every concatenated state is.
+        """
+        states = [
+            None if older is None else self.preprocess0(older),
+            None if newer is None else self.preprocess1(newer),
+        ]
+        for position in range(0, len(self.edges), 2):
+            first = self._apply_edge(position, states, drop_path_prob)
+            second = self._apply_edge(position + 1, states, drop_path_prob)
+            states.append(first + second if first is not None and second is not None else _either(first, second))
+        return _concatenate([states[state] for state in self.concat])
+
+    def _apply_edge(self, position: int, states: list[Tensor | None], drop_path_prob: float) -> Tensor | None:
+        name, source = self.edges[position]
+        state = states[source]
+        if name == "none" or state is None:
+            return None
+        operation = self._ops[str(position)]
+        output: Tensor = operation(state)
+        if self.training and drop_path_prob != 0 and not isinstance(operation, nn.Identity):
+            return drop_path(output, drop_path_prob)
+        return output
+
+
+class AuxiliaryHead(nn.Sequential):
+    """The auxiliary classifier of DARTS, ``(N, channels, side, side) -> (N, num_classes)``.
+
+    It pools the image to 2 x 2, and then is two convolutions and a linear layer; on ImageNet the second convolution is
+    not normalized, which started as an oversight in DARTS and was kept for comparisons.
+
+    Raises:
+        ValueError: a side other than 8 and 4 for 32 x 32 input, other than 7 for 224 x 224 input.
+    """
+
+    def __init__(self, channels: int, num_classes: int, side: int, is_imagenet_input: bool, norm: str | None) -> None:
+        super().__init__()
+        # Side of the input: kernel and stride of the average pooling.
+        accepted = {7: (5, 2)} if is_imagenet_input else {8: (5, 3), 4: (2, 2)}
+        if side not in accepted:
+            raise ValueError(
+                f"auxiliary=True needs features of side {' or '.join(map(str, accepted))} in cell 2 * n_cells // 3, "
+                f"but stem_type, stem_pool, is_vit and n_cells make it {side} for is_imagenet_input={is_imagenet_input}"
+            )
+        kernel, stride = accepted[side]
+        self.features = nn.Sequential(
+            nn.ReLU(),
+            nn.AvgPool2d(kernel, stride, count_include_pad=False),
+            convolution(channels, 128, 1),
+            normalization(norm, 128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            nn.Identity() if is_imagenet_input else normalization(norm, 768),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        self.classifier = nn.Linear(768, num_classes)
+
+
+def _pointwise(in_channels: int, out_channels: int, norm: str | None) -> nn.Module:
+    return plain(in_channels, out_channels, 1, norm)
+
+
+def _imagenet_stem(channels: int, kernel: int, stride: int, norm: str | None) -> tuple[nn.Module, nn.Module]:
+    # Published, the second part starts with a ReLU in place, so the first cell reads the first part's output rectified.
+    # Here that ReLU ends the first part, and an identity keeps the names of the second part's layers.
+    first = nn.Sequential(
+        convolution(3, channels // 2, kernel, stride),
+        normalization(norm, channels // 2),
+        nn.ReLU(inplace=True),
+        convolution(channels // 2, channels, 3, stride),
+        normalization(norm, channels),
+        nn.ReLU(inplace=True),
+    )
+    second = nn.Sequential(nn.Identity(), convolution(channels, channels, 3, 2), normalization(norm, channels))
+    return first, second
+
+
+def _classifier(in_features: int, num_classes: int, layers: int, width: int) -> nn.Sequential:
+    widths = [in_features, *[width] * (layers - 1), num_classes]
+    modules: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
+    for inputs, outputs in pairwise(widths[1:]):
+        modules += [nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(inputs, outputs)]
+    return nn.Sequential(*modules)
+
+
+def _either(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return second if first is None else first
+
+
+def _concatenate(states: list[Tensor | None]) -> Tensor | None:
+    present = [state for state in states if state is not None]
+    if not present:
+        return None
+    if len(present) < len(states):
+        # Zero times a state and not new zeros: as published, so that a trace connects the place to that state.
+        zeros = present[0] * 0
+        present = [zeros if state is None else state for state in states]
+    return torch.cat(present, dim=1)
+
+
+def _check_settings(
+    num_classes: int, C: int, n_cells: int, ks: int, stem_type: int, C_mult: int, fc_layers: int, fc_dim: int
+) -> None:
+    for name, value in {"num_classes": num_classes, "C": C, "n_cells": n_cells, "C_mult": C_mult}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, given {value}")
+    if ks < 1 or ks % 2 == 0:
+        raise ValueError(f"ks must be odd and positive, given {ks}")
+    if stem_type not in (0, 1):
+        raise ValueError(f"stem_type must be 0 (one convolution) or 1 (the ImageNet stem of DARTS), given {stem_type}")
+    if stem_type == 1 and C < 2:
+        raise ValueError(f"C must be 2 or more with stem_type 1, whose first layer has C // 2 channels, given {C}")
+    if fc_layers < 0:
+        raise ValueError(f"fc_layers must be 0 or more, given {fc_layers}")
+    if fc_layers > 1 and fc_dim < 1:
+        raise ValueError(f"fc_dim must be 1 or more where fc_layers is more than 1, given {fc_dim}")
+
+
+def _check_constant_channels(genotype: Genotype, C_mult: int) -> None:
+    concatenated = max(len(genotype.normal_concat), len(genotype.reduce_concat))
+    if C_mult > 1 or concatenated > 1:
+        raise ValueError(
+            "preproc=False needs constant channels, so C_mult=1 and one concatenated state in each cell, "
+            f"given C_mult={C_mult} and {concatenated} concatenated states"
+        )

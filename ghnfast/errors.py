@@ -1,0 +1,17 @@
+"""The exceptions that ghnfast raises. Each message names what was given and what is accepted."""
+
+
+class GhnfastError(Exception):
+    """Base class of every error that ghnfast raises on purpose."""
+
+
+class TraceError(GhnfastError, RuntimeError):
+    """The model could not be traced: its forward failed, or it has nothing to trace."""
+
+
+class CheckpointError(GhnfastError, ValueError):
+    """A GHN checkpoint could not be found, read or verified, or does not fit its configuration."""
+
+
+class PredictError(GhnfastError, RuntimeError):
+    """Parameters could not be predicted. The model is as it was before the call."""

@@ -1,0 +1,60 @@
+"""The decoders of a GHN: from node states to blocks of parameters."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvDecoder(nn.Module):
+    """Decodes node states into kernels of up to `max_shape` = (out, in, S, S).
+
+    relu(fc(h)) is viewed as (4 hid, S, S); every cell goes through two layers, 4 hid -> 8 hid -> out * in. Only the cells
+    and channels that are needed are computed. Source: Parameter Prediction for Unseen Deep Architectures
+    (NeurIPS 2021), section 3.3.
+    """
+
+    def __init__(self, hid: int, max_shape: tuple[int, int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.max_shape = max_shape
+        rows, columns, height, width = max_shape
+        self.fc = nn.Sequential(nn.Linear(hid, 4 * hid * height * width), nn.ReLU())
+        self.conv = nn.Sequential(
+            nn.Conv2d(4 * hid, 8 * hid, 1), nn.ReLU(), nn.Conv2d(8 * hid, rows * columns, 1)
+        )
+        self.class_layer_predictor = nn.Sequential(nn.ReLU(), nn.Conv2d(rows, num_classes, 1))
+
+    def forward(self, states: Tensor, rows: int, columns: int, kernel: tuple[int, int]) -> Tensor:
+        """The leading `rows` and `columns` of kernels: (count, rows, columns, *kernel) from states (count, hid).
+
+        A kernel larger than S x S is interpolated bilinearly from all cells.
+        """
+        height, width = min(kernel[0], self.max_shape[2]), min(kernel[1], self.max_shape[3])
+        cells = self.cells(states, height, width)
+        first, last = self.conv[0], self.conv[2]
+        assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d) and last.bias is not None
+        hidden = F.relu(F.linear(cells, first.weight.flatten(1), first.bias))
+        weight = last.weight.view(*self.max_shape[:2], -1)[:rows, :columns].flatten(0, 1)
+        bias = last.bias.view(*self.max_shape[:2])[:rows, :columns].flatten()
+        blocks = F.linear(hidden, weight, bias).permute(0, 3, 1, 2).unflatten(1, (rows, columns))
+        if (height, width) == kernel:
+            return blocks
+        flat = F.interpolate(blocks.flatten(0, 1), kernel, mode="bilinear", align_corners=False)
+        return flat.unflatten(0, (len(states), rows))
+
+    def cells(self, states: Tensor, height: int, width: int) -> Tensor:
+        """relu(fc(h)) for the top-left cells: (count, height, width, 4 hid)."""
+        layer = self.fc[0]
+        assert isinstance(layer, nn.Linear)
+        weight = layer.weight.view(-1, *self.max_shape[2:], layer.in_features)[:, :height, :width]
+        bias = layer.bias.view(-1, *self.max_shape[2:])[:, :height, :width]
+        flat = F.relu(F.linear(states, weight.reshape(-1, layer.in_features), bias.flatten()))
+        return flat.unflatten(1, (-1, height, width)).permute(0, 2, 3, 1)
+
+    def classifier(self, states: Tensor, columns: int) -> Tensor:
+        """Weights of classification layers: (count, num_classes, columns), from cell (0, 0) of a kernel."""
+        predictor = self.class_layer_predictor[1]
+        assert isinstance(predictor, nn.Conv2d) and predictor.bias is not None
+        block = F.relu(self(states, self.max_shape[0], columns, (1, 1))[..., 0, 0])
+        result: Tensor = (predictor.weight.flatten(1) @ block) + predictor.bias[:, None]
+        return result

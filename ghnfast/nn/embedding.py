@@ -1,0 +1,78 @@
+"""The initial embedding of nodes: by primitive and by shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+def channel_vocabulary(num_classes: int) -> NDArray[np.int64]:
+    """The channel counts that have an embedding of their own."""
+    steps = [range(8, 64, 8), range(64, 4096, 16), range(4096, 8193, 32)]
+    return np.unique([1, 3, num_classes, *(size for step in steps for size in step)])
+
+
+def spatial_vocabulary(size: int) -> NDArray[np.int64]:
+    """The kernel sizes that have an embedding of their own, for a decoder of `size` x `size` cells."""
+    return np.unique([*range(1, max(12, size), 2), 14, 16])
+
+
+def nearest_entries(vocabulary: NDArray[np.int64], overrides: dict[int, int]) -> NDArray[np.int64]:
+    """For every size up to the largest of the vocabulary, the index of its entry: the nearest, the lower on a tie.
+
+    overrides: sizes that are read as another size of the vocabulary.
+    """
+    sizes = np.arange(vocabulary[-1] + 1)
+    above = np.searchsorted(vocabulary, sizes)
+    below = np.maximum(above - 1, 0)
+    nearest = np.where(sizes - vocabulary[below] <= vocabulary[above] - sizes, below, above)
+    nearest[vocabulary] = np.arange(len(vocabulary))
+    for size, read_as in overrides.items():
+        nearest[size] = np.searchsorted(vocabulary, read_as)
+    return nearest
+
+
+class ShapeEncoder(nn.Module):
+    """Embeds 4-D shapes: a quarter of the width each for output channels, input channels, height and width.
+
+    Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), appendix B.1.
+
+    Args:
+        hid: width of the embedding; a multiple of 4.
+        num_classes: the number of classes, which is in the vocabulary of channel counts.
+        size: the decoder's height and width.
+    """
+
+    def __init__(self, hid: int, num_classes: int, size: int) -> None:
+        super().__init__()
+        channels, spatial = channel_vocabulary(num_classes), spatial_vocabulary(size)
+        # The last row of each table stands for "no shape".
+        self.embed_spatial = nn.Embedding(len(spatial) + 1, hid // 4)
+        self.embed_channel = nn.Embedding(len(channels) + 1, hid // 4)
+        self.channel_entry = nearest_entries(channels, {4: 8, 5: 8, 6: 8, 7: 8})
+        self.spatial_entry = nearest_entries(spatial, {2: 3})
+
+    def indices(self, shapes: Sequence[tuple[int, ...] | None]) -> NDArray[np.int64]:
+        """(nodes, 4) rows of the tables: channels, channels, spatial, spatial."""
+        no_shape = (
+            self.embed_channel.num_embeddings - 1,
+            self.embed_channel.num_embeddings - 1,
+            self.embed_spatial.num_embeddings - 1,
+            self.embed_spatial.num_embeddings - 1,
+        )
+        result = np.full((len(shapes), 4), no_shape, dtype=np.int64)
+        shaped = [node for node, shape in enumerate(shapes) if shape is not None]
+        if shaped:
+            sizes = np.array([shapes[node] for node in shaped], dtype=np.int64)
+            result[shaped, :2] = self.channel_entry[np.minimum(sizes[:, :2], len(self.channel_entry) - 1)]
+            result[shaped, 2:] = self.spatial_entry[np.minimum(sizes[:, 2:], len(self.spatial_entry) - 1)]
+        return result
+
+    def forward(self, shapes: Sequence[tuple[int, ...] | None]) -> Tensor:
+        """The embeddings of shapes: (nodes, hid)."""
+        indices = torch.from_numpy(self.indices(shapes)).to(self.embed_channel.weight.device)
+        return torch.cat((self.embed_channel(indices[:, :2]).flatten(1), self.embed_spatial(indices[:, 2:]).flatten(1)), 1)

@@ -1,0 +1,423 @@
+"""The Graph HyperNetwork: from graphs to predicted parameters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import checkpoint
+from ..errors import GhnfastError, PredictError
+from ..graph import PRIMITIVES, ArchGraph, GraphBatch
+from ..ops.decode import Role, normalize, store
+from ..trace import trace
+from .decoder import ConvDecoder
+from .embedding import ShapeEncoder
+from .sweep import GatedSweep, Mlp, NodeMlp
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A parameter of one model and what it is predicted from.
+
+    node: the node of the batch that it is decoded from.
+    shape: the shape to decode for; it differs from the parameter's only by dimensions of size 1.
+    """
+
+    name: str
+    parameter: Tensor
+    node: int
+    role: Role
+    shape: tuple[int, ...]
+    classifier: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a prediction did to one model.
+
+    predicted: the names of the parameters that were predicted, in the model's order.
+    skipped: {name: reason} of those that kept their values.
+    predicted_elements, elements: how many numbers were predicted, of how many.
+    """
+
+    predicted: list[str]
+    skipped: dict[str, str]
+    predicted_elements: int
+    elements: int
+
+    @property
+    def coverage(self) -> float:
+        """The share of the model's numbers that were predicted, 0 to 1."""
+        return self.predicted_elements / self.elements
+
+
+class GHN(nn.Module):
+    """A Graph HyperNetwork: predicts all parameters of networks that nobody has trained.
+
+    Configurations (the arguments are those of the published checkpoints): GHN-2 is the default; GHN-1 is
+    `ve=False, layernorm=False, weight_norm=False`; the MLP baseline is `hypernet="mlp"`.
+    Source: Parameter Prediction for Unseen Deep Architectures (Knyazev et al., NeurIPS 2021).
+
+    Args:
+        max_shape: (out, in, S, S), the largest kernel that is decoded; larger parameters repeat it.
+        num_classes: the classes of the data set it is for.
+        hypernet: "gatedgnn" for a gated sweep over the graph, "mlp" for none.
+        decoder: "conv", the only one there is.
+        weight_norm: normalize predicted parameters by their fan-in.
+        ve: virtual edges, up to 50 hops.
+        layernorm: a layer norm over node states after the sweep.
+        hid: the width of node states; a multiple of 4.
+
+    Raises:
+        ValueError: an argument has no meaning; the message says what is accepted.
+    """
+
+    def __init__(
+        self,
+        max_shape: Sequence[int] = (64, 64, 16, 16),
+        num_classes: int = 1000,
+        hypernet: str = "gatedgnn",
+        decoder: str = "conv",
+        weight_norm: bool = True,
+        ve: bool = True,
+        layernorm: bool = True,
+        hid: int = 32,
+    ) -> None:
+        super().__init__()
+        check_config(max_shape, num_classes, hypernet, decoder, hid)
+        rows, columns, height, width = (int(size) for size in max_shape)
+        shape = (rows, columns, height, width)
+        self.config = {
+            "max_shape": shape,
+            "num_classes": num_classes,
+            "hypernet": hypernet,
+            "decoder": decoder,
+            "weight_norm": bool(weight_norm),
+            "ve": bool(ve),
+            "layernorm": bool(layernorm),
+            "hid": hid,
+        }
+        self.weight_norm = bool(weight_norm)
+        self.name = "GHN"
+        if layernorm:
+            self.ln = nn.LayerNorm(hid)
+        # Published checkpoints call this table `embed`, which is also the name of a public method; the method is what
+        # `ghn.embed` means, and the table keeps its place in the state dict.
+        self._modules["embed"] = nn.Embedding(len(PRIMITIVES), hid)
+        self.shape_enc = ShapeEncoder(hid, num_classes, height)
+        self.gnn = GatedSweep(hid, bool(ve)) if hypernet == "gatedgnn" else NodeMlp(hid)
+        self.decoder = ConvDecoder(hid, shape, num_classes)
+        self.vector_length = max(rows, columns)
+        self.decoder_1d = Mlp(hid, 2 * hid, 2 * self.vector_length, last_relu=False)
+        self.bias_class = nn.Sequential(nn.ReLU(), nn.Linear(self.vector_length, num_classes))
+
+    # Prediction ----------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        model: nn.Module | Sequence[nn.Module],
+        *,
+        graph: ArchGraph | Sequence[ArchGraph] | None = None,
+        input_shape: Sequence[int] | None = None,
+        example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+        classifier: bool = True,
+        report: bool = False,
+    ) -> Any:
+        """Predict a model's parameters and write them into the model.
+
+        Nothing is written before everything that can fail has succeeded. Batch statistics are not predicted: evaluate in
+        training mode, or estimate them on data first.
+
+        Args:
+            model: the model, on any device, its parameters float32, float64, float16 or bfloat16; or a list of models,
+                which is one batch.
+            graph: what `ghnfast.trace(model)` returned, for models that were traced before; one per model.
+            input_shape, example_inputs: see `ghnfast.trace`.
+            classifier: whether the classification layer is predicted too.
+            report: also return what was predicted and what was not.
+
+        Returns:
+            What was given as `model`; with `report=True` the pair of it and a `Report` (a list of them for a list).
+
+        Raises:
+            TraceError: the model cannot be traced.
+            PredictError: the prediction failed; no parameter has changed.
+        """
+        single = isinstance(model, nn.Module)
+        models = [model] if isinstance(model, nn.Module) else list(model)
+        graphs = self.graphs_of(models, graph, input_shape, example_inputs)
+        reports = self.predict_batch(models, graphs, classifier)
+        if not report:
+            return model
+        return (model, reports[0]) if single else (model, reports)
+
+    @property
+    def primitive_embedding(self) -> nn.Embedding:
+        """The embedding table of the primitives."""
+        return self._modules["embed"]  # type: ignore[return-value]
+
+    def embed(
+        self,
+        model: nn.Module | ArchGraph | Sequence[nn.Module | ArchGraph],
+        *,
+        input_shape: Sequence[int] | None = None,
+        example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        """What the decoder reads: the final state of every node, differentiable.
+
+        Args:
+            model: a model, its graph, or a list of either.
+            input_shape, example_inputs: see `ghnfast.trace`.
+
+        Returns:
+            (nodes, hid), in the node order of the graph; those of a list follow each other.
+        """
+        items = [model] if isinstance(model, (nn.Module, ArchGraph)) else list(model)
+        graphs = [
+            item if isinstance(item, ArchGraph) else trace(item, input_shape=input_shape, example_inputs=example_inputs)
+            for item in items
+        ]
+        return self.node_states(graphs)
+
+    def node_states(self, graphs: Sequence[ArchGraph]) -> Tensor:
+        batch = GraphBatch(graphs)
+        table = self.primitive_embedding
+        primitives = torch.from_numpy(batch.primitives).long().to(table.weight.device)
+        states = self.gnn(table(primitives) + self.shape_enc(batch.shapes), batch)
+        return self.ln(states) if self.config["layernorm"] else states  # type: ignore[no-any-return]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write weights and configuration to a .safetensors file, or to a .pt file in the published layout.
+
+        Raises:
+            CheckpointError: the suffix is another one.
+        """
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        checkpoint.write(path, checkpoint.Checkpoint(dict(self.config), weights, source=self.name))
+
+    def graphs_of(
+        self,
+        models: Sequence[nn.Module],
+        graph: ArchGraph | Sequence[ArchGraph] | None,
+        input_shape: Sequence[int] | None,
+        example_inputs: Any,
+    ) -> list[ArchGraph]:
+        if not models:
+            raise PredictError("an empty list of models was given; one model or more is accepted")
+        if graph is None:
+            return [trace(model, input_shape=input_shape, example_inputs=example_inputs) for model in models]
+        graphs = [graph] if isinstance(graph, ArchGraph) else list(graph)
+        if len(graphs) != len(models):
+            raise PredictError(f"{len(graphs)} graphs were given for {len(models)} models; one per model is accepted")
+        return graphs
+
+    @torch.no_grad()
+    def predict_batch(self, models: Sequence[nn.Module], graphs: Sequence[ArchGraph], classifier: bool) -> list[Report]:
+        offsets = GraphBatch(graphs).offsets
+        plans = [
+            plan_slots(model, graph, int(offset)) for model, graph, offset in zip(models, graphs, offsets, strict=False)
+        ]
+        slots = [slot for plan, _ in plans for slot in plan if classifier or not slot.classifier]
+        if not slots:
+            raise PredictError("nothing is predicted: " + nothing_reason(plans))
+        blocks = self.decode(self.node_states(graphs), slots)
+        self.check_finite(slots, blocks)
+        for slot, block in zip(slots, blocks, strict=True):
+            store(block, decoded_part(slot))
+        return [
+            make_report(model, plan, skipped, classifier) for model, (plan, skipped) in zip(models, plans, strict=True)
+        ]
+
+    def decode(self, states: Tensor, slots: Sequence[Slot]) -> list[Tensor]:
+        """Normalized blocks of the slots, decoded from node states, one decoder call per group of equal shape."""
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for index, slot in enumerate(slots):
+            groups.setdefault(self.group_of(slot), []).append(index)
+        blocks: list[Tensor] = [states] * len(slots)
+        for group, members in groups.items():
+            chosen = states[torch.tensor([slots[index].node for index in members], device=states.device)]
+            for index, block in zip(members, self.decode_group(group, chosen), strict=True):
+                slot = slots[index]
+                raw = block_for(slot, block)
+                blocks[index] = normalize(raw, slot.shape, slot.role) if self.weight_norm else raw
+        return blocks
+
+    def group_of(self, slot: Slot) -> tuple[Any, ...]:
+        """What must be equal for slots to be decoded in one call."""
+        rows, columns = self.decoder.max_shape[:2]
+        if len(slot.shape) == 1:
+            return ("class bias",) if slot.classifier else ("vector",)
+        if slot.classifier:
+            return ("class weight", min(slot.shape[1], columns))
+        out, in_, height, width = (*slot.shape, 1, 1)[:4]
+        return ("kernel", min(out, rows), min(in_, columns), (height, width))
+
+    def decode_group(self, group: tuple[Any, ...], states: Tensor) -> Tensor:
+        if group[0] == "class weight":
+            return self.decoder.classifier(states, group[1])
+        if group[0] == "kernel":
+            blocks: Tensor = self.decoder(states, *group[1:])
+            return blocks
+        vectors: Tensor = self.decoder_1d(states).view(len(states), 2, self.vector_length)
+        return self.bias_class(vectors[:, 1]) if group[0] == "class bias" else vectors  # type: ignore[no-any-return]
+
+    def check_finite(self, slots: Sequence[Slot], blocks: Iterable[Tensor]) -> None:
+        for slot, block in zip(slots, blocks, strict=False):
+            if not torch.isfinite(block).all():
+                broken = [name for name, tensor in self.state_dict().items() if not torch.isfinite(tensor).all()]
+                cause = f"these weights of {self.name} are not finite: {', '.join(broken[:3])}" if broken else "an overflow"
+                raise PredictError(
+                    f"the values predicted for {slot.name} are not finite ({cause}); finite GHN weights are accepted. "
+                    "No parameter was changed."
+                )
+
+
+def check_config(max_shape: Sequence[int], num_classes: int, hypernet: str, decoder: str, hid: int) -> None:
+    if len(max_shape) != 4 or any(int(size) < 1 for size in max_shape) or max_shape[2] != max_shape[3]:
+        raise ValueError(f"max_shape is {tuple(max_shape)}; four positive sizes (out, in, S, S) are accepted")
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}; 1 or more is accepted")
+    if hypernet not in ("gatedgnn", "mlp"):
+        raise ValueError(f"hypernet is {hypernet!r}; 'gatedgnn' and 'mlp' are accepted")
+    if decoder != "conv":
+        raise ValueError(f"decoder is {decoder!r}; 'conv' is accepted")
+    if hid < 4 or hid % 4:
+        raise ValueError(f"hid is {hid}; a positive multiple of 4 is accepted")
+
+
+def plan_slots(model: nn.Module, graph: ArchGraph, offset: int) -> tuple[list[Slot], dict[str, str]]:
+    """The parameters of a model that its graph predicts, and why each of the others is skipped."""
+    parameters = dict(model.named_parameters())
+    slots: dict[str, Slot] = {}
+    skipped = {name: reason for name, reason in graph.skipped.items() if name in parameters}
+    for node, names in enumerate(zip(graph.weights, graph.norm_biases, strict=True)):
+        for name, is_norm_bias in zip(names, (False, True), strict=True):
+            if name is None or name in slots or name in skipped:
+                continue
+            if name not in parameters:
+                raise PredictError(f"the graph has a parameter {name} that the model ({type(model).__name__}) has not")
+            role = Role.BIAS if is_norm_bias else role_of(PRIMITIVES[graph.primitives[node]])
+            shape, reason = decoded_shape(parameters[name], role)
+            if reason is not None:
+                skipped[name] = reason
+                continue
+            check_writable(name, parameters[name])
+            is_classifier = node in (graph.classifier_weight, graph.classifier_bias)
+            slots[name] = Slot(name, parameters[name], offset + node, role, shape, is_classifier)
+    for name in parameters.keys() - slots.keys() - skipped.keys():
+        skipped[name] = "the graph does not know it"
+    return list(slots.values()), skipped
+
+
+def role_of(primitive: str) -> Role:
+    if primitive in ("bn", "ln"):
+        return Role.NORM_WEIGHT
+    return {"bias": Role.BIAS, "pos_enc": Role.POSITION}.get(primitive, Role.WEIGHT)
+
+
+def decoded_shape(parameter: Tensor, role: Role) -> tuple[tuple[int, ...], str | None]:
+    """The shape to decode for a parameter, or the reason why it cannot be decoded."""
+    shape = tuple(parameter.shape)
+    if not parameter.is_floating_point():
+        return shape, f"its dtype is {parameter.dtype}; float32, float64, float16 and bfloat16 are predicted"
+    if parameter.numel() == 0:
+        return shape, "it is empty"
+    if role in (Role.BIAS, Role.NORM_WEIGHT):
+        if sum(size > 1 for size in shape) > 1:
+            return shape, f"a {role.value} of shape {shape}; vectors are predicted"
+        return (parameter.numel(),), None
+    if role is Role.POSITION:
+        if len(shape) == 4:
+            return shape, None
+        side = int(shape[-2] ** 0.5)
+        return (1, shape[-1], side, side), None
+    if len(shape) not in (2, 4):
+        return shape, f"a weight of shape {shape}; matrices and 4-D kernels are predicted"
+    return shape, None
+
+
+def check_writable(name: str, parameter: Tensor) -> None:
+    if parameter.is_meta:
+        raise PredictError(
+            f"the parameter {name} is on the meta device and has no memory to write to; "
+            "move the model to a real device first, with model.to_empty(device=...)"
+        )
+
+
+def decoded_part(slot: Slot) -> Tensor:
+    """The part of a parameter's memory that its block is tiled over."""
+    target = slot.parameter.detach()
+    if slot.role is Role.POSITION and target.ndim != 4:
+        # Tokens in front (class, distillation) keep their values.
+        count, patches = target.shape[-2], slot.shape[2] * slot.shape[3]
+        tokens = count - patches if count - patches <= MAX_TOKENS else 0
+        return target.narrow(target.ndim - 2, tokens, count - tokens)
+    if slot.role in (Role.BIAS, Role.NORM_WEIGHT):
+        return target.squeeze() if target.numel() > 1 else target.view(1)
+    return target
+
+
+MAX_TOKENS = 2
+
+
+def block_for(slot: Slot, decoded: Tensor) -> Tensor:
+    """The decoder's result for a slot, with the dimensions of its parameter."""
+    if len(slot.shape) == 1:
+        if decoded.ndim == 2:  # row 0 is a normalization weight, row 1 any bias
+            decoded = decoded[0 if slot.role is Role.NORM_WEIGHT else 1]
+        return decoded[: slot.shape[0]]
+    if slot.classifier:
+        return decoded[: slot.shape[0]].reshape(-1, decoded.shape[1], *(1,) * (len(slot.shape) - 2))
+    if slot.role is Role.POSITION and slot.parameter.ndim != 4:
+        return decoded.flatten(2).transpose(1, 2)[(0,) * (3 - slot.parameter.ndim)]
+    return decoded if len(slot.shape) == 4 else decoded[..., 0, 0]
+
+
+def nothing_reason(plans: Sequence[tuple[list[Slot], dict[str, str]]]) -> str:
+    for _, skipped in plans:
+        for name, reason in skipped.items():
+            return f"{name} is skipped because of this: {reason}"
+    return "the models have classification layers only, and classifier=False leaves those as they are"
+
+
+def make_report(model: nn.Module, plan: Sequence[Slot], skipped: dict[str, str], classifier: bool) -> Report:
+    done = {slot.name: slot for slot in plan if classifier or not slot.classifier}
+    reasons = dict(skipped)
+    for slot in plan:
+        if slot.name not in done:
+            reasons[slot.name] = "the classification layer, which classifier=False leaves as it is"
+    parameters = dict(model.named_parameters())
+    ordered = {name: reasons[name] for name in parameters if name in reasons}
+    predicted = [name for name in parameters if name in done]
+    return Report(
+        predicted=predicted,
+        skipped=ordered,
+        predicted_elements=sum(decoded_part(done[name]).numel() for name in predicted),
+        elements=sum(parameter.numel() for parameter in parameters.values()),
+    )
+
+
+def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
+    """A GHN with the configuration and weights of a checkpoint.
+
+    Raises:
+        CheckpointError: the configuration has no meaning, or the weights do not fit it.
+    """
+    known = ("max_shape", "num_classes", "hypernet", "decoder", "weight_norm", "ve", "layernorm", "hid")
+    unknown = sorted(set(read.config) - set(known))
+    if unknown:
+        raise checkpoint.CheckpointError(
+            f"the configuration in {read.source} has {', '.join(unknown)}; accepted are {', '.join(known)}"
+        )
+    try:
+        ghn = GHN(**read.config)
+    except (TypeError, ValueError, GhnfastError) as error:
+        raise checkpoint.CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error
+    checkpoint.load_into(ghn, read)
+    ghn.name = read.source
+    return ghn.eval()

@@ -1,0 +1,54 @@
+"""The part of a GHN that makes node states aware of the graph: a gated sweep, or nothing but a per-node MLP."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..graph import MAX_DISTANCE, GraphBatch
+from ..ops.sweep import GruWeights, MlpWeights, SweepWeights, apply_mlp, gated_sweep
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a ReLU after each; `last_relu=False` leaves out the second."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, last_relu: bool = True) -> None:
+        super().__init__()
+        layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
+        self.fc = nn.Sequential(*layers, nn.ReLU()) if last_relu else nn.Sequential(*layers)
+
+    @property
+    def weights(self) -> MlpWeights:
+        first, second = self.fc[0], self.fc[2]
+        return MlpWeights(first.weight, first.bias, second.weight, second.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(x)
+        return result
+
+
+class GatedSweep(nn.Module):
+    """A forward and a backward sweep of gated message passing (GHN-1), with virtual edges if `ve` (GHN-2)."""
+
+    def __init__(self, hid: int, ve: bool) -> None:
+        super().__init__()
+        self.ve = ve
+        self.mlp = Mlp(hid, hid // 2 if ve else hid, hid)
+        if ve:
+            self.mlp_ve = Mlp(hid, hid // 2, hid)
+        self.gru = nn.GRUCell(hid, hid)
+
+    def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
+        forward, backward = batch.steps(MAX_DISTANCE if self.ve else 1)
+        gru = GruWeights(self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
+        weights = SweepWeights(self.mlp.weights, self.mlp_ve.weights if self.ve else None, gru)
+        return gated_sweep(states, forward, backward, weights)
+
+
+class NodeMlp(Mlp):
+    """The baseline without message passing: each node on its own."""
+
+    def __init__(self, hid: int) -> None:
+        super().__init__(hid, hid, hid)
+
+    def forward(self, states: Tensor, batch: GraphBatch | None = None) -> Tensor:
+        return apply_mlp(states, self.weights)

@@ -1,0 +1,113 @@
+"""The main job: `predict`, and where its GHN comes from: `load`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import checkpoint
+from .errors import PredictError
+from .graph import ArchGraph
+from .nn.ghn import GHN, from_checkpoint
+
+UNTRAINED = "untrained"
+UNTRAINED_SEED = 0
+
+Source = str | os.PathLike[str]
+
+
+class UntrainedWarning(UserWarning):
+    """The GHN in use was never trained: what it predicts has the right scale and no knowledge."""
+
+
+def load(source: Source, *, device: torch.device | str | None = None) -> GHN:
+    """A GHN by name or from a file, in evaluation mode.
+
+    Args:
+        source: a published name (`ghn2-cifar10`, `ghn1-cifar10`, `mlp-cifar10`, `ghn2-imagenet`, `ghn1-imagenet`), which
+            is downloaded on first use; `untrained`; or the path of a .pt file in the published layout or of a
+            .safetensors file.
+        device: where to put it; the CPU by default.
+
+    Raises:
+        CheckpointError: the name or file is not known, cannot be had, is broken or does not fit its configuration.
+    """
+    if source == UNTRAINED:
+        ghn = untrained()
+    else:
+        ghn = from_checkpoint(checkpoint.read(checkpoint.resolve(source)))
+    return ghn if device is None else ghn.to(device)
+
+
+def untrained() -> GHN:
+    """A GHN-2 for ImageNet with random weights, the same ones every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        ghn = GHN()
+    ghn.name = UNTRAINED
+    return ghn.eval()
+
+
+@functools.lru_cache(maxsize=1)
+def default_ghn() -> GHN:
+    return untrained()
+
+
+def predict(
+    model: nn.Module | Sequence[nn.Module],
+    ghn: GHN | Source | None = None,
+    *,
+    graph: ArchGraph | Sequence[ArchGraph] | None = None,
+    input_shape: Sequence[int] | None = None,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    classifier: bool = True,
+    report: bool = False,
+) -> Any:
+    """Predict all parameters of a model in one forward pass of a GHN, and write them into the model.
+
+    Source: Parameter Prediction for Unseen Deep Architectures (Knyazev et al., NeurIPS 2021).
+
+    Args:
+        model: the model, or a list of models, which is one batch. On any device; parameters in float32, float64,
+            float16 or bfloat16, frozen ones included.
+        ghn: a GHN, or what `ghnfast.load` takes. By default the `untrained` GHN, with an `UntrainedWarning`.
+        graph: what `ghnfast.trace(model)` returned, for models that were traced before; one per model.
+        input_shape, example_inputs: see `ghnfast.trace`.
+        classifier: whether the classification layer is predicted too; `False` leaves it as it is.
+        report: also return which parameters were predicted, and why the others were not.
+
+    Returns:
+        What was given as `model`; with `report=True` the pair of it and a `Report` (a list of them for a list).
+
+    Raises:
+        TraceError: the model cannot be traced.
+        CheckpointError: the GHN cannot be loaded.
+        PredictError: the prediction failed. In every case the models are as they were before.
+    """
+    if ghn is None:
+        ghn = default_ghn()
+    elif not isinstance(ghn, GHN):
+        if not isinstance(ghn, (str, os.PathLike)):
+            raise PredictError(f"ghn is a {type(ghn).__name__}; a ghnfast.GHN, a name or a path is accepted")
+        ghn = load(ghn)
+    if ghn.name == UNTRAINED:
+        warnings.warn(
+            "this is the untrained GHN: its predictions have the right scale but no knowledge; "
+            "pass ghn='ghn2-imagenet', 'ghn2-cifar10' or a checkpoint for trained ones",
+            UntrainedWarning,
+            stacklevel=2,
+        )
+    return ghn.predict(
+        model,
+        graph=graph,
+        input_shape=input_shape,
+        example_inputs=example_inputs,
+        classifier=classifier,
+        report=report,
+    )

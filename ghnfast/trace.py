@@ -1,0 +1,223 @@
+"""From a model to its architecture graph: `trace`.
+
+The model's forward runs once under a `Tracer` (see `ghnfast.tracer`), with its real control flow but without computing
+anything, and is left exactly as it was.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import _C
+from .errors import TraceError
+from .graph import ArchGraph
+from .trace_rules import RULES
+from .tracer import META, Kind, Tracer, Value, map_tensors
+
+# Two images: a batch of one hides its dimension from code that squeezes.
+BATCH_SIZE = 2
+
+
+def trace(
+    model: nn.Module,
+    *,
+    input_shape: Sequence[int] | None = None,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+) -> ArchGraph:
+    """The architecture graph of a model (Parameter Prediction for Unseen Deep Architectures, section 2.1).
+
+    The forward runs in the model's present mode (auxiliary heads of a model in training mode are part of its graph) on
+    meta tensors; the model, its buffers and the random state are left as they were.
+
+    Args:
+        model: any module whose forward runs on meta tensors.
+        input_shape: the shape (channels, height, width) of one input. By default what the model says of itself
+            (`input_shape`, or the configuration of timm and transformers models), else (3, 224, 224), or (3, 299, 299)
+            for Inception v3.
+        example_inputs: for models that take something else than one batch of images: a tuple of positional arguments
+            or a dict of keyword arguments. Only the shapes and dtypes of tensors matter.
+
+    Raises:
+        TraceError: the model has no parameters, its forward failed, or its outputs do not depend on its input.
+    """
+    check_parameters(model)
+    args, kwargs, described = make_inputs(model, input_shape, example_inputs)
+    tracer = Tracer(model, RULES)
+    args, kwargs = (map_tensors(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
+    with unchanged(model):
+        try:
+            with torch.no_grad(), tracer:
+                outputs = model(*args, **kwargs)
+        except Exception as error:
+            raise TraceError(
+                f"the forward of {type(model).__name__} failed on {described}: {type(error).__name__}: {error}. "
+                "Accepted are models whose forward runs on meta tensors; pass input_shape=(channels, height, width) or "
+                "example_inputs=(...) if the model takes something else."
+            ) from error
+        produced = [tracer.value(tensor).operation for tensor in output_tensors(outputs)]
+    return build(tracer, [operation for operation in produced if operation >= 0], type(model).__name__)
+
+
+def check_parameters(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"got {type(model).__name__}; a torch.nn.Module is accepted")
+    found = False
+    for name, parameter in model.named_parameters():
+        found = True
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise TraceError(f"the parameter {name} is not initialized; run the lazy model once before tracing it")
+    if not found:
+        raise TraceError(f"{type(model).__name__} has no parameters; there is nothing to predict")
+
+
+def make_inputs(
+    model: nn.Module, input_shape: Sequence[int] | None, example_inputs: Any
+) -> tuple[tuple[Any, ...], dict[str, Any], str]:
+    """Positional and keyword arguments for the forward, and how to name them in a message."""
+    if example_inputs is not None:
+        if input_shape is not None:
+            raise TraceError("both input_shape and example_inputs are given; one of them is accepted")
+        if isinstance(example_inputs, Mapping):
+            return (), dict(example_inputs), f"example_inputs with the keys {list(example_inputs)}"
+        if not isinstance(example_inputs, (tuple, list)):
+            raise TraceError(
+                f"example_inputs is a {type(example_inputs).__name__}; a tuple of positional arguments or a dict of "
+                "keyword arguments is accepted"
+            )
+        return tuple(example_inputs), {}, f"{len(example_inputs)} example_inputs"
+    shape = default_input_shape(model) if input_shape is None else tuple(input_shape)
+    if not shape or any(not isinstance(size, int) or size < 1 for size in shape):
+        raise TraceError(f"input_shape is {input_shape}; positive sizes (channels, height, width) are accepted")
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    image = torch.empty((BATCH_SIZE, *shape), dtype=dtype, device=META)
+    return (image,), {}, f"an input of shape {(BATCH_SIZE, *shape)}"
+
+
+def default_input_shape(model: nn.Module) -> tuple[int, ...]:
+    """What the model says of its input, else an ImageNet image."""
+    own = getattr(model, "input_shape", None)
+    if isinstance(own, (tuple, list)) and all(isinstance(size, int) for size in own):
+        return tuple(own)
+    settings = getattr(model, "pretrained_cfg", None)  # timm
+    if isinstance(settings, Mapping) and settings.get("input_size"):
+        return tuple(settings["input_size"])
+    config = getattr(model, "config", None)  # transformers
+    size = getattr(config, "image_size", None) or getattr(model, "image_size", None)  # torchvision's ViT
+    channels = getattr(config, "num_channels", 3)
+    if isinstance(size, int):
+        return (channels, size, size)
+    if isinstance(size, (tuple, list)) and len(size) == 2:
+        return (channels, *size)
+    return (3, 299, 299) if type(model).__name__ == "Inception3" else (3, 224, 224)
+
+
+def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
+    image = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
+    return tracer.set_value(image, Value(0, 1 if tensor.ndim == 4 else None))
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Puts back every attribute of every module, and the random state."""
+    modules = [
+        (holder, dict(holder))
+        for module in model.modules()
+        for holder in (module.__dict__, module._buffers, module._parameters)
+    ]
+    random_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        for holder, before in modules:
+            for key in [key for key in holder if key not in before]:
+                del holder[key]
+            for key, item in before.items():
+                if holder.get(key, holder) is not item:
+                    holder[key] = item
+        random.setstate(random_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+
+
+def output_tensors(outputs: Any) -> Iterator[Tensor]:
+    """The tensors a forward returned, in order: from containers, dicts and dataclasses, nested."""
+    pending = [outputs]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, Mapping):
+            pending.extend(reversed(list(item.values())))
+        elif isinstance(item, (tuple, list)):
+            pending.extend(reversed(item))
+        elif is_dataclass(item) and not isinstance(item, type):
+            pending.extend(getattr(item, field.name) for field in reversed(fields(item)))
+
+
+def build(tracer: Tracer, outputs: list[int], model_name: str) -> ArchGraph:
+    """Hand the traced operations to C++ and name the nodes it returns."""
+    if not outputs:
+        raise TraceError(f"no output of {model_name} depends on its input; there is no graph")
+    operations = tracer.operations
+    offsets = np.zeros(len(operations) + 1, dtype=np.int32)
+    np.cumsum([len(operation.inputs) for operation in operations], out=offsets[1:])
+    inputs = np.fromiter((i for operation in operations for i in operation.inputs), dtype=np.int32, count=offsets[-1])
+    kinds = np.fromiter((operation.kind for operation in operations), dtype=np.int8, count=len(operations))
+    nodes, primitives, edges, levels, fates, classifier_weight, classifier_bias = _C.build_graph(
+        kinds, offsets, inputs, np.asarray(outputs, dtype=np.int32)
+    )
+    chosen = [operations[node] for node in nodes.tolist()]
+
+    def name_of(index: int | None) -> str | None:
+        return None if index is None else tracer.names[index]
+
+    return ArchGraph(
+        primitives=primitives,
+        edges=edges,
+        level_offsets=levels,
+        shapes=[operation.shape for operation in chosen],
+        weights=[name_of(operation.parameters[0]) for operation in chosen],
+        norm_biases=[name_of(operation.parameters[1]) for operation in chosen],
+        classifier_weight=classifier_weight if classifier_weight >= 0 else None,
+        classifier_bias=classifier_bias if classifier_bias >= 0 else None,
+        skipped=skip_reasons(tracer, fates, chosen),
+    )
+
+
+FATE_REASONS = {
+    2: "its layer has no path from the input",
+    3: "its layer has no path to an output",
+    4: "it is added to attention scores, not to features",
+}
+
+
+def skip_reasons(tracer: Tracer, fates: Any, chosen: list[Any]) -> dict[str, str]:
+    """Why each parameter that has no node has none."""
+    placed = {index for operation in chosen for index in operation.parameters if index is not None}
+    fate_of: dict[int, int] = {}
+    for operation, fate in zip(tracer.operations, fates.tolist(), strict=True):
+        for index in operation.parameters:
+            if index is not None:
+                fate_of[index] = fate
+    reasons = {}
+    for index, name in enumerate(tracer.names):
+        if index in placed:
+            continue
+        if index in fate_of:
+            reasons[name] = FATE_REASONS.get(fate_of[index], "its layer is not part of the graph")
+        elif index in tracer.used_by:
+            reasons[name] = tracer.used_by[index]
+        else:
+            reasons[name] = "the forward does not use it"
+    return reasons

@@ -1,0 +1,369 @@
+"""Records what a model's forward does, without computing it.
+
+A `Tracer` is a `torch.overrides.TorchFunctionMode`: while it is active, every torch function that the forward calls
+comes here first. Tensors that depend on the input or on a parameter live on the meta device, so a call costs a shape
+computation; what each call does to the architecture graph is decided by `ghnfast.trace_rules`, by the function that is
+called and the shapes of its arguments, never by module classes or names.
+
+The model's own tensors are never written: parameters are replaced by meta twins when they are read, buffers are copied
+the first time that the forward writes to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+META = torch.device("meta")
+
+
+class Kind(IntEnum):
+    """What a traced operation is; the numbers are those of `Kind` in csrc/graph.hpp.
+
+    The first fifteen are the primitives of DeepNets-1M, in the order of the embedding table.
+    """
+
+    MAX_POOL = 0
+    AVG_POOL = 1
+    SEP_CONV = 2
+    DIL_CONV = 3
+    CONV = 4
+    MSA = 5
+    CSE = 6
+    SUM = 7
+    CONCAT = 8
+    INPUT = 9
+    BIAS = 10
+    BN = 11
+    LN = 12
+    POS_ENC = 13
+    GLOB_AVG = 14
+    PASS = 15
+    SOFTMAX = 16
+    MATMUL = 17
+    GATE = 18
+    SQUEEZE_GLOB_AVG = 19
+    SQUEEZE_AVG_POOL = 20
+    SQUEEZE_MAX_POOL = 21
+    SQUEEZE_PASS = 22
+    POINTWISE_CONV = 23
+    HARDSWISH = 24
+    VIEW = 25
+
+
+class Value:
+    """Where a tensor comes from.
+
+    operation: the traced operation that produced it, or -1 for a tensor that does not depend on the input.
+    channel: the dimension that holds the channels, or None where it is unknown.
+    parameters: indices of the parameters it is computed from (only for tensors that do not depend on the input).
+    buffer: whether it is computed from a buffer of the model (likewise).
+    lookup: whether single entries of a parameter were picked by index (likewise).
+    """
+
+    __slots__ = ("buffer", "channel", "lookup", "operation", "parameters")
+
+    def __init__(
+        self,
+        operation: int = -1,
+        channel: int | None = None,
+        parameters: tuple[int, ...] = (),
+        buffer: bool = False,
+        lookup: bool = False,
+    ) -> None:
+        self.operation = operation
+        self.channel = channel
+        self.parameters = parameters
+        self.buffer = buffer
+        self.lookup = lookup
+
+
+CONSTANT = Value()
+BUFFER = Value(buffer=True)
+
+
+class Operation:
+    """A traced operation: its kind, the operations it reads, its parameters and the shape that its embedding gets.
+
+    parameters: indices of the weight and, for a normalization layer, the bias; None where there is none to predict.
+    shape: 4-D shape for the shape embedding (DESIGN.md, "The model, exactly"), or None.
+    """
+
+    __slots__ = ("inputs", "kind", "parameters", "shape")
+
+    def __init__(
+        self,
+        kind: Kind,
+        inputs: Sequence[int],
+        parameters: tuple[int | None, int | None] = (None, None),
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.inputs = inputs
+        self.parameters = parameters
+        self.shape = shape
+
+
+Rule = Callable[["Tracer", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists, tuples, dicts and slices."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from tensors_in(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from tensors_in(item)
+    elif isinstance(tree, slice):
+        yield from tensors_in((tree.start, tree.stop, tree.step))
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """`tree` with every tensor replaced by `function(tensor)`."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, tuple):
+        items = [map_tensors(function, item) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    if isinstance(tree, list):
+        return [map_tensors(function, item) for item in tree]
+    if isinstance(tree, dict):
+        return {key: map_tensors(function, item) for key, item in tree.items()}
+    return tree
+
+
+def embedding_shape(shape: Sequence[int], position: bool = False) -> tuple[int, ...]:
+    """A parameter's shape as the shape embedding sees it: always 4-D.
+
+    A vector (n) is (n, 1, 1, 1), a matrix (o, i) is (o, i, 1, 1); a position encoding (1, n, d) or (n, d) is
+    (1, d, s, s) with s = floor(sqrt(n)).
+    """
+    if position and len(shape) in (2, 3):
+        count, width = shape[-2:]
+        side = int(count**0.5)
+        return (1, width, side, side)
+    return (*shape, 1, 1, 1)[:4]
+
+
+class Tracer(TorchFunctionMode):
+    """Records the operations of one forward pass; see the module docstring."""
+
+    def __init__(self, model: nn.Module, rules: dict[Any, Rule]) -> None:
+        super().__init__()
+        self.rules = rules
+        named = list(model.named_parameters())
+        self.names = [name for name, _ in named]
+        self.parameters = [parameter for _, parameter in named]
+        self.parameter_index = {id(parameter): index for index, parameter in enumerate(self.parameters)}
+        self.buffer_ids = {id(buffer) for buffer in model.buffers()}
+        self.operations: list[Operation] = [Operation(Kind.INPUT, ())]
+        self.used_by: dict[int, str] = {}
+        # Stand-ins of tensors that must not be written: on the meta device, and real copies. Each is kept with the
+        # tensor that it stands for, so that no other tensor can get that id.
+        self.twins: dict[int, tuple[Tensor, Tensor]] = {}
+        self.copies: dict[int, tuple[Tensor, Tensor]] = {}
+
+    # Values --------------------------------------------------------------------------------------------------------
+
+    def value(self, tensor: Tensor) -> Value:
+        """Where `tensor` comes from."""
+        found = tensor.__dict__.get("_ghnfast_value")
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+        key = id(tensor)
+        if key in self.twins:
+            return self.value(self.twins[key][1])
+        if key in self.parameter_index:
+            return Value(parameters=(self.parameter_index[key],))
+        return BUFFER if key in self.buffer_ids else CONSTANT
+
+    def is_known(self, tensor: Tensor) -> bool:
+        """Whether the tensor was made during this trace."""
+        return "_ghnfast_value" in tensor.__dict__
+
+    def is_data(self, item: Any) -> bool:
+        """Whether `item` is a tensor that depends on the input."""
+        return isinstance(item, Tensor) and self.value(item).operation >= 0
+
+    def is_parametric(self, item: Any) -> bool:
+        """Whether `item` is a tensor computed from parameters alone."""
+        return isinstance(item, Tensor) and bool(self.value(item).parameters)
+
+    def set_value(self, tensor: Tensor, value: Value) -> Tensor:
+        tensor.__dict__["_ghnfast_value"] = value
+        return tensor
+
+    def new(self, shape: Sequence[int], like: Tensor, operation: int, channel: int | None = None) -> Tensor:
+        """A meta tensor that holds the result of `operation`."""
+        result = torch.empty(shape, dtype=like.dtype, device=META)
+        return self.set_value(result, Value(operation, channel))
+
+    def twin(self, tensor: Tensor) -> Tensor:
+        """The meta tensor to compute with in place of `tensor`."""
+        key = id(tensor)
+        if tensor.is_meta and key not in self.parameter_index and key not in self.buffer_ids:
+            return tensor
+        if key in self.twins:
+            return self.twins[key][1]
+        made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
+        self.set_value(made, self.value(tensor))
+        self.twins[key] = (tensor, made)
+        return made
+
+    # Operations ----------------------------------------------------------------------------------------------------
+
+    def emit(
+        self,
+        kind: Kind,
+        inputs: Sequence[int],
+        parameters: tuple[int | None, int | None] = (None, None),
+        shape: tuple[int, ...] | None = None,
+    ) -> int:
+        """Append an operation; its number."""
+        self.operations.append(Operation(kind, inputs, parameters, shape))
+        return len(self.operations) - 1
+
+    def sources(self, *items: Any) -> list[int]:
+        """The distinct operations that the data among `items` comes from."""
+        found = dict.fromkeys(self.value(tensor).operation for tensor in tensors_in(items))
+        found.pop(-1, None)
+        return list(found)
+
+    def note_use(self, items: Any, how: str) -> None:
+        """Remember for the report what became of the parameters among `items`."""
+        for tensor in tensors_in(items):
+            for index in self.value(tensor).parameters:
+                self.used_by.setdefault(index, how)
+
+    def weight_inputs(self, tensor: Tensor) -> list[int]:
+        """What a layer with a weight reads; a buffer (say, a table of coordinates) counts as the network's input."""
+        value = self.value(tensor)
+        if value.operation >= 0:
+            return [value.operation]
+        return [0] if value.buffer and not value.parameters else []
+
+    def parameter_behind(self, tensor: Tensor | None) -> int | None:
+        """The parameter that `tensor` is, or is a rearrangement or rescaling of; None if there is no single one."""
+        if tensor is None:
+            return None
+        fitting = [
+            index for index in self.value(tensor).parameters if self.parameters[index].numel() == tensor.numel()
+        ]
+        if len(fitting) > 1:
+            fitting = [index for index in fitting if self.parameters[index].shape == tensor.shape][:1]
+        return fitting[0] if fitting else None
+
+    # The mode ------------------------------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        rule = self.rules.get(func)
+        if rule is not None:
+            return rule(self, func, args, kwargs or {})
+        return self.generic(func, args, kwargs or {})
+
+    def generic(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run any function: everything it reads connects to everything it returns."""
+        inputs = self.sources(args, kwargs)
+        if inputs:
+            self.note_use((args, kwargs), function_name(func))
+        parameters = () if inputs else self.parameters_of(args, kwargs)
+        if not inputs and not parameters:
+            return self.run_constant(func, args, kwargs)
+        operation = self.emit(Kind.PASS, inputs) if inputs else -1
+        lookup = any(self.value(tensor).lookup for tensor in tensors_in((args, kwargs)))
+        return self.run_meta(func, args, kwargs, operation, parameters, lookup)
+
+    def parameters_of(self, *items: Any) -> tuple[int, ...]:
+        found = (index for tensor in tensors_in(items) for index in self.value(tensor).parameters)
+        return tuple(dict.fromkeys(found))
+
+    def run_meta(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        operation: int,
+        parameters: tuple[int, ...] = (),
+        lookup: bool = False,
+    ) -> Any:
+        """Run `func` on meta tensors; its results come from `operation` (or from `parameters` alone)."""
+        target = args[0] if args and isinstance(args[0], Tensor) else None
+        if target is not None and writes_first_argument(func) and not target.is_meta:
+            # The result keeps its shape, and nothing may be written: only where it comes from changes.
+            value = Value(operation, self.value(target).channel, parameters)
+            stand_in = target if self.is_known(target) else self.twin(target)
+            self.set_value(stand_in, value)
+            return stand_in
+        result = func(*map_tensors(self.twin, args), **map_tensors(self.twin, kwargs))
+        channel, rank, size = None, -1, -1
+        if target is not None and (channel := self.value(target).channel) is not None:
+            rank, size = target.ndim, target.shape[channel]
+        for tensor in tensors_in(result):
+            kept = channel is not None and tensor.ndim == rank and tensor.shape[channel] == size
+            self.set_value(tensor, Value(operation, channel if kept else None, parameters, lookup=lookup))
+            if tensor is target and tensor._base is not None and self.is_data(tensor):
+                # Writing through a view changes what it is a view of.
+                base = tensor._base
+                joined = self.emit(Kind.PASS, self.sources(base, tensor))
+                self.set_value(base, Value(joined, self.value(base).channel))
+        return result
+
+    def run_constant(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function of constants and buffers for real: control flow may depend on their values."""
+        if args and isinstance(args[0], Tensor) and writes_first_argument(func) and not self.is_known(args[0]):
+            self.copy_before_write(args[0])
+        buffer = any(self.value(tensor).buffer for tensor in tensors_in((args, kwargs)))
+        args = map_tensors(self.current, args)
+        kwargs = map_tensors(self.current, kwargs)
+        if any(tensor.is_meta for tensor in tensors_in((args, kwargs))):
+            args, kwargs = map_tensors(to_meta, args), map_tensors(to_meta, kwargs)
+        result = func(*args, **kwargs)
+        for tensor in tensors_in(result):
+            if id(tensor) not in self.parameter_index and id(tensor) not in self.buffer_ids:
+                self.set_value(tensor, BUFFER if buffer else CONSTANT)
+        return result
+
+    def current(self, tensor: Tensor) -> Tensor:
+        """The copy that stands for a tensor that the forward has written to, else the tensor."""
+        return self.copies[id(tensor)][1] if id(tensor) in self.copies else tensor
+
+    def copy_before_write(self, tensor: Tensor) -> None:
+        if id(tensor) not in self.copies:
+            copy = self.set_value(tensor.detach().clone(), self.value(tensor))
+            self.copies[id(tensor)] = (tensor, copy)
+
+
+def to_meta(tensor: Tensor) -> Tensor:
+    """A meta tensor of the same shape, strides and dtype."""
+    if tensor.is_meta:
+        return tensor
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
+
+
+def function_name(func: Callable[..., Any]) -> str:
+    """The name to show for a torch function: `gru`, `conv1d`, `mul`."""
+    name = getattr(func, "__name__", type(func).__name__)
+    if name in ("__get__", "__set__"):
+        name = getattr(getattr(func, "__self__", None), "__name__", name)
+    return name.strip("_")
+
+
+IN_PLACE_OPERATORS = frozenset(
+    f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "matmul")
+) | {"__setitem__", "__set__"}
+
+
+def writes_first_argument(func: Callable[..., Any]) -> bool:
+    """Whether torch's naming says that the function changes its first argument."""
+    name = getattr(func, "__name__", "")
+    return name in IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__"))

@@ -1,0 +1,42 @@
+"""Builds models for tests: quickly, and under the names that the golden files use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+
+import ghnfast.vision  # noqa: F401  (makes torchvision importable beside a CPU torch)
+
+
+@contextmanager
+def no_initialization() -> Iterator[None]:
+    """Within it, new parameters keep whatever their memory held: building a model costs no random numbers."""
+
+    def keep(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return tensor
+
+    names = [name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")]
+    patches = [mock.patch.object(nn.init, name, keep) for name in names]
+    patches += [mock.patch.object(torch.Tensor, name, keep) for name in ("normal_", "uniform_")]
+    for patch in patches:
+        patch.start()
+    try:
+        yield
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def torchvision_model(name: str, **settings: Any) -> nn.Module:
+    """An uninitialized torchvision classification model in training mode."""
+    from torchvision import models
+
+    if name in ("googlenet", "inception_v3"):
+        settings["init_weights"] = False
+    with no_initialization():
+        return models.get_model(name, weights=None, **settings)
