@@ -135,9 +135,9 @@ std::vector<std::int32_t> order_by_depth(const TracedOperations& traced) {
 // Turns the kinds that depend on context (gates, attention, embeddings that are added) into primitives or kPass.
 //
 // Three facts travel along with every value: the squeeze it comes from (a reduction of the image plane that nothing has
-// widened again), the softmax it comes from, and whether it is a product of two activations (attention scores). A gate is
-// then a product of features with something squeezed that the features themselves do not come from; an attention is a
-// matrix product that reads a softmax.
+// widened again), the softmax it comes from, and whether it is a product of two activations (attention scores). A gate
+// is then a product of features with something squeezed that the features themselves do not come from; an attention is
+// a matrix product that reads a softmax.
 class Resolver {
  public:
   explicit Resolver(const TracedOperations& traced)
@@ -215,6 +215,7 @@ class Resolver {
       squeeze_[op] = op;
     } else if (kind == Kind::kSoftmax) {
       softmax_[op] = 1;
+      squeeze_[op] = common_squeeze(op);
     } else if (kind == Kind::kMatmul) {
       resolve_matmul(op);
     } else if (kind == Kind::kGate) {
@@ -513,7 +514,7 @@ Graph Contraction::finish() {
   }
   graph.fates.resize(count);
   for (std::int32_t op = 0; op < count; ++op) {
-    graph.fates[op] = live_[op]                         ? Fate::kNode
+    graph.fates[op] = live_[op]                        ? Fate::kNode
                       : resolver_.attention_offset(op) ? Fate::kAttentionOffset
                       : !reached_[op]                  ? Fate::kNoInput
                       : is_node_[op]                   ? Fate::kNoOutput

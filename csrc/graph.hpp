@@ -24,17 +24,17 @@ enum class Kind : std::int8_t {
   kLn,
   kPosEnc,
   kGlobAvg,
-  kPass,               // contracted: its inputs connect to its outputs
-  kSoftmax,            // contracted, but makes the matrix product that reads it an attention
-  kMatmul,             // product of two activations: attention scores, an attention, or contracted
-  kGate,               // product of two activations, one of which is constant over the image plane
-  kSqueezeGlobAvg,     // an average over the whole image plane: contracted inside a gate
-  kSqueezeAvgPool,     // likewise, by an average pool whose window is the image plane
-  kSqueezeMaxPool,     // likewise, by a maximum
-  kSqueezePass,        // any other reduction of the image plane: always contracted
-  kPointwiseConv,      // a linear layer or 1x1 convolution: may be the classification layer
-  kHardswish,          // contracted
-  kView,               // contracted: the same values in another shape or order
+  kPass,            // contracted: its inputs connect to its outputs
+  kSoftmax,         // contracted, but makes the matrix product that reads it an attention
+  kMatmul,          // product of two activations: attention scores, an attention, or contracted
+  kGate,            // product of two activations, one of which is constant over the image plane
+  kSqueezeGlobAvg,  // an average over the whole image plane: contracted inside a gate
+  kSqueezeAvgPool,  // likewise, by an average pool whose window is the image plane
+  kSqueezeMaxPool,  // likewise, by a maximum
+  kSqueezePass,     // any other reduction of the image plane: always contracted
+  kPointwiseConv,   // a linear layer or 1x1 convolution: may be the classification layer
+  kHardswish,       // contracted
+  kView,            // contracted: the same values in another shape or order
   kCount
 };
 
@@ -67,8 +67,9 @@ struct Graph {
 // Contracts, prunes and orders traced operations; throws std::invalid_argument for malformed arrays.
 Graph build_graph(const TracedOperations& traced);
 
-// Shortest-path distances of a graph with `node_count` nodes and `edges` (from, to, from, to, ...), as a dense row-major
-// matrix [from][to]: 0 where `to` is farther than `cutoff` hops or cannot be reached. `cutoff` is at most 255.
+// Shortest-path distances of a graph with `node_count` nodes and `edges` (from, to, from, to, ...), as a dense
+// row-major matrix [from][to]: 0 where `to` is farther than `cutoff` hops or cannot be reached. `cutoff` is at most
+// 255.
 std::vector<std::uint8_t> shortest_paths(std::int32_t node_count, const std::vector<std::int32_t>& edges,
                                          std::int32_t cutoff);
 

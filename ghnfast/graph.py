@@ -21,7 +21,7 @@ MAX_DISTANCE = 50
 
 @dataclass(frozen=True, eq=False)
 class ArchGraph:
-    """The architecture graph of a network: a directed acyclic graph of primitives (DESIGN.md, "The architecture graph").
+    """The architecture graph of a network: a directed acyclic graph of primitives.
 
     Nodes are in topological order and sorted by level, so that a level is a run of nodes; the classification layer's
     weight and bias come last. It holds plain numpy arrays and names, no tensors and no modules: it pickles, and can be
@@ -71,7 +71,7 @@ class ArchGraph:
         return len(self.level_offsets) - 1
 
     @property
-    def levels(self) -> NDArray[np.int32]:
+    def levels(self) -> NDArray[np.signedinteger]:
         """(nodes,) int32: the level of each node, never decreasing. No edge stays within a level."""
         return np.repeat(np.arange(self.depth, dtype=np.int32), np.diff(self.level_offsets))
 
@@ -83,8 +83,7 @@ class ArchGraph:
         Raises:
             ValueError: `cutoff` is not within 1 to 255.
         """
-        distances: NDArray[np.uint8] = _C.shortest_paths(len(self), self.edges, cutoff)
-        return distances
+        return _C.shortest_paths(len(self), self.edges, cutoff)
 
     def to_networkx(self) -> networkx.DiGraph:
         """A networkx graph with the attributes `op`, `param` and `level` on its nodes.
@@ -98,7 +97,9 @@ class ArchGraph:
             raise ImportError("ArchGraph.to_networkx needs networkx: pip install 'ghnfast[networkx]'") from error
         graph = networkx.DiGraph()
         labels = zip(self.ops, self.params, self.levels.tolist(), strict=True)
-        graph.add_nodes_from((node, {"op": op, "param": p, "level": level}) for node, (op, p, level) in enumerate(labels))
+        graph.add_nodes_from(
+            (node, {"op": op, "param": p, "level": level}) for node, (op, p, level) in enumerate(labels)
+        )
         graph.add_edges_from(self.edges.tolist())
         return graph
 
@@ -143,7 +144,7 @@ class GraphBatch:
         found: list[tuple[Any, Any, Any]] = []
         for graph, offset in zip(self.graphs, self.offsets, strict=False):
             if cutoff == 1:
-                sources, targets = graph.edges[:, 0], graph.edges[:, 1]
+                sources, targets = graph.edges.astype(np.int64).T
                 hops = np.ones(len(sources), dtype=np.float32)
             else:
                 matrix = graph.distances(cutoff)
@@ -162,7 +163,7 @@ class GraphBatch:
 
 
 def split_by_level(
-    level: NDArray[np.int32], sources: NDArray[np.int64], targets: NDArray[np.int64], hops: NDArray[np.float32]
+    level: NDArray[np.signedinteger], sources: NDArray[np.int64], targets: NDArray[np.int64], hops: NDArray[np.float32]
 ) -> list[Step]:
     """One step per level, in rising order: the messages to the nodes of that level."""
     depth = int(level.max()) + 1

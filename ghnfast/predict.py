@@ -30,18 +30,15 @@ def load(source: Source, *, device: torch.device | str | None = None) -> GHN:
     """A GHN by name or from a file, in evaluation mode.
 
     Args:
-        source: a published name (`ghn2-cifar10`, `ghn1-cifar10`, `mlp-cifar10`, `ghn2-imagenet`, `ghn1-imagenet`), which
-            is downloaded on first use; `untrained`; or the path of a .pt file in the published layout or of a
+        source: a published name (`ghn2-cifar10`, `ghn1-cifar10`, `mlp-cifar10`, `ghn2-imagenet`, `ghn1-imagenet`),
+            which is downloaded on first use; `untrained`; or the path of a .pt file in the published layout or of a
             .safetensors file.
         device: where to put it; the CPU by default.
 
     Raises:
         CheckpointError: the name or file is not known, cannot be had, is broken or does not fit its configuration.
     """
-    if source == UNTRAINED:
-        ghn = untrained()
-    else:
-        ghn = from_checkpoint(checkpoint.read(checkpoint.resolve(source)))
+    ghn = untrained() if source == UNTRAINED else from_checkpoint(checkpoint.read(checkpoint.resolve(source)))
     return ghn if device is None else ghn.to(device)
 
 

@@ -20,7 +20,7 @@ from . import _C
 from .errors import TraceError
 from .graph import ArchGraph
 from .trace_rules import RULES
-from .tracer import META, Kind, Tracer, Value, map_tensors
+from .tracer import META, Tracer, Value, map_tensors
 
 # Two images: a batch of one hides its dimension from code that squeezes.
 BATCH_SIZE = 2

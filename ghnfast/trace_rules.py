@@ -26,9 +26,11 @@ RULES: dict[Any, Rule] = {}
 
 
 def functions(*names: str) -> list[Function]:
-    """Every torch function of one of these names: in torch, torch.nn.functional and as a tensor method, in place or not."""
+    """Every torch function of one of these names: in torch, torch.nn.functional, as a method, in place or not."""
     places = (torch, torch._C._nn, F, Tensor, torch.special)
-    variants = [variant for name in names for variant in (name, f"{name}_", f"__{name}__", f"__i{name}__", f"__r{name}__")]
+    variants = [
+        variant for name in names for variant in (name, f"{name}_", f"__{name}__", f"__i{name}__", f"__r{name}__")
+    ]
     found = (getattr(place, variant, None) for place in places for variant in variants)
     return [function for function in found if callable(function)]
 
@@ -59,12 +61,33 @@ def pair(value: Any) -> tuple[int, int]:
 # Attributes and conversions ---------------------------------------------------------------------------------------
 
 
-def attribute(name: str) -> list[Function]:
-    return [getattr(Tensor, name).__get__] if hasattr(Tensor, name) else []
+def attribute(name: str, access: str = "__get__") -> list[Function]:
+    """How a tensor attribute is read, or set, as a function; none where this torch has no such attribute."""
+    return [getattr(getattr(Tensor, name), access)] if hasattr(Tensor, name) else []
 
 
-PLAIN_ATTRIBUTES = ("shape", "dtype", "ndim", "requires_grad", "is_leaf", "layout", "is_sparse", "is_quantized", "is_nested")
-PLAIN_METHODS = ("size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point", "is_complex", "__len__")
+PLAIN_ATTRIBUTES = (
+    "shape",
+    "dtype",
+    "ndim",
+    "requires_grad",
+    "is_leaf",
+    "layout",
+    "is_sparse",
+    "is_quantized",
+    "is_nested",
+)
+PLAIN_METHODS = (
+    "size",
+    "dim",
+    "ndimension",
+    "numel",
+    "nelement",
+    "stride",
+    "is_floating_point",
+    "is_complex",
+    "__len__",
+)
 
 
 @rule(
@@ -110,8 +133,11 @@ def convert(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -
     return tracer.set_value(result if result is not twin else twin.detach(), value)
 
 
-@rule([torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like, torch.randn_like,
-       torch.randint_like, Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full, Tensor.new_tensor])  # fmt: skip
+SHAPE_DONORS = "zeros_like ones_like empty_like full_like rand_like randn_like randint_like".split()
+NEW = "new_zeros new_ones new_empty new_full new_tensor".split()
+
+
+@rule([getattr(torch, name) for name in SHAPE_DONORS] + [getattr(Tensor, name) for name in NEW])
 def shape_donor(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     """The result takes the shape or dtype of the first argument, and nothing of its values."""
     made = func(*map_tensors(tracer.twin, args), **kwargs) if tracer.is_data(args[0]) else None
@@ -120,10 +146,14 @@ def shape_donor(tracer: Tracer, func: Function, args: Arguments, kwargs: Keyword
 
 @rule(attribute("data"))
 def data_attribute(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    return like(tracer, args[0].detach(), args, kwargs) if tracer.is_data(args[0]) else tracer.generic(func, args, kwargs)
+    return (
+        like(tracer, args[0].detach(), args, kwargs) if tracer.is_data(args[0]) else tracer.generic(func, args, kwargs)
+    )
 
 
-@rule([Tensor.requires_grad.__set__, Tensor.grad.__set__, Tensor.requires_grad_, Tensor.retain_grad])  # type: ignore[attr-defined]
+@rule(
+    [*attribute("requires_grad", "__set__"), *attribute("grad", "__set__"), Tensor.requires_grad_, Tensor.retain_grad]
+)
 def autograd_setting(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     """The trace has no gradients, and the model's own settings are not the trace's to change."""
     return args[0]
@@ -166,7 +196,7 @@ def conv_output(size: int, kernel: int, stride: int, padding: Any, dilation: int
 
 @rule([torch.conv2d])
 def conv2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    x, weight, bias = args[0], args[1], argument(args, kwargs, 2, "bias")
+    x, weight, bias = args[0], argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias")
     if not tracer.is_parametric(weight):
         return tracer.generic(func, args, kwargs)
     if tracer.is_parametric(x):
@@ -193,7 +223,7 @@ def conv2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) ->
 
 @rule([F.linear])
 def linear(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    x, weight, bias = args[0], args[1], argument(args, kwargs, 2, "bias")
+    x, weight, bias = args[0], argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias")
     if not tracer.is_parametric(weight) or tracer.is_parametric(x) or weight.ndim != 2:
         return tracer.generic(func, args, kwargs)
     if x.shape[-1] != weight.shape[1]:
@@ -204,7 +234,7 @@ def linear(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) ->
     return tracer.new((*x.shape[:-1], weight.shape[0]), x, operation, x.ndim - 1)
 
 
-@rule(functions("matmul", "mm", "bmm") + [torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm])
+@rule([*functions("matmul", "mm", "bmm"), torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm])
 def matmul(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     adds = func.__name__ in ("addmm", "baddbmm")
     left, right = args[1:3] if adds else (args[0], argument(args, kwargs, 1, "other"))
@@ -226,7 +256,12 @@ def product(
         operation = tracer.emit(Kind.MATMUL, tracer.sources(data))
         if offset is not None and tracer.is_data(offset):
             operation = tracer.emit(Kind.PASS, [operation, *tracer.sources(offset)])
-    elif len(data) == 1 and len(weights) == 1 and weights[0].ndim == 2 and tracer.parameter_behind(weights[0]) is not None:
+    elif (
+        len(data) == 1
+        and len(weights) == 1
+        and weights[0].ndim == 2
+        and tracer.parameter_behind(weights[0]) is not None
+    ):
         operation = emit_weight(tracer, Kind.POINTWISE_CONV, tracer.sources(data), weights[0], offset)
     else:
         return tracer.generic(func, args, kwargs)
@@ -242,7 +277,7 @@ def normalization(kind: Kind, weight_at: int, bias_at: int) -> Rule:
     """A normalization layer is one node for its weight and bias; without parameters it is none."""
 
     def apply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-        x = args[0] if args else kwargs["input"]
+        x = args[0]
         weight, bias = argument(args, kwargs, weight_at, "weight"), argument(args, kwargs, bias_at, "bias")
         if not tracer.is_data(x):
             return tracer.generic(func, args, kwargs)
@@ -326,7 +361,7 @@ def adaptive_pool(
     x = args[0]
     size = argument(args, kwargs, 1, "output_size")
     sizes = (size,) * dimensions if isinstance(size, int) or size is None else tuple(size)
-    plane = tuple(x.shape[i - dimensions] if sizes[i] is None else sizes[i] for i in range(dimensions))
+    plane = tuple(int(sizes[i] or x.shape[i - dimensions]) for i in range(dimensions))
     value = tracer.value(x)
     operation = tracer.emit(kinds[max(plane) == 1], [value.operation])
     return tracer.new((*x.shape[:-dimensions], *plane), x, operation, x.ndim - dimensions - 1)
@@ -397,7 +432,7 @@ def reduction(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords)
 
 def broadcast(a: Any, b: Any) -> Sequence[int]:
     if not isinstance(b, Tensor):
-        return a.shape  # type: ignore[no-any-return]
+        return a.shape
     if not isinstance(a, Tensor) or a.shape == b.shape:
         return b.shape
     return torch.broadcast_shapes(a.shape, b.shape)
@@ -416,7 +451,7 @@ def binary_result(tracer: Tracer, func: Function, args: Arguments, operation: in
     if writes_first_argument(func):
         if tuple(shape) != tuple(a.shape):
             raise RuntimeError(f"an in-place {func.__name__} cannot give shape {tuple(shape)} to {tuple(a.shape)}")
-        return tracer.run_meta(func, args[:2], {}, operation)  # type: ignore[no-any-return]
+        return tracer.run_meta(func, args[:2], {}, operation)
     result = tracer.new(shape, carrier, operation, channel)
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype:
         return result
@@ -513,7 +548,7 @@ def concatenate(tracer: Tracer, func: Function, args: Arguments, kwargs: Keyword
 
 @rule(functions("softmax"))
 def softmax(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    x = args[0] if args else kwargs["input"]
+    x = args[0]
     if not tracer.is_data(x):
         return tracer.generic(func, args, kwargs)
     value = tracer.value(x)
@@ -548,9 +583,7 @@ def multi_head_attention(tracer: Tracer, func: Function, args: Arguments, kwargs
     tracer.note_use((given["bias_k"], given["bias_v"]), "a key or value that is appended in an attention")
     inputs = emit_projections(tracer, given)
     attention = tracer.emit(Kind.MSA, inputs)
-    operation = emit_weight(
-        tracer, Kind.POINTWISE_CONV, [attention], given["out_proj_weight"], given["out_proj_bias"]
-    )
+    operation = emit_weight(tracer, Kind.POINTWISE_CONV, [attention], given["out_proj_weight"], given["out_proj_bias"])
     result = tracer.new(query.shape, query, operation, query.ndim - 1)
     if not given["need_weights"]:
         return result, None
@@ -581,19 +614,19 @@ def like(tracer: Tracer, result: Tensor, args: Arguments, kwargs: Keywords) -> T
     return tracer.set_value(result, tracer.value(args[0]))
 
 
-ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu",
-               "elu", "selu", "celu", "mish", "softplus", "softsign", "logsigmoid", "hardshrink", "dropout", "dropout1d",
-               "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "clamp", "clip",
-               "clamp_min", "clamp_max", "exp", "log", "sqrt", "rsqrt", "abs", "neg", "square", "erf")  # fmt: skip
+ACTIVATIONS = """
+relu relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus
+softsign logsigmoid hardshrink dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
+feature_alpha_dropout clamp clip clamp_min clamp_max exp log sqrt rsqrt abs neg square erf
+""".split()
 
 
 @rule(functions(*ACTIVATIONS))
 def activation(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Elementwise functions of one activation."""
-    x = args[0] if args else kwargs.get("input")
-    if not tracer.is_data(x) or len(tracer.sources(args, kwargs)) > 1 or "out" in kwargs or not x.is_meta:  # type: ignore[union-attr]
+    x: Any = args[0] if args else None
+    if not tracer.is_data(x) or len(tracer.sources(args, kwargs)) > 1 or "out" in kwargs or not x.is_meta:
         return tracer.generic(func, args, kwargs)
-    assert isinstance(x, Tensor)
     value = tracer.value(x)
     in_place = writes_first_argument(func) or argument_named(func, "inplace", args, kwargs)
     kind = Kind.HARDSWISH if func.__name__.startswith("hardswish") else Kind.PASS
@@ -610,11 +643,12 @@ def argument_named(func: Function, name: str, args: Arguments, kwargs: Keywords)
     return name in names and len(args) > names.index(name) and bool(args[names.index(name)])
 
 
-VIEWS = ("view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis",
-         "t", "unsqueeze", "squeeze", "expand", "broadcast_to", "repeat", "tile", "repeat_interleave", "contiguous", "clone",
-         "detach", "chunk", "split", "split_with_sizes", "tensor_split", "unbind", "narrow", "select", "roll", "flip", "pad",
-         "unfold", "fold", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "getitem", "index_select", "gather",
-         "view_as", "reshape_as", "expand_as", "interpolate", "upsample", "rot90", "identity")  # fmt: skip
+VIEWS = """
+view reshape flatten unflatten permute transpose swapaxes swapdims movedim moveaxis t unsqueeze squeeze expand
+broadcast_to repeat tile repeat_interleave contiguous clone detach chunk split split_with_sizes tensor_split
+unbind narrow select roll flip pad unfold fold pixel_shuffle pixel_unshuffle channel_shuffle getitem
+index_select gather view_as reshape_as expand_as interpolate upsample rot90 identity
+""".split()
 SAME_VALUES = ("contiguous", "clone", "detach", "identity")
 DONORS = ("view_as", "reshape_as", "expand_as")
 LOOKUPS = ("index_select", "gather")
@@ -623,7 +657,7 @@ LOOKUPS = ("index_select", "gather")
 @rule(functions(*VIEWS) + attribute("T") + attribute("mT") + attribute("H"))
 def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Functions that move values around: their results are the same value to the graph."""
-    x = args[0] if args else kwargs.get("input")
+    x: Any = args[0] if args else None
     name = func.__name__.strip("_")
     if not tracer.is_data(x):
         if name in LOOKUPS or (name == "getitem" and any(True for _ in tensors_in(args[1:]))):
@@ -665,7 +699,17 @@ def moved_channel(
         except (TypeError, RuntimeError, IndexError):
             return None
         return next((i for i in range(moved.ndim) if moved.shape[i] == channel + 2), None)
-    if name in ("view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "view_as", "reshape_as", "contiguous"):
+    if name in (
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "unsqueeze",
+        "squeeze",
+        "view_as",
+        "reshape_as",
+        "contiguous",
+    ):
         before, size = math.prod(x.shape[:channel]), x.shape[channel]
         return next(
             (i for i in range(result.ndim) if result.shape[i] == size and math.prod(result.shape[:i]) == before), None
@@ -679,7 +723,7 @@ def transposed(name: str, probe: Tensor, args: Arguments, kwargs: Keywords) -> T
     if name == "get":
         return probe.mT
     kept = {key: item for key, item in kwargs.items() if key != "input"}
-    return getattr(torch.Tensor, name)(probe, *args[1:], **kept)  # type: ignore[no-any-return]
+    return getattr(torch.Tensor, name)(probe, *args[1:], **kept)
 
 
 def indexed_channel(index: Any, rank: int, channel: int) -> int | None:

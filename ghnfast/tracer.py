@@ -177,7 +177,7 @@ class Tracer(TorchFunctionMode):
         """Where `tensor` comes from."""
         found = tensor.__dict__.get("_ghnfast_value")
         if found is not None:
-            return found  # type: ignore[no-any-return]
+            return found
         key = id(tensor)
         if key in self.twins:
             return self.value(self.twins[key][1])
@@ -254,9 +254,7 @@ class Tracer(TorchFunctionMode):
         """The parameter that `tensor` is, or is a rearrangement or rescaling of; None if there is no single one."""
         if tensor is None:
             return None
-        fitting = [
-            index for index in self.value(tensor).parameters if self.parameters[index].numel() == tensor.numel()
-        ]
+        fitting = [index for index in self.value(tensor).parameters if self.parameters[index].numel() == tensor.numel()]
         if len(fitting) > 1:
             fitting = [index for index in fitting if self.parameters[index].shape == tensor.shape][:1]
         return fitting[0] if fitting else None
@@ -266,10 +264,10 @@ class Tracer(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        rule = self.rules.get(func)
-        if rule is not None:
-            return rule(self, func, args, kwargs or {})
-        return self.generic(func, args, kwargs or {})
+        kwargs = dict(kwargs or {})
+        if not args and "input" in kwargs:
+            args = (kwargs.pop("input"),)
+        return self.rules.get(func, Tracer.generic)(self, func, args, kwargs)
 
     def generic(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run any function: everything it reads connects to everything it returns."""

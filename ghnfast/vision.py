@@ -35,7 +35,7 @@ def declare_operators() -> None:
 
 
 def compiled_operators_load() -> bool:
-    """Whether torchvision's compiled library loads beside this torch. It stays loaded, as torchvision would leave it."""
+    """Whether torchvision's compiled library loads beside this torch. It stays loaded."""
     found = importlib.util.find_spec("torchvision")
     if found is None or found.origin is None:
         return True  # nothing is installed that would need a declaration
@@ -109,8 +109,8 @@ def adapt_mobilenet(model: nn.Module) -> None:
 
 def adapt_vgg(model: nn.Module) -> None:
     features: nn.Sequential = model.features  # type: ignore[assignment]
-    for index, layer in enumerate(features[:10]):
-        if isinstance(layer, nn.MaxPool2d):
+    for index, layer in enumerate(features.children()):
+        if index < 10 and isinstance(layer, nn.MaxPool2d):
             features[index] = nn.Identity()
 
 

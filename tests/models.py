@@ -40,3 +40,20 @@ def torchvision_model(name: str, **settings: Any) -> nn.Module:
         settings["init_weights"] = False
     with no_initialization():
         return models.get_model(name, weights=None, **settings)
+
+
+def timm_model(name: str) -> nn.Module:
+    """An uninitialized timm model in training mode."""
+    import timm
+
+    with no_initialization():
+        return timm.create_model(name, pretrained=False)
+
+
+def transformers_model(name: str) -> nn.Module:
+    """An uninitialized image classifier of transformers, from its configuration class, in training mode."""
+    import transformers
+
+    config = getattr(transformers, f"{name}Config")(num_labels=1000)
+    with no_initialization():
+        return getattr(transformers, f"{name}ForImageClassification")(config).train()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,8 +11,8 @@ from torch import Tensor, nn
 class ConvDecoder(nn.Module):
     """Decodes node states into kernels of up to `max_shape` = (out, in, S, S).
 
-    relu(fc(h)) is viewed as (4 hid, S, S); every cell goes through two layers, 4 hid -> 8 hid -> out * in. Only the cells
-    and channels that are needed are computed. Source: Parameter Prediction for Unseen Deep Architectures
+    relu(fc(h)) is viewed as (4 hid, S, S); every cell goes through two layers, 4 hid -> 8 hid -> out * in. Only the
+    cells and channels that are needed are computed. Source: Parameter Prediction for Unseen Deep Architectures
     (NeurIPS 2021), section 3.3.
     """
 
@@ -19,9 +21,7 @@ class ConvDecoder(nn.Module):
         self.max_shape = max_shape
         rows, columns, height, width = max_shape
         self.fc = nn.Sequential(nn.Linear(hid, 4 * hid * height * width), nn.ReLU())
-        self.conv = nn.Sequential(
-            nn.Conv2d(4 * hid, 8 * hid, 1), nn.ReLU(), nn.Conv2d(8 * hid, rows * columns, 1)
-        )
+        self.conv = nn.Sequential(nn.Conv2d(4 * hid, 8 * hid, 1), nn.ReLU(), nn.Conv2d(8 * hid, rows * columns, 1))
         self.class_layer_predictor = nn.Sequential(nn.ReLU(), nn.Conv2d(rows, num_classes, 1))
 
     def forward(self, states: Tensor, rows: int, columns: int, kernel: tuple[int, int]) -> Tensor:
@@ -31,9 +31,8 @@ class ConvDecoder(nn.Module):
         """
         height, width = min(kernel[0], self.max_shape[2]), min(kernel[1], self.max_shape[3])
         cells = self.cells(states, height, width)
-        first, last = self.conv[0], self.conv[2]
-        assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d) and last.bias is not None
-        hidden = F.relu(F.linear(cells, first.weight.flatten(1), first.bias))
+        first, last = layer_weights(self.conv[0]), layer_weights(self.conv[2])
+        hidden = F.relu(F.linear(cells, first.weight, first.bias))
         weight = last.weight.view(*self.max_shape[:2], -1)[:rows, :columns].flatten(0, 1)
         bias = last.bias.view(*self.max_shape[:2])[:rows, :columns].flatten()
         blocks = F.linear(hidden, weight, bias).permute(0, 3, 1, 2).unflatten(1, (rows, columns))
@@ -44,8 +43,7 @@ class ConvDecoder(nn.Module):
 
     def cells(self, states: Tensor, height: int, width: int) -> Tensor:
         """relu(fc(h)) for the top-left cells: (count, height, width, 4 hid)."""
-        layer = self.fc[0]
-        assert isinstance(layer, nn.Linear)
+        layer = cast(nn.Linear, self.fc[0])
         weight = layer.weight.view(-1, *self.max_shape[2:], layer.in_features)[:, :height, :width]
         bias = layer.bias.view(-1, *self.max_shape[2:])[:, :height, :width]
         flat = F.relu(F.linear(states, weight.reshape(-1, layer.in_features), bias.flatten()))
@@ -53,8 +51,19 @@ class ConvDecoder(nn.Module):
 
     def classifier(self, states: Tensor, columns: int) -> Tensor:
         """Weights of classification layers: (count, num_classes, columns), from cell (0, 0) of a kernel."""
-        predictor = self.class_layer_predictor[1]
-        assert isinstance(predictor, nn.Conv2d) and predictor.bias is not None
+        predictor = layer_weights(self.class_layer_predictor[1])
         block = F.relu(self(states, self.max_shape[0], columns, (1, 1))[..., 0, 0])
-        result: Tensor = (predictor.weight.flatten(1) @ block) + predictor.bias[:, None]
+        result: Tensor = (predictor.weight @ block) + predictor.bias[:, None]
         return result
+
+
+class LayerWeights(NamedTuple):
+    """A 1x1 convolution as a linear layer: weight (out, in), bias (out,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def layer_weights(module: nn.Module) -> LayerWeights:
+    convolution = cast(nn.Conv2d, module)
+    return LayerWeights(convolution.weight.flatten(1), cast(Tensor, convolution.bias))

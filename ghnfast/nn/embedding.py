@@ -75,4 +75,6 @@ class ShapeEncoder(nn.Module):
     def forward(self, shapes: Sequence[tuple[int, ...] | None]) -> Tensor:
         """The embeddings of shapes: (nodes, hid)."""
         indices = torch.from_numpy(self.indices(shapes)).to(self.embed_channel.weight.device)
-        return torch.cat((self.embed_channel(indices[:, :2]).flatten(1), self.embed_spatial(indices[:, 2:]).flatten(1)), 1)
+        return torch.cat(
+            (self.embed_channel(indices[:, :2]).flatten(1), self.embed_spatial(indices[:, 2:]).flatten(1)), 1
+        )

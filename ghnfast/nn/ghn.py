@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checkpoint
-from ..errors import GhnfastError, PredictError
+from ..errors import CheckpointError, GhnfastError, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..ops.decode import Role, normalize, store
 from ..trace import trace
@@ -130,8 +130,8 @@ class GHN(nn.Module):
     ) -> Any:
         """Predict a model's parameters and write them into the model.
 
-        Nothing is written before everything that can fail has succeeded. Batch statistics are not predicted: evaluate in
-        training mode, or estimate them on data first.
+        Nothing is written before everything that can fail has succeeded. Batch statistics are not predicted:
+        evaluate in training mode, or estimate them on data first.
 
         Args:
             model: the model, on any device, its parameters float32, float64, float16 or bfloat16; or a list of models,
@@ -189,7 +189,7 @@ class GHN(nn.Module):
         table = self.primitive_embedding
         primitives = torch.from_numpy(batch.primitives).long().to(table.weight.device)
         states = self.gnn(table(primitives) + self.shape_enc(batch.shapes), batch)
-        return self.ln(states) if self.config["layernorm"] else states  # type: ignore[no-any-return]
+        return self.ln(states) if self.config["layernorm"] else states
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights and configuration to a .safetensors file, or to a .pt file in the published layout.
@@ -264,13 +264,15 @@ class GHN(nn.Module):
             blocks: Tensor = self.decoder(states, *group[1:])
             return blocks
         vectors: Tensor = self.decoder_1d(states).view(len(states), 2, self.vector_length)
-        return self.bias_class(vectors[:, 1]) if group[0] == "class bias" else vectors  # type: ignore[no-any-return]
+        return self.bias_class(vectors[:, 1]) if group[0] == "class bias" else vectors
 
     def check_finite(self, slots: Sequence[Slot], blocks: Iterable[Tensor]) -> None:
         for slot, block in zip(slots, blocks, strict=False):
             if not torch.isfinite(block).all():
                 broken = [name for name, tensor in self.state_dict().items() if not torch.isfinite(tensor).all()]
-                cause = f"these weights of {self.name} are not finite: {', '.join(broken[:3])}" if broken else "an overflow"
+                cause = (
+                    f"these weights of {self.name} are not finite: {', '.join(broken[:3])}" if broken else "an overflow"
+                )
                 raise PredictError(
                     f"the values predicted for {slot.name} are not finite ({cause}); finite GHN weights are accepted. "
                     "No parameter was changed."
@@ -411,13 +413,13 @@ def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
     known = ("max_shape", "num_classes", "hypernet", "decoder", "weight_norm", "ve", "layernorm", "hid")
     unknown = sorted(set(read.config) - set(known))
     if unknown:
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"the configuration in {read.source} has {', '.join(unknown)}; accepted are {', '.join(known)}"
         )
     try:
         ghn = GHN(**read.config)
     except (TypeError, ValueError, GhnfastError) as error:
-        raise checkpoint.CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error
+        raise CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error
     checkpoint.load_into(ghn, read)
     ghn.name = read.source
     return ghn.eval()

@@ -52,9 +52,9 @@ def apply_mlp(x: Tensor, weights: MlpWeights) -> Tensor:
 def gated_sweep(states: Tensor, forward: Sequence[Step], backward: Sequence[Step], weights: SweepWeights) -> Tensor:
     """Update every node once in topological order, then once in reverse.
 
-    m_v = sum over u at distance 1 of MLP(h_u) + sum over u at distance d <= 50 of MLP_ve(h_u) / d, from states that this
-    sweep has already updated, then h_v = GRU(m_v, h_v). A message depends on its sender alone, so it is computed once,
-    when the sender is updated.
+    m_v = sum over u at distance 1 of MLP(h_u) + sum over u at distance d <= 50 of MLP_ve(h_u) / d, from states that
+    this sweep has already updated, then h_v = GRU(m_v, h_v). A message depends on its sender alone, so it is
+    computed once, when the sender is updated.
 
     Args:
         states: (nodes, hid), the nodes' initial states.

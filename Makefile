@@ -1,0 +1,53 @@
+# `make predict` and `make test` work on a fresh machine with Python 3.10 or newer, a C++17 compiler and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.hpp)
+CPP_FILES := $(wildcard csrc/*.cpp csrc/*.hpp)
+# Tests run in parallel, one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: setup predict test lint unit sanitize coverage format clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: $(BUILD_INPUTS)
+	@$(PYTHON) -c 'import sys; sys.exit("ghnfast needs Python 3.10 or newer; set PYTHON=..." if sys.version_info < (3, 10) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch scikit-build-core pybind11 cmake ninja
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	touch $@
+
+predict: setup
+	$(BIN)/ghnfast predict resnet50 --out resnet50.safetensors
+
+test: lint unit
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
+	$(BIN)/mypy
+
+unit: setup
+	$(PYTEST) -n 2
+
+# The C++ core under the address and undefined-behaviour sanitizers.
+sanitize: setup
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DGHNFAST_SANITIZE=ON -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake --build build/sanitize
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+		GHNFAST_TEST_EXTENSION=build/sanitize $(PYTEST) -p no:cacheprovider tests/csrc
+
+# Regenerates docs/coverage.md.
+coverage: setup
+	$(BIN)/python docs/model_coverage.py
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_FILES)
+
+clean:
+	rm -rf build dist $(VENV)

@@ -1,0 +1,28 @@
+"""The tests in this folder use numpy only, so that they also run against a sanitized build of the extension."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def core() -> ModuleType:
+    """The C++ extension: the installed one, or the one in the folder GHNFAST_TEST_EXTENSION."""
+    folder = os.environ.get("GHNFAST_TEST_EXTENSION")
+    if folder is None:
+        from ghnfast import _C
+
+        return _C
+    (path,) = Path(folder).glob("_C*.so")
+    loader = importlib.machinery.ExtensionFileLoader("_C", str(path))
+    spec = importlib.util.spec_from_file_location("_C", path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module

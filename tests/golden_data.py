@@ -1,0 +1,80 @@
+"""The reference's numbers (tests/golden) and how they are compared with ours."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from graph_comparison import difference
+from torch import nn
+
+from ghnfast import GHN, ArchGraph, Report
+from ghnfast.checkpoint import Checkpoint
+from ghnfast.nn.ghn import from_checkpoint
+
+FOLDER = Path(__file__).parent / "golden"
+GHN_NAMES = ("ghn1-cifar10", "ghn2-cifar10", "mlp-cifar10", "ghn1-imagenet", "ghn2-imagenet")
+
+
+@functools.cache
+def golden(name: str) -> Any:
+    """A golden file by name, without its suffixes."""
+    packed = FOLDER / f"{name}.json.gz"
+    if packed.exists():
+        return json.loads(gzip.decompress(packed.read_bytes()))
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def closed_form_weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """The weights of the golden checkpoints; they are a function of name and shape."""
+    weights = {}
+    for name, shape in shapes.items():
+        values = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+        values = values / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.1 * values
+        if name.endswith(("ln.weight", "ln1.weight", "ln2.weight")):
+            values = 1 + values
+        weights[name] = torch.from_numpy(values.astype(np.float32))
+    return weights
+
+
+@functools.cache
+def golden_ghn(name: str) -> GHN:
+    entry = golden("checkpoints")[name]
+    weights = closed_form_weights(entry["state_dict"])
+    return from_checkpoint(Checkpoint(entry["config"], weights, source=f"golden {name}"))
+
+
+def assert_same_graph(graph: ArchGraph, expected: dict[str, Any]) -> None:
+    """Equal as labelled graphs, and with the same virtual edges."""
+    labels = list(zip(graph.ops, graph.params, strict=True))
+    assert not difference(labels, graph.edges.tolist(), expected["nodes"], expected["edges"])
+    distances = graph.distances(expected["ve"]["cutoff"])
+    assert np.count_nonzero(distances) == expected["ve"]["pairs"]
+    assert distances.sum(dtype=np.int64) == expected["ve"]["distance_sum"]
+    assert distances.max() == expected["ve"]["max"]
+
+
+def assert_same_prediction(model: nn.Module, report: Report, expected: dict[str, Any]) -> None:
+    """Values within 1e-5 absolute + 1e-5 relative; sums within 1e-5 of the sum of absolute values."""
+    parameters = dict(model.named_parameters())
+    assert set(parameters) == set(expected)
+    for name, entry in expected.items():
+        if entry is None or entry == "unreachable":
+            assert name in report.skipped
+            continue
+        assert name in report.predicted
+        values = parameters[name].detach().double().flatten().numpy()
+        assert list(parameters[name].shape) == entry.get("shape", list(parameters[name].shape))
+        at, wanted = np.array(entry["at"]), np.array(entry["value"])
+        if name == "encoder.pos_embedding":  # the reference fills the class token's row with random numbers
+            at, wanted = at[at >= entry["shape"][2]], wanted[at >= entry["shape"][2]]
+        elif "sum" in entry:
+            assert abs(values.sum() - entry["sum"]) <= 1e-5 * entry["abs"], name
+            assert abs(np.abs(values).sum() - entry["abs"]) <= 1e-5 * entry["abs"], name
+        np.testing.assert_allclose(values[at], wanted, rtol=1e-5, atol=1e-5, err_msg=name)

@@ -1,0 +1,101 @@
+"""Graphs and predictions against the reference's numbers: every entry of the golden files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden_data import GHN_NAMES, assert_same_graph, assert_same_prediction, golden, golden_ghn
+from models import torchvision_model
+from torch import nn
+
+import ghnfast
+from ghnfast.deepnets import Network
+from ghnfast.graph import PRIMITIVES
+from ghnfast.vision import adapt_to_small_images
+
+TORCHVISION_GRAPHS = sorted(golden("torchvision")["graphs"])
+TORCHVISION_PREDICTIONS = sorted(key for key in golden("torchvision")["pred"] if not key.endswith("/embedding"))
+EMBEDDINGS = sorted(key for key in golden("torchvision")["pred"] if key.endswith("/embedding"))
+DEEPNETS = sorted(golden("deepnets"))
+
+
+def sized_model(name: str, images: str) -> tuple[nn.Module, tuple[int, int, int] | None]:
+    """A torchvision model for ImageNet, or adapted to CIFAR-10, and the shape of its input."""
+    if images == "imagenet":
+        return torchvision_model(name), None
+    return adapt_to_small_images(torchvision_model(name, num_classes=10)), (3, 32, 32)
+
+
+def deepnets_model(key: str) -> Network:
+    entry = golden("deepnets")[key]
+    return Network(genotype=entry["genotype"], num_classes=10, is_imagenet_input=False, **entry["args"])
+
+
+def test_closed_form_weights_are_the_golden_ones() -> None:
+    weights = golden_ghn("ghn2-cifar10").state_dict()
+    assert weights["ln.weight"].double().sum().item() == pytest.approx(31.26430779695511, rel=1e-12)
+    assert weights["embed.weight"].double().sum().item() == pytest.approx(2.404939202897367, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", GHN_NAMES)
+def test_state_dict_is_the_published_one(name: str) -> None:
+    ours = {key: list(tensor.shape) for key, tensor in golden_ghn(name).state_dict().items()}
+    assert ours == golden("checkpoints")[name]["state_dict"]
+
+
+@pytest.mark.parametrize("key", TORCHVISION_GRAPHS)
+def test_torchvision_graph(key: str) -> None:
+    model, input_shape = sized_model(*key.split("/"))
+    assert_same_graph(ghnfast.trace(model, input_shape=input_shape), golden("torchvision")["graphs"][key])
+
+
+@pytest.mark.parametrize("key", DEEPNETS)
+def test_deepnets_graph(key: str) -> None:
+    graph = ghnfast.trace(deepnets_model(key))
+    entry = golden("deepnets")[key]
+    assert_same_graph(graph, entry["graph"])
+    unreachable = {name for name, predicted in entry["predicted"].items() if predicted == "unreachable"}
+    assert set(graph.skipped) == unreachable
+
+
+@pytest.mark.parametrize("key", TORCHVISION_PREDICTIONS)
+def test_torchvision_prediction(key: str) -> None:
+    name, config = key.split("/")
+    model, input_shape = sized_model(name, config.split("-")[1])
+    _, report = golden_ghn(config).predict(model, input_shape=input_shape, report=True)
+    assert_same_prediction(model, report, golden("torchvision")["pred"][key])
+
+
+@pytest.mark.parametrize("key", DEEPNETS)
+def test_deepnets_prediction(key: str) -> None:
+    model = deepnets_model(key)
+    _, report = golden_ghn("ghn2-cifar10").predict(model, report=True)
+    assert_same_prediction(model, report, golden("deepnets")[key]["predicted"])
+
+
+@pytest.mark.parametrize("key", EMBEDDINGS)
+def test_node_embeddings(key: str) -> None:
+    """What the decoder reads, node by node; nodes are matched by their rows, for any order of them is right."""
+    name, config, _ = key.split("/")
+    images = config.split("-")[1]
+    model, input_shape = sized_model(name, images)
+    graph = ghnfast.trace(model, input_shape=input_shape)
+    with torch.no_grad():
+        ours = golden_ghn(config).embed(graph).numpy()
+    expected = golden("torchvision")["graphs"][f"{name}/{images}"]
+    wanted = np.array(golden("torchvision")["pred"][key])
+    assert ours.shape == wanted.shape
+
+    def labelled(labels: list[Any], rows: np.ndarray) -> tuple[dict[Any, np.ndarray], np.ndarray]:
+        named = {label: row for label, row in zip(labels, rows, strict=True) if label[1]}
+        others = [[PRIMITIVES.index(label[0]), *row] for label, row in zip(labels, rows, strict=True) if not label[1]]
+        return named, np.array(sorted(others, key=lambda row: np.round(row, 3).tolist()))
+
+    named, others = labelled(list(zip(graph.ops, graph.params, strict=True)), ours)
+    wanted_named, wanted_others = labelled([tuple(label) for label in expected["nodes"]], wanted)
+    for label, row in wanted_named.items():
+        np.testing.assert_allclose(named[label], row, rtol=1e-5, atol=1e-5, err_msg=str(label))
+    np.testing.assert_allclose(others, wanted_others, rtol=1e-5, atol=1e-5)
