@@ -58,6 +58,9 @@ _ACCEPTED = (
 )
 
 
+UNTRAINED = "untrained"  # the name of the GHN that needs no file: see ghnfast.load
+
+
 class PublishedFile(NamedTuple):
     """A published checkpoint: the file's name on the server and in the cache, and its git blob id."""
 
@@ -136,7 +139,8 @@ def resolve(source: str | os.PathLike[str]) -> Path:
 
 
 def _names() -> str:
-    return f"published names: {', '.join(PUBLISHED)}; the path of a checkpoint file is accepted too"
+    names = ", ".join((*PUBLISHED, UNTRAINED))
+    return f"names: {names}; the path of a checkpoint file is accepted too"
 
 
 def _suggestion(given: str) -> str:

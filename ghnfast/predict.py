@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from . import checkpoint
+from .checkpoint import UNTRAINED
 from .errors import PredictError
 from .graph import ArchGraph
 from .nn.ghn import GHN, from_checkpoint
 
-UNTRAINED = "untrained"
 UNTRAINED_SEED = 0
 
 Source = str | os.PathLike[str]
@@ -45,7 +45,7 @@ def load(source: Source, *, device: torch.device | str | None = None) -> GHN:
 def untrained() -> GHN:
     """A GHN-2 for ImageNet with random weights, the same ones every time."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(UNTRAINED_SEED)
+        torch.default_generator.manual_seed(UNTRAINED_SEED)
         ghn = GHN()
     ghn.name = UNTRAINED
     return ghn.eval()

@@ -7,8 +7,9 @@ anything, and is left exactly as it was.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -54,11 +55,11 @@ def trace(
     args, kwargs = (map_tensors(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
     with unchanged(model):
         try:
-            with torch.no_grad(), tracer:
+            with torch.no_grad(), eager(), tracer:
                 outputs = model(*args, **kwargs)
         except Exception as error:
             raise TraceError(
-                f"the forward of {type(model).__name__} failed on {described}: {type(error).__name__}: {error}. "
+                f"the forward of {type(model).__name__} failed on {described}: {type(error).__name__}: {first_line(error)}. "
                 "Accepted are models whose forward runs on meta tensors; pass input_shape=(channels, height, width) or "
                 "example_inputs=(...) if the model takes something else."
             ) from error
@@ -127,10 +128,17 @@ def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Puts back every attribute of every module, and the random state."""
-    modules = [
+    modules: list[tuple[dict[Any, Any], dict[Any, Any]]] = [
         (holder, dict(holder))
         for module in model.modules()
-        for holder in (module.__dict__, module._buffers, module._parameters)
+        for holder in (
+            module.__dict__,
+            module._buffers,
+            module._parameters,
+            module._modules,
+            module._forward_hooks,
+            module._forward_pre_hooks,
+        )
     ]
     random_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
@@ -148,6 +156,17 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         torch.set_rng_state(torch_state)
         if cuda_states:
             torch.cuda.set_rng_state_all(cuda_states)
+
+
+def eager() -> AbstractContextManager[object]:
+    """Compiled models run as written: a trace inside a compiler's own trace would see nothing."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def first_line(error: Exception) -> str:
+    return next((line.rstrip(".") for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def output_tensors(outputs: Any) -> Iterator[Tensor]:

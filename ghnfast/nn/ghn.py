@@ -227,8 +227,12 @@ class GHN(nn.Module):
             raise PredictError("nothing is predicted: " + nothing_reason(plans))
         blocks = self.decode(self.node_states(graphs), slots)
         self.check_finite(slots, blocks)
-        for slot, block in zip(slots, blocks, strict=True):
-            store(block, decoded_part(slot))
+        targets = [decoded_part(slot) for slot in slots]
+        # The last step that can fail: from here on, memory is written and nothing else.
+        blocks = [block.to(target.device, target.dtype) for block, target in zip(blocks, targets, strict=True)]
+        for block, target in zip(blocks, targets, strict=True):
+            with torch.inference_mode(target.is_inference()):
+                store(block, target)
         return [
             make_report(model, plan, skipped, classifier) for model, (plan, skipped) in zip(models, plans, strict=True)
         ]
@@ -327,6 +331,8 @@ def decoded_shape(parameter: Tensor, role: Role) -> tuple[tuple[int, ...], str |
     shape = tuple(parameter.shape)
     if not parameter.is_floating_point():
         return shape, f"its dtype is {parameter.dtype}; float32, float64, float16 and bfloat16 are predicted"
+    if parameter.layout != torch.strided:
+        return shape, f"its layout is {parameter.layout}; dense parameters are predicted"
     if parameter.numel() == 0:
         return shape, "it is empty"
     if role in (Role.BIAS, Role.NORM_WEIGHT):
@@ -344,6 +350,11 @@ def decoded_shape(parameter: Tensor, role: Role) -> tuple[tuple[int, ...], str |
 
 
 def check_writable(name: str, parameter: Tensor) -> None:
+    if any(stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)):
+        raise PredictError(
+            f"the parameter {name} is expanded: several of its elements share memory (strides {parameter.stride()}); "
+            "parameters with memory of their own are accepted"
+        )
     if parameter.is_meta:
         raise PredictError(
             f"the parameter {name} is on the meta device and has no memory to write to; "

@@ -54,8 +54,8 @@ def tile(block: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def store(block: Tensor, target: Tensor) -> None:
-    """Write `tile(block, target.shape)` into `target`, in its dtype, without a temporary of its size."""
-    store_from(block.to(target.device, target.dtype), target, 0)
+    """Write `tile(block, target.shape)` into `target`, without a temporary of its size."""
+    store_from(block, target, 0)
 
 
 def store_from(block: Tensor, target: Tensor, dim: int) -> None:
