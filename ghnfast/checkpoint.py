@@ -12,7 +12,6 @@ This module knows files and names; it does not know the GHN class, which imports
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import http.client
@@ -22,11 +21,10 @@ import os
 import pickle
 import pickletools
 import re
-import secrets
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -38,6 +36,7 @@ import torch
 from torch import nn
 
 from ghnfast.errors import CheckpointError
+from ghnfast.files import compact_copies, in_words, replacing
 
 _log = logging.getLogger("ghnfast")
 
@@ -162,12 +161,12 @@ def _cached(name: str) -> Path:
     except FileNotFoundError:
         _log.debug("%s is not there yet", target)
     except OSError as error:
-        raise CheckpointError(f"the cached checkpoint {target} cannot be read: {_reason(error)}") from error
+        raise CheckpointError(f"the cached checkpoint {target} cannot be read: {in_words(error)}") from error
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"the cache folder {target.parent} cannot be made ({_reason(error)}); set GHNFAST_CACHE to another"
+            f"the cache folder {target.parent} cannot be made ({in_words(error)}); set GHNFAST_CACHE to another"
         ) from error
     _download(name, target)
     return target
@@ -180,7 +179,7 @@ def _download(name: str, target: Path) -> None:
     url = f"{base.rstrip('/')}/{published.file}"
     _log.info("downloading '%s' from %s to %s", name, url, target)
     try:
-        with _replacing(target) as file:
+        with replacing(target) as file:
             _fetch(url, file)
             blob = _blob_id(file)
             if blob != published.blob:
@@ -188,7 +187,7 @@ def _download(name: str, target: Path) -> None:
     # ValueError: a malformed address in GHNFAST_URL, or one of ours. URLError and time-outs are OSErrors.
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise CheckpointError(
-            f"could not download the checkpoint '{name}' from {url}: {_reason(error)}. Download it elsewhere and place "
+            f"could not download the checkpoint '{name}' from {url}: {in_words(error)}. Download it elsewhere and place "
             f"it by hand at {target}, or set GHNFAST_URL to another folder's address"
         ) from error
 
@@ -217,39 +216,6 @@ def _blob_id(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _reason(error: Exception) -> str:
-    """An error in words, without its traceback and without advice that does not apply here."""
-    if isinstance(error, urllib.error.HTTPError):
-        error.close()  # it holds the connection
-        return f"the server answered {error.code} {error.reason}"
-    if isinstance(error, urllib.error.URLError):
-        return f"the server cannot be reached ({error.reason})"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    # torch's messages open with what went wrong and go on with how to load the file unsafely.
-    first = str(error).partition("\n")[0].partition(". ")[0].strip().rstrip(".")
-    return first[:200] or type(error).__name__
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of ``path`` at the end of the block, whole; on any error nothing is left of it.
-
-    The temporary name is unique, so threads and processes may write the same path at once: the last one stays. It is
-    opened here rather than by `tempfile`, whose files only their owner may read.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 # ------------------------------------------------------------------------------------------------------ reading
 
 
@@ -269,7 +235,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         with open(path, "rb"):
             pass  # only to know now that it may be opened: the readers below wrap such errors in their own
     except OSError as error:
-        raise CheckpointError(f"the checkpoint {path} cannot be read: {_reason(error)}") from error
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {in_words(error)}") from error
     if empty:
         raise CheckpointError(f"the checkpoint {path} is empty (0 bytes); {_ACCEPTED}")
     return _read_safetensors(path) if suffix == _SAFETENSORS_SUFFIX else _read_published(path)
@@ -289,7 +255,7 @@ def _read_published(path: Path) -> Checkpoint:
         _refuse_pickle(path, error)
     except Exception as error:  # a damaged file raises nearly anything: KeyError, struct.error, UnicodeDecodeError, ...
         raise CheckpointError(
-            f"the checkpoint {path} is damaged, cut off or of another format ({_reason(error)}); {_ACCEPTED}"
+            f"the checkpoint {path} is damaged, cut off or of another format ({in_words(error)}); {_ACCEPTED}"
         ) from None  # torch's own text recommends weights_only=False
     if not isinstance(data, dict):
         raise CheckpointError(f"the checkpoint {path} holds a {type(data).__name__}, not a dict; {_ACCEPTED}")
@@ -337,7 +303,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name).clone() for name in names}
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"the checkpoint {path} is damaged, cut off or of another format ({_reason(error)}); {_ACCEPTED}"
+            f"the checkpoint {path} is damaged, cut off or of another format ({in_words(error)}); {_ACCEPTED}"
         ) from error
     if metadata.get("ghnfast_format") != _FORMAT or "ghnfast_config" not in metadata:
         found = _list(f"{key}={value[:40]}" for key, value in metadata.items())
@@ -351,7 +317,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         number = None if epoch is None else int(epoch)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"the metadata of the checkpoint {path} is damaged ({_reason(error)}); accepted: a JSON object in "
+            f"the metadata of the checkpoint {path} is damaged ({in_words(error)}); accepted: a JSON object in "
             "'ghnfast_config', an integer in 'ghnfast_epoch'"
         ) from error
     return _checked(config, tensors, str(path), number)
@@ -446,9 +412,9 @@ def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     path = Path(path)
     suffix = _suffix(path, "write")
     checked = _checked(checkpoint.config, checkpoint.state_dict, f"for {path}", checkpoint.epoch)
-    tensors = _compact(checked.state_dict)
+    tensors = compact_copies(checked.state_dict)
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             if suffix == _SAFETENSORS_SUFFIX:
                 metadata = {"ghnfast_format": _FORMAT, "ghnfast_config": json.dumps(checked.config)}
                 if checked.epoch is not None:
@@ -459,24 +425,7 @@ def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
                 torch.save({"state_dict": tensors, "config": checked.config, "epoch": checked.epoch}, file)
     # KeyError: how safetensors says that it has no such type of numbers.
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"the checkpoint {path} could not be written: {_reason(error)}") from error
-
-
-def _compact(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same values on the CPU, each with memory of its own and no more of it than it needs.
-
-    torch.save would write the whole memory that a view looks at, and safetensors refuses shared memory.
-    """
-    compact: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
-            tensor = tensor.clone()
-        seen.add(tensor.untyped_storage().data_ptr())
-        compact[name] = tensor
-    return compact
+        raise CheckpointError(f"the checkpoint {path} could not be written: {in_words(error)}") from error
 
 
 # ------------------------------------------------------------------------------------------------ into a module

@@ -43,8 +43,8 @@ GREY = "#8a9099"  # edges to the next rows
 TEXT = "#30343a"
 
 # All lengths are pixels.
-NODE_WIDTH, NODE_HEIGHT = 128.0, 20.0
-COLUMN_WIDTH = 144.0  # from one node's centre to the next one's
+NODE_WIDTH, NODE_HEIGHT = 132.0, 20.0
+COLUMN_WIDTH = 146.0  # from one node's centre to the next one's
 ROW_GAP = 16.0
 LINE_GAP = 6.0  # between the lines of a level that has several
 MARGIN = 24.0
@@ -54,7 +54,7 @@ CORNER = 4.0
 PORT = 4.5  # lanes enter a node above its middle and leave it below
 HEADER_LINE = 22.0
 LETTER = 5.8  # the width of a letter of a name, about
-LABEL_LETTER = 6.5  # of a node's label
+LABEL_LETTER = 6.2  # of a node's label
 MIN_WIDTH = 640.0
 
 MAX_COLUMNS = 24  # a level of more nodes takes several lines
@@ -65,7 +65,7 @@ STYLE = f"""
 text {{ font-family: Helvetica, Arial, "DejaVu Sans", sans-serif; font-size: 10.5px; fill: {TEXT}; }}
 .title {{ font-size: 16px; font-weight: bold; }}
 .name {{ font-size: 10px; fill: #6a7078; }}
-.node text {{ text-anchor: middle; }}
+.node text {{ text-anchor: middle; font-size: 10px; }}
 .node .op {{ font-weight: bold; }}
 .node rect {{ stroke: #30343a; stroke-opacity: 0.45; }}
 .edges path {{ fill: none; stroke: {GREY}; stroke-width: 1.3; }}

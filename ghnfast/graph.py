@@ -78,7 +78,8 @@ class ArchGraph:
     def distances(self, cutoff: int = MAX_DISTANCE) -> NDArray[np.uint8]:
         """Shortest-path distances in hops: (nodes, nodes) uint8, [from, to], 0 where there is no path within `cutoff`.
 
-        Entries above 1 are the virtual edges (Parameter Prediction for Unseen Deep Architectures, equation 4).
+        These pairs are the virtual edges, weighted by one over the distance (Parameter Prediction for Unseen Deep
+        Architectures, equation 4); those at distance 1 are edges as well.
 
         Raises:
             ValueError: `cutoff` is not within 1 to 255.

@@ -1,6 +1,6 @@
 """From a model to its architecture graph: `trace`.
 
-The model's forward runs once under a `Tracer` (see `ghnfast.tracer`), with its real control flow but without computing
+The model's forward runs once under a `Tracer` (see `ghnfast.tracing`), with its real control flow but without computing
 anything, and is left exactly as it was.
 """
 
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from . import _C
 from .errors import TraceError
 from .graph import ArchGraph
-from .trace_rules import RULES
-from .tracer import META, Tracer, Value, map_tensors
+from .tracing import RULES
+from .tracing.tracer import META, Tracer, Value, map_tensors
 
 # Two images: a batch of one hides its dimension from code that squeezes.
 BATCH_SIZE = 2
@@ -59,7 +59,7 @@ def trace(
                 outputs = model(*args, **kwargs)
         except Exception as error:
             raise TraceError(
-                f"the forward of {type(model).__name__} failed on {described}: {type(error).__name__}: {first_line(error)}. "
+                f"the forward of {type(model).__name__} failed on {described}: {first_line(error)}. "
                 "Accepted are models whose forward runs on meta tensors; pass input_shape=(channels, height, width) or "
                 "example_inputs=(...) if the model takes something else."
             ) from error
@@ -166,7 +166,9 @@ def eager() -> AbstractContextManager[object]:
 
 
 def first_line(error: Exception) -> str:
-    return next((line.rstrip(".") for line in str(error).splitlines() if line.strip()), "no message")
+    """The kind of an error and the first line of its message."""
+    lines = [line.rstrip(".") for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def output_tensors(outputs: Any) -> Iterator[Tensor]:

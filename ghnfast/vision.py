@@ -62,10 +62,9 @@ def adapt_to_small_images(model: nn.Module) -> nn.Module:
     Returns:
         The model that was given.
     """
-    family = type(model).__name__
-    adapt = ADAPTATIONS.get(family)
-    if adapt is not None:
-        adapt(model)
+    family = type(model)
+    if family.__module__.startswith("torchvision.models.") and family.__name__ in ADAPTATIONS:
+        ADAPTATIONS[family.__name__](model)
     return model
 
 

@@ -403,7 +403,7 @@ def make_report(model: nn.Module, plan: Sequence[Slot], skipped: dict[str, str],
     reasons = dict(skipped)
     for slot in plan:
         if slot.name not in done:
-            reasons[slot.name] = "the classification layer, which classifier=False leaves as it is"
+            reasons[slot.name] = "it belongs to the classification layer, which was to be left as it is"
     parameters = dict(model.named_parameters())
     ordered = {name: reasons[name] for name in parameters if name in reasons}
     predicted = [name for name in parameters if name in done]

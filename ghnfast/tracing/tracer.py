@@ -2,8 +2,7 @@
 
 A `Tracer` is a `torch.overrides.TorchFunctionMode`: while it is active, every torch function that the forward calls
 comes here first. Tensors that depend on the input or on a parameter live on the meta device, so a call costs a shape
-computation; what each call does to the architecture graph is decided by `ghnfast.trace_rules`, by the function that is
-called and the shapes of its arguments, never by module classes or names.
+computation. What each call does to the architecture graph is decided by the rules beside this file.
 
 The model's own tensors are never written: parameters are replaced by meta twins when they are read, buffers are copied
 the first time that the forward writes to them.

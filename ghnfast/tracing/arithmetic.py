@@ -1,0 +1,126 @@
+"""Rules for sums, products and concatenations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .layers import emit_bias
+from .registry import Arguments, Function, Keywords, functions, rule
+from .tracer import Kind, Tracer, Value, embedding_shape, tensors_in, writes_first_argument
+
+
+def broadcast(a: Any, b: Any) -> Sequence[int]:
+    if not isinstance(b, Tensor):
+        return a.shape
+    if not isinstance(a, Tensor) or a.shape == b.shape:
+        return b.shape
+    return torch.broadcast_shapes(a.shape, b.shape)
+
+
+def binary_result(tracer: Tracer, func: Function, args: Arguments, operation: int) -> Tensor:
+    """The result of an elementwise function of `args[:2]`, in place where `func` is."""
+    a, b = args[:2]
+    shape = broadcast(a, b)
+    carrier = a if tracer.is_data(a) else b
+    if tracer.is_data(a) and tracer.is_data(b) and b.ndim > a.ndim:
+        carrier = b
+    channel = tracer.value(carrier).channel
+    if channel is not None:
+        channel += len(shape) - carrier.ndim
+    if writes_first_argument(func):
+        if tuple(shape) != tuple(a.shape):
+            raise RuntimeError(f"an in-place {func.__name__} cannot give shape {tuple(shape)} to {tuple(a.shape)}")
+        return tracer.run_meta(func, args[:2], {}, operation)
+    result = tracer.new(shape, carrier, operation, channel)
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype:
+        return result
+    dtype = torch.result_type(*(tracer.twin(item) if isinstance(item, Tensor) else item for item in (a, b)))
+    return result if dtype == result.dtype else tracer.set_value(result.to(dtype), tracer.value(result))
+
+
+@rule(functions("add"))
+def add(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """A sum of two activations, a bias, an embedding that is added, or nothing to the graph."""
+    if len(args) < 2 or "out" in kwargs:
+        args = (*args, kwargs["other"]) if "other" in kwargs and "out" not in kwargs else args
+        if len(args) < 2 or "out" in kwargs:
+            return tracer.generic(func, args, kwargs)
+    data = [item for item in args[:2] if tracer.is_data(item)]
+    if not data:
+        return tracer.generic(func, args, kwargs)
+    inputs = tracer.sources(data)
+    if len(inputs) == 2:
+        operation = tracer.emit(Kind.SUM, inputs)
+    elif len(data) == 1 and tracer.is_parametric(other := args[1] if data[0] is args[0] else args[0]):
+        operation = emit_offset(tracer, inputs[0], other)
+    else:
+        operation = tracer.emit(Kind.PASS, inputs)
+    return binary_result(tracer, func, args, operation)
+
+
+def emit_offset(tracer: Tracer, data: int, offset: Tensor) -> int:
+    """A parameter that is added: the bias of the layer before, or an embedding."""
+    index = tracer.parameter_behind(offset)
+    if sum(size > 1 for size in offset.shape) <= 1:
+        before = tracer.operations[data]
+        while before.kind == Kind.VIEW:
+            before = tracer.operations[before.inputs[0]]
+        convolutions = (Kind.CONV, Kind.POINTWISE_CONV, Kind.SEP_CONV, Kind.DIL_CONV)
+        if index is not None and before.kind in convolutions and before.shape and offset.numel() in before.shape[:2]:
+            return emit_bias(tracer, data, offset)  # (views between the two commute with it)
+        tracer.note_use(offset, "a vector that is added to features, but is not the bias of a layer")
+        return tracer.emit(Kind.PASS, [data])
+    value = tracer.value(offset)
+    if value.lookup:
+        index = None
+        tracer.note_use(offset, "a table that is looked up by index")
+    elif index is None and len(value.parameters) == 1:
+        index = value.parameters[0]  # a part of a position encoding, or one that was resampled
+    if index is not None and not is_position_encoding(tuple(tracer.parameters[index].shape)):
+        index = None
+    tracer.note_use(offset, "an embedding that is added, of a shape other than (1, n, d), (n, d) or (1, c, h, w)")
+    shape = tuple(offset.shape if index is None else tracer.parameters[index].shape)
+    position = tracer.emit(Kind.POS_ENC, [], (index, None), embedding_shape(shape, position=True))
+    return tracer.emit(Kind.SUM, [data, position])
+
+
+def is_position_encoding(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 or (len(shape) in (3, 4) and shape[0] == 1)
+
+
+@rule(functions("mul", "multiply"))
+def multiply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    if len(args) != 2 or kwargs:
+        return tracer.generic(func, args, kwargs)
+    data = [item for item in args if tracer.is_data(item)]
+    if not data:
+        return tracer.generic(func, args, kwargs)
+    inputs = tracer.sources(data)
+    tracer.note_use(args, "a scale that is multiplied onto features")
+    operation = tracer.emit(Kind.GATE if len(inputs) == 2 else Kind.PASS, inputs)
+    return binary_result(tracer, func, args, operation)
+
+
+@rule(functions("sub", "subtract", "div", "divide", "truediv", "true_divide"))
+def difference(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    if len(args) != 2 or kwargs or not (tracer.is_data(args[0]) or tracer.is_data(args[1])):
+        return tracer.generic(func, args, kwargs)
+    tracer.note_use(args, "a shift or scale of features")
+    return binary_result(tracer, func, args, tracer.emit(Kind.PASS, tracer.sources(args)))
+
+
+@rule([torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack])
+def concatenate(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    inputs = tracer.sources(args, kwargs)
+    if not inputs:
+        return tracer.generic(func, args, kwargs)
+    tracer.note_use((args, kwargs), "a token that is concatenated to features")
+    operation = tracer.emit(Kind.CONCAT if len(inputs) > 1 else Kind.PASS, inputs)
+    result = tracer.run_meta(func, args, kwargs, operation)
+    ranked = [item for item in tensors_in((args, kwargs)) if tracer.is_data(item) and item.ndim == result.ndim]
+    channel = tracer.value(ranked[0]).channel if ranked else None
+    return tracer.set_value(result, Value(operation, channel))

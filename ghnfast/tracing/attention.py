@@ -1,0 +1,73 @@
+"""Rules for attention, fused and spelled out."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch.nn.functional as F
+
+from .layers import emit_weight
+from .registry import Arguments, Function, Keywords, argument, functions, rule
+from .tracer import Kind, Tracer, tensors_in
+
+
+@rule(functions("softmax"))
+def softmax(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    x = args[0]
+    if not tracer.is_data(x):
+        return tracer.generic(func, args, kwargs)
+    value = tracer.value(x)
+    dtype = kwargs.get("dtype")
+    result = tracer.new(x.shape, x, tracer.emit(Kind.SOFTMAX, [value.operation]), value.channel)
+    return result if dtype in (None, x.dtype) else tracer.set_value(result.to(dtype), tracer.value(result))
+
+
+@rule([F.scaled_dot_product_attention])
+def scaled_dot_product_attention(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    query = argument(args, kwargs, 0, "query")
+    value = argument(args, kwargs, 2, "value")
+    inputs = tracer.sources(args, kwargs)
+    if not inputs:
+        return tracer.generic(func, args, kwargs)
+    tracer.note_use((args, kwargs), "an offset of attention scores")
+    operation = tracer.emit(Kind.MSA, inputs)
+    carrier = next(item for item in tensors_in((args, kwargs)) if tracer.is_data(item))
+    return tracer.new((*query.shape[:-1], value.shape[-1]), carrier, operation)
+
+
+MULTI_HEAD_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
+
+
+@rule([F.multi_head_attention_forward])
+def multi_head_attention(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """torch's own attention layer: projections in, attention, projection out."""
+    call = MULTI_HEAD_SIGNATURE.bind(*args, **kwargs)
+    call.apply_defaults()
+    given = call.arguments
+    query, key = given["query"], given["key"]
+    tracer.note_use((given["bias_k"], given["bias_v"]), "a key or value that is appended in an attention")
+    inputs = emit_projections(tracer, given)
+    attention = tracer.emit(Kind.MSA, inputs)
+    operation = emit_weight(tracer, Kind.POINTWISE_CONV, [attention], given["out_proj_weight"], given["out_proj_bias"])
+    result = tracer.new(query.shape, query, operation, query.ndim - 1)
+    if not given["need_weights"]:
+        return result, None
+    batch = () if query.ndim == 2 else (query.shape[1],)
+    heads = () if given["average_attn_weights"] else (given["num_heads"],)
+    shape = (*batch, *heads, query.shape[0], key.shape[0])
+    return result, tracer.new(shape, query, attention)
+
+
+def emit_projections(tracer: Tracer, given: dict[str, Any]) -> list[int]:
+    """The input projections of `multi_head_attention_forward`: packed into one weight, or three."""
+    bias = given["in_proj_bias"]
+    if not given["use_separate_proj_weight"]:
+        data = tracer.sources(given["query"], given["key"], given["value"])
+        return [emit_weight(tracer, Kind.POINTWISE_CONV, data, given["in_proj_weight"], bias)]
+    if bias is not None:
+        tracer.note_use(bias, "a bias that three weights share")
+    return [
+        emit_weight(tracer, Kind.POINTWISE_CONV, tracer.sources(given[name]), given[weight], None)
+        for name, weight in (("query", "q_proj_weight"), ("key", "k_proj_weight"), ("value", "v_proj_weight"))
+    ]

@@ -1,0 +1,145 @@
+"""Rules for layers with weights: convolutions, linear layers, matrix products and normalizations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .registry import Arguments, Function, Keywords, argument, functions, pair, rule
+from .tracer import Kind, Rule, Tracer, Value, embedding_shape, tensors_in
+
+
+def emit_bias(tracer: Tracer, operation: int, bias: Tensor | None) -> int:
+    """A bias is a node of its own behind its weight."""
+    if bias is None or not tracer.is_parametric(bias):
+        return operation
+    index = tracer.parameter_behind(bias)
+    if index is None:
+        tracer.note_use(bias, "a bias that is put together from several parameters")
+    return tracer.emit(Kind.BIAS, [operation], (index, None), embedding_shape(tuple(bias.shape)))
+
+
+def emit_weight(tracer: Tracer, kind: Kind, data: Sequence[int], weight: Tensor, bias: Tensor | None) -> int:
+    index = tracer.parameter_behind(weight)
+    if index is None:
+        tracer.note_use(weight, "a weight that is put together from several parameters")
+    else:
+        tracer.note_use(weight, "a rescaling of another parameter")
+    shape = tuple(weight.shape) if index is None else tuple(tracer.parameters[index].shape)
+    return emit_bias(tracer, tracer.emit(kind, data, (index, None), embedding_shape(shape)), bias)
+
+
+def conv_output(size: int, kernel: int, stride: int, padding: Any, dilation: int) -> int:
+    if padding == "same":
+        return size
+    total = 0 if padding == "valid" else 2 * padding
+    return (size + total - dilation * (kernel - 1) - 1) // stride + 1
+
+
+@rule([torch.conv2d])
+def conv2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    x, weight, bias = args[0], argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias")
+    if not tracer.is_parametric(weight):
+        return tracer.generic(func, args, kwargs)
+    if tracer.is_parametric(x):
+        return tracer.generic(func, args, kwargs)
+    stride = pair(argument(args, kwargs, 3, "stride", 1))
+    padding = argument(args, kwargs, 4, "padding", 0)
+    dilation = pair(argument(args, kwargs, 5, "dilation", 1))
+    groups = argument(args, kwargs, 6, "groups", 1)
+    kernel = (weight.shape[2], weight.shape[3])
+    paddings = (padding, padding) if isinstance(padding, str) else pair(padding)
+    plane = tuple(conv_output(x.shape[i - 2], kernel[i], stride[i], paddings[i], dilation[i]) for i in range(2))
+    if x.ndim not in (3, 4) or x.shape[-3] != weight.shape[1] * groups or min(plane) < 1:
+        raise RuntimeError(
+            f"a convolution with weight {tuple(weight.shape)} and groups={groups} cannot read an input of shape "
+            f"{tuple(x.shape)}"
+        )
+    if groups > 1:
+        kind = Kind.DIL_CONV if min(dilation) > 1 else Kind.SEP_CONV
+    else:
+        kind = Kind.POINTWISE_CONV if kernel == (1, 1) else Kind.CONV
+    operation = emit_weight(tracer, kind, tracer.weight_inputs(x), weight, bias)
+    return tracer.new((*x.shape[:-3], weight.shape[0], *plane), x, operation, x.ndim - 3)
+
+
+@rule([F.linear])
+def linear(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    x, weight, bias = args[0], argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias")
+    if not tracer.is_parametric(weight) or tracer.is_parametric(x) or weight.ndim != 2:
+        return tracer.generic(func, args, kwargs)
+    if x.shape[-1] != weight.shape[1]:
+        raise RuntimeError(
+            f"a linear layer with weight {tuple(weight.shape)} cannot read an input of shape {tuple(x.shape)}"
+        )
+    operation = emit_weight(tracer, Kind.POINTWISE_CONV, tracer.weight_inputs(x), weight, bias)
+    return tracer.new((*x.shape[:-1], weight.shape[0]), x, operation, x.ndim - 1)
+
+
+@rule([*functions("matmul", "mm", "bmm"), torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm])
+def matmul(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    adds = func.__name__ in ("addmm", "baddbmm")
+    left, right = args[1:3] if adds else (args[0], argument(args, kwargs, 1, "other"))
+    return product(tracer, func, args, kwargs, [left, right], args[0] if adds else None)
+
+
+@rule([torch.einsum])
+def einsum(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    return product(tracer, func, args, kwargs, list(tensors_in(args)), None)
+
+
+def product(
+    tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords, factors: list[Any], offset: Tensor | None
+) -> Any:
+    """A matrix product: of two activations (attention), or of an activation with a weight (a linear layer)."""
+    data = [factor for factor in factors if tracer.is_data(factor)]
+    weights = [factor for factor in factors if tracer.is_parametric(factor)]
+    if len(data) >= 2:
+        operation = tracer.emit(Kind.MATMUL, tracer.sources(data))
+        if offset is not None and tracer.is_data(offset):
+            operation = tracer.emit(Kind.PASS, [operation, *tracer.sources(offset)])
+    elif (
+        len(data) == 1
+        and len(weights) == 1
+        and weights[0].ndim == 2
+        and tracer.parameter_behind(weights[0]) is not None
+    ):
+        operation = emit_weight(tracer, Kind.POINTWISE_CONV, tracer.sources(data), weights[0], offset)
+    else:
+        return tracer.generic(func, args, kwargs)
+    result = tracer.run_meta(func, args, kwargs, operation)
+    channel = result.ndim - 1 if len(data) == 1 else None
+    return tracer.set_value(result, Value(operation, channel))
+
+
+def normalization(kind: Kind, weight_at: int, bias_at: int) -> Rule:
+    """A normalization layer is one node for its weight and bias; without parameters it is none."""
+
+    def apply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+        x = args[0]
+        weight, bias = argument(args, kwargs, weight_at, "weight"), argument(args, kwargs, bias_at, "bias")
+        if not tracer.is_data(x):
+            return tracer.generic(func, args, kwargs)
+        value = tracer.value(x)
+        indices = (tracer.parameter_behind(weight), tracer.parameter_behind(bias))
+        if indices == (None, None):
+            operation = tracer.emit(Kind.PASS, [value.operation])
+        else:
+            width = tracer.parameters[next(index for index in indices if index is not None)].shape
+            operation = tracer.emit(kind, [value.operation], indices, embedding_shape(tuple(width)))
+        return tracer.new(x.shape, x, operation, value.channel)
+
+    return apply
+
+
+NOT_THERE = 99  # a position that no call reaches
+rule([F.batch_norm])(normalization(Kind.BN, 3, 4))
+rule([F.layer_norm, torch.layer_norm])(normalization(Kind.LN, 2, 3))
+rule([F.group_norm, torch.group_norm])(normalization(Kind.LN, 2, 3))
+rule([F.instance_norm])(normalization(Kind.LN, 3, 4))
+rule([F.rms_norm, torch.rms_norm])(normalization(Kind.LN, 2, NOT_THERE))
+rule([torch.batch_norm])(normalization(Kind.BN, 1, 2))

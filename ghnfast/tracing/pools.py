@@ -1,0 +1,134 @@
+"""Rules for pools and reductions of the image plane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .registry import Arguments, Function, Keywords, argument, pair, rule
+from .tracer import META, Kind, Rule, Tracer, Value
+
+
+def pool_output(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
+    span = size + 2 * padding - dilation * (kernel - 1) - 1
+    if not ceil_mode:
+        return span // stride + 1
+    # The last window must start inside the input or its left padding.
+    count = -(-span // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + padding else count
+
+
+def pool(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords, maximum: bool) -> Any:
+    x = args[0]
+    if not tracer.is_data(x):
+        return tracer.generic(func, args, kwargs)
+    kernel = pair(argument(args, kwargs, 1, "kernel_size"))
+    given_stride = argument(args, kwargs, 2, "stride")
+    stride = kernel if given_stride is None or given_stride in ((), []) else pair(given_stride)
+    padding = pair(argument(args, kwargs, 3, "padding", 0))
+    dilation = pair(argument(args, kwargs, 4, "dilation", 1)) if maximum else (1, 1)
+    ceil_mode = bool(argument(args, kwargs, 5 if maximum else 4, "ceil_mode", False))
+    plane = tuple(
+        pool_output(x.shape[i - 2], kernel[i], stride[i], padding[i], dilation[i], ceil_mode) for i in range(2)
+    )
+    if min(plane) < 1:
+        raise RuntimeError(f"a pool with window {kernel} cannot read an input of shape {tuple(x.shape)}")
+    whole = plane == (1, 1) and kernel[0] >= x.shape[-2] and kernel[1] >= x.shape[-1]
+    if maximum:
+        kind = Kind.SQUEEZE_MAX_POOL if whole else Kind.MAX_POOL
+    else:
+        kind = Kind.SQUEEZE_AVG_POOL if whole else Kind.AVG_POOL
+    value = tracer.value(x)
+    operation = tracer.emit(kind, [value.operation], shape=(1, 1, *kernel))
+    return tracer.new((*x.shape[:-2], *plane), x, operation, x.ndim - 3)
+
+
+@rule([F.max_pool2d, torch.max_pool2d])
+def max_pool2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    return pool(tracer, func, args, kwargs, maximum=True)
+
+
+@rule([F.max_pool2d_with_indices])
+def max_pool2d_with_indices(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    pooled = pool(tracer, func, args, kwargs, maximum=True)
+    return pooled, tracer.set_value(torch.empty(pooled.shape, dtype=torch.int64, device=META), Value())
+
+
+@rule([F.avg_pool2d])
+def avg_pool2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    return pool(tracer, func, args, kwargs, maximum=False)
+
+
+def adaptive_pool(
+    tracer: Tracer, args: Arguments, kwargs: Keywords, dimensions: int, kinds: tuple[Kind, Kind]
+) -> Tensor:
+    x = args[0]
+    size = argument(args, kwargs, 1, "output_size")
+    sizes = (size,) * dimensions if isinstance(size, int) or size is None else tuple(size)
+    plane = tuple(int(sizes[i] or x.shape[i - dimensions]) for i in range(dimensions))
+    value = tracer.value(x)
+    operation = tracer.emit(kinds[max(plane) == 1], [value.operation])
+    return tracer.new((*x.shape[:-dimensions], *plane), x, operation, x.ndim - dimensions - 1)
+
+
+def adaptive(dimensions: int, kinds: tuple[Kind, Kind], indices: bool) -> Rule:
+    def apply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+        if not tracer.is_data(args[0]):
+            return tracer.generic(func, args, kwargs)
+        pooled = adaptive_pool(tracer, args, kwargs, dimensions, kinds)
+        if not indices:
+            return pooled
+        return pooled, tracer.set_value(torch.empty(pooled.shape, dtype=torch.int64, device=META), Value())
+
+    return apply
+
+
+GLOBAL_AVERAGE = (Kind.GLOB_AVG, Kind.SQUEEZE_GLOB_AVG)
+GLOBAL_MAXIMUM = (Kind.MAX_POOL, Kind.SQUEEZE_MAX_POOL)
+for rank, average in enumerate((F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), start=1):
+    rule([average])(adaptive(rank, GLOBAL_AVERAGE, indices=False))
+rule([torch.adaptive_avg_pool1d])(adaptive(1, GLOBAL_AVERAGE, indices=False))
+rule([torch._C._nn.adaptive_avg_pool2d])(adaptive(2, GLOBAL_AVERAGE, indices=False))
+rule([F.adaptive_max_pool2d])(adaptive(2, GLOBAL_MAXIMUM, indices=False))
+rule([F.adaptive_max_pool2d_with_indices, torch._C._nn.adaptive_max_pool2d])(adaptive(2, GLOBAL_MAXIMUM, indices=True))
+
+
+def reduced_dimensions(x: Tensor, dim: Any) -> set[int]:
+    if dim is None or (isinstance(dim, (tuple, list)) and not dim):
+        return set(range(x.ndim))
+    return {int(item) % x.ndim for item in (dim if isinstance(dim, (tuple, list)) else (dim,))}
+
+
+def covers_plane(x: Tensor, channel: int | None, reduced: set[int]) -> bool:
+    """Whether a reduction leaves nothing of the image plane (or of a sequence of patches), and keeps the channels."""
+    if channel is None:
+        # Layouts that hold channels: (N, C, H, W), (N, H, W, C), (N, L, C).
+        channel = 1 if x.ndim == 4 and reduced <= {2, 3} else x.ndim - 1
+    if 0 in reduced or channel in reduced:
+        return False
+    left = (size for i, size in enumerate(x.shape) if i not in (0, channel) and i not in reduced)
+    return all(size == 1 for size in left)
+
+
+@rule([torch.mean, Tensor.mean, torch.sum, Tensor.sum, torch.amax, Tensor.amax, torch.std, Tensor.std])
+def reduction(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """A mean over the image plane is a global average pool."""
+    x = args[0]
+    if not tracer.is_data(x):
+        return tracer.generic(func, args, kwargs)
+    value = tracer.value(x)
+    dim = argument(args, kwargs, 1, "dim")
+    if isinstance(dim, bool) or (dim is not None and not isinstance(dim, (int, tuple, list))):
+        return tracer.generic(func, args, kwargs)
+    reduced = reduced_dimensions(x, dim)
+    kind = Kind.PASS
+    if covers_plane(x, value.channel, reduced):
+        kind = Kind.SQUEEZE_GLOB_AVG if func.__name__ == "mean" else Kind.SQUEEZE_PASS
+    result = tracer.run_meta(func, args, kwargs, tracer.emit(kind, [value.operation]))
+    channel = value.channel
+    if channel is not None and result.ndim != x.ndim:
+        channel = None if channel in reduced else channel - sum(i < channel for i in reduced)
+    return tracer.set_value(result, Value(tracer.value(result).operation, channel))

@@ -1,0 +1,157 @@
+"""Rules for functions that keep or rearrange values, and for tables that are looked up."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .registry import Arguments, Function, Keywords, attribute, functions, rule
+from .tracer import META, Kind, Tracer, Value, tensors_in, writes_first_argument
+
+ACTIVATIONS = """
+relu relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus
+softsign logsigmoid hardshrink dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
+feature_alpha_dropout clamp clip clamp_min clamp_max exp log sqrt rsqrt abs neg square erf
+""".split()
+
+
+@rule(functions(*ACTIVATIONS))
+def activation(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Elementwise functions of one activation."""
+    x: Any = args[0] if args else None
+    if not tracer.is_data(x) or len(tracer.sources(args, kwargs)) > 1 or "out" in kwargs or not x.is_meta:
+        return tracer.generic(func, args, kwargs)
+    value = tracer.value(x)
+    in_place = writes_first_argument(func) or argument_named(func, "inplace", args, kwargs)
+    kind = Kind.HARDSWISH if func.__name__.startswith("hardswish") else Kind.PASS
+    result = Value(tracer.emit(kind, [value.operation]), value.channel)
+    return tracer.set_value(x if in_place and x._base is None else x.detach(), result)
+
+
+def argument_named(func: Function, name: str, args: Arguments, kwargs: Keywords) -> bool:
+    if name in kwargs:
+        return bool(kwargs[name])
+    if len(args) < 2 or not inspect.isfunction(func):
+        return False
+    names = list(inspect.signature(func).parameters)
+    return name in names and len(args) > names.index(name) and bool(args[names.index(name)])
+
+
+VIEWS = """
+view reshape flatten unflatten permute transpose swapaxes swapdims movedim moveaxis t unsqueeze squeeze expand
+broadcast_to repeat tile repeat_interleave contiguous clone detach chunk split split_with_sizes tensor_split
+unbind narrow select roll flip pad unfold fold pixel_shuffle pixel_unshuffle channel_shuffle getitem
+index_select gather view_as reshape_as expand_as interpolate upsample rot90 identity
+""".split()
+SAME_VALUES = ("contiguous", "clone", "detach", "identity")
+DONORS = ("view_as", "reshape_as", "expand_as")
+LOOKUPS = ("index_select", "gather")
+
+
+@rule(functions(*VIEWS) + attribute("T") + attribute("mT") + attribute("H"))
+def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Functions that move values around: their results are the same value to the graph."""
+    x: Any = args[0] if args else None
+    name = func.__name__.strip("_")
+    if not tracer.is_data(x):
+        if name in LOOKUPS or (name == "getitem" and any(True for _ in tensors_in(args[1:]))):
+            return lookup(tracer, func, args, kwargs)
+        return tracer.generic(func, args, kwargs)
+    value = tracer.value(x)
+    inputs = tracer.sources(x) if name in DONORS else tracer.sources(args, kwargs)
+    if len(inputs) > 1:
+        operation = tracer.emit(Kind.PASS, inputs)
+    elif name in SAME_VALUES:
+        operation = value.operation
+    else:
+        operation = value.operation
+        for _ in range(sliced_dimensions(args[1]) if name == "getitem" else 1):
+            operation = tracer.emit(Kind.VIEW, [operation])
+    result = tracer.run_meta(func, args, kwargs, operation)
+    for tensor in tensors_in(result):
+        tracer.set_value(tensor, Value(operation, moved_channel(name, args, kwargs, x, tensor, value.channel)))
+    return result
+
+
+def sliced_dimensions(index: Any) -> int:
+    """How many dimensions an index changes: each is one operation."""
+    items = index if isinstance(index, tuple) else (index,)
+    return max(1, sum(not (item is Ellipsis or (isinstance(item, slice) and item == slice(None))) for item in items))
+
+
+def moved_channel(
+    name: str, args: Arguments, kwargs: Keywords, x: Any, result: Tensor, channel: int | None
+) -> int | None:
+    """Where the channel dimension of `x` went."""
+    if channel is None:
+        return None
+    if name in ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "get", "rot90"):
+        # A small tensor whose strides say which dimension went where.
+        probe = torch.empty(tuple(range(2, x.ndim + 2)), device=META)
+        try:
+            moved = transposed(name, probe, args, kwargs)
+        except (TypeError, RuntimeError, IndexError):
+            return None
+        return next((i for i in range(moved.ndim) if moved.shape[i] == channel + 2), None)
+    if name in (
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "unsqueeze",
+        "squeeze",
+        "view_as",
+        "reshape_as",
+        "contiguous",
+    ):
+        before, size = math.prod(x.shape[:channel]), x.shape[channel]
+        return next(
+            (i for i in range(result.ndim) if result.shape[i] == size and math.prod(result.shape[:i]) == before), None
+        )
+    if name == "getitem":
+        return indexed_channel(args[1], x.ndim, channel)
+    return channel if result.ndim == x.ndim else None
+
+
+def transposed(name: str, probe: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
+    if name == "get":
+        return probe.mT
+    kept = {key: item for key, item in kwargs.items() if key != "input"}
+    return getattr(torch.Tensor, name)(probe, *args[1:], **kept)
+
+
+def indexed_channel(index: Any, rank: int, channel: int) -> int | None:
+    """Where dimension `channel` of a tensor of `rank` dimensions is in `tensor[index]`."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    if any(not (item is None or item is Ellipsis or isinstance(item, (int, slice))) for item in items):
+        return None
+    taken = sum(item is not None and item is not Ellipsis for item in items)
+    if Ellipsis not in items:
+        items.append(Ellipsis)
+    at = items.index(Ellipsis)
+    items[at : at + 1] = [slice(None)] * (rank - taken)
+    source = target = 0
+    for item in items:
+        if item is None:
+            target += 1
+            continue
+        if source == channel:
+            return None if isinstance(item, int) else target
+        source += 1
+        target += not isinstance(item, int)
+    return None
+
+
+@rule([F.embedding, torch.embedding])
+def lookup(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Entries of a table, picked by index: of a parameter, it is an embedding."""
+    if tracer.sources(args, kwargs):
+        tracer.note_use((args, kwargs), "a table that is looked up by index")
+    elif parameters := tracer.parameters_of(args, kwargs):
+        return tracer.run_meta(func, args, kwargs, -1, parameters, lookup=True)
+    return tracer.generic(func, args, kwargs)
