@@ -159,9 +159,8 @@ def test_predict_keeps_the_classifier(capsys: pytest.CaptureFixture[str], factor
     """And says which parameters are kept, and why."""
     command = ["predict", f"{factories}:make", "--keep-classifier", "--out", tmp_path / "weights.pt"]
     text, _ = run(capsys, *command)
-    assert (
-        "the classification layer, which classifier=False leaves as it is:\n    2 tensors, 30 parameters: head" in text
-    )
+    reason = "it belongs to the classification layer, which was to be left as it is"
+    assert f"{reason}:\n    2 tensors, 30 parameters: head" in text
     assert "the forward does not use it:\n    2 tensors, 30 parameters: unused.weight, unused.bias" in text
     first = torch.load(tmp_path / "weights.pt", weights_only=True)
     summary = run_json(capsys, *command)
