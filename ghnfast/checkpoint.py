@@ -187,8 +187,8 @@ def _download(name: str, target: Path) -> None:
     # ValueError: a malformed address in GHNFAST_URL, or one of ours. URLError and time-outs are OSErrors.
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise CheckpointError(
-            f"could not download the checkpoint '{name}' from {url}: {in_words(error)}. Download it elsewhere and place "
-            f"it by hand at {target}, or set GHNFAST_URL to another folder's address"
+            f"could not download the checkpoint '{name}' from {url}: {in_words(error)}. Download it elsewhere and "
+            f"place it by hand at {target}, or set GHNFAST_URL to another folder's address"
         ) from error
 
 

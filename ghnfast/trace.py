@@ -6,8 +6,11 @@ anything, and is left exactly as it was.
 
 from __future__ import annotations
 
+import copy
+import operator
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
@@ -22,6 +25,9 @@ from .errors import TraceError
 from .graph import ArchGraph
 from .tracing import RULES
 from .tracing.tracer import META, Tracer, Value, map_tensors
+
+# What a module may keep its state in, besides itself.
+CONTAINERS = (dict, OrderedDict, list, set)
 
 # Two images: a batch of one hides its dimension from code that squeezes.
 BATCH_SIZE = 2
@@ -94,12 +100,20 @@ def make_inputs(
                 "keyword arguments is accepted"
             )
         return tuple(example_inputs), {}, f"{len(example_inputs)} example_inputs"
-    shape = default_input_shape(model) if input_shape is None else tuple(input_shape)
-    if not shape or any(not isinstance(size, int) or size < 1 for size in shape):
-        raise TraceError(f"input_shape is {input_shape}; positive sizes (channels, height, width) are accepted")
+    shape = default_input_shape(model) if input_shape is None else as_sizes(input_shape)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     image = torch.empty((BATCH_SIZE, *shape), dtype=dtype, device=META)
     return (image,), {}, f"an input of shape {(BATCH_SIZE, *shape)}"
+
+
+def as_sizes(shape: Any) -> tuple[int, ...]:
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise TraceError(f"input_shape is {shape}; positive sizes (channels, height, width) are accepted")
+    return sizes
 
 
 def default_input_shape(model: nn.Module) -> tuple[int, ...]:
@@ -128,34 +142,36 @@ def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Puts back every attribute of every module, and the random state."""
-    modules: list[tuple[dict[Any, Any], dict[Any, Any]]] = [
-        (holder, dict(holder))
-        for module in model.modules()
-        for holder in (
-            module.__dict__,
-            module._buffers,
-            module._parameters,
-            module._modules,
-            module._forward_hooks,
-            module._forward_pre_hooks,
-        )
-    ]
+    holders = [module.__dict__ for module in model.modules()]
+    containers = [*holders, *(item for holder in holders for item in holder.values() if type(item) in CONTAINERS)]
+    contents = [copy.copy(container) for container in containers]
     random_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     try:
         yield
     finally:
-        for holder, before in modules:
-            for key in [key for key in holder if key not in before]:
-                del holder[key]
-            for key, item in before.items():
-                if holder.get(key, holder) is not item:
-                    holder[key] = item
+        for container, content in zip(containers, contents, strict=True):
+            restore(container, content)
         random.setstate(random_state)
         np.random.set_state(numpy_state)
         torch.set_rng_state(torch_state)
         if cuda_states:
             torch.cuda.set_rng_state_all(cuda_states)
+
+
+def restore(container: Any, content: Any) -> None:
+    """Give a list, dict or set the content it had: caches that the forward filled hold tensors without data."""
+    if isinstance(container, dict):
+        same = len(container) == len(content) and all(container.get(key, content) is content[key] for key in content)
+    else:
+        same = len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True))
+    if same:
+        return
+    container.clear()
+    if isinstance(container, list):
+        container.extend(content)
+    else:
+        container.update(content)
 
 
 def eager() -> AbstractContextManager[object]:

@@ -34,7 +34,7 @@ def binary_result(tracer: Tracer, func: Function, args: Arguments, operation: in
     if writes_first_argument(func):
         if tuple(shape) != tuple(a.shape):
             raise RuntimeError(f"an in-place {func.__name__} cannot give shape {tuple(shape)} to {tuple(a.shape)}")
-        return tracer.run_meta(func, args[:2], {}, operation)
+        return tracer.write(a, operation)
     result = tracer.new(shape, carrier, operation, channel)
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype:
         return result
@@ -46,9 +46,7 @@ def binary_result(tracer: Tracer, func: Function, args: Arguments, operation: in
 def add(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     """A sum of two activations, a bias, an embedding that is added, or nothing to the graph."""
     if len(args) < 2 or "out" in kwargs:
-        args = (*args, kwargs["other"]) if "other" in kwargs and "out" not in kwargs else args
-        if len(args) < 2 or "out" in kwargs:
-            return tracer.generic(func, args, kwargs)
+        return tracer.generic(func, args, kwargs)
     data = [item for item in args[:2] if tracer.is_data(item)]
     if not data:
         return tracer.generic(func, args, kwargs)
@@ -56,22 +54,19 @@ def add(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> An
     if len(inputs) == 2:
         operation = tracer.emit(Kind.SUM, inputs)
     elif len(data) == 1 and tracer.is_parametric(other := args[1] if data[0] is args[0] else args[0]):
-        operation = emit_offset(tracer, inputs[0], other)
+        operation = emit_offset(tracer, data[0], other)
     else:
         operation = tracer.emit(Kind.PASS, inputs)
     return binary_result(tracer, func, args, operation)
 
 
-def emit_offset(tracer: Tracer, data: int, offset: Tensor) -> int:
+def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
     """A parameter that is added: the bias of the layer before, or an embedding."""
     index = tracer.parameter_behind(offset)
+    data = tracer.value(x).operation
     if sum(size > 1 for size in offset.shape) <= 1:
-        before = tracer.operations[data]
-        while before.kind == Kind.VIEW:
-            before = tracer.operations[before.inputs[0]]
-        convolutions = (Kind.CONV, Kind.POINTWISE_CONV, Kind.SEP_CONV, Kind.DIL_CONV)
-        if index is not None and before.kind in convolutions and before.shape and offset.numel() in before.shape[:2]:
-            return emit_bias(tracer, data, offset)  # (views between the two commute with it)
+        if index is not None and is_layer_output(tracer, data) and is_along_channels(tracer, x, offset):
+            return emit_bias(tracer, data, offset)
         tracer.note_use(offset, "a vector that is added to features, but is not the bias of a layer")
         return tracer.emit(Kind.PASS, [data])
     value = tracer.value(offset)
@@ -86,6 +81,22 @@ def emit_offset(tracer: Tracer, data: int, offset: Tensor) -> int:
     shape = tuple(offset.shape if index is None else tracer.parameters[index].shape)
     position = tracer.emit(Kind.POS_ENC, [], (index, None), embedding_shape(shape, position=True))
     return tracer.emit(Kind.SUM, [data, position])
+
+
+def is_layer_output(tracer: Tracer, operation: int) -> bool:
+    """Whether a value comes straight from a convolution or linear layer without bias."""
+    before = tracer.operations[operation]
+    while before.kind == Kind.VIEW:  # views commute with a bias
+        before = tracer.operations[before.inputs[0]]
+    return before.kind in (Kind.CONV, Kind.POINTWISE_CONV, Kind.SEP_CONV, Kind.DIL_CONV)
+
+
+def is_along_channels(tracer: Tracer, x: Tensor, vector: Tensor) -> bool:
+    """Whether a vector (with dimensions of size 1) has one number for each channel of `x`."""
+    channel = tracer.value(x).channel
+    channel = x.ndim - 1 if channel is None else channel
+    at = channel - (x.ndim - vector.ndim)
+    return vector.numel() == x.shape[channel] and at >= 0 and vector.shape[at] == vector.numel()
 
 
 def is_position_encoding(shape: tuple[int, ...]) -> bool:

@@ -27,9 +27,13 @@ def softmax(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -
 def scaled_dot_product_attention(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     query = argument(args, kwargs, 0, "query")
     value = argument(args, kwargs, 2, "value")
+    key = argument(args, kwargs, 1, "key")
     inputs = tracer.sources(args, kwargs)
     if not inputs:
         return tracer.generic(func, args, kwargs)
+    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        shapes = ", ".join(str(tuple(item.shape)) for item in (query, key, value))
+        raise RuntimeError(f"an attention cannot read query, key and value of shapes {shapes}")
     tracer.note_use((args, kwargs), "an offset of attention scores")
     operation = tracer.emit(Kind.MSA, inputs)
     carrier = next(item for item in tensors_in((args, kwargs)) if tracer.is_data(item))
@@ -46,6 +50,10 @@ def multi_head_attention(tracer: Tracer, func: Function, args: Arguments, kwargs
     call.apply_defaults()
     given = call.arguments
     query, key = given["query"], given["key"]
+    if query.shape[-1] != given["embed_dim_to_check"]:
+        raise RuntimeError(
+            f"an attention of width {given['embed_dim_to_check']} cannot read a query of shape {tuple(query.shape)}"
+        )
     tracer.note_use((given["bias_k"], given["bias_v"]), "a key or value that is appended in an attention")
     inputs = emit_projections(tracer, given)
     attention = tracer.emit(Kind.MSA, inputs)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .registry import Arguments, Function, Keywords, argument, attribute, functions, like, rule
-from .tracer import META, Tracer, Value, map_tensors
+from .registry import Arguments, Function, Keywords, argument, attribute, functions, rule
+from .tracer import META, Tracer, Value, check_visible, map_tensors
 
 PLAIN_ATTRIBUTES = (
     "shape",
@@ -73,8 +73,11 @@ def convert(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -
     elif name not in ("cuda", "cpu"):
         dtype = {"float": torch.float32, "double": torch.float64, "half": torch.float16}.get(name, torch.bfloat16)
     twin = tracer.twin(source)
-    result = twin.detach() if dtype is None else twin.type(dtype)
-    return tracer.set_value(result if result is not twin else twin.detach(), value)
+    if dtype in (None, twin.dtype):
+        return twin
+    return tracer.set_value(
+        twin.type(dtype), Value(value.operation, value.channel, value.parameters, lookup=value.lookup)
+    )
 
 
 SHAPE_DONORS = "zeros_like ones_like empty_like full_like rand_like randn_like randint_like".split()
@@ -84,15 +87,18 @@ NEW = "new_zeros new_ones new_empty new_full new_tensor".split()
 @rule([getattr(torch, name) for name in SHAPE_DONORS] + [getattr(Tensor, name) for name in NEW])
 def shape_donor(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     """The result takes the shape or dtype of the first argument, and nothing of its values."""
+    check_visible()
     made = func(*map_tensors(tracer.twin, args), **kwargs) if tracer.is_data(args[0]) else None
     return tracer.set_value(made, Value()) if made is not None else tracer.run_constant(func, args, kwargs)
 
 
 @rule(attribute("data"))
 def data_attribute(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    return (
-        like(tracer, args[0].detach(), args, kwargs) if tracer.is_data(args[0]) else tracer.generic(func, args, kwargs)
-    )
+    if not tracer.is_data(args[0]):
+        return tracer.generic(func, args, kwargs)
+    tracer.share(args[0])
+    value = tracer.value(args[0])
+    return tracer.set_value(args[0].detach(), Value(value.operation, value.channel, shared=True))
 
 
 @rule(

@@ -18,9 +18,8 @@ def emit_bias(tracer: Tracer, operation: int, bias: Tensor | None) -> int:
     if bias is None or not tracer.is_parametric(bias):
         return operation
     index = tracer.parameter_behind(bias)
-    if index is None:
-        tracer.note_use(bias, "a bias that is put together from several parameters")
-    return tracer.emit(Kind.BIAS, [operation], (index, None), embedding_shape(tuple(bias.shape)))
+    tracer.note_use(bias, "a bias that is put together from several parameters")
+    return tracer.emit(Kind.BIAS, [operation], (index, None), (bias.numel(), 1, 1, 1))
 
 
 def emit_weight(tracer: Tracer, kind: Kind, data: Sequence[int], weight: Tensor, bias: Tensor | None) -> int:
@@ -83,8 +82,11 @@ def linear(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) ->
 @rule([*functions("matmul", "mm", "bmm"), torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm])
 def matmul(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     adds = func.__name__ in ("addmm", "baddbmm")
-    left, right = args[1:3] if adds else (args[0], argument(args, kwargs, 1, "other"))
-    return product(tracer, func, args, kwargs, [left, right], args[0] if adds else None)
+    if not adds:
+        return product(tracer, func, args, kwargs, [args[0], argument(args, kwargs, 1, "mat2")], None)
+    names = ("mat1", "mat2") if func.__name__ == "addmm" else ("batch1", "batch2")
+    factors = [argument(args, kwargs, position, name) for position, name in enumerate(names, start=1)]
+    return product(tracer, func, args, kwargs, factors, args[0])
 
 
 @rule([torch.einsum])
@@ -100,8 +102,6 @@ def product(
     weights = [factor for factor in factors if tracer.is_parametric(factor)]
     if len(data) >= 2:
         operation = tracer.emit(Kind.MATMUL, tracer.sources(data))
-        if offset is not None and tracer.is_data(offset):
-            operation = tracer.emit(Kind.PASS, [operation, *tracer.sources(offset)])
     elif (
         len(data) == 1
         and len(weights) == 1
@@ -111,8 +111,12 @@ def product(
         operation = emit_weight(tracer, Kind.POINTWISE_CONV, tracer.sources(data), weights[0], offset)
     else:
         return tracer.generic(func, args, kwargs)
+    if offset is not None and tracer.is_data(offset):
+        operation = tracer.emit(Kind.SUM, [*tracer.sources(offset), operation])
     result = tracer.run_meta(func, args, kwargs, operation)
-    channel = result.ndim - 1 if len(data) == 1 else None
+    channel = None
+    if len(data) == 1 and func is not torch.einsum:
+        channel = result.ndim - (1 if factors[0] is data[0] else 2)
     return tracer.set_value(result, Value(operation, channel))
 
 
@@ -125,6 +129,8 @@ def normalization(kind: Kind, weight_at: int, bias_at: int) -> Rule:
         if not tracer.is_data(x):
             return tracer.generic(func, args, kwargs)
         value = tracer.value(x)
+        check_norm_shape(x, args[1] if weight_at == 2 and len(args) > 1 else None, weight, kind)
+        tracer.note_use((weight, bias), "a normalization parameter that is put together from several others")
         indices = (tracer.parameter_behind(weight), tracer.parameter_behind(bias))
         if indices == (None, None):
             operation = tracer.emit(Kind.PASS, [value.operation])
@@ -134,6 +140,20 @@ def normalization(kind: Kind, weight_at: int, bias_at: int) -> Rule:
         return tracer.new(x.shape, x, operation, value.channel)
 
     return apply
+
+
+def check_norm_shape(x: Tensor, normalized: Any, weight: Tensor | None, kind: Kind) -> None:
+    """The shape computation that the forward would have failed in."""
+    if isinstance(normalized, (tuple, list)):
+        fits = tuple(x.shape[-len(normalized) :]) == tuple(normalized)
+    elif isinstance(normalized, int):  # groups of channels
+        fits = x.shape[1] % normalized == 0 and (weight is None or weight.numel() == x.shape[1])
+    else:
+        fits = weight is None or weight.numel() == x.shape[1 if x.ndim > 1 else 0]
+    if not fits:
+        raise RuntimeError(
+            f"a normalization layer ({kind.name.lower()}) cannot read an input of shape {tuple(x.shape)}"
+        )
 
 
 NOT_THERE = 99  # a position that no call reaches

@@ -25,6 +25,8 @@ def pool(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords, maxi
     x = args[0]
     if not tracer.is_data(x):
         return tracer.generic(func, args, kwargs)
+    if x.ndim not in (3, 4):
+        raise RuntimeError(f"a 2-D pool cannot read an input of shape {tuple(x.shape)}")
     kernel = pair(argument(args, kwargs, 1, "kernel_size"))
     given_stride = argument(args, kwargs, 2, "stride")
     stride = kernel if given_stride is None or given_stride in ((), []) else pair(given_stride)
@@ -66,6 +68,8 @@ def adaptive_pool(
     tracer: Tracer, args: Arguments, kwargs: Keywords, dimensions: int, kinds: tuple[Kind, Kind]
 ) -> Tensor:
     x = args[0]
+    if x.ndim not in (dimensions + 1, dimensions + 2):
+        raise RuntimeError(f"a {dimensions}-D adaptive pool cannot read an input of shape {tuple(x.shape)}")
     size = argument(args, kwargs, 1, "output_size")
     sizes = (size,) * dimensions if isinstance(size, int) or size is None else tuple(size)
     plane = tuple(int(sizes[i] or x.shape[i - dimensions]) for i in range(dimensions))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tracer import Rule, Tracer
+from .tracer import Rule
 
 Function = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -59,7 +59,3 @@ def pair(value: Any) -> tuple[int, int]:
 def attribute(name: str, access: str = "__get__") -> list[Function]:
     """How a tensor attribute is read, or set, as a function; none where this torch has no such attribute."""
     return [getattr(getattr(Tensor, name), access)] if hasattr(Tensor, name) else []
-
-
-def like(tracer: Tracer, result: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
-    return tracer.set_value(result, tracer.value(args[0]))

@@ -4,19 +4,23 @@ A `Tracer` is a `torch.overrides.TorchFunctionMode`: while it is active, every t
 comes here first. Tensors that depend on the input or on a parameter live on the meta device, so a call costs a shape
 computation. What each call does to the architecture graph is decided by the rules beside this file.
 
-The model's own tensors are never written: parameters are replaced by meta twins when they are read, buffers are copied
-the first time that the forward writes to them.
+The model's own tensors are never written: meta twins take the place of parameters, copies that of buffers and other
+tensors that the forward computes with for real. What the forward writes into a tensor reaches the tensors that share
+its memory.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from ..errors import TraceError
 
 META = torch.device("meta")
 
@@ -63,9 +67,10 @@ class Value:
     parameters: indices of the parameters it is computed from (only for tensors that do not depend on the input).
     buffer: whether it is computed from a buffer of the model (likewise).
     lookup: whether single entries of a parameter were picked by index (likewise).
+    shared: whether another tensor may look at the same memory.
     """
 
-    __slots__ = ("buffer", "channel", "lookup", "operation", "parameters")
+    __slots__ = ("buffer", "channel", "lookup", "operation", "parameters", "shared")
 
     def __init__(
         self,
@@ -74,7 +79,9 @@ class Value:
         parameters: tuple[int, ...] = (),
         buffer: bool = False,
         lookup: bool = False,
+        shared: bool = False,
     ) -> None:
+        self.shared = shared
         self.operation = operation
         self.channel = channel
         self.parameters = parameters
@@ -108,6 +115,13 @@ class Operation:
         self.shape = shape
 
 
+class Write(NamedTuple):
+    """A write into memory: what wrote, and through which tensor."""
+
+    operation: int
+    tensor: Tensor
+
+
 Rule = Callable[["Tracer", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -136,6 +150,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
         return [map_tensors(function, item) for item in tree]
     if isinstance(tree, dict):
         return {key: map_tensors(function, item) for key, item in tree.items()}
+    if isinstance(tree, slice):
+        return slice(*(map_tensors(function, item) for item in (tree.start, tree.stop, tree.step)))
     return tree
 
 
@@ -169,20 +185,68 @@ class Tracer(TorchFunctionMode):
         # tensor that it stands for, so that no other tensor can get that id.
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}
         self.copies: dict[int, tuple[Tensor, Tensor]] = {}
+        # What was written, by memory; and the twins of memory, by the memory that they stand for.
+        self.writes: dict[int, list[Write]] = {}
+        self.twin_bases: dict[int, tuple[Tensor, Tensor]] = {}
+        self.twin_memory: dict[int, int] = {}
+        # On a model that is on the meta device, tensors that are neither parameters nor buffers nor made by the trace.
+        self.meta_ids = {
+            id(item)
+            for module in (model.modules() if any(parameter.is_meta for parameter in self.parameters) else ())
+            for item in module.__dict__.values()
+            if isinstance(item, Tensor)
+        }
 
     # Values --------------------------------------------------------------------------------------------------------
 
     def value(self, tensor: Tensor) -> Value:
         """Where `tensor` comes from."""
-        found = tensor.__dict__.get("_ghnfast_value")
-        if found is not None:
-            return found
+        found: Value | None = tensor.__dict__.get("_ghnfast_value")
+        if found is None:
+            found = self.value_from_outside(tensor)
+        return self.after_writes(tensor, found) if self.writes else found
+
+    def value_from_outside(self, tensor: Tensor) -> Value:
+        """The value of a tensor that the trace did not make."""
         key = id(tensor)
         if key in self.twins:
             return self.value(self.twins[key][1])
         if key in self.parameter_index:
             return Value(parameters=(self.parameter_index[key],))
-        return BUFFER if key in self.buffer_ids else CONSTANT
+        if key in self.buffer_ids:
+            return BUFFER
+        if tensor.is_meta and key not in self.meta_ids:
+            raise hidden_operation(f"a tensor of shape {tuple(tensor.shape)} comes out of")
+        return CONSTANT
+
+    def after_writes(self, tensor: Tensor, value: Value) -> Value:
+        """The value of a tensor with what was written into its memory since."""
+        writes = self.writes.get(self.memory_of(tensor), ())
+        sources = [value.operation] if value.operation >= 0 else []
+        for write in writes:
+            if write.operation > value.operation and overlap(write.tensor, tensor):
+                if covers(write.tensor, tensor):
+                    sources.clear()
+                sources.append(write.operation)
+        if not sources or sources == [value.operation]:
+            return value
+        operation = sources[0] if len(sources) == 1 else self.emit(Kind.PASS, sources)
+        return self.set_value(tensor, Value(operation, value.channel, shared=True)).__dict__["_ghnfast_value"]
+
+    def write(self, target: Tensor, operation: int, parameters: tuple[int, ...] = ()) -> Tensor:
+        """Let `target` hold the result of `operation`, as an in-place function does; the tensor to go on with."""
+        value = self.value(target)
+        stand_in = target if self.is_known(target) else self.twin(target)
+        kept = () if operation >= 0 else tuple(dict.fromkeys((*value.parameters, *parameters)))
+        self.set_value(stand_in, Value(operation, value.channel, kept, shared=value.shared))
+        if operation >= 0 and (value.shared or value.operation < 0):
+            self.writes.setdefault(self.memory_of(stand_in), []).append(Write(operation, stand_in))
+        return stand_in
+
+    def memory_of(self, tensor: Tensor) -> int:
+        """A key of a tensor's memory; a real tensor and its twin have the same."""
+        key: int = tensor.untyped_storage()._cdata
+        return self.twin_memory.get(key, key)
 
     def is_known(self, tensor: Tensor) -> bool:
         """Whether the tensor was made during this trace."""
@@ -212,10 +276,23 @@ class Tracer(TorchFunctionMode):
             return tensor
         if key in self.twins:
             return self.twins[key][1]
-        made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
-        self.set_value(made, self.value(tensor))
+        value = self.value(tensor)
+        made = self.set_value(self.twin_view(tensor) if self.is_known(tensor) else to_meta(tensor), value)
         self.twins[key] = (tensor, made)
         return made
+
+    def twin_view(self, tensor: Tensor) -> Tensor:
+        """A meta tensor that lies in the twin of a tensor's memory as the tensor lies in its memory."""
+        key = tensor.untyped_storage()._cdata
+        if key not in self.twin_bases:
+            count = tensor.untyped_storage().nbytes() // tensor.element_size()
+            base = torch.empty(count, dtype=tensor.dtype, device=META)
+            self.twin_bases[key] = (tensor, base)
+            own_key = base.untyped_storage()._cdata
+            if key in self.writes:
+                self.writes[own_key] = self.writes.pop(key)
+            self.twin_memory[key] = own_key
+        return self.twin_bases[key][1].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
     # Operations ----------------------------------------------------------------------------------------------------
 
@@ -266,13 +343,16 @@ class Tracer(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if not args and "input" in kwargs:
             args = (kwargs.pop("input"),)
+        if len(args) == 1 and "other" in kwargs:
+            args = (*args, kwargs.pop("other"))
         return self.rules.get(func, Tracer.generic)(self, func, args, kwargs)
 
     def generic(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run any function: everything it reads connects to everything it returns."""
         inputs = self.sources(args, kwargs)
         if inputs:
-            self.note_use((args, kwargs), function_name(func))
+            name = function_name(func)
+            self.note_use((args, kwargs), f"torch's {name} uses it, whose parameters are not predicted")
         parameters = () if inputs else self.parameters_of(args, kwargs)
         if not inputs and not parameters:
             return self.run_constant(func, args, kwargs)
@@ -295,49 +375,95 @@ class Tracer(TorchFunctionMode):
     ) -> Any:
         """Run `func` on meta tensors; its results come from `operation` (or from `parameters` alone)."""
         target = args[0] if args and isinstance(args[0], Tensor) else None
-        if target is not None and writes_first_argument(func) and not target.is_meta:
-            # The result keeps its shape, and nothing may be written: only where it comes from changes.
-            value = Value(operation, self.value(target).channel, parameters)
-            stand_in = target if self.is_known(target) else self.twin(target)
-            self.set_value(stand_in, value)
-            return stand_in
-        result = func(*map_tensors(self.twin, args), **map_tensors(self.twin, kwargs))
+        written = target if writes_first_argument(func) else kwargs.get("out")
+        if not isinstance(written, Tensor) or written.is_meta:
+            result = func(*map_tensors(self.twin, args), **map_tensors(self.twin, kwargs))
+        # Else nothing may be written; the result has the shape of what it is written to.
+        if isinstance(written, Tensor):
+            return self.write(written, operation, parameters)
         channel, rank, size = None, -1, -1
         if target is not None and (channel := self.value(target).channel) is not None:
             rank, size = target.ndim, target.shape[channel]
         for tensor in tensors_in(result):
+            if tensor is target and self.is_known(tensor):
+                self.write(tensor, operation, parameters)
+                continue
             kept = channel is not None and tensor.ndim == rank and tensor.shape[channel] == size
-            self.set_value(tensor, Value(operation, channel if kept else None, parameters, lookup=lookup))
-            if tensor is target and tensor._base is not None and self.is_data(tensor):
-                # Writing through a view changes what it is a view of.
-                base = tensor._base
-                joined = self.emit(Kind.PASS, self.sources(base, tensor))
-                self.set_value(base, Value(joined, self.value(base).channel))
+            shared = tensor._is_view()
+            self.set_value(
+                tensor, Value(operation, channel if kept else None, parameters, lookup=lookup, shared=shared)
+            )
+            if shared:
+                self.share(args, kwargs)
         return result
+
+    def share(self, *items: Any) -> None:
+        """From here on, other tensors may look at the memory of these."""
+        for tensor in tensors_in(items):
+            value = self.value(tensor)
+            if value.operation >= 0:
+                value.shared = True
 
     def run_constant(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function of constants and buffers for real: control flow may depend on their values."""
-        if args and isinstance(args[0], Tensor) and writes_first_argument(func) and not self.is_known(args[0]):
-            self.copy_before_write(args[0])
+        check_visible()
         buffer = any(self.value(tensor).buffer for tensor in tensors_in((args, kwargs)))
-        args = map_tensors(self.current, args)
-        kwargs = map_tensors(self.current, kwargs)
+        args, kwargs = map_tensors(self.copy, args), map_tensors(self.copy, kwargs)
         if any(tensor.is_meta for tensor in tensors_in((args, kwargs))):
             args, kwargs = map_tensors(to_meta, args), map_tensors(to_meta, kwargs)
         result = func(*args, **kwargs)
         for tensor in tensors_in(result):
-            if id(tensor) not in self.parameter_index and id(tensor) not in self.buffer_ids:
-                self.set_value(tensor, BUFFER if buffer else CONSTANT)
+            self.set_value(tensor, BUFFER if buffer else CONSTANT)
         return result
 
-    def current(self, tensor: Tensor) -> Tensor:
-        """The copy that stands for a tensor that the forward has written to, else the tensor."""
-        return self.copies[id(tensor)][1] if id(tensor) in self.copies else tensor
+    def copy(self, tensor: Tensor) -> Tensor:
+        """A copy that stands for a tensor from outside, which the forward may write to, also through a view."""
+        if self.is_known(tensor):
+            return tensor
+        key = id(tensor)
+        if key not in self.copies:
+            self.copies[key] = (tensor, self.set_value(tensor.detach().clone(), self.value(tensor)))
+        return self.copies[key][1]
 
-    def copy_before_write(self, tensor: Tensor) -> None:
-        if id(tensor) not in self.copies:
-            copy = self.set_value(tensor.detach().clone(), self.value(tensor))
-            self.copies[id(tensor)] = (tensor, copy)
+
+KERNEL_MODULES = ("torch._refs", "torch._prims", "torch._decomp", "torch._meta_registrations", "torch._inductor")
+
+
+def check_visible() -> None:
+    """Fail where a kernel of torch is running: what called it did not come here, and is not in the trace."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("ghnfast.tracing"):
+        frame = frame.f_back
+    if frame.f_globals.get("__name__", "").startswith(KERNEL_MODULES):
+        raise hidden_operation(f"{frame.f_code.co_name} is computed by")
+
+
+def hidden_operation(what: str) -> TraceError:
+    return TraceError(
+        f"{what} something that cannot be followed (TorchScript, a torch.func transform); operations written in Python "
+        "with torch functions are accepted"
+    )
+
+
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors in one memory may have an element in common."""
+    if a.stride() != b.stride():
+        return True
+    if a.storage_offset() > b.storage_offset():
+        a, b = b, a
+    distance = int(b.storage_offset() - a.storage_offset())
+    for stride, size in sorted(zip(a.stride(), a.shape, strict=True), reverse=True):
+        steps, distance = divmod(distance, stride) if stride else (0, distance)
+        if steps >= size:
+            return False
+    return True
+
+
+def covers(a: Tensor, b: Tensor) -> bool:
+    """Whether a tensor has every element of another one in the same memory."""
+    whole = a.numel() * a.element_size() == a.untyped_storage().nbytes()
+    same = (a.storage_offset(), a.stride(), a.shape) == (b.storage_offset(), b.stride(), b.shape)
+    return whole or same
 
 
 def to_meta(tensor: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ def activation(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
     value = tracer.value(x)
     in_place = writes_first_argument(func) or argument_named(func, "inplace", args, kwargs)
     kind = Kind.HARDSWISH if func.__name__.startswith("hardswish") else Kind.PASS
-    result = Value(tracer.emit(kind, [value.operation]), value.channel)
-    return tracer.set_value(x if in_place and x._base is None else x.detach(), result)
+    operation = tracer.emit(kind, [value.operation])
+    return tracer.write(x, operation) if in_place else tracer.new(x.shape, x, operation, value.channel)
 
 
 def argument_named(func: Function, name: str, args: Arguments, kwargs: Keywords) -> bool:
@@ -72,9 +72,14 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
         operation = value.operation
         for _ in range(sliced_dimensions(args[1]) if name == "getitem" else 1):
             operation = tracer.emit(Kind.VIEW, [operation])
+    shape = x.shape
     result = tracer.run_meta(func, args, kwargs, operation)
     for tensor in tensors_in(result):
-        tracer.set_value(tensor, Value(operation, moved_channel(name, args, kwargs, x, tensor, value.channel)))
+        channel = moved_channel(name, args, kwargs, shape, tensor, value.channel)
+        shared = tensor._is_view() or name in SAME_VALUES
+        tracer.set_value(tensor, Value(operation, channel, shared=shared))
+        if shared:
+            tracer.share(x)
     return result
 
 
@@ -85,14 +90,14 @@ def sliced_dimensions(index: Any) -> int:
 
 
 def moved_channel(
-    name: str, args: Arguments, kwargs: Keywords, x: Any, result: Tensor, channel: int | None
+    name: str, args: Arguments, kwargs: Keywords, shape: torch.Size, result: Tensor, channel: int | None
 ) -> int | None:
-    """Where the channel dimension of `x` went."""
+    """Where the channel dimension of a tensor of this shape went."""
     if channel is None:
         return None
     if name in ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "get", "rot90"):
         # A small tensor whose strides say which dimension went where.
-        probe = torch.empty(tuple(range(2, x.ndim + 2)), device=META)
+        probe = torch.empty(tuple(range(2, len(shape) + 2)), device=META)
         try:
             moved = transposed(name, probe, args, kwargs)
         except (TypeError, RuntimeError, IndexError):
@@ -109,13 +114,13 @@ def moved_channel(
         "reshape_as",
         "contiguous",
     ):
-        before, size = math.prod(x.shape[:channel]), x.shape[channel]
+        before, size = math.prod(shape[:channel]), shape[channel]
         return next(
             (i for i in range(result.ndim) if result.shape[i] == size and math.prod(result.shape[:i]) == before), None
         )
     if name == "getitem":
-        return indexed_channel(args[1], x.ndim, channel)
-    return channel if result.ndim == x.ndim else None
+        return indexed_channel(args[1], len(shape), channel)
+    return channel if result.ndim == len(shape) else None
 
 
 def transposed(name: str, probe: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
