@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from models import no_initialization, timm_model, torchvision_model, transformers_model
 
 import ghnfast
-from ghnfast.nn.ghn import make_report, plan_slots
+from ghnfast.nn.slots import make_report, plan_slots
 
 TIMM = """
 resnet50d seresnet50 skresnet34 resnest50d res2net50_26w_4s densenet121 vgg16_bn inception_v3 inception_v4

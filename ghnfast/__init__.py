@@ -11,7 +11,7 @@ from importlib.metadata import version
 from .errors import CheckpointError, GhnfastError, PredictError, TraceError
 from .graph import ArchGraph
 from .nn import GHN
-from .nn.ghn import Report
+from .nn.slots import Report
 from .predict import UntrainedWarning, load, predict
 from .trace import trace
 

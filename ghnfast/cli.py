@@ -34,7 +34,7 @@ from .drawing import to_svg
 from .errors import GhnfastError
 from .files import compact_copies, in_words, replacing
 from .graph import MAX_DISTANCE, PRIMITIVES, ArchGraph
-from .nn.ghn import Report
+from .nn.slots import Report
 from .predict import UntrainedWarning, load, predict
 from .trace import trace
 

@@ -36,6 +36,7 @@ class ArchGraph:
             parameter that is used several times; it is predicted from the first.
         norm_biases: per node the name of a normalization layer's bias, predicted from the same node, or None.
         classifier_weight, classifier_bias: the nodes of the classification layer, or None.
+        parameter_shapes: {name: shape} of the parameters that have a node.
         skipped: {name: reason} of the parameters that have no node.
     """
 
@@ -47,6 +48,7 @@ class ArchGraph:
     norm_biases: list[str | None]
     classifier_weight: int | None = None
     classifier_bias: int | None = None
+    parameter_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -38,15 +38,21 @@ def load(source: Source, *, device: torch.device | str | None = None) -> GHN:
     Raises:
         CheckpointError: the name or file is not known, cannot be had, is broken or does not fit its configuration.
     """
-    ghn = untrained() if source == UNTRAINED else from_checkpoint(checkpoint.read(checkpoint.resolve(source)))
+    with torch.inference_mode(False):
+        ghn = untrained() if source == UNTRAINED else from_checkpoint(checkpoint.read(checkpoint.resolve(source)))
     return ghn if device is None else ghn.to(device)
 
 
 def untrained() -> GHN:
     """A GHN-2 for ImageNet with random weights, the same ones every time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(UNTRAINED_SEED)
-        ghn = GHN()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(UNTRAINED_SEED)
+            ghn = GHN()
+    finally:
+        torch.set_default_dtype(default)
     ghn.name = UNTRAINED
     return ghn.eval()
 

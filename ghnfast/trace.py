@@ -101,7 +101,8 @@ def make_inputs(
             )
         return tuple(example_inputs), {}, f"{len(example_inputs)} example_inputs"
     shape = default_input_shape(model) if input_shape is None else as_sizes(input_shape)
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    floating = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    dtype = next((p.dtype for p in model.parameters() if p.dtype in floating), torch.float32)
     image = torch.empty((BATCH_SIZE, *shape), dtype=dtype, device=META)
     return (image,), {}, f"an input of shape {(BATCH_SIZE, *shape)}"
 
@@ -226,6 +227,12 @@ def build(tracer: Tracer, outputs: list[int], model_name: str) -> ArchGraph:
         shapes=[operation.shape for operation in chosen],
         weights=[name_of(operation.parameters[0]) for operation in chosen],
         norm_biases=[name_of(operation.parameters[1]) for operation in chosen],
+        parameter_shapes={
+            tracer.names[index]: tuple(tracer.parameters[index].shape)
+            for operation in chosen
+            for index in operation.parameters
+            if index is not None
+        },
         classifier_weight=classifier_weight if classifier_weight >= 0 else None,
         classifier_bias=classifier_bias if classifier_bias >= 0 else None,
         skipped=skip_reasons(tracer, fates, chosen),

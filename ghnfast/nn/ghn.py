@@ -3,57 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import checkpoint
-from ..errors import CheckpointError, GhnfastError, PredictError
+from ..errors import CheckpointError, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
-from ..ops.decode import Role, normalize, store
+from ..ops.decode import normalize, store
 from ..trace import trace
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
+from .slots import Report, Slot, block_for, check_finite, decoded_part, make_report, nothing_reason, plan_slots
 from .sweep import GatedSweep, Mlp, NodeMlp
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A parameter of one model and what it is predicted from.
-
-    node: the node of the batch that it is decoded from.
-    shape: the shape to decode for; it differs from the parameter's only by dimensions of size 1.
-    """
-
-    name: str
-    parameter: Tensor
-    node: int
-    role: Role
-    shape: tuple[int, ...]
-    classifier: bool
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a prediction did to one model.
-
-    predicted: the names of the parameters that were predicted, in the model's order.
-    skipped: {name: reason} of those that kept their values.
-    predicted_elements, elements: how many numbers were predicted, of how many.
-    """
-
-    predicted: list[str]
-    skipped: dict[str, str]
-    predicted_elements: int
-    elements: int
-
-    @property
-    def coverage(self) -> float:
-        """The share of the model's numbers that were predicted, 0 to 1."""
-        return self.predicted_elements / self.elements
 
 
 class GHN(nn.Module):
@@ -149,7 +113,7 @@ class GHN(nn.Module):
             PredictError: the prediction failed; no parameter has changed.
         """
         single = isinstance(model, nn.Module)
-        models = [model] if isinstance(model, nn.Module) else list(model)
+        models: list[nn.Module] = as_list(nn.Module, model, "model")
         graphs = self.graphs_of(models, graph, input_shape, example_inputs)
         reports = self.predict_batch(models, graphs, classifier)
         if not report:
@@ -177,7 +141,7 @@ class GHN(nn.Module):
         Returns:
             (nodes, hid), in the node order of the graph; those of a list follow each other.
         """
-        items = [model] if isinstance(model, (nn.Module, ArchGraph)) else list(model)
+        items: list[nn.Module | ArchGraph] = as_list((nn.Module, ArchGraph), model, "model")
         graphs = [
             item if isinstance(item, ArchGraph) else trace(item, input_shape=input_shape, example_inputs=example_inputs)
             for item in items
@@ -211,7 +175,7 @@ class GHN(nn.Module):
             raise PredictError("an empty list of models was given; one model or more is accepted")
         if graph is None:
             return [trace(model, input_shape=input_shape, example_inputs=example_inputs) for model in models]
-        graphs = [graph] if isinstance(graph, ArchGraph) else list(graph)
+        graphs: list[ArchGraph] = as_list(ArchGraph, graph, "graph")
         if len(graphs) != len(models):
             raise PredictError(f"{len(graphs)} graphs were given for {len(models)} models; one per model is accepted")
         return graphs
@@ -222,14 +186,16 @@ class GHN(nn.Module):
         plans = [
             plan_slots(model, graph, int(offset)) for model, graph, offset in zip(models, graphs, offsets, strict=False)
         ]
-        slots = [slot for plan, _ in plans for slot in plan if classifier or not slot.classifier]
+        slots = [slot for plan, _ in plans for slot in plan if classifier or not slot.optional]
         if not slots:
             raise PredictError("nothing is predicted: " + nothing_reason(plans))
-        blocks = self.decode(self.node_states(graphs), slots)
-        self.check_finite(slots, blocks)
+        self.check_weights()
+        with torch.autocast(self.primitive_embedding.weight.device.type, enabled=False):
+            blocks = self.decode(self.node_states(graphs), slots)
         targets = [decoded_part(slot) for slot in slots]
         # The last step that can fail: from here on, memory is written and nothing else.
         blocks = [block.to(target.device, target.dtype) for block, target in zip(blocks, targets, strict=True)]
+        check_finite(slots, blocks)
         for block, target in zip(blocks, targets, strict=True):
             with torch.inference_mode(target.is_inference()):
                 store(block, target)
@@ -270,17 +236,31 @@ class GHN(nn.Module):
         vectors: Tensor = self.decoder_1d(states).view(len(states), 2, self.vector_length)
         return self.bias_class(vectors[:, 1]) if group[0] == "class bias" else vectors
 
-    def check_finite(self, slots: Sequence[Slot], blocks: Iterable[Tensor]) -> None:
-        for slot, block in zip(slots, blocks, strict=False):
-            if not torch.isfinite(block).all():
-                broken = [name for name, tensor in self.state_dict().items() if not torch.isfinite(tensor).all()]
-                cause = (
-                    f"these weights of {self.name} are not finite: {', '.join(broken[:3])}" if broken else "an overflow"
-                )
-                raise PredictError(
-                    f"the values predicted for {slot.name} are not finite ({cause}); finite GHN weights are accepted. "
-                    "No parameter was changed."
-                )
+    def check_weights(self) -> None:
+        """Fail where a weight is not finite: gates and normalizations could hide it in what is predicted."""
+        weights = self.state_dict()
+        # A sum is infinite or NaN where any element is, and far cheaper to look at.
+        if torch.isfinite(torch.stack([weight.sum() for weight in weights.values()])).all():
+            return
+        broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
+        if broken:
+            raise PredictError(
+                f"these weights of {self.name} are not finite: {', '.join(broken[:3])}; finite weights are accepted. "
+                "No parameter was changed."
+            )
+
+
+def as_list(accepted: Any, given: Any, what: str) -> list[Any]:
+    """`given` as a list of instances of `accepted`."""
+    kinds = accepted if isinstance(accepted, tuple) else (accepted,)
+    if isinstance(given, kinds):
+        return [given]
+    items = list(given) if isinstance(given, (list, tuple)) else [given]
+    wrong = next((item for item in items if not isinstance(item, kinds)), None)
+    if wrong is not None or None in items:
+        names = " or ".join(f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in kinds)
+        raise PredictError(f"{what} is or has {wrong!r:.80}; a {names}, or a list of them, is accepted")
+    return items
 
 
 def check_config(max_shape: Sequence[int], num_classes: int, hypernet: str, decoder: str, hid: int) -> None:
@@ -294,125 +274,6 @@ def check_config(max_shape: Sequence[int], num_classes: int, hypernet: str, deco
         raise ValueError(f"decoder is {decoder!r}; 'conv' is accepted")
     if hid < 4 or hid % 4:
         raise ValueError(f"hid is {hid}; a positive multiple of 4 is accepted")
-
-
-def plan_slots(model: nn.Module, graph: ArchGraph, offset: int) -> tuple[list[Slot], dict[str, str]]:
-    """The parameters of a model that its graph predicts, and why each of the others is skipped."""
-    parameters = dict(model.named_parameters())
-    slots: dict[str, Slot] = {}
-    skipped = {name: reason for name, reason in graph.skipped.items() if name in parameters}
-    for node, names in enumerate(zip(graph.weights, graph.norm_biases, strict=True)):
-        for name, is_norm_bias in zip(names, (False, True), strict=True):
-            if name is None or name in slots or name in skipped:
-                continue
-            if name not in parameters:
-                raise PredictError(f"the graph has a parameter {name} that the model ({type(model).__name__}) has not")
-            role = Role.BIAS if is_norm_bias else role_of(PRIMITIVES[graph.primitives[node]])
-            shape, reason = decoded_shape(parameters[name], role)
-            if reason is not None:
-                skipped[name] = reason
-                continue
-            check_writable(name, parameters[name])
-            is_classifier = node in (graph.classifier_weight, graph.classifier_bias)
-            slots[name] = Slot(name, parameters[name], offset + node, role, shape, is_classifier)
-    for name in parameters.keys() - slots.keys() - skipped.keys():
-        skipped[name] = "the graph does not know it"
-    return list(slots.values()), skipped
-
-
-def role_of(primitive: str) -> Role:
-    if primitive in ("bn", "ln"):
-        return Role.NORM_WEIGHT
-    return {"bias": Role.BIAS, "pos_enc": Role.POSITION}.get(primitive, Role.WEIGHT)
-
-
-def decoded_shape(parameter: Tensor, role: Role) -> tuple[tuple[int, ...], str | None]:
-    """The shape to decode for a parameter, or the reason why it cannot be decoded."""
-    shape = tuple(parameter.shape)
-    if not parameter.is_floating_point():
-        return shape, f"its dtype is {parameter.dtype}; float32, float64, float16 and bfloat16 are predicted"
-    if parameter.layout != torch.strided:
-        return shape, f"its layout is {parameter.layout}; dense parameters are predicted"
-    if parameter.numel() == 0:
-        return shape, "it is empty"
-    if role in (Role.BIAS, Role.NORM_WEIGHT):
-        if sum(size > 1 for size in shape) > 1:
-            return shape, f"a {role.value} of shape {shape}; vectors are predicted"
-        return (parameter.numel(),), None
-    if role is Role.POSITION:
-        if len(shape) == 4:
-            return shape, None
-        side = int(shape[-2] ** 0.5)
-        return (1, shape[-1], side, side), None
-    if len(shape) not in (2, 4):
-        return shape, f"a weight of shape {shape}; matrices and 4-D kernels are predicted"
-    return shape, None
-
-
-def check_writable(name: str, parameter: Tensor) -> None:
-    if any(stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)):
-        raise PredictError(
-            f"the parameter {name} is expanded: several of its elements share memory (strides {parameter.stride()}); "
-            "parameters with memory of their own are accepted"
-        )
-    if parameter.is_meta:
-        raise PredictError(
-            f"the parameter {name} is on the meta device and has no memory to write to; "
-            "move the model to a real device first, with model.to_empty(device=...)"
-        )
-
-
-def decoded_part(slot: Slot) -> Tensor:
-    """The part of a parameter's memory that its block is tiled over."""
-    target = slot.parameter.detach()
-    if slot.role is Role.POSITION and target.ndim != 4:
-        # Tokens in front (class, distillation) keep their values.
-        count, patches = target.shape[-2], slot.shape[2] * slot.shape[3]
-        tokens = count - patches if count - patches <= MAX_TOKENS else 0
-        return target.narrow(target.ndim - 2, tokens, count - tokens)
-    if slot.role in (Role.BIAS, Role.NORM_WEIGHT):
-        return target.squeeze() if target.numel() > 1 else target.view(1)
-    return target
-
-
-MAX_TOKENS = 2
-
-
-def block_for(slot: Slot, decoded: Tensor) -> Tensor:
-    """The decoder's result for a slot, with the dimensions of its parameter."""
-    if len(slot.shape) == 1:
-        if decoded.ndim == 2:  # row 0 is a normalization weight, row 1 any bias
-            decoded = decoded[0 if slot.role is Role.NORM_WEIGHT else 1]
-        return decoded[: slot.shape[0]]
-    if slot.classifier:
-        return decoded[: slot.shape[0]].reshape(-1, decoded.shape[1], *(1,) * (len(slot.shape) - 2))
-    if slot.role is Role.POSITION and slot.parameter.ndim != 4:
-        return decoded.flatten(2).transpose(1, 2)[(0,) * (3 - slot.parameter.ndim)]
-    return decoded if len(slot.shape) == 4 else decoded[..., 0, 0]
-
-
-def nothing_reason(plans: Sequence[tuple[list[Slot], dict[str, str]]]) -> str:
-    for _, skipped in plans:
-        for name, reason in skipped.items():
-            return f"{name} is skipped because of this: {reason}"
-    return "the models have classification layers only, and classifier=False leaves those as they are"
-
-
-def make_report(model: nn.Module, plan: Sequence[Slot], skipped: dict[str, str], classifier: bool) -> Report:
-    done = {slot.name: slot for slot in plan if classifier or not slot.classifier}
-    reasons = dict(skipped)
-    for slot in plan:
-        if slot.name not in done:
-            reasons[slot.name] = "it belongs to the classification layer, which was to be left as it is"
-    parameters = dict(model.named_parameters())
-    ordered = {name: reasons[name] for name in parameters if name in reasons}
-    predicted = [name for name in parameters if name in done]
-    return Report(
-        predicted=predicted,
-        skipped=ordered,
-        predicted_elements=sum(decoded_part(done[name]).numel() for name in predicted),
-        elements=sum(parameter.numel() for parameter in parameters.values()),
-    )
 
 
 def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
@@ -429,7 +290,7 @@ def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
         )
     try:
         ghn = GHN(**read.config)
-    except (TypeError, ValueError, GhnfastError) as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error
     checkpoint.load_into(ghn, read)
     ghn.name = read.source
