@@ -15,9 +15,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from models import no_initialization, timm_model, torchvision_model, transformers_model
+from models import timm_model, torchvision_model, transformers_model
 
 import ghnfast
+from ghnfast import ArchGraph, Report
 from ghnfast.nn.slots import make_report, plan_slots
 
 TIMM = """
@@ -61,16 +62,24 @@ def catalogue() -> list[tuple[str, str, Callable[[str], nn.Module]]]:
     return rows
 
 
-def measure(library: str, name: str, build: Callable[[str], nn.Module]) -> Row:
-    with no_initialization():
-        model = build(name)
-    graph = ghnfast.trace(model)
-    report = make_report(model, *plan_slots(model, graph, 0), classifier=True)
+def row_of(library: str, name: str, model: nn.Module, graph: ArchGraph, report: Report) -> Row:
     sizes = {key: parameter.numel() for key, parameter in model.named_parameters()}
     reasons: Counter[str] = Counter()
     for key, reason in report.skipped.items():
         reasons[reason] += sizes[key]
     return Row(library, name, len(graph), report.elements, report.predicted_elements, reasons)
+
+
+def line_of(row: Row) -> str:
+    """A row of the table."""
+    kept = "; ".join(f"{reason} ({count:,})" for reason, count in row.reasons.most_common())
+    return f"| {row.name} | {row.nodes} | {row.parameters:,} | {row.percent:.3f} % | {kept} |"
+
+
+def measure(library: str, name: str, build: Callable[[str], nn.Module]) -> Row:
+    model = build(name)
+    graph = ghnfast.trace(model)
+    return row_of(library, name, model, graph, make_report(model, *plan_slots(model, graph, 0), classifier=True))
 
 
 def table(rows: list[Row]) -> str:
@@ -89,10 +98,7 @@ def table(rows: list[Row]) -> str:
             "| model | nodes | parameters | predicted | kept |",
             "| --- | ---: | ---: | ---: | --- |",
         ]
-        for row in rows:
-            if row.library == library:
-                kept = "; ".join(f"{reason} ({count:,})" for reason, count in row.reasons.most_common())
-                lines.append(f"| {row.name} | {row.nodes} | {row.parameters:,} | {row.percent:.3f} % | {kept} |")
+        lines += [line_of(row) for row in rows if row.library == library]
         lines.append("")
     return "\n".join(lines)
 
