@@ -6,7 +6,6 @@ anything, and is left exactly as it was.
 
 from __future__ import annotations
 
-import copy
 import operator
 import random
 import sys
@@ -28,6 +27,7 @@ from .tracing.tracer import META, Tracer, Value, map_tensors
 
 # What a module may keep its state in, besides itself.
 CONTAINERS = (dict, OrderedDict, list, set)
+NOTHING: tuple[list[Any], list[Any]] = ([], [])
 
 # Two images: a batch of one hides its dimension from code that squeezes.
 BATCH_SIZE = 2
@@ -145,7 +145,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     """Puts back every attribute of every module, and the random state."""
     holders = [module.__dict__ for module in model.modules()]
     containers = [*holders, *(item for holder in holders for item in holder.values() if type(item) in CONTAINERS)]
-    contents = [copy.copy(container) for container in containers]
+    contents = [content_of(container) for container in containers]
     random_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     try:
@@ -160,19 +160,30 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda_states)
 
 
-def restore(container: Any, content: Any) -> None:
+def content_of(container: Any) -> tuple[list[Any], list[Any]]:
+    """The items of a list or set, or the keys of a dict; and a dict's values."""
+    if not container:  # as most of a module's are
+        return NOTHING
+    return list(container), list(container.values()) if isinstance(container, dict) else []
+
+
+def restore(container: Any, content: tuple[list[Any], list[Any]]) -> None:
     """Give a list, dict or set the content it had: caches that the forward filled hold tensors without data."""
-    if isinstance(container, dict):
-        same = len(container) == len(content) and all(container.get(key, content) is content[key] for key in content)
-    else:
-        same = len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True))
-    if same:
+    if not container and content is NOTHING:
         return
+    for now, before in zip(content_of(container), content, strict=True):
+        if len(now) != len(before) or not all(map(operator.is_, now, before)):
+            break
+    else:
+        return
+    items, values = content
     container.clear()
     if isinstance(container, list):
-        container.extend(content)
+        container.extend(items)
+    elif isinstance(container, dict):
+        container.update(zip(items, values, strict=True))
     else:
-        container.update(content)
+        container.update(items)
 
 
 def eager() -> AbstractContextManager[object]:
