@@ -63,6 +63,40 @@ py::array_t<std::uint8_t> shortest_paths(std::int32_t node_count, const Int32Arr
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "The C++ core of ghnfast: numpy arrays in and out.";
+  // The tracer has these numbers too; a test compares them.
+  py::enum_<Kind>(module, "Kind")
+      .value("MAX_POOL", Kind::kMaxPool)
+      .value("AVG_POOL", Kind::kAvgPool)
+      .value("SEP_CONV", Kind::kSepConv)
+      .value("DIL_CONV", Kind::kDilConv)
+      .value("CONV", Kind::kConv)
+      .value("MSA", Kind::kMsa)
+      .value("CSE", Kind::kCse)
+      .value("SUM", Kind::kSum)
+      .value("CONCAT", Kind::kConcat)
+      .value("INPUT", Kind::kInput)
+      .value("BIAS", Kind::kBias)
+      .value("BN", Kind::kBn)
+      .value("LN", Kind::kLn)
+      .value("POS_ENC", Kind::kPosEnc)
+      .value("GLOB_AVG", Kind::kGlobAvg)
+      .value("PASS", Kind::kPass)
+      .value("SOFTMAX", Kind::kSoftmax)
+      .value("MATMUL", Kind::kMatmul)
+      .value("GATE", Kind::kGate)
+      .value("SQUEEZE_GLOB_AVG", Kind::kSqueezeGlobAvg)
+      .value("SQUEEZE_AVG_POOL", Kind::kSqueezeAvgPool)
+      .value("SQUEEZE_MAX_POOL", Kind::kSqueezeMaxPool)
+      .value("SQUEEZE_PASS", Kind::kSqueezePass)
+      .value("POINTWISE_CONV", Kind::kPointwiseConv)
+      .value("HARDSWISH", Kind::kHardswish)
+      .value("VIEW", Kind::kView);
+  py::enum_<ghnfast::Fate>(module, "Fate")
+      .value("NODE", ghnfast::Fate::kNode)
+      .value("CONTRACTED", ghnfast::Fate::kContracted)
+      .value("NO_INPUT", ghnfast::Fate::kNoInput)
+      .value("NO_OUTPUT", ghnfast::Fate::kNoOutput)
+      .value("ATTENTION_OFFSET", ghnfast::Fate::kAttentionOffset);
   module.def("build_graph", &build_graph, py::arg("kinds"), py::arg("input_offsets"), py::arg("inputs"),
              py::arg("outputs"),
              "Contract, prune and order traced operations: (operations, primitives, edges, level_offsets, fates, "

@@ -270,7 +270,8 @@ class Resolver {
   // The gates of DeepNets-1M (a hardswish, reshaped, times features) that run beside other branches are no nodes in the
   // published implementation: it takes a product for a gate where the operation two places before it, in an order by
   // depth, is a hardswish, and operations of parallel branches get in between. tests/golden/deepnets.json.gz has it so.
-  // Every other gate is a node wherever it stands.
+  // Every other gate is a node wherever it stands. The order is right only if there are as many traced operations as
+  // autograd has nodes; ghnfast/tracing/views.py counts slices and copies with that in mind.
   void drop_interleaved_gates() {
     if (hardswish_gates_.empty()) {
       return;

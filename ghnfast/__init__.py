@@ -8,11 +8,11 @@
 
 from importlib.metadata import version
 
-from .errors import CheckpointError, GhnfastError, PredictError, TraceError
+from .errors import CheckpointError, GhnfastError, PredictError, TraceError, UntrainedWarning
 from .graph import ArchGraph
 from .nn import GHN
 from .nn.slots import Report
-from .predict import UntrainedWarning, load, predict
+from .predict import load, predict
 from .trace import trace
 
 __version__ = version("ghnfast")

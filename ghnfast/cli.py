@@ -31,11 +31,11 @@ from torch import Tensor, nn
 
 from .checkpoint import UNTRAINED
 from .drawing import to_svg
-from .errors import GhnfastError
+from .errors import GhnfastError, UntrainedWarning
 from .files import compact_copies, in_words, replacing
 from .graph import MAX_DISTANCE, PRIMITIVES, ArchGraph
 from .nn.slots import Report
-from .predict import UntrainedWarning, load, predict
+from .predict import load, predict
 from .trace import trace
 
 _log = logging.getLogger("ghnfast")

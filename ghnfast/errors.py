@@ -1,8 +1,12 @@
-"""The exceptions that ghnfast raises. Each message names what was given and what is accepted."""
+"""The exceptions and warnings of ghnfast. Each message names what was given and what is accepted."""
 
 
 class GhnfastError(Exception):
     """Base class of every error that ghnfast raises on purpose."""
+
+
+class UntrainedWarning(UserWarning):
+    """The GHN in use was never trained: what it predicts has the right scale and no knowledge."""
 
 
 class TraceError(GhnfastError, RuntimeError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,16 +13,13 @@ from torch import nn
 from . import checkpoint
 from .checkpoint import UNTRAINED
 from .errors import PredictError
+from .files import in_words
 from .graph import ArchGraph
 from .nn.ghn import GHN, from_checkpoint
 
 UNTRAINED_SEED = 0
 
 Source = str | os.PathLike[str]
-
-
-class UntrainedWarning(UserWarning):
-    """The GHN in use was never trained: what it predicts has the right scale and no knowledge."""
 
 
 def load(source: Source, *, device: torch.device | str | None = None) -> GHN:
@@ -37,10 +33,14 @@ def load(source: Source, *, device: torch.device | str | None = None) -> GHN:
 
     Raises:
         CheckpointError: the name or file is not known, cannot be had, is broken or does not fit its configuration.
+        PredictError: the device cannot be used.
     """
     with torch.inference_mode(False):
         ghn = untrained() if source == UNTRAINED else from_checkpoint(checkpoint.read(checkpoint.resolve(source)))
-    return ghn if device is None else ghn.to(device)
+    try:
+        return ghn if device is None else ghn.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by what is missing
+        raise PredictError(f"the device {device!r} cannot be used: {in_words(error)}") from error
 
 
 def untrained() -> GHN:
@@ -53,7 +53,7 @@ def untrained() -> GHN:
             ghn = GHN()
     finally:
         torch.set_default_dtype(default)
-    ghn.name = UNTRAINED
+    ghn.name, ghn.untrained = UNTRAINED, True
     return ghn.eval()
 
 
@@ -99,18 +99,5 @@ def predict(
         if not isinstance(ghn, (str, os.PathLike)):
             raise PredictError(f"ghn is a {type(ghn).__name__}; a ghnfast.GHN, a name or a path is accepted")
         ghn = load(ghn)
-    if ghn.name == UNTRAINED:
-        warnings.warn(
-            "this is the untrained GHN: its predictions have the right scale but no knowledge; "
-            "pass ghn='ghn2-imagenet', 'ghn2-cifar10' or a checkpoint for trained ones",
-            UntrainedWarning,
-            stacklevel=2,
-        )
-    return ghn.predict(
-        model,
-        graph=graph,
-        input_shape=input_shape,
-        example_inputs=example_inputs,
-        classifier=classifier,
-        report=report,
-    )
+    ghn.warn_if_untrained(stacklevel=3)
+    return ghn.run(model, graph, input_shape, example_inputs, classifier, report)

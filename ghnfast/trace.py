@@ -23,7 +23,7 @@ from . import _C
 from .errors import TraceError
 from .graph import ArchGraph
 from .tracing import RULES
-from .tracing.tracer import META, Tracer, Value, map_tensors
+from .tracing.tracer import META, Fate, Tracer, Value, map_tensors
 
 # What a module may keep its state in, besides itself.
 CONTAINERS = (dict, OrderedDict, list, set)
@@ -132,7 +132,8 @@ def default_input_shape(model: nn.Module) -> tuple[int, ...]:
         return (channels, size, size)
     if isinstance(size, (tuple, list)) and len(size) == 2:
         return (channels, *size)
-    return (3, 299, 299) if type(model).__name__ == "Inception3" else (3, 224, 224)
+    inception = any(kind.__name__ == "Inception3" for kind in type(model).__mro__)
+    return (3, 299, 299) if inception else (3, 224, 224)
 
 
 def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
@@ -153,11 +154,19 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     finally:
         for container, content in zip(containers, contents, strict=True):
             restore(container, content)
-        random.setstate(random_state)
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(torch_state)
+        # Only what the forward moved: other threads may draw from the same generators.
+        if random.getstate() != random_state:
+            random.setstate(random_state)
+        if any(map(differ, np.random.get_state(), numpy_state)):
+            np.random.set_state(numpy_state)
+        if not torch.equal(torch.get_rng_state(), torch_state):
+            torch.set_rng_state(torch_state)
         if cuda_states:
             torch.cuda.set_rng_state_all(cuda_states)
+
+
+def differ(a: Any, b: Any) -> bool:
+    return not np.array_equal(a, b)
 
 
 def content_of(container: Any) -> tuple[list[Any], list[Any]]:
@@ -177,12 +186,14 @@ def restore(container: Any, content: tuple[list[Any], list[Any]]) -> None:
     else:
         return
     items, values = content
-    container.clear()
-    if isinstance(container, list):
-        container.extend(items)
-    elif isinstance(container, dict):
+    if isinstance(container, dict):
+        for key in container.keys() - set(items):
+            del container[key]
         container.update(zip(items, values, strict=True))
+    elif isinstance(container, list):
+        container[:] = items
     else:
+        container.intersection_update(items)
         container.update(items)
 
 
@@ -194,8 +205,10 @@ def eager() -> AbstractContextManager[object]:
 
 
 def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of its message."""
+    """The kind of an error and what its message says in one line."""
     lines = [line.rstrip(".") for line in str(error).splitlines() if line.strip()]
+    if lines and "TorchScript" in lines[0]:  # what its interpreter failed on comes last
+        return lines[-1]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
@@ -251,9 +264,9 @@ def build(tracer: Tracer, outputs: list[int], model_name: str) -> ArchGraph:
 
 
 FATE_REASONS = {
-    2: "its layer has no path from the input",
-    3: "its layer has no path to an output",
-    4: "it is added to attention scores, not to features",
+    Fate.NO_INPUT: "its layer has no path from the input",
+    Fate.NO_OUTPUT: "its layer has no path to an output",
+    Fate.ATTENTION_OFFSET: "it is added to attention scores, not to features",
 }
 
 
@@ -270,7 +283,7 @@ def skip_reasons(tracer: Tracer, fates: Any, chosen: list[Any]) -> dict[str, str
         if index in placed:
             continue
         if index in fate_of:
-            reasons[name] = FATE_REASONS.get(fate_of[index], "its layer is not part of the graph")
+            reasons[name] = FATE_REASONS.get(Fate(fate_of[index]), "its layer is not part of the graph")
         elif index in tracer.used_by:
             reasons[name] = tracer.used_by[index]
         else:

