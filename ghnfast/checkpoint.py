@@ -431,11 +431,11 @@ def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
 # ------------------------------------------------------------------------------------------------ into a module
 
 
-def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy a checkpoint's weights into a module. The module is changed only when all of them fit.
+def fitted_weights(module: nn.Module, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """A checkpoint's weights as a module's ``load_state_dict`` takes them, all of them checked.
 
-    The 1x1 convolution weights (out, in, 1, 1) may be given as (out, in), as the GHN-3 code base stores them. Values
-    are converted to the module's floating-point type and device.
+    The 1x1 convolution weights (out, in, 1, 1) may be given as (out, in), as the GHN-3 code base stores them. The module
+    may be on the meta device: only its names, shapes and dtypes count.
 
     Raises:
         CheckpointError: missing or unexpected names, wrong shapes, values that are no floating-point numbers, NaN or
@@ -461,7 +461,7 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
             f"{'; '.join(found)}. Accepted: finite floating-point weights with the names and shapes that the "
             "configuration asks for"
         )
-    module.load_state_dict(fitted)
+    return fitted
 
 
 def _misfit(expected: torch.Tensor, given: torch.Tensor) -> tuple[str, str]:

@@ -23,12 +23,16 @@ import torch
 from torch import nn
 
 from ghnfast import checkpoint
-from ghnfast.checkpoint import Checkpoint, PublishedFile, cache_folder, load_into, read, resolve, write
+from ghnfast.checkpoint import Checkpoint, PublishedFile, cache_folder, fitted_weights, read, resolve, write
 from ghnfast.errors import CheckpointError
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "checkpoints.json").read_text())
 SUFFIXES = [".pt", ".pth", ".safetensors"]
 CONFIG = {"max_shape": (64, 64, 11, 11), "num_classes": 10, "hypernet": "gatedgnn", "ve": True, "hid": 32}
+
+
+def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
+    module.load_state_dict(fitted_weights(module, checkpoint))
 
 
 def golden(name: str) -> Checkpoint:

@@ -1299,6 +1299,7 @@ def test_vector_input() -> None:
 # Wrappers and unusual callables -----------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradient_checkpointing(reentrant: bool) -> None:
     def forward(m: Any, x: Tensor) -> Tensor:

@@ -327,8 +327,8 @@ def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
             ghn = GHN(**read.config)
     except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error
-    checkpoint.load_into(ghn, read)
+    weights = checkpoint.fitted_weights(ghn, read)
     ghn = ghn.to_empty(device="cpu")
-    checkpoint.load_into(ghn, read)
+    ghn.load_state_dict(weights)
     ghn.name, ghn.epoch = read.source, read.epoch
     return ghn.eval()
