@@ -434,8 +434,8 @@ def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
 def fitted_weights(module: nn.Module, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """A checkpoint's weights as a module's ``load_state_dict`` takes them, all of them checked.
 
-    The 1x1 convolution weights (out, in, 1, 1) may be given as (out, in), as the GHN-3 code base stores them. The module
-    may be on the meta device: only its names, shapes and dtypes count.
+    The 1x1 convolution weights (out, in, 1, 1) may be given as (out, in), as the GHN-3 code base stores them. The
+    module may be on the meta device: only its names, shapes and dtypes count.
 
     Raises:
         CheckpointError: missing or unexpected names, wrong shapes, values that are no floating-point numbers, NaN or
