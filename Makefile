@@ -38,7 +38,7 @@ sanitize: setup
 		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 	$(BIN)/cmake --build build/sanitize
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-		GHNFAST_TEST_EXTENSION=build/sanitize $(PYTEST) -p no:cacheprovider tests/csrc
+		GHNFAST_TEST_EXTENSION=build/sanitize $(PYTEST) -p no:cacheprovider --confcutdir=tests/csrc tests/csrc
 
 # Regenerates docs/coverage.md.
 coverage: setup

@@ -63,8 +63,8 @@ py::array_t<std::uint8_t> shortest_paths(std::int32_t node_count, const Int32Arr
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "The C++ core of ghnfast: numpy arrays in and out.";
-  // The tracer has these numbers too; a test compares them.
-  py::enum_<Kind>(module, "Kind")
+  // The tracer has these numbers too; a test compares them. Local, so that a sanitized build loads beside another one.
+  py::enum_<Kind>(module, "Kind", py::module_local())
       .value("MAX_POOL", Kind::kMaxPool)
       .value("AVG_POOL", Kind::kAvgPool)
       .value("SEP_CONV", Kind::kSepConv)
@@ -91,7 +91,7 @@ PYBIND11_MODULE(_C, module) {
       .value("POINTWISE_CONV", Kind::kPointwiseConv)
       .value("HARDSWISH", Kind::kHardswish)
       .value("VIEW", Kind::kView);
-  py::enum_<ghnfast::Fate>(module, "Fate")
+  py::enum_<ghnfast::Fate>(module, "Fate", py::module_local())
       .value("NODE", ghnfast::Fate::kNode)
       .value("CONTRACTED", ghnfast::Fate::kContracted)
       .value("NO_INPUT", ghnfast::Fate::kNoInput)
