@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -57,3 +57,22 @@ def transformers_model(name: str) -> nn.Module:
     config = getattr(transformers, f"{name}Config")(num_labels=1000)
     with no_initialization():
         return getattr(transformers, f"{name}ForImageClassification")(config).train()
+
+
+class Net(nn.Module):
+    """A model from its parts and a function `(model, *inputs) -> outputs`.
+
+    Modules and parameters become what they are, tensors become buffers, everything else plain attributes.
+    """
+
+    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            if isinstance(part, torch.Tensor) and not isinstance(part, nn.Parameter):
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self, *args, **kwargs)

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import Net
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -44,22 +45,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 Array = NDArray[np.float64]
 
 # Helper models ----------------------------------------------------------------------------------------------------
-
-
-class Net(nn.Module):
-    """A model from its parts and a function `(model, *inputs) -> outputs`; plain tensors become buffers."""
-
-    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
-                self.register_buffer(name, part)
-            else:
-                setattr(self, name, part)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self, *args, **kwargs)
 
 
 def conv(inputs: int, outputs: int, kernel: int | tuple[int, int] = 3, **options: Any) -> nn.Conv2d:

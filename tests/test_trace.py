@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from graph_comparison import difference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import Net
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
@@ -38,25 +39,6 @@ IMAGE = (3, 16, 16)
 Build = Callable[[], nn.Module]
 
 # Helper models ----------------------------------------------------------------------------------------------------
-
-
-class Net(nn.Module):
-    """A model from its parts and a function `(model, *inputs) -> outputs`.
-
-    Modules and parameters become what they are, tensors become buffers, everything else plain attributes.
-    """
-
-    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
-                self.register_buffer(name, part)
-            else:
-                setattr(self, name, part)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self, *args, **kwargs)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> nn.Conv2d:
