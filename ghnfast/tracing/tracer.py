@@ -107,7 +107,7 @@ class Operation:
     """A traced operation: its kind, the operations it reads, its parameters and the shape that its embedding gets.
 
     parameters: indices of the weight and, for a normalization layer, the bias; None where there is none to predict.
-    shape: 4-D shape for the shape embedding (DESIGN.md, "The model, exactly"), or None.
+    shape: 4-D shape for the shape embedding (see `embedding_shape`), or None.
     """
 
     __slots__ = ("inputs", "kind", "parameters", "shape")
