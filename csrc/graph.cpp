@@ -156,9 +156,14 @@ class Resolver {
       resolve(op);
     }
     drop_interleaved_gates();
+    // Only now are the groups final: a squeeze may join one after its gate.
+    std::vector<char> gated(kinds_.size(), 0);
+    for (const auto op : gate_squeezes_) {
+      gated[root(op)] = 1;
+    }
     for (std::size_t op = 0; op < kinds_.size(); ++op) {
       const auto kind = kinds_[op];
-      const bool gate_pool = is_squeeze(kind) && gated_.count(root(static_cast<std::int32_t>(op)));
+      const bool gate_pool = is_squeeze(kind) && gated[root(static_cast<std::int32_t>(op))];
       kinds_[op] = gate_pool || attention_offset_[op] ? Kind::kPass : primitive_of(kind);
     }
   }
@@ -167,15 +172,6 @@ class Resolver {
   bool attention_offset(std::int32_t op) const { return attention_offset_[op]; }
 
  private:
-  struct Roots {
-    std::vector<char> member;
-    bool count(std::int32_t op) const { return op < static_cast<std::int32_t>(member.size()) && member[op]; }
-    void insert(std::int32_t op, std::size_t size) {
-      member.resize(size, 0);
-      member[op] = 1;
-    }
-  };
-
   Span inputs(std::int32_t op) const { return inputs_of(traced_, op); }
 
   // Squeezes whose values were combined (say, an average and a maximum) belong to one gate.
@@ -264,7 +260,7 @@ class Resolver {
       hardswish_gates_.push_back(op);
     }
     squeeze_[op] = features_squeeze;
-    gated_.insert(root(gate_squeeze), kinds_.size());
+    gate_squeezes_.push_back(gate_squeeze);
   }
 
   // The gates of DeepNets-1M (a hardswish, reshaped, times features) that run beside other branches are no nodes in the
@@ -304,7 +300,7 @@ class Resolver {
   std::vector<char> attention_offset_;
   std::vector<std::int32_t> group_;
   std::vector<std::int32_t> hardswish_gates_;
-  Roots gated_;
+  std::vector<std::int32_t> gate_squeezes_;
 };
 
 // Nodes and their predecessors while operations are contracted away.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from . import _C
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
 PRIMITIVES = ("max_pool", "avg_pool", "sep_conv", "dil_conv", "conv", "msa", "cse", "sum", "concat", "input", "bias",
               "bn", "ln", "pos_enc", "glob_avg")  # fmt: skip
 MAX_DISTANCE = 50
+# Parameters of other types are kept as they are.
+PREDICTED_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def embedding_shape(shape: Sequence[int], position: bool = False) -> tuple[int, ...]:
+    """A parameter's shape as the shape embedding sees it: always 4-D.
+
+    A vector (n) is (n, 1, 1, 1), a matrix (o, i) is (o, i, 1, 1); a position encoding (1, n, d) or (n, d) is
+    (1, d, s, s) with s = floor(sqrt(n)).
+    """
+    if position and len(shape) in (2, 3):
+        count, width = shape[-2:]
+        side = int(count**0.5)
+        return (1, width, side, side)
+    return (*shape, 1, 1, 1)[:4]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from . import _C
 from .errors import TraceError
-from .graph import ArchGraph
+from .graph import PREDICTED_DTYPES, ArchGraph
 from .tracing import RULES
 from .tracing.tracer import META, Fate, Tracer, Value, map_tensors
 
@@ -101,8 +101,7 @@ def make_inputs(
             )
         return tuple(example_inputs), {}, f"{len(example_inputs)} example_inputs"
     shape = default_input_shape(model) if input_shape is None else as_sizes(input_shape)
-    floating = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-    dtype = next((p.dtype for p in model.parameters() if p.dtype in floating), torch.float32)
+    dtype = next((p.dtype for p in model.parameters() if p.dtype in PREDICTED_DTYPES), torch.float32)
     image = torch.empty((BATCH_SIZE, *shape), dtype=dtype, device=META)
     return (image,), {}, f"an input of shape {(BATCH_SIZE, *shape)}"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PredictError
-from ..graph import PRIMITIVES, ArchGraph
+from ..graph import PREDICTED_DTYPES, PRIMITIVES, ArchGraph, embedding_shape
 from ..ops.decode import Role
 
 
@@ -52,7 +52,8 @@ class Report:
         return self.predicted_elements / self.elements
 
 
-PREDICTED_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# Rows in front of the patches in a position encoding: a class token, and one for distillation.
+MAX_TOKENS = 2
 
 
 def check_finite(slots: Sequence[Slot], blocks: Sequence[Tensor]) -> None:
@@ -127,10 +128,7 @@ def decoded_shape(parameter: Tensor, role: Role) -> tuple[tuple[int, ...], str |
             return shape, f"a {role.value} of shape {shape}; vectors are predicted"
         return (parameter.numel(),), None
     if role is Role.POSITION:
-        if len(shape) == 4:
-            return shape, None
-        side = int(shape[-2] ** 0.5)
-        return (1, shape[-1], side, side), None
+        return embedding_shape(shape, position=True), None
     if len(shape) not in (2, 4):
         return shape, f"a weight of shape {shape}; matrices and 4-D kernels are predicted"
     return shape, None
@@ -169,9 +167,6 @@ def decoded_part(slot: Slot) -> Tensor:
     if slot.role in (Role.BIAS, Role.NORM_WEIGHT):
         return target.squeeze() if target.numel() > 1 else target.view(1)
     return target
-
-
-MAX_TOKENS = 2
 
 
 def block_for(slot: Slot, decoded: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..graph import embedding_shape
 from .layers import emit_bias
 from .registry import Arguments, Function, Keywords, functions, rule
-from .tracer import Kind, Tracer, Value, embedding_shape, tensors_in, writes_first_argument
+from .tracer import Kind, Tracer, Value, tensors_in, writes_first_argument
 
 
 def broadcast(a: Any, b: Any) -> Sequence[int]:

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..graph import embedding_shape
 from .registry import Arguments, Function, Keywords, argument, functions, pair, rule
-from .tracer import Kind, Rule, Tracer, Value, embedding_shape, tensors_in
+from .tracer import Kind, Rule, Tracer, Value, tensors_in
 
 
 def emit_bias(tracer: Tracer, operation: int, bias: Tensor | None) -> int:

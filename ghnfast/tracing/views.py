@@ -46,9 +46,9 @@ VIEWS = """
 view reshape flatten unflatten permute transpose swapaxes swapdims movedim moveaxis t unsqueeze squeeze expand
 broadcast_to repeat tile repeat_interleave contiguous clone detach chunk split split_with_sizes tensor_split
 unbind narrow select roll flip pad unfold fold pixel_shuffle pixel_unshuffle channel_shuffle getitem
-index_select gather view_as reshape_as expand_as interpolate upsample rot90 identity
+index_select gather view_as reshape_as expand_as interpolate upsample rot90
 """.split()
-SAME_VALUES = ("contiguous", "clone", "detach", "identity")
+SAME_VALUES = ("contiguous", "clone", "detach")
 DONORS = ("view_as", "reshape_as", "expand_as")
 LOOKUPS = ("index_select", "gather")
 
@@ -130,8 +130,7 @@ def moved_channel(
 def transposed(name: str, probe: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
     if name == "get":
         return probe.mT
-    kept = {key: item for key, item in kwargs.items() if key != "input"}
-    return getattr(torch.Tensor, name)(probe, *args[1:], **kept)
+    return getattr(torch.Tensor, name)(probe, *args[1:], **kwargs)
 
 
 def indexed_channel(index: Any, rank: int, channel: int) -> int | None:

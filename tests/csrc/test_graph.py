@@ -128,6 +128,14 @@ def test_both_pools_of_one_gate_are_contracted(core: ModuleType) -> None:
     assert sorted(graph.primitives) == ["conv", "conv", "conv", "cse", "input", "sum"]
 
 
+def test_pool_of_a_gate_stays_contracted_when_it_is_combined_with_another_afterwards(core: ModuleType) -> None:
+    traced = [("input", []), ("conv", [0]), ("squeeze_glob_avg", [1]), ("pointwise", [2]), ("gate", [1, 3])]
+    traced += [("squeeze_max_pool", [4]), ("sum", [5, 3]), ("pointwise", [6])]
+    graph = build(core, traced, [7])
+    assert graph.primitives.count("cse") == 1
+    assert "glob_avg" not in graph.primitives
+
+
 def test_hardswish_gate_beside_another_branch_is_contracted(core: ModuleType) -> None:
     """As in the golden DeepNets networks: the operation two places before a gate must be a hardswish."""
     alone = squeeze_and_excite("hardswish")
