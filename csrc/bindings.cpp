@@ -1,23 +1,49 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "decode.hpp"
 #include "graph.hpp"
+#include "isa.hpp"
+#include "sweep.hpp"
 
 namespace py = pybind11;
 
 namespace {
 
 using ghnfast::Kind;
-using Int32Array = py::array_t<std::int32_t, py::array::c_style | py::array::forcecast>;
-using Int8Array = py::array_t<std::int8_t, py::array::c_style | py::array::forcecast>;
+template <typename T>
+using Integers = py::array_t<T, py::array::c_style | py::array::forcecast>;
+using Int8Array = Integers<std::int8_t>;
+using Int32Array = Integers<std::int32_t>;
+using Int64Array = Integers<std::int64_t>;
+using UInt8Array = Integers<std::uint8_t>;
+template <typename T>
+using Floats = py::array_t<T, py::array::c_style>;
 
-std::vector<std::int32_t> to_vector(const Int32Array& array) { return {array.data(), array.data() + array.size()}; }
+template <typename T>
+std::vector<T> to_vector(const Integers<T>& array) {
+  return {array.data(), array.data() + array.size()};
+}
 
 template <typename T>
 py::array_t<T> to_array(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+// Offsets rise from 0 to `end`.
+void check_offsets(const Int64Array& offsets, const char* name, std::int64_t end) {
+  const auto* begin = offsets.data();
+  if (offsets.size() < 1 || begin[0] != 0 || begin[offsets.size() - 1] != end ||
+      !std::is_sorted(begin, begin + offsets.size())) {
+    throw std::invalid_argument(std::string(name) + " must rise from 0 to " + std::to_string(end));
+  }
 }
 
 py::tuple build_graph(const Int8Array& kinds, const Int32Array& input_offsets, const Int32Array& inputs,
@@ -43,20 +69,326 @@ py::tuple build_graph(const Int8Array& kinds, const Int32Array& input_offsets, c
                         to_array(fates), graph.classifier_weight, graph.classifier_bias);
 }
 
-py::array_t<std::uint8_t> shortest_paths(std::int32_t node_count, const Int32Array& edges, std::int32_t cutoff) {
-  if (edges.size() % 2 != 0) {
-    throw std::invalid_argument("edges must be pairs (from, to)");
-  }
-  const auto pairs = to_vector(edges);
-  auto* distances = new std::vector<std::uint8_t>();
-  // The array owns the vector from here on, so that nothing leaks if the search throws.
-  py::capsule owner(distances, [](void* pointer) { delete static_cast<std::vector<std::uint8_t>*>(pointer); });
+py::tuple hop_bands(const Int64Array& graph_offsets, const Int64Array& edge_offsets, const Int32Array& edge_sources,
+                    std::int32_t cutoff, int threads) {
+  check_offsets(graph_offsets, "graph_offsets", edge_offsets.size() - 1);
+  check_offsets(edge_offsets, "edge_offsets", edge_sources.size());
+  const auto graphs = to_vector(graph_offsets), edges = to_vector(edge_offsets);
+  const auto sources = to_vector(edge_sources);
+  ghnfast::HopBands bands;
   {
     py::gil_scoped_release released;
-    *distances = ghnfast::shortest_paths(node_count, pairs, cutoff);
+    bands = ghnfast::hop_bands(graphs, edges, sources, cutoff, threads);
   }
-  const auto size = static_cast<py::ssize_t>(node_count);
-  return py::array_t<std::uint8_t>({size, size}, distances->data(), owner);
+  return py::make_tuple(to_array(bands.starts), to_array(bands.offsets), to_array(bands.closeness));
+}
+
+// Sweep ---------------------------------------------------------------------------------------------------------------
+
+// The arrays of a topology, kept alive and checked.
+class TopologyArrays {
+ public:
+  TopologyArrays(Int64Array graph_offsets, Int64Array edge_offsets, Int32Array edge_sources, Int32Array band_starts,
+                 Int64Array band_offsets, UInt8Array closeness, int cutoff)
+      : graph_offsets_(std::move(graph_offsets)),
+        edge_offsets_(std::move(edge_offsets)),
+        edge_sources_(std::move(edge_sources)),
+        band_starts_(std::move(band_starts)),
+        band_offsets_(std::move(band_offsets)),
+        closeness_(std::move(closeness)) {
+    check_offsets(graph_offsets_, "graph_offsets", edge_offsets_.size() - 1);
+    check_offsets(edge_offsets_, "edge_offsets", edge_sources_.size());
+    if (cutoff < 1 || cutoff > 255) {
+      throw std::invalid_argument("the cutoff is " + std::to_string(cutoff) + " hops; it must be 1 to 255");
+    }
+    topology.graphs = graph_offsets_.size() - 1;
+    topology.graph_offsets = graph_offsets_.data();
+    topology.edge_offsets = edge_offsets_.data();
+    topology.edge_sources = edge_sources_.data();
+    topology.cutoff = cutoff;
+    if (band_offsets_.size() > 0) {
+      check_offsets(band_offsets_, "band_offsets", closeness_.size());
+      if (band_starts_.size() != nodes() || band_offsets_.size() != nodes() + 1) {
+        throw std::invalid_argument("band_starts and band_offsets do not fit the number of nodes");
+      }
+      topology.band_starts = band_starts_.data();
+      topology.band_offsets = band_offsets_.data();
+      topology.closeness = closeness_.data();
+    }
+    check_nodes();
+  }
+
+  std::int64_t nodes() const { return edge_offsets_.size() - 1; }
+
+  ghnfast::Topology topology;
+
+ private:
+  // Every node receives from earlier nodes of its own graph.
+  void check_nodes() const {
+    for (std::int64_t graph = 0; graph < topology.graphs; ++graph) {
+      const auto first = topology.graph_offsets[graph];
+      for (auto node = first; node < topology.graph_offsets[graph + 1]; ++node) {
+        const auto* begin = topology.edge_sources + topology.edge_offsets[node];
+        const auto* end = topology.edge_sources + topology.edge_offsets[node + 1];
+        bool fine = std::all_of(begin, end, [&](std::int64_t source) { return source >= first && source < node; });
+        if (topology.band_offsets != nullptr) {
+          const auto size = topology.band_offsets[node + 1] - topology.band_offsets[node];
+          fine &= topology.band_starts[node] >= first && topology.band_starts[node] + size == node;
+        }
+        if (!fine) {
+          throw std::invalid_argument("node " + std::to_string(node) + " receives from a node that is not earlier");
+        }
+      }
+    }
+    std::uint8_t most = 0;
+    for (py::ssize_t index = 0; index < closeness_.size(); ++index) {
+      most = std::max(most, closeness_.data()[index]);
+    }
+    if (most > topology.cutoff) {
+      throw std::invalid_argument("a closeness is above the cutoff");
+    }
+  }
+
+  Int64Array graph_offsets_, edge_offsets_;
+  Int32Array edge_sources_, band_starts_;
+  Int64Array band_offsets_;
+  UInt8Array closeness_;
+};
+
+template <typename T>
+void check_shape(const Floats<T>& array, const std::vector<py::ssize_t>& shape, const char* name) {
+  if (!std::equal(shape.begin(), shape.end(), array.shape(), array.shape() + array.ndim())) {
+    throw std::invalid_argument(std::string(name) + " has another shape than the other arrays call for");
+  }
+}
+
+template <typename T>
+const T* pointer(const Floats<T>& array) {
+  return array.data();
+}
+
+template <typename T>
+T* pointer(Floats<T>& array) {
+  return array.mutable_data();
+}
+
+// Pointers to weights in the order direct MLP, GRU, MLP of virtual edges; the last four may be left out. `Value` is
+// const where `Arrays` is.
+template <typename Value, typename Arrays>
+ghnfast::SweepPointers<Value> sweep_pointers(Arrays& weights, int hid) {
+  if (weights.size() != 8 && weights.size() != 12) {
+    throw std::invalid_argument(std::to_string(weights.size()) + " weights were given; 8 or 12 are accepted");
+  }
+  const auto mlp = [&](std::size_t at) {
+    const int hidden = weights[at].ndim() == 2 ? static_cast<int>(weights[at].shape(0)) : 0;
+    check_shape(weights[at], {hidden, hid}, "weight_1");
+    check_shape(weights[at + 1], {hidden}, "bias_1");
+    check_shape(weights[at + 2], {hid, hidden}, "weight_2");
+    check_shape(weights[at + 3], {hid}, "bias_2");
+    return ghnfast::MlpPointers<Value>{pointer(weights[at]), pointer(weights[at + 1]), pointer(weights[at + 2]),
+                                       pointer(weights[at + 3]), hidden};
+  };
+  ghnfast::SweepPointers<Value> pointers;
+  pointers.hid = hid;
+  pointers.direct = mlp(0);
+  for (const auto at : {4, 5}) {
+    check_shape(weights[at], {3 * hid, hid}, "a weight of the GRU");
+    check_shape(weights[at + 2], {3 * hid}, "a bias of the GRU");
+  }
+  pointers.gru_weight_input = pointer(weights[4]);
+  pointers.gru_weight_hidden = pointer(weights[5]);
+  pointers.gru_bias_input = pointer(weights[6]);
+  pointers.gru_bias_hidden = pointer(weights[7]);
+  if (weights.size() == 12) {
+    pointers.virtual_edges = mlp(8);
+  }
+  return pointers;
+}
+
+template <typename T>
+int check_states(const Floats<T>& states, std::size_t weights, const TopologyArrays& arrays) {
+  if (states.ndim() != 2 || states.shape(0) != arrays.nodes() || states.shape(1) < 1) {
+    throw std::invalid_argument("states must be (nodes, hid)");
+  }
+  if (weights == 12 && arrays.topology.band_offsets == nullptr) {
+    throw std::invalid_argument("virtual edges need the bands of shortest paths");
+  }
+  return static_cast<int>(states.shape(1));
+}
+
+template <typename T>
+Floats<T> gated_sweep(const Floats<T>& states, const std::vector<Floats<T>>& weights, const TopologyArrays& arrays,
+                      int threads) {
+  const int hid = check_states(states, weights.size(), arrays);
+  const auto pointers = sweep_pointers<const T>(weights, hid);
+  Floats<T> result({states.shape(0), states.shape(1)});
+  const T* from = states.data();
+  T* to = result.mutable_data();
+  {
+    py::gil_scoped_release released;
+    ghnfast::gated_sweep(arrays.topology, pointers, from, to, threads);
+  }
+  return result;
+}
+
+template <typename T>
+py::tuple gated_sweep_backward(const Floats<T>& grad, const Floats<T>& states, const std::vector<Floats<T>>& weights,
+                               const TopologyArrays& arrays, int threads) {
+  const int hid = check_states(states, weights.size(), arrays);
+  check_shape(grad, {states.shape(0), hid}, "grad");
+  const auto pointers = sweep_pointers<const T>(weights, hid);
+  std::vector<Floats<T>> grad_weights;
+  for (const auto& weight : weights) {
+    grad_weights.emplace_back(std::vector<py::ssize_t>(weight.shape(), weight.shape() + weight.ndim()));
+    std::fill_n(grad_weights.back().mutable_data(), weight.size(), T(0));
+  }
+  const auto grad_pointers = sweep_pointers<T>(grad_weights, hid);
+  Floats<T> grad_states({states.shape(0), states.shape(1)});
+  const T *grad_data = grad.data(), *states_data = states.data();
+  T* to = grad_states.mutable_data();
+  {
+    py::gil_scoped_release released;
+    ghnfast::gated_sweep_backward(arrays.topology, pointers, states_data, grad_data, to, grad_pointers, threads);
+  }
+  return py::make_tuple(grad_states, grad_weights);
+}
+
+// Decode --------------------------------------------------------------------------------------------------------------
+
+// The columns of the table of targets: first, rows, columns, cells, out, in, kind. The kinds are those of
+// `TargetKind` in ghnfast/ops/decode.py.
+constexpr py::ssize_t kTargetFields = 7;
+constexpr std::int64_t kProduct = 0;
+// The columns of the table of memory: address, element type, and the strides of three dimensions in elements.
+constexpr py::ssize_t kMemoryFields = 5;
+
+std::vector<ghnfast::DecodeTarget> decode_targets(const Int64Array& table, const Floats<double>& scales) {
+  if (table.ndim() != 2 || table.shape(1) != kTargetFields || scales.ndim() != 1 || scales.shape(0) != table.shape(0)) {
+    throw std::invalid_argument("the table of targets must be (targets, 7), the scales (targets)");
+  }
+  std::vector<ghnfast::DecodeTarget> targets(table.shape(0));
+  for (py::ssize_t index = 0; index < table.shape(0); ++index) {
+    const auto* row = table.data(index, 0);
+    const auto kind = row[6];
+    if (kind < 0 || kind > 3) {
+      throw std::invalid_argument("a target is of kind " + std::to_string(kind) + "; 0 to 3 are accepted");
+    }
+    auto& target = targets[index];
+    target.first = row[0];
+    target.rows = row[1];
+    target.columns = row[2];
+    target.cells = row[3];
+    target.out = row[4];
+    target.in = row[5];
+    target.is_product = kind == kProduct;
+    target.activation = static_cast<ghnfast::Activation>(target.is_product ? 0 : kind - 1);
+    target.scale = scales.at(index);
+  }
+  return targets;
+}
+
+std::vector<ghnfast::DecodeMemory> decode_memory(const Int64Array& table, std::size_t targets) {
+  if (table.ndim() != 2 || table.shape(1) != kMemoryFields || table.shape(0) != static_cast<py::ssize_t>(targets)) {
+    throw std::invalid_argument("the table of memory must be (targets, 5)");
+  }
+  std::vector<ghnfast::DecodeMemory> memory(targets);
+  for (std::size_t index = 0; index < targets; ++index) {
+    const auto* row = table.data(static_cast<py::ssize_t>(index), 0);
+    if (row[1] < 0 || row[1] > 3) {
+      throw std::invalid_argument("an element type is " + std::to_string(row[1]) + "; 0 to 3 are accepted");
+    }
+    memory[index].data = reinterpret_cast<char*>(row[0]);
+    memory[index].element = static_cast<ghnfast::Element>(row[1]);
+    std::copy(row + 2, row + 5, memory[index].strides);
+  }
+  return memory;
+}
+
+template <typename T>
+ghnfast::DecodeSource<T> decode_source(const Floats<T>& hidden, const Floats<T>& weight, const Floats<T>& bias,
+                                       const Floats<T>& blocks) {
+  if (hidden.ndim() != 2 || weight.ndim() != 3 || blocks.ndim() != 1) {
+    throw std::invalid_argument("hidden must be (rows, width), weight (out, in, width), blocks (elements)");
+  }
+  check_shape(weight, {weight.shape(0), weight.shape(1), hidden.shape(1)}, "weight");
+  check_shape(bias, {weight.shape(0), weight.shape(1)}, "bias");
+  ghnfast::DecodeSource<T> source;
+  source.hidden = hidden.data();
+  source.weight = weight.data();
+  source.bias = bias.data();
+  source.blocks = blocks.data();
+  source.hidden_rows = hidden.shape(0);
+  source.width = hidden.shape(1);
+  source.max_rows = weight.shape(0);
+  source.max_columns = weight.shape(1);
+  source.block_elements = blocks.size();
+  return source;
+}
+
+template <typename T>
+std::int64_t decode(const Floats<T>& hidden, const Floats<T>& weight, const Floats<T>& bias, const Floats<T>& blocks,
+                    const Int64Array& table, const Floats<double>& scales, const Int64Array& memory_table, bool check,
+                    int threads) {
+  const auto source = decode_source(hidden, weight, bias, blocks);
+  const auto targets = decode_targets(table, scales);
+  const auto memory = decode_memory(memory_table, targets.size());
+  py::gil_scoped_release released;
+  return ghnfast::decode(source, targets, memory, check, threads);
+}
+
+template <typename T>
+py::tuple decode_backward(const Floats<T>& grad, const Floats<T>& hidden, const Floats<T>& weight,
+                          const Floats<T>& bias, const Floats<T>& blocks, const Int64Array& table,
+                          const Floats<double>& scales, int threads) {
+  const auto source = decode_source(hidden, weight, bias, blocks);
+  const auto targets = decode_targets(table, scales);
+  std::int64_t elements = 0, product_elements = 0;
+  for (const auto& target : targets) {
+    elements += target.out * target.in * target.cells;
+    product_elements += target.is_product ? target.rows * target.columns * target.cells : 0;
+  }
+  check_shape(grad, {elements}, "grad");
+  Floats<T> grad_products(std::max<std::int64_t>(product_elements, 0)), grad_blocks(blocks.size());
+  std::fill_n(grad_blocks.mutable_data(), grad_blocks.size(), T(0));
+  const T* grad_data = grad.data();
+  T *products_data = grad_products.mutable_data(), *blocks_data = grad_blocks.mutable_data();
+  {
+    py::gil_scoped_release released;
+    ghnfast::decode_backward(source, targets, grad_data, products_data, blocks_data, threads);
+  }
+  return py::make_tuple(grad_products, grad_blocks);
+}
+
+template <typename T>
+bool all_finite(const std::vector<Floats<T>>& arrays, int threads) {
+  std::vector<std::pair<const T*, std::int64_t>> values;
+  for (const auto& array : arrays) {
+    values.emplace_back(array.data(), array.size());
+  }
+  py::gil_scoped_release released;
+  return std::all_of(values.begin(), values.end(), [&](const auto& of) {
+    return ghnfast::largest(of.first, of.second, threads) <= std::numeric_limits<T>::max();
+  });
+}
+
+// Defines the functions for one type of numbers; those of an array choose the overload.
+template <typename T>
+void define_kernels(py::module_& module) {
+  module.def("gated_sweep", &gated_sweep<T>, py::arg("states").noconvert(), py::arg("weights").noconvert(),
+             py::arg("topology"), py::arg("threads"), "Node states after a sweep forward and one in reverse.");
+  module.def("gated_sweep_backward", &gated_sweep_backward<T>, py::arg("grad").noconvert(),
+             py::arg("states").noconvert(), py::arg("weights").noconvert(), py::arg("topology"), py::arg("threads"),
+             "The gradients of a sweep: (of states, [of each weight]).");
+  module.def("decode", &decode<T>, py::arg("hidden").noconvert(), py::arg("weight").noconvert(),
+             py::arg("bias").noconvert(), py::arg("blocks").noconvert(), py::arg("targets"), py::arg("scales"),
+             py::arg("memory"), py::arg("check"), py::arg("threads"),
+             "Write targets to their memory: -1; with check, or the number of one that would not be finite, and "
+             "nothing is written.");
+  module.def("all_finite", &all_finite<T>, py::arg("arrays").noconvert(), py::arg("threads"));
+  module.def("decode_backward", &decode_backward<T>, py::arg("grad").noconvert(), py::arg("hidden").noconvert(),
+             py::arg("weight").noconvert(), py::arg("bias").noconvert(), py::arg("blocks").noconvert(),
+             py::arg("targets"), py::arg("scales"), py::arg("threads"),
+             "The gradients of products, one behind the other, each (cells, rows, columns), and of blocks.");
 }
 
 }  // namespace
@@ -101,7 +433,15 @@ PYBIND11_MODULE(_C, module) {
              py::arg("outputs"),
              "Contract, prune and order traced operations: (operations, primitives, edges, level_offsets, fates, "
              "classifier_weight, classifier_bias).");
-  module.def("shortest_paths", &shortest_paths, py::arg("node_count"), py::arg("edges"), py::arg("cutoff"),
-             "Shortest-path distances in hops as a (node_count, node_count) uint8 matrix; 0 where there is no path "
-             "within the cutoff.");
+  module.def("hop_bands", &hop_bands, py::arg("graph_offsets"), py::arg("edge_offsets"), py::arg("edge_sources"),
+             py::arg("cutoff"), py::arg("threads"),
+             "Shortest paths: (starts, offsets, closeness); closeness is cutoff + 1 - distance, or 0.");
+  py::class_<TopologyArrays>(module, "Topology", py::module_local())
+      .def(py::init<Int64Array, Int64Array, Int32Array, Int32Array, Int64Array, UInt8Array, int>(),
+           py::arg("graph_offsets"), py::arg("edge_offsets"), py::arg("edge_sources"), py::arg("band_starts"),
+           py::arg("band_offsets"), py::arg("closeness"), py::arg("cutoff"));
+  define_kernels<float>(module);
+  define_kernels<double>(module);
+  module.def("instruction_sets", &ghnfast::instruction_sets, "Those that this machine has, the fastest last.");
+  module.def("use_instruction_set", &ghnfast::use_instruction_set, py::arg("name"));
 }

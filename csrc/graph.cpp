@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "parallel.hpp"
+
 namespace ghnfast {
 namespace {
 
@@ -531,47 +533,74 @@ Graph build_graph(const TracedOperations& traced) {
   return Contraction(traced, resolver).finish();
 }
 
-std::vector<std::uint8_t> shortest_paths(std::int32_t node_count, const std::vector<std::int32_t>& edges,
-                                         std::int32_t cutoff) {
-  if (node_count < 0 || cutoff < 1 || cutoff > 255) {
+namespace {
+
+// The bands of one graph, its nodes numbered from zero; `first` is the number of its first node in the arrays.
+HopBands bands_of_graph(std::int64_t first, std::int64_t node_count, const std::vector<std::int64_t>& edge_offsets,
+                        const std::vector<std::int32_t>& edge_sources, std::int32_t cutoff) {
+  HopBands bands;
+  bands.starts.resize(node_count);
+  bands.offsets.assign(node_count + 1, 0);
+  std::vector<std::uint8_t> row;
+  for (std::int64_t node = 0; node < node_count; ++node) {
+    const auto edges_from = edge_offsets[first + node], edges_to = edge_offsets[first + node + 1];
+    auto start = node;
+    for (auto edge = edges_from; edge < edges_to; ++edge) {
+      const auto source = edge_sources[edge] - first;
+      if (source < 0 || source >= node) {
+        throw std::invalid_argument("edge (" + std::to_string(source) + ", " + std::to_string(node) +
+                                    ") does not come from an earlier node; edges must follow the nodes' order");
+      }
+      start = std::min<std::int64_t>({start, source, bands.starts[source]});
+    }
+    row.assign(node - start, 0);
+    for (auto edge = edges_from; edge < edges_to; ++edge) {
+      const auto source = edge_sources[edge] - first;
+      const auto* of_source = bands.closeness.data() + bands.offsets[source];
+      auto* to = row.data() + (bands.starts[source] - start);
+      const auto size = source - bands.starts[source];
+      for (std::int64_t index = 0; index < size; ++index) {
+        // One hop farther than from the source; the nearest of all ways counts.
+        const auto farther = static_cast<std::uint8_t>(of_source[index] - (of_source[index] != 0));
+        to[index] = std::max(to[index], farther);
+      }
+      row[source - start] = static_cast<std::uint8_t>(cutoff);
+    }
+    const auto reached = std::find_if(row.begin(), row.end(), [](std::uint8_t value) { return value != 0; });
+    bands.starts[node] = static_cast<std::int32_t>(start + (reached - row.begin()));
+    bands.closeness.insert(bands.closeness.end(), reached, row.end());
+    bands.offsets[node + 1] = static_cast<std::int64_t>(bands.closeness.size());
+  }
+  return bands;
+}
+
+}  // namespace
+
+HopBands hop_bands(const std::vector<std::int64_t>& graph_offsets, const std::vector<std::int64_t>& edge_offsets,
+                   const std::vector<std::int32_t>& edge_sources, std::int32_t cutoff, int threads) {
+  if (cutoff < 1 || cutoff > 255) {
     throw std::invalid_argument("the cutoff is " + std::to_string(cutoff) + " hops; it must be 1 to 255");
   }
-  std::vector<std::int32_t> offsets(node_count + 1, 0);
-  for (std::size_t k = 0; k < edges.size(); k += 2) {
-    if (edges[k] < 0 || edges[k] >= node_count || edges[k + 1] < 0 || edges[k + 1] >= node_count) {
-      throw std::invalid_argument("edge (" + std::to_string(edges[k]) + ", " + std::to_string(edges[k + 1]) +
-                                  ") leaves a graph of " + std::to_string(node_count) + " nodes");
+  const auto graphs = static_cast<std::int64_t>(graph_offsets.size()) - 1;
+  std::vector<HopBands> of_graphs(graphs);
+  parallel_for(graphs, threads, [&](std::int64_t graph) {
+    const auto first = graph_offsets[graph];
+    of_graphs[graph] = bands_of_graph(first, graph_offsets[graph + 1] - first, edge_offsets, edge_sources, cutoff);
+  });
+  HopBands bands;
+  bands.offsets.push_back(0);
+  for (std::int64_t graph = 0; graph < graphs; ++graph) {
+    const auto& part = of_graphs[graph];
+    const auto size = bands.offsets.back();
+    for (const auto start : part.starts) {
+      bands.starts.push_back(static_cast<std::int32_t>(start + graph_offsets[graph]));
     }
-    ++offsets[edges[k] + 1];
-  }
-  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
-  auto next = offsets;
-  std::vector<std::int32_t> successors(edges.size() / 2);
-  for (std::size_t k = 0; k < edges.size(); k += 2) {
-    successors[next[edges[k]]++] = edges[k + 1];
-  }
-
-  const auto size = static_cast<std::size_t>(node_count);
-  std::vector<std::uint8_t> distances(size * size, 0);
-  std::vector<std::int32_t> frontier, reached;
-  for (std::int32_t source = 0; source < node_count; ++source) {
-    auto* row = distances.data() + size * source;
-    frontier.assign(1, source);
-    for (std::int32_t hops = 1; hops <= cutoff && !frontier.empty(); ++hops) {
-      reached.clear();
-      for (const auto node : frontier) {
-        for (auto k = offsets[node]; k < offsets[node + 1]; ++k) {
-          const auto target = successors[k];
-          if (row[target] == 0 && target != source) {
-            row[target] = static_cast<std::uint8_t>(hops);
-            reached.push_back(target);
-          }
-        }
-      }
-      frontier.swap(reached);
+    for (std::size_t node = 1; node < part.offsets.size(); ++node) {
+      bands.offsets.push_back(size + part.offsets[node]);
     }
+    bands.closeness.insert(bands.closeness.end(), part.closeness.begin(), part.closeness.end());
   }
-  return distances;
+  return bands;
 }
 
 }  // namespace ghnfast

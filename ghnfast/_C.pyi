@@ -1,12 +1,62 @@
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
-from numpy import int8, int32, uint8
+from numpy import float32, float64, int8, int32, int64, uint8
 from numpy.typing import NDArray
+
+T = TypeVar("T", float32, float64)
 
 def build_graph(
     kinds: NDArray[int8], input_offsets: NDArray[int32], inputs: NDArray[int32], outputs: NDArray[int32]
 ) -> tuple[NDArray[int32], NDArray[int8], NDArray[int32], NDArray[int32], NDArray[int8], int, int]: ...
-def shortest_paths(node_count: int, edges: NDArray[int32], cutoff: int) -> NDArray[uint8]: ...
+def hop_bands(
+    graph_offsets: NDArray[int64],
+    edge_offsets: NDArray[int64],
+    edge_sources: NDArray[int32],
+    cutoff: int,
+    threads: int,
+) -> tuple[NDArray[int32], NDArray[int64], NDArray[uint8]]: ...
+
+class Topology:
+    def __init__(
+        self,
+        graph_offsets: NDArray[int64],
+        edge_offsets: NDArray[int64],
+        edge_sources: NDArray[int32],
+        band_starts: NDArray[int32],
+        band_offsets: NDArray[int64],
+        closeness: NDArray[uint8],
+        cutoff: int,
+    ) -> None: ...
+
+def gated_sweep(states: NDArray[T], weights: Sequence[NDArray[T]], topology: Topology, threads: int) -> NDArray[T]: ...
+def gated_sweep_backward(
+    grad: NDArray[T], states: NDArray[T], weights: Sequence[NDArray[T]], topology: Topology, threads: int
+) -> tuple[NDArray[T], list[NDArray[T]]]: ...
+def decode(
+    hidden: NDArray[T],
+    weight: NDArray[T],
+    bias: NDArray[T],
+    blocks: NDArray[T],
+    targets: NDArray[int64],
+    scales: NDArray[float64],
+    memory: NDArray[int64],
+    check: bool,
+    threads: int,
+) -> int: ...
+def decode_backward(
+    grad: NDArray[T],
+    hidden: NDArray[T],
+    weight: NDArray[T],
+    bias: NDArray[T],
+    blocks: NDArray[T],
+    targets: NDArray[int64],
+    scales: NDArray[float64],
+    threads: int,
+) -> tuple[NDArray[T], NDArray[T]]: ...
+def all_finite(arrays: Sequence[NDArray[T]], threads: int) -> bool: ...
+def instruction_sets() -> list[str]: ...
+def use_instruction_set(name: str) -> None: ...
 
 Kind: Any
 Fate: Any

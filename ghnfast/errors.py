@@ -19,3 +19,7 @@ class CheckpointError(GhnfastError, ValueError):
 
 class PredictError(GhnfastError, RuntimeError):
     """Parameters could not be predicted. The model is as it was before the call."""
+
+
+class BackendError(GhnfastError, ValueError):
+    """The implementation that `GHNFAST_BACKEND` asks for does not exist, or cannot be used here."""

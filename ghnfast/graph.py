@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -102,7 +103,16 @@ class ArchGraph:
         Raises:
             ValueError: `cutoff` is not within 1 to 255.
         """
-        return _C.shortest_paths(len(self), self.edges, cutoff)
+        sources, targets, hops = GraphBatch([self]).topology(cutoff).pairs()
+        matrix = np.zeros((len(self), len(self)), dtype=np.uint8)
+        matrix[sources, targets] = hops
+        return matrix
+
+    @cached_property
+    def shape_table(self) -> NDArray[np.int64]:
+        """(nodes, 4): `shapes`, and -1 where there is none."""
+        rows = [(-1, -1, -1, -1) if shape is None else shape for shape in self.shapes]
+        return np.array(rows, dtype=np.int64).reshape(len(self), 4)
 
     def to_networkx(self) -> networkx.DiGraph:
         """A networkx graph with the attributes `op`, `param` and `level` on its nodes.
@@ -124,18 +134,39 @@ class ArchGraph:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """One level of a batch in a sweep: what its nodes receive.
+class Topology:
+    """Who sends messages to whom in a batch of graphs, as arrays that the sweep works on.
 
-    nodes: (k,) int64, the nodes that are updated.
-    sources, targets: (p,) int64; message p goes from node sources[p] to nodes[targets[p]].
-    distances: (p,) float32, the distance in hops between the two.
+    The nodes of all graphs are numbered through; those of one graph are in topological order.
+
+    Attributes:
+        graph_offsets: (graphs + 1,) int64; graph g has the nodes graph_offsets[g] up to graph_offsets[g + 1].
+        levels: (nodes,) int64, the level of each node in its graph.
+        edge_offsets: (nodes + 1,) int64; node v has the edges edge_offsets[v] up to edge_offsets[v + 1].
+        edge_sources: (edges,) int32, the node that an edge comes from.
+        band_starts: (nodes,) int32, the first node that has a path to v of at most `cutoff` hops.
+        band_offsets: (nodes + 1,) int64.
+        closeness: uint8, at band_offsets[v] and on for the nodes band_starts[v], band_starts[v] + 1, ... up to v:
+            cutoff + 1 - distance, or 0 where there is no such path.
+        cutoff: the largest distance in hops.
     """
 
-    nodes: NDArray[np.int64]
-    sources: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    distances: NDArray[np.float32]
+    graph_offsets: NDArray[np.int64]
+    levels: NDArray[np.int64]
+    edge_offsets: NDArray[np.int64]
+    edge_sources: NDArray[np.int32]
+    band_starts: NDArray[np.int32]
+    band_offsets: NDArray[np.int64]
+    closeness: NDArray[np.uint8]
+    cutoff: int
+
+    def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+        """The ordered pairs of nodes with a path within the cutoff: (sources, targets, distances)."""
+        sizes = np.diff(self.band_offsets)
+        targets = np.repeat(np.arange(len(sizes)), sizes)
+        sources = np.arange(len(self.closeness)) + np.repeat(self.band_starts - self.band_offsets[:-1], sizes)
+        found = np.flatnonzero(self.closeness)
+        return sources[found], targets[found], (self.cutoff - (self.closeness[found] - 1)).astype(np.uint8)
 
 
 class GraphBatch:
@@ -145,7 +176,7 @@ class GraphBatch:
         if not graphs:
             raise ValueError("a batch of no graphs was given; one graph or more is accepted")
         self.graphs = list(graphs)
-        self.offsets = np.cumsum([0, *(len(graph) for graph in graphs)])
+        self.offsets = np.cumsum([0, *(len(graph) for graph in graphs)], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
@@ -155,52 +186,20 @@ class GraphBatch:
         return np.concatenate([graph.primitives for graph in self.graphs])
 
     @property
-    def shapes(self) -> list[tuple[int, ...] | None]:
-        return [shape for graph in self.graphs for shape in graph.shapes]
+    def shape_table(self) -> NDArray[np.int64]:
+        """(nodes, 4): the shapes that embeddings get, and -1 where there is none."""
+        return np.concatenate([graph.shape_table for graph in self.graphs])
 
-    def pairs(self, cutoff: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """The ordered pairs within `cutoff` hops: sources, targets and distances."""
-        found: list[tuple[Any, Any, Any]] = []
-        for graph, offset in zip(self.graphs, self.offsets, strict=False):
-            if cutoff == 1:
-                sources, targets = graph.edges.astype(np.int64).T
-                hops = np.ones(len(sources), dtype=np.float32)
-            else:
-                matrix = graph.distances(cutoff)
-                sources, targets = np.nonzero(matrix)
-                hops = matrix[sources, targets].astype(np.float32)
-            found.append((sources + offset, targets + offset, hops))
-        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
+    def topology(self, cutoff: int = MAX_DISTANCE) -> Topology:
+        """Edges, levels and all shortest paths of at most `cutoff` hops.
 
-    def steps(self, cutoff: int = MAX_DISTANCE) -> tuple[list[Step], list[Step]]:
-        """The steps of the forward sweep, in order, and those of the backward sweep."""
-        level = np.concatenate([graph.levels for graph in self.graphs])
-        sources, targets, hops = self.pairs(cutoff)
-        forward = split_by_level(level, sources, targets, hops)
-        backward = split_by_level(level, targets, sources, hops)
-        return forward, backward[::-1]
-
-
-def split_by_level(
-    level: NDArray[np.signedinteger], sources: NDArray[np.int64], targets: NDArray[np.int64], hops: NDArray[np.float32]
-) -> list[Step]:
-    """One step per level, in rising order: the messages to the nodes of that level."""
-    depth = int(level.max()) + 1
-    nodes = np.argsort(level, kind="stable")
-    node_bounds = np.searchsorted(level[nodes], np.arange(depth + 1))
-    position = np.empty(len(level), dtype=np.int64)
-    position[nodes] = np.arange(len(level)) - node_bounds[level[nodes]]
-    order = np.argsort(level[targets], kind="stable")
-    bounds = np.searchsorted(level[targets][order], np.arange(depth + 1))
-    steps = []
-    for index in range(depth):
-        chosen = order[bounds[index] : bounds[index + 1]]
-        steps.append(
-            Step(
-                nodes=nodes[node_bounds[index] : node_bounds[index + 1]],
-                sources=sources[chosen],
-                targets=position[targets[chosen]],
-                distances=hops[chosen],
-            )
-        )
-    return steps
+        Raises:
+            ValueError: `cutoff` is not within 1 to 255, or the nodes of a graph are not in topological order.
+        """
+        edges = np.concatenate([graph.edges + offset for graph, offset in zip(self.graphs, self.offsets, strict=False)])
+        edge_offsets = np.zeros(len(self) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(edges[:, 1], minlength=len(self)), out=edge_offsets[1:])
+        edge_sources = edges[:, 0].astype(np.int32)
+        bands = _C.hop_bands(self.offsets, edge_offsets, edge_sources, cutoff, torch.get_num_threads())
+        levels = np.concatenate([graph.levels for graph in self.graphs]).astype(np.int64)
+        return Topology(self.offsets, levels, edge_offsets, edge_sources, *bands, cutoff)

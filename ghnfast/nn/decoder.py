@@ -24,30 +24,38 @@ class ConvDecoder(nn.Module):
         self.conv = nn.Sequential(nn.Conv2d(4 * hid, 8 * hid, 1), nn.ReLU(), nn.Conv2d(8 * hid, rows * columns, 1))
         self.class_layer_predictor = nn.Sequential(nn.ReLU(), nn.Conv2d(rows, num_classes, 1))
 
+    def hidden(self, states: Tensor, height: int, width: int) -> Tensor:
+        """What the last layer reads for the top-left `height` x `width` cells: (count, height, width, 8 hid)."""
+        layer = cast(nn.Linear, self.fc[0])
+        weight = layer.weight.view(-1, *self.max_shape[2:], layer.in_features)[:, :height, :width]
+        bias = layer.bias.view(-1, *self.max_shape[2:])[:, :height, :width]
+        flat = F.relu(F.linear(states, weight.reshape(-1, layer.in_features), bias.flatten()))
+        cells = flat.unflatten(1, (-1, height, width)).permute(0, 2, 3, 1)
+        first = layer_weights(self.conv[0])
+        return F.relu(F.linear(cells, first.weight, first.bias))
+
+    @property
+    def last(self) -> LayerWeights:
+        """The last layer: weight (out, in, 8 hid), bias (out, in)."""
+        rows, columns = self.max_shape[:2]
+        weight, bias = layer_weights(self.conv[2])
+        return LayerWeights(weight.view(rows, columns, -1), bias.view(rows, columns))
+
     def forward(self, states: Tensor, rows: int, columns: int, kernel: tuple[int, int]) -> Tensor:
         """The leading `rows` and `columns` of kernels: (count, rows, columns, *kernel) from states (count, hid).
 
         A kernel larger than S x S is interpolated bilinearly from all cells.
         """
         height, width = min(kernel[0], self.max_shape[2]), min(kernel[1], self.max_shape[3])
-        cells = self.cells(states, height, width)
-        first, last = layer_weights(self.conv[0]), layer_weights(self.conv[2])
-        hidden = F.relu(F.linear(cells, first.weight, first.bias))
-        weight = last.weight.view(*self.max_shape[:2], -1)[:rows, :columns].flatten(0, 1)
-        bias = last.bias.view(*self.max_shape[:2])[:rows, :columns].flatten()
-        blocks = F.linear(hidden, weight, bias).permute(0, 3, 1, 2).unflatten(1, (rows, columns))
+        weight, bias = self.last
+        products = F.linear(
+            self.hidden(states, height, width), weight[:rows, :columns].flatten(0, 1), bias[:rows, :columns].flatten()
+        )
+        blocks = products.permute(0, 3, 1, 2).unflatten(1, (rows, columns))
         if (height, width) == kernel:
             return blocks
         flat = F.interpolate(blocks.flatten(0, 1), kernel, mode="bilinear", align_corners=False)
         return flat.unflatten(0, (len(states), rows))
-
-    def cells(self, states: Tensor, height: int, width: int) -> Tensor:
-        """relu(fc(h)) for the top-left cells: (count, height, width, 4 hid)."""
-        layer = cast(nn.Linear, self.fc[0])
-        weight = layer.weight.view(-1, *self.max_shape[2:], layer.in_features)[:, :height, :width]
-        bias = layer.bias.view(-1, *self.max_shape[2:])[:, :height, :width]
-        flat = F.relu(F.linear(states, weight.reshape(-1, layer.in_features), bias.flatten()))
-        return flat.unflatten(1, (-1, height, width)).permute(0, 2, 3, 1)
 
     def classifier(self, states: Tensor, columns: int) -> Tensor:
         """Weights of classification layers: (count, num_classes, columns), from cell (0, 0) of a kernel."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -48,27 +46,17 @@ class ShapeEncoder(nn.Module):
         self.embed_spatial = nn.Embedding(len(self.spatial) + 1, hid // 4)
         self.embed_channel = nn.Embedding(len(self.channels) + 1, hid // 4)
 
-    def indices(self, shapes: Sequence[tuple[int, ...] | None]) -> NDArray[np.int64]:
-        """(nodes, 4) rows of the tables: channels, channels, spatial, spatial."""
-        no_shape = (
-            self.embed_channel.num_embeddings - 1,
-            self.embed_channel.num_embeddings - 1,
-            self.embed_spatial.num_embeddings - 1,
-            self.embed_spatial.num_embeddings - 1,
-        )
-        result = np.full((len(shapes), 4), no_shape, dtype=np.int64)
-        shaped = [node for node, shape in enumerate(shapes) if shape is not None]
-        if shaped:
-            sizes = np.array([shapes[node] for node in shaped], dtype=np.int64)
-            channels, spatial = sizes[:, :2], sizes[:, 2:]
-            channels = np.where((channels >= 4) & (channels < 8), 8, channels)
-            spatial = np.where(spatial == 2, 3, spatial)
-            result[shaped, :2] = nearest_entries(self.channels, channels)
-            result[shaped, 2:] = nearest_entries(self.spatial, spatial)
-        return result
+    def indices(self, shapes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(nodes, 4) rows of the tables for shapes (nodes, 4): channels, channels, spatial, spatial."""
+        channels, spatial = shapes[:, :2], shapes[:, 2:]
+        channels = np.where((channels >= 4) & (channels < 8), 8, channels)
+        spatial = np.where(spatial == 2, 3, spatial)
+        result = np.hstack((nearest_entries(self.channels, channels), nearest_entries(self.spatial, spatial)))
+        last = self.embed_channel.num_embeddings - 1, self.embed_spatial.num_embeddings - 1
+        return np.where(shapes < 0, np.repeat(last, 2), result)
 
-    def forward(self, shapes: Sequence[tuple[int, ...] | None]) -> Tensor:
-        """The embeddings of shapes: (nodes, hid)."""
+    def forward(self, shapes: NDArray[np.int64]) -> Tensor:
+        """The embeddings (nodes, hid) of shapes (nodes, 4), -1 in those of nodes without a shape."""
         indices = torch.from_numpy(self.indices(shapes)).to(self.embed_channel.weight.device)
         return torch.cat(
             (self.embed_channel(indices[:, :2]).flatten(1), self.embed_spatial(indices[:, 2:]).flatten(1)), 1

@@ -7,17 +7,21 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .. import checkpoint
+from .. import _C, checkpoint
 from ..errors import CheckpointError, PredictError, UntrainedWarning
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
-from ..ops.decode import normalize, store
+from ..ops.backend import as_arrays, backend_for
+from ..ops.decode import DecodeSource, NotFinite, decode_into
 from ..trace import trace
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
-from .slots import Report, Slot, block_for, check_finite, decoded_part, make_report, nothing_reason, plan_slots
+from .layout import NODE_COLUMN, Call, Decoder, Sizes, lay_out, table_of
+from .slots import Plan, Slot, decoded_part, make_report, nothing_reason, plan_for
 from .sweep import GatedSweep, Mlp, NodeMlp
 
 
@@ -70,7 +74,7 @@ class GHN(nn.Module):
             "layernorm": layernorm,
             "hid": hid,
         }
-        self.weight_norm = weight_norm
+        self.weight_norm, self.num_classes = weight_norm, num_classes
         self.name = "GHN"
         self.untrained = False  # whether it is the default that nobody has trained
         self.epoch: int | None = None
@@ -143,9 +147,10 @@ class GHN(nn.Module):
         single = isinstance(model, nn.Module)
         models: list[nn.Module] = as_list(nn.Module, model, "model")
         graphs = self.graphs_of(models, graph, input_shape, example_inputs)
-        reports = self.predict_batch(models, graphs, classifier)
+        plans = self.predict_batch(models, graphs, classifier)
         if not report:
             return model
+        reports = [make_report(plan, classifier) for plan in plans]
         return (model, reports[0]) if single else (model, reports)
 
     @property
@@ -180,7 +185,7 @@ class GHN(nn.Module):
         batch = GraphBatch(graphs)
         table = self.primitive_embedding
         primitives = torch.from_numpy(batch.primitives).long().to(table.weight.device)
-        states = self.gnn(table(primitives) + self.shape_enc(batch.shapes), batch)
+        states = self.gnn(table(primitives) + self.shape_enc(batch.shape_table), batch)
         return self.ln(states) if self.config["layernorm"] else states
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -209,66 +214,92 @@ class GHN(nn.Module):
         return graphs
 
     @torch.no_grad()
-    def predict_batch(self, models: Sequence[nn.Module], graphs: Sequence[ArchGraph], classifier: bool) -> list[Report]:
-        offsets = GraphBatch(graphs).offsets
-        plans = [
-            plan_slots(model, graph, int(offset)) for model, graph, offset in zip(models, graphs, offsets, strict=False)
-        ]
-        slots = [slot for plan, _ in plans for slot in plan if classifier or not slot.optional]
+    def predict_batch(self, models: Sequence[nn.Module], graphs: Sequence[ArchGraph], classifier: bool) -> list[Plan]:
+        plans = [plan_for(model, graph) for model, graph in zip(models, graphs, strict=True)]
+        slots, parameters, table, scales = self.slots_of(plans, graphs, classifier)
         if not slots:
             raise PredictError("nothing is predicted: " + nothing_reason(plans))
         self.check_weights()
+        layout = lay_out(table, scales, self.sizes)
         with torch.autocast(self.primitive_embedding.weight.device.type, enabled=False):
-            blocks = self.decode(self.node_states(graphs), slots)
-        targets = [decoded_part(slot) for slot in slots]
-        # The last step that can fail: from here on, memory is written and nothing else.
-        blocks = [block.to(target.device, target.dtype) for block, target in zip(blocks, targets, strict=True)]
-        check_finite(slots, blocks)
-        for block, target in zip(blocks, targets, strict=True):
-            with torch.inference_mode(target.is_inference()):
-                store(block, target)
-        return [
-            make_report(model, plan, skipped, classifier) for model, (plan, skipped) in zip(models, plans, strict=True)
+            source = self.decode_source(self.node_states(graphs), layout.calls)
+        slots = [slots[index] for index in layout.order]
+        outputs = [
+            decoded_part(slot, parameters[index]) for slot, index in zip(slots, layout.order.tolist(), strict=True)
         ]
+        try:
+            decode_into(source, layout.targets, outputs)
+        except NotFinite as error:
+            slot, output = slots[error.index], outputs[error.index]
+            raise PredictError(
+                f"the values predicted for {slot.name} are not finite in {output.dtype}: the GHN's weights are too "
+                "large. No parameter was changed."
+            ) from error
+        return plans
 
-    def decode(self, states: Tensor, slots: Sequence[Slot]) -> list[Tensor]:
-        """Normalized blocks of the slots, decoded from node states, one decoder call per group of equal shape."""
-        groups: dict[tuple[Any, ...], list[int]] = {}
-        for index, slot in enumerate(slots):
-            groups.setdefault(self.group_of(slot), []).append(index)
-        blocks: list[Tensor] = [states] * len(slots)
-        for group, members in groups.items():
-            chosen = states[torch.tensor([slots[index].node for index in members], device=states.device)]
-            for index, block in zip(members, self.decode_group(group, chosen), strict=True):
-                slot = slots[index]
-                raw = block_for(slot, block)
-                blocks[index] = normalize(raw, slot.shape, slot.role) if self.weight_norm else raw
-        return blocks
+    @property
+    def sizes(self) -> Sizes:
+        rows, columns, cells, _ = self.decoder.max_shape
+        return Sizes(rows, columns, cells, self.num_classes, self.weight_norm)
 
-    def group_of(self, slot: Slot) -> tuple[Any, ...]:
-        """What must be equal for slots to be decoded in one call."""
-        rows, columns = self.decoder.max_shape[:2]
-        if len(slot.shape) == 1:
-            return ("class bias",) if slot.classifier else ("vector",)
-        if slot.classifier:
-            return ("class weight", min(slot.shape[1], columns))
-        out, in_, height, width = (*slot.shape, 1, 1)[:4]
-        return ("kernel", min(out, rows), min(in_, columns), (height, width))
+    def slots_of(
+        self, plans: Sequence[Plan], graphs: Sequence[ArchGraph], classifier: bool
+    ) -> tuple[list[Slot], list[Tensor], NDArray[np.int64], NDArray[np.float64]]:
+        """All slots of a batch that are predicted, their parameters, and their table and scales (`table_of`)."""
+        slots, parameters, tables, scales = [], [], [], []
+        for plan, graph, offset in zip(plans, graphs, GraphBatch(graphs).offsets, strict=False):
+            table, scale = table_of(graph, self.sizes)
+            slots += plan.slots
+            parameters += plan.parameters
+            tables.append(table[plan.rows] + offset * NODE_COLUMN)
+            scales.append(scale[plan.rows])
+        if classifier or not any(slot.optional for slot in slots):
+            return slots, parameters, np.concatenate(tables), np.concatenate(scales)
+        kept = [index for index, slot in enumerate(slots) if not slot.optional]
+        chosen = [slots[index] for index in kept], [parameters[index] for index in kept]
+        return *chosen, np.concatenate(tables)[kept], np.concatenate(scales)[kept]
 
-    def decode_group(self, group: tuple[Any, ...], states: Tensor) -> Tensor:
-        if group[0] == "class weight":
-            return self.decoder.classifier(states, group[1])
-        if group[0] == "kernel":
-            blocks: Tensor = self.decoder(states, *group[1:])
-            return blocks
-        vectors: Tensor = self.decoder_1d(states).view(len(states), 2, self.vector_length)
-        return self.bias_class(vectors[:, 1]) if group[0] == "class bias" else vectors
+    def decode_source(self, states: Tensor, calls: Sequence[Call]) -> DecodeSource:
+        """Everything but the last step of decoding: the hidden states of products, and the other blocks."""
+        hidden, blocks = [], []
+        for call in calls:
+            chosen = states[torch.from_numpy(call.nodes).to(states.device)]
+            if call.decoder == Decoder.KERNEL:
+                hidden.append(self.decoder.hidden(chosen, call.height, call.width).flatten(0, 2))
+            else:
+                blocks.append(self.decode_blocks(call, chosen).flatten())
+        weight, bias = self.decoder.last
+        return DecodeSource(
+            torch.cat(hidden) if hidden else weight.new_empty(0, weight.shape[2]),
+            weight,
+            bias,
+            torch.cat(blocks) if blocks else weight.new_empty(0),
+        )
+
+    def decode_blocks(self, call: Call, states: Tensor) -> Tensor:
+        """The blocks of one call that are no products, slot by slot."""
+        if call.decoder == Decoder.CLASS_WEIGHT:
+            return self.decoder.classifier(states, call.columns)
+        if call.decoder == Decoder.WHOLE:
+            position = call.cells == 1
+            rows = 1 if position else call.rows
+            kernels: Tensor = self.decoder(states, rows, call.columns, (call.height, call.width))
+            # (count, 1, columns, s, s) -> (count, patches, columns)
+            return kernels.squeeze(1).flatten(2).transpose(1, 2) if position else kernels
+        vectors: Tensor = self.decoder_1d(states)
+        if call.decoder != Decoder.CLASS_BIAS:
+            return vectors
+        biases: Tensor = self.bias_class(vectors.view(len(states), 2, self.vector_length)[:, 1])
+        return biases
 
     def check_weights(self) -> None:
         """Fail where a weight is not finite: gates and normalizations could hide it in what is predicted."""
-        weights = self.state_dict()
+        weights = dict(self.named_parameters())
+        if backend_for(self.primitive_embedding.weight) == "cpp":
+            if _C.all_finite(as_arrays(*weights.values()), torch.get_num_threads()):
+                return
         # A sum is infinite or NaN where any element is, and far cheaper to look at.
-        if torch.isfinite(torch.stack([weight.sum() for weight in weights.values()])).all():
+        elif torch.isfinite(torch.stack([weight.sum() for weight in weights.values()])).all():
             return
         broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
         if broken:

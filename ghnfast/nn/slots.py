@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,21 +17,37 @@ from ..ops.decode import Role
 
 @dataclass(frozen=True)
 class Slot:
-    """A parameter of one model and what it is predicted from.
+    """A parameter of a graph and what it is predicted from.
 
-    node: the node of the batch that it is decoded from.
+    node: the node of the graph that it is decoded from.
     classifier: whether that node is the classification layer's, which has a decoder of its own.
     optional: whether `classifier=False` leaves the parameter alone: it is the classification layer's, or tied to it.
     shape: the shape to decode for; it differs from the parameter's only by dimensions of size 1.
+    parameter_shape: the parameter's own shape.
     """
 
     name: str
-    parameter: Tensor
     node: int
     role: Role
     shape: tuple[int, ...]
+    parameter_shape: tuple[int, ...]
     classifier: bool
     optional: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is predicted of one model, and what is not, and why.
+
+    rows: which of the graph's slots these are (`slots_of`).
+    parameters: the model's parameters, one per slot.
+    """
+
+    model: nn.Module
+    slots: list[Slot]
+    rows: list[int]
+    parameters: list[Tensor]
+    skipped: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -56,44 +74,65 @@ class Report:
 MAX_TOKENS = 2
 
 
-def check_finite(slots: Sequence[Slot], blocks: Sequence[Tensor]) -> None:
-    for slot, block in zip(slots, blocks, strict=True):
-        if not torch.isfinite(block).all():
-            raise PredictError(
-                f"the values predicted for {slot.name} are not finite in {block.dtype}: the GHN's weights are too "
-                "large. No parameter was changed."
-            )
+# What `slots_of` found, by graph: graphs are used again for many models.
+KNOWN_SLOTS: weakref.WeakKeyDictionary[ArchGraph, tuple[list[Slot], dict[str, str]]] = weakref.WeakKeyDictionary()
 
 
-def plan_slots(model: nn.Module, graph: ArchGraph, offset: int) -> tuple[list[Slot], dict[str, str]]:
-    """The parameters of a model that its graph predicts, and why each of the others is skipped."""
-    parameters = dict(model.named_parameters())
+def slots_of(graph: ArchGraph) -> tuple[list[Slot], dict[str, str]]:
+    """The parameters that a graph predicts, and why others cannot be decoded."""
+    known = KNOWN_SLOTS.get(graph)
+    if known is not None:
+        return known
     last = [node for node in (graph.classifier_weight, graph.classifier_bias) if node is not None]
     optional = {graph.weights[node] for node in classification_nodes(graph)}
     slots: dict[str, Slot] = {}
-    skipped = {name: reason for name, reason in graph.skipped.items() if name in parameters}
-    skipped |= {
-        name: f"its dtype is {parameter.dtype}; float32, float64, float16 and bfloat16 are predicted"
-        for name, parameter in parameters.items()
-        if parameter.dtype not in PREDICTED_DTYPES
-    }
+    skipped = dict(graph.skipped)
     for node, names in enumerate(zip(graph.weights, graph.norm_biases, strict=True)):
         for name, is_norm_bias in zip(names, (False, True), strict=True):
             if name is None or name in slots or name in skipped:
                 continue
-            if name not in parameters:
-                raise PredictError(f"the graph has a parameter {name} that the model ({type(model).__name__}) has not")
             role = Role.BIAS if is_norm_bias else role_of(PRIMITIVES[graph.primitives[node]])
-            shape, reason = decoded_shape(parameters[name], role)
+            own_shape = graph.parameter_shapes[name]
+            shape, reason = decoded_shape(own_shape, role)
             if reason is not None:
                 skipped[name] = reason
                 continue
-            check_writable(name, parameters[name])
-            check_same_shape(name, parameters[name], graph)
-            slots[name] = Slot(name, parameters[name], offset + node, role, shape, node in last, name in optional)
-    for name in parameters.keys() - slots.keys() - skipped.keys():
-        skipped[name] = "the graph does not know it"
-    return list(slots.values()), skipped
+            slots[name] = Slot(name, node, role, shape, own_shape, node in last, name in optional)
+    KNOWN_SLOTS[graph] = list(slots.values()), skipped
+    return KNOWN_SLOTS[graph]
+
+
+def plan_for(model: nn.Module, graph: ArchGraph) -> Plan:
+    """The parameters of a model that its graph predicts.
+
+    Raises:
+        PredictError: the graph is that of another model, or a parameter cannot be written.
+    """
+    parameters = dict(model.named_parameters())
+    slots, reasons = slots_of(graph)
+    skipped = {name: reason for name, reason in reasons.items() if name in parameters}
+    for name, parameter in parameters.items():
+        if parameter.dtype not in PREDICTED_DTYPES:
+            skipped[name] = f"its dtype is {parameter.dtype}; float32, float64, float16 and bfloat16 are predicted"
+    rows: list[int] = []
+    for row, slot in enumerate(slots):
+        if slot.name not in parameters:
+            raise PredictError(f"the graph has a parameter {slot.name} that the model ({type(model).__name__}) has not")
+        if slot.name in skipped:
+            continue
+        parameter = parameters[slot.name]
+        if parameter.layout != torch.strided:
+            skipped[slot.name] = f"its layout is {parameter.layout}; dense parameters are predicted"
+        else:
+            check_writable(slot.name, parameter)
+            check_same_shape(slot, parameter)
+            rows.append(row)
+    taken = slots if len(rows) == len(slots) else [slots[row] for row in rows]
+    if len(taken) + len(skipped) < len(parameters):
+        known = {slot.name for slot in taken}
+        for name in parameters.keys() - known - skipped.keys():
+            skipped[name] = "the graph does not know it"
+    return Plan(model, taken, rows, [parameters[slot.name] for slot in taken], skipped)
 
 
 def classification_nodes(graph: ArchGraph) -> set[int]:
@@ -116,17 +155,14 @@ def role_of(primitive: str) -> Role:
     return {"bias": Role.BIAS, "pos_enc": Role.POSITION}.get(primitive, Role.WEIGHT)
 
 
-def decoded_shape(parameter: Tensor, role: Role) -> tuple[tuple[int, ...], str | None]:
+def decoded_shape(shape: tuple[int, ...], role: Role) -> tuple[tuple[int, ...], str | None]:
     """The shape to decode for a parameter, or the reason why it cannot be decoded."""
-    shape = tuple(parameter.shape)
-    if parameter.layout != torch.strided:
-        return shape, f"its layout is {parameter.layout}; dense parameters are predicted"
-    if parameter.numel() == 0:
+    if math.prod(shape) == 0:
         return shape, "it is empty"
     if role in (Role.BIAS, Role.NORM_WEIGHT):
         if sum(size > 1 for size in shape) > 1:
             return shape, f"a {role.value} of shape {shape}; vectors are predicted"
-        return (parameter.numel(),), None
+        return (math.prod(shape),), None
     if role is Role.POSITION:
         return embedding_shape(shape, position=True), None
     if len(shape) not in (2, 4):
@@ -135,72 +171,66 @@ def decoded_shape(parameter: Tensor, role: Role) -> tuple[tuple[int, ...], str |
 
 
 def check_writable(name: str, parameter: Tensor) -> None:
-    if any(stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)):
-        raise PredictError(
-            f"the parameter {name} is expanded: several of its elements share memory (strides {parameter.stride()}); "
-            "parameters with memory of their own are accepted"
-        )
     if parameter.is_meta:
         raise PredictError(
             f"the parameter {name} is on the meta device and has no memory to write to; "
             "move the model to a real device first, with model.to_empty(device=...)"
         )
-
-
-def check_same_shape(name: str, parameter: Tensor, graph: ArchGraph) -> None:
-    traced = graph.parameter_shapes[name]
-    if tuple(parameter.shape) != traced:
+    if parameter.is_contiguous():
+        return
+    if any(stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)):
         raise PredictError(
-            f"the graph is that of another model: {name} has shape {traced} in the graph and "
+            f"the parameter {name} is expanded: several of its elements share memory (strides {parameter.stride()}); "
+            "parameters with memory of their own are accepted"
+        )
+
+
+def check_same_shape(slot: Slot, parameter: Tensor) -> None:
+    if parameter.shape != slot.parameter_shape:
+        raise PredictError(
+            f"the graph is that of another model: {slot.name} has shape {slot.parameter_shape} in the graph and "
             f"{tuple(parameter.shape)} in the model; the graph of a model with equal names and shapes is accepted"
         )
 
 
-def decoded_part(slot: Slot) -> Tensor:
-    """The part of a parameter's memory that its block is tiled over."""
-    target = slot.parameter.detach()
-    if slot.role is Role.POSITION and target.ndim != 4:
-        # Tokens in front (class, distillation) keep their values.
-        count, patches = target.shape[-2], slot.shape[2] * slot.shape[3]
-        tokens = count - patches if count - patches <= MAX_TOKENS else 0
-        return target.narrow(target.ndim - 2, tokens, count - tokens)
-    if slot.role in (Role.BIAS, Role.NORM_WEIGHT):
-        return target.squeeze() if target.numel() > 1 else target.view(1)
-    return target
+def tokens_of(slot: Slot) -> int:
+    """How many rows in front of the patches of a position encoding (class, distillation) keep their values."""
+    count, patches = slot.parameter_shape[-2], slot.shape[2] * slot.shape[3]
+    return count - patches if count - patches <= MAX_TOKENS else 0
 
 
-def block_for(slot: Slot, decoded: Tensor) -> Tensor:
-    """The decoder's result for a slot, with the dimensions of its parameter."""
-    if len(slot.shape) == 1:
-        if decoded.ndim == 2:  # row 0 is a normalization weight, row 1 any bias
-            decoded = decoded[0 if slot.role is Role.NORM_WEIGHT else 1]
-        return decoded[: slot.shape[0]]
-    if slot.classifier:
-        return decoded[: slot.shape[0]].reshape(-1, decoded.shape[1], *(1,) * (len(slot.shape) - 2))
-    if slot.role is Role.POSITION and slot.parameter.ndim != 4:
-        return decoded.flatten(2).transpose(1, 2)[(0,) * (3 - slot.parameter.ndim)]
-    return decoded if len(slot.shape) == 4 else decoded[..., 0, 0]
+def decoded_part(slot: Slot, parameter: Tensor) -> Tensor:
+    """The part of a parameter's memory that is written, with one, two or four dimensions."""
+    if slot.role is Role.POSITION and parameter.ndim != 4:
+        tokens = tokens_of(slot)
+        rows = parameter.detach().narrow(parameter.ndim - 2, tokens, parameter.shape[-2] - tokens)
+        return rows if rows.ndim == 2 else rows[0]
+    if slot.role in (Role.BIAS, Role.NORM_WEIGHT) and parameter.ndim != 1:
+        return parameter.detach().squeeze() if parameter.numel() > 1 else parameter.detach().view(1)
+    return parameter
 
 
-def nothing_reason(plans: Sequence[tuple[list[Slot], dict[str, str]]]) -> str:
-    for _, skipped in plans:
-        for name, reason in skipped.items():
+def nothing_reason(plans: Sequence[Plan]) -> str:
+    for plan in plans:
+        for name, reason in plan.skipped.items():
             return f"{name} is skipped because of this: {reason}"
     return "the models have classification layers only, and classifier=False leaves those as they are"
 
 
-def make_report(model: nn.Module, plan: Sequence[Slot], skipped: dict[str, str], classifier: bool) -> Report:
-    done = {slot.name: slot for slot in plan if classifier or not slot.optional}
-    reasons = dict(skipped)
-    for slot in plan:
+def make_report(plan: Plan, classifier: bool) -> Report:
+    done = {
+        slot.name: decoded_part(slot, parameter).numel()
+        for slot, parameter in zip(plan.slots, plan.parameters, strict=True)
+        if classifier or not slot.optional
+    }
+    reasons = dict(plan.skipped)
+    for slot in plan.slots:
         if slot.name not in done:
             reasons[slot.name] = "it belongs to the classification layer, which was to be left as it is"
-    parameters = dict(model.named_parameters())
-    ordered = {name: reasons[name] for name in parameters if name in reasons}
-    predicted = [name for name in parameters if name in done]
+    parameters = dict(plan.model.named_parameters())
     return Report(
-        predicted=predicted,
-        skipped=ordered,
-        predicted_elements=sum(decoded_part(done[name]).numel() for name in predicted),
+        predicted=[name for name in parameters if name in done],
+        skipped={name: reasons[name] for name in parameters if name in reasons},
+        predicted_elements=sum(done.values()),
         elements=sum(parameter.numel() for parameter in parameters.values()),
     )

@@ -38,10 +38,9 @@ class GatedSweep(nn.Module):
         self.gru = nn.GRUCell(hid, hid)
 
     def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
-        forward, backward = batch.steps(MAX_DISTANCE if self.ve else 1)
         gru = GruWeights(self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
         weights = SweepWeights(self.mlp.weights, self.mlp_ve.weights if self.ve else None, gru)
-        return gated_sweep(states, forward, backward, weights)
+        return gated_sweep(states, batch.topology(MAX_DISTANCE if self.ve else 1), weights)
 
 
 class NodeMlp(Mlp):

@@ -1,17 +1,29 @@
-"""From a decoded block to a parameter: normalize, tile, store.
+"""The last step of decoding: a product, its normalization, and the parameters that repeat the result.
 
-A block holds what the decoder computes for one parameter, at most as large as the decoder's own shape; the parameter
-repeats it. Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), section 3.3 and appendix B.2.
+A block holds what is decoded for one parameter, at most as large as the decoder's own shape; the parameter repeats it.
+`decode` and `decode_into` are the operation; `naive_blocks`, `tile` and `store` define it, in plain PyTorch, and
+csrc/decode.cpp is what runs on a CPU. Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021),
+section 3.3 and appendix B.2.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from enum import Enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+from .. import _C
+from ..errors import PredictError
+from .backend import as_arrays, backend_for
 
 
 class Role(Enum):
@@ -23,8 +35,17 @@ class Role(Enum):
     BIAS = "bias"
 
 
-def normalize(block: Tensor, shape: Sequence[int], role: Role) -> Tensor:
-    """Scale a block for a parameter of `shape`.
+class TargetKind(IntEnum):
+    """Where a target's block comes from, and how it is normalized; the numbers are those in csrc/bindings.cpp."""
+
+    PRODUCT = 0  # a product of hidden states and the decoder's last weight, times the scale
+    SCALED = 1  # a given block, times the scale
+    NORM_WEIGHT = 2  # a given block, 2 sigmoid(x / 2)
+    BIAS = 3  # a given block, tanh(x / 5)
+
+
+def normalization(shape: Sequence[int], role: Role) -> tuple[TargetKind, float]:
+    """How the block of a parameter of `shape` is normalized: the kind of a given block, and the scale.
 
     Weights: times sqrt(beta / fan_in), fan_in = elements per output; beta is 1 for a kernel with one input channel or
     with k_h < k_w (which no ReLU follows), else 2. Position encodings: as they are. Normalization weights:
@@ -33,12 +54,147 @@ def normalize(block: Tensor, shape: Sequence[int], role: Role) -> Tensor:
     if role is Role.WEIGHT:
         kernel = len(shape) == 4
         beta = 1.0 if kernel and (shape[1] == 1 or shape[2] < shape[3]) else 2.0
-        return block * math.sqrt(beta / math.prod(shape[1:]))
+        return TargetKind.SCALED, math.sqrt(beta / math.prod(shape[1:]))
     if role is Role.POSITION:
-        return block
-    if role is Role.NORM_WEIGHT:
+        return TargetKind.SCALED, 1.0
+    return (TargetKind.NORM_WEIGHT if role is Role.NORM_WEIGHT else TargetKind.BIAS), 1.0
+
+
+class Target(NamedTuple):
+    """A parameter, seen as (out, in, cells), that repeats a block (rows, columns, cells) in its first two dimensions.
+
+    first: the first row of the hidden states of a product, or the first element of a given block.
+    kind: a `TargetKind`.
+    """
+
+    first: int
+    rows: int
+    columns: int
+    cells: int
+    out: int
+    in_: int
+    kind: int
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeTargets:
+    """What is decoded: table (targets, 7) int64, a `Target` a row; scales (targets,) float64."""
+
+    table: NDArray[np.int64]
+    scales: NDArray[np.float64]
+
+    def __iter__(self) -> Iterator[Target]:
+        return (Target(*row) for row in self.table.tolist())
+
+
+class DecodeSource(NamedTuple):
+    """What targets are decoded from.
+
+    A product's block is weight[i, j] . hidden[first + cell] + bias[i, j]; a given block lies in `blocks`, row-major.
+    """
+
+    hidden: Tensor  # (hidden rows, width)
+    weight: Tensor  # (max rows, max columns, width)
+    bias: Tensor  # (max rows, max columns)
+    blocks: Tensor  # (elements,)
+
+
+def decode(source: DecodeSource, targets: DecodeTargets) -> list[Tensor]:
+    """The values of all targets, each (out, in, cells); differentiable once with respect to `source`.
+
+    Raises:
+        BackendError: see `GHNFAST_BACKEND`.
+    """
+    if backend_for(source.hidden) == "torch":
+        blocks = naive_blocks(source, targets)
+        return [
+            tile(block, (target.out, target.in_, target.cells)) for block, target in zip(blocks, targets, strict=True)
+        ]
+    shapes = [(target.out, target.in_, target.cells) for target in targets]
+    sizes = [math.prod(shape) for shape in shapes]
+    flat: Tensor = decode_op(*source, torch.from_numpy(targets.table), torch.from_numpy(targets.scales), sum(sizes))
+    parts = flat.split(sizes)
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+class NotFinite(PredictError):
+    """The values of target number `index` are not finite."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"the values of target {index} are not finite")
+        self.index = index
+
+
+def decode_into(source: DecodeSource, targets: DecodeTargets, outputs: Sequence[Tensor]) -> None:
+    """Write the values of all targets into tensors, in their dtype, on their device, without gradients.
+
+    Args:
+        outputs: one per target, with one dimension (in), two (out, in) or four (out, in, height, width).
+
+    Raises:
+        NotFinite: a value is not finite; nothing is written.
+        BackendError: see `GHNFAST_BACKEND`.
+    """
+    if backend_for(source.hidden) == "torch":
+        naive_decode_into(source, targets, outputs)
+        return
+    # What C++ cannot write to gets copies.
+    direct = [output if is_reachable(output) else output.new_empty(output.shape, device="cpu") for output in outputs]
+    decode_into_op(*source, torch.from_numpy(targets.table), torch.from_numpy(targets.scales), direct)
+    for output, written in zip(outputs, direct, strict=True):
+        if written is not output:
+            output.copy_(written)
+
+
+def is_reachable(output: Tensor) -> bool:
+    """Whether a tensor is in the CPU's memory, its kernels' cells evenly spaced."""
+    return output.device.type == "cpu" and (
+        output.ndim < 4 or output.shape[2] == 1 or output.stride(2) == output.shape[3] * output.stride(3)
+    )
+
+
+# In plain PyTorch -----------------------------------------------------------------------------------------------------
+
+
+def naive_blocks(source: DecodeSource, targets: DecodeTargets) -> list[Tensor]:
+    """The normalized blocks of all targets, each (rows, columns, cells)."""
+    blocks: list[Tensor | None] = [None] * len(targets.table)
+    numbered = [(index, target) for index, target in enumerate(targets) if target.kind == TargetKind.PRODUCT]
+    for (rows, columns, cells), group in itertools.groupby(numbered, key=lambda item: item[1][1:4]):
+        members = list(group)
+        at = torch.tensor([target.first for _, target in members], device=source.hidden.device)
+        cell = at[:, None] + torch.arange(cells, device=at.device)
+        weight = source.weight[:rows, :columns].flatten(0, 1)
+        products = F.linear(source.hidden[cell], weight, source.bias[:rows, :columns].flatten())
+        for (index, _), product in zip(members, products.transpose(1, 2).unflatten(1, (rows, columns)), strict=True):
+            blocks[index] = product
+    for index, target in enumerate(targets):
+        shape = (target.rows, target.columns, target.cells)
+        block = blocks[index]
+        if block is None:
+            block = source.blocks[target.first : target.first + math.prod(shape)].view(shape)
+        blocks[index] = normalize(block, target.kind, float(targets.scales[index]))
+    return blocks  # type: ignore[return-value]
+
+
+def normalize(block: Tensor, kind: int, scale: float) -> Tensor:
+    """A block as `normalization` says."""
+    if kind == TargetKind.NORM_WEIGHT:
         return 2 * torch.sigmoid(block / 2)
-    return torch.tanh(block / 5)
+    return torch.tanh(block / 5) if kind == TargetKind.BIAS else block * scale
+
+
+def naive_decode_into(source: DecodeSource, targets: DecodeTargets, outputs: Sequence[Tensor]) -> None:
+    ready = []
+    for index, (block, output) in enumerate(zip(naive_blocks(source, targets), outputs, strict=True)):
+        block = block.to(output.device, output.dtype)
+        if not torch.isfinite(block).all():
+            raise NotFinite(index)
+        ready.append(block.flatten() if output.ndim == 1 else block.flatten(1) if output.ndim == 2 else block)
+    # From here on, memory is written and nothing else.
+    for block, output in zip(ready, outputs, strict=True):
+        with torch.inference_mode(output.is_inference()):
+            store(block.unflatten(2, output.shape[2:]) if output.ndim == 4 else block, output.detach())
 
 
 def tile(block: Tensor, shape: Sequence[int]) -> Tensor:
@@ -73,3 +229,135 @@ def store_from(block: Tensor, target: Tensor, dim: int) -> None:
         store_from(block.unsqueeze(dim), whole, dim + 2)
     if rest:
         store_from(block.narrow(dim, 0, rest), target.narrow(dim, repeats * length, rest), dim + 1)
+
+
+# As operators of torch ------------------------------------------------------------------------------------------------
+
+ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+
+
+def memory_table(outputs: Sequence[Tensor], targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(targets, 5): address, element type, and the strides of (out, in, cells) in elements."""
+    memory = np.empty((len(outputs), 5), dtype=np.int64)
+    memory[:, 0] = [output.data_ptr() for output in outputs]
+    memory[:, 1] = [ELEMENTS[output.dtype] for output in outputs]
+    cells = targets[:, 3]
+    memory[:, 2], memory[:, 3], memory[:, 4] = targets[:, 5] * cells, cells, 1
+    for index, output in enumerate(outputs):
+        if not output.is_contiguous():
+            memory[index, 2:] = strides_of(output)
+    return memory
+
+
+def strides_of(output: Tensor) -> tuple[int, int, int]:
+    strides = output.stride()
+    if len(strides) == 1:
+        return 0, strides[0], 0
+    return strides[0], strides[1], (strides[3] if output.shape[3] > 1 else strides[2]) if len(strides) == 4 else 0
+
+
+@torch.library.custom_op("ghnfast::decode_into", mutates_args=("outputs",), device_types="cpu")
+def decode_into_op(
+    hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor, outputs: list[Tensor]
+) -> None:
+    """Write all targets into `outputs`; see `decode_into`."""
+    table = targets.numpy()
+    check_sizes(outputs, table)
+    memory = memory_table(outputs, table)
+    a, b, c, d = as_arrays(hidden, weight, bias, blocks)
+    broken = _C.decode(a, b, c, d, table, scales.numpy(), memory, True, torch.get_num_threads())
+    if broken >= 0:
+        raise NotFinite(broken)
+
+
+def check_sizes(outputs: Sequence[Tensor], table: NDArray[np.int64]) -> None:
+    """C++ writes what the table says."""
+    sizes = table[:, 3] * table[:, 4] * table[:, 5]
+    if [output.numel() for output in outputs] != sizes.tolist():
+        raise ValueError("the sizes of the outputs differ from those of the targets")
+
+
+@decode_into_op.register_fake
+def _(
+    hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor, outputs: list[Tensor]
+) -> None:
+    return None
+
+
+@torch.library.custom_op("ghnfast::decode", mutates_args=(), device_types="cpu")
+def decode_op(
+    hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor, elements: int
+) -> Tensor:
+    """The values of all targets one behind the other: (elements,)."""
+    table = targets.numpy()
+    sizes = table[:, 3] * table[:, 4] * table[:, 5]
+    flat = hidden.new_empty(elements)
+    outputs = [
+        part.view(out, in_, cells, 1)
+        for part, (cells, out, in_) in zip(flat.split(sizes.tolist()), table[:, 3:6].tolist(), strict=True)
+    ]
+    memory = memory_table(outputs, table)
+    a, b, c, d = as_arrays(hidden, weight, bias, blocks)
+    _C.decode(a, b, c, d, table, scales.numpy(), memory, False, torch.get_num_threads())
+    return flat
+
+
+@decode_op.register_fake
+def _(
+    hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor, elements: int
+) -> Tensor:
+    return hidden.new_empty(elements)
+
+
+@torch.library.custom_op("ghnfast::decode_backward", mutates_args=(), device_types="cpu")
+def decode_backward_op(
+    grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor
+) -> list[Tensor]:
+    """The gradients of hidden, weight, bias and blocks."""
+    flat, a, b, c, d = as_arrays(grad, hidden, weight, bias, blocks)
+    threads = torch.get_num_threads()
+    products, grad_blocks = _C.decode_backward(flat, a, b, c, d, targets.numpy(), scales.numpy(), threads)
+    grad_hidden, grad_weight, grad_bias = (torch.zeros_like(tensor) for tensor in (hidden, weight, bias))
+    at = 0
+    for rows, columns, first, last in product_runs(targets.numpy()):
+        size = (last - first) * rows * columns
+        part = torch.from_numpy(products[at : at + size]).view(last - first, rows * columns)
+        at += size
+        grad_hidden[first:last] += part @ weight[:rows, :columns].flatten(0, 1)
+        grad_weight[:rows, :columns] += (part.T @ hidden[first:last]).unflatten(0, (rows, columns))
+        grad_bias[:rows, :columns] += part.sum(0).unflatten(0, (rows, columns))
+    return [grad_hidden, grad_weight, grad_bias, torch.from_numpy(grad_blocks)]
+
+
+def product_runs(table: NDArray[np.int64]) -> Iterator[tuple[int, int, int, int]]:
+    """(rows, columns, first, last): products in a row with blocks of equal size, from hidden states side by side."""
+    run: tuple[int, int, int, int] | None = None
+    for target in map(Target._make, table.tolist()):
+        if target.kind != TargetKind.PRODUCT:
+            continue
+        if run is not None and run[:2] == (target.rows, target.columns) and run[3] == target.first:
+            run = (*run[:3], target.first + target.cells)
+            continue
+        if run is not None:
+            yield run
+        run = (target.rows, target.columns, target.first, target.first + target.cells)
+    if run is not None:
+        yield run
+
+
+@decode_backward_op.register_fake
+def _(
+    grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor
+) -> list[Tensor]:
+    return [torch.empty_like(tensor) for tensor in (hidden, weight, bias, blocks)]
+
+
+def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:6])
+
+
+def decode_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*decode_backward_op(grad, *ctx.saved_tensors), None, None, None)
+
+
+decode_op.register_autograd(decode_backward, setup_context=keep_for_backward)

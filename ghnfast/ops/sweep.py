@@ -1,6 +1,7 @@
-"""Gated message passing over the levels of architecture graphs.
+"""Gated message passing over architecture graphs.
 
-Source: Graph HyperNetworks (Zhang et al., ICLR 2019), equations 3 and 4, and Parameter Prediction for Unseen Deep
+`gated_sweep` is the operation; `naive_gated_sweep` defines it, in plain PyTorch, and csrc/sweep.cpp is what runs on a
+CPU. Source: Graph HyperNetworks (Zhang et al., ICLR 2019), equations 3 and 4, and Parameter Prediction for Unseen Deep
 Architectures (NeurIPS 2021), equation 4, for the virtual edges.
 """
 
@@ -8,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..graph import Step
+from .. import _C
+from ..graph import Topology
+from .backend import as_arrays, backend_for
 
 
 class MlpWeights(NamedTuple):
@@ -44,26 +49,66 @@ class SweepWeights:
     gru: GruWeights
 
 
-def apply_mlp(x: Tensor, weights: MlpWeights) -> Tensor:
-    hidden = F.relu(F.linear(x, weights.weight_1, weights.bias_1))
-    return F.relu(F.linear(hidden, weights.weight_2, weights.bias_2))
-
-
-def gated_sweep(states: Tensor, forward: Sequence[Step], backward: Sequence[Step], weights: SweepWeights) -> Tensor:
+def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Tensor:
     """Update every node once in topological order, then once in reverse.
 
     m_v = sum over u at distance 1 of MLP(h_u) + sum over u at distance d <= 50 of MLP_ve(h_u) / d, from states that
     this sweep has already updated, then h_v = GRU(m_v, h_v). A message depends on its sender alone, so it is
-    computed once, when the sender is updated.
+    computed once, when the sender is updated. Differentiable once with respect to states and weights.
 
     Args:
         states: (nodes, hid), the nodes' initial states.
-        forward, backward: the steps of the two sweeps (`GraphBatch.steps`); without virtual edges, those of cutoff 1.
+        topology: the edges and, for virtual edges, the shortest paths (`GraphBatch.topology`).
 
     Returns:
         (nodes, hid), the nodes' final states.
+
+    Raises:
+        BackendError: see `GHNFAST_BACKEND`.
     """
-    for steps in (forward, backward):
+    if backend_for(states) == "torch":
+        return naive_gated_sweep(states, topology, weights)
+    flat = [*weights.direct, *weights.gru, *(weights.virtual or ())]
+    arrays = (
+        topology.graph_offsets,
+        topology.edge_offsets,
+        topology.edge_sources,
+        topology.band_starts,
+        topology.band_offsets,
+        topology.closeness,
+    )
+    result: Tensor = gated_sweep_op(states, flat, [torch.from_numpy(array) for array in arrays], topology.cutoff)
+    return result
+
+
+# In plain PyTorch -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One level of a batch in a sweep: what its nodes receive.
+
+    nodes: (k,) int64, the nodes that are updated.
+    sources, targets: (p,) int64; message p goes from node sources[p] to nodes[targets[p]].
+    distances: (p,) float32, the distance in hops between the two.
+    """
+
+    nodes: NDArray[np.int64]
+    sources: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    distances: NDArray[np.float32]
+
+
+def naive_gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Tensor:
+    """`gated_sweep`, level by level."""
+    sources, targets, distances = topology.pairs()
+    if weights.virtual is None:
+        adjacent = distances == 1
+        sources, targets, distances = sources[adjacent], targets[adjacent], distances[adjacent]
+    hops = distances.astype(np.float32)
+    forward = split_by_level(topology.levels, sources, targets, hops)
+    reverse = split_by_level(topology.levels, targets, sources, hops)[::-1]
+    for steps in (forward, reverse):
         states = sweep_once(states, steps, weights)
     return states
 
@@ -83,8 +128,98 @@ def sweep_once(states: Tensor, steps: Sequence[Step], weights: SweepWeights) -> 
         if weights.virtual is not None:
             received = received.index_add(0, targets, virtual[sources] / distances[:, None])
         updated = torch.gru_cell(received, states[nodes], *weights.gru)
-        states[nodes] = updated
-        direct[nodes] = apply_mlp(updated, weights.direct)
+        states = states.index_copy(0, nodes, updated)
+        direct = direct.index_copy(0, nodes, apply_mlp(updated, weights.direct))
         if weights.virtual is not None:
-            virtual[nodes] = apply_mlp(updated, weights.virtual)
+            virtual = virtual.index_copy(0, nodes, apply_mlp(updated, weights.virtual))
     return states
+
+
+def apply_mlp(x: Tensor, weights: MlpWeights) -> Tensor:
+    hidden = F.relu(F.linear(x, weights.weight_1, weights.bias_1))
+    return F.relu(F.linear(hidden, weights.weight_2, weights.bias_2))
+
+
+def split_by_level(
+    level: NDArray[np.int64], sources: NDArray[np.int64], targets: NDArray[np.int64], hops: NDArray[np.float32]
+) -> list[Step]:
+    """One step per level, in rising order: the messages to the nodes of that level."""
+    depth = int(level.max()) + 1
+    nodes = np.argsort(level, kind="stable")
+    node_bounds = np.searchsorted(level[nodes], np.arange(depth + 1))
+    position = np.empty(len(level), dtype=np.int64)
+    position[nodes] = np.arange(len(level)) - node_bounds[level[nodes]]
+    order = np.argsort(level[targets], kind="stable")
+    bounds = np.searchsorted(level[targets][order], np.arange(depth + 1))
+    steps = []
+    for index in range(depth):
+        chosen = order[bounds[index] : bounds[index + 1]]
+        steps.append(
+            Step(
+                nodes=nodes[node_bounds[index] : node_bounds[index + 1]],
+                sources=sources[chosen],
+                targets=position[targets[chosen]],
+                distances=hops[chosen],
+            )
+        )
+    return steps
+
+
+# As operators of torch ------------------------------------------------------------------------------------------------
+
+
+def native_topology(topology: Sequence[Tensor], cutoff: int) -> _C.Topology:
+    graph_offsets, edge_offsets, edge_sources, band_starts, band_offsets, closeness = as_arrays(*topology)
+    return _C.Topology(graph_offsets, edge_offsets, edge_sources, band_starts, band_offsets, closeness, cutoff)
+
+
+@torch.library.custom_op("ghnfast::gated_sweep", mutates_args=(), device_types="cpu")
+def gated_sweep_op(states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int) -> Tensor:
+    """Final node states.
+
+    Args:
+        weights: those of the direct MLP, the GRU and, where there are virtual edges, their MLP: 8 or 12 tensors.
+        topology: the arrays of `Topology`, without the levels.
+    """
+    arrays = native_topology(topology, cutoff)
+    (initial,) = as_arrays(states)
+    return torch.from_numpy(_C.gated_sweep(initial, as_arrays(*weights), arrays, torch.get_num_threads()))
+
+
+@gated_sweep_op.register_fake
+def _(states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int) -> Tensor:
+    return torch.empty_like(states, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("ghnfast::gated_sweep_backward", mutates_args=(), device_types="cpu")
+def gated_sweep_backward_op(
+    grad: Tensor, states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int
+) -> list[Tensor]:
+    """The gradients of the states and of each weight."""
+    arrays = native_topology(topology, cutoff)
+    grad_final, initial = as_arrays(grad, states)
+    grad_states, grad_weights = _C.gated_sweep_backward(
+        grad_final, initial, as_arrays(*weights), arrays, torch.get_num_threads()
+    )
+    return [torch.from_numpy(array) for array in (grad_states, *grad_weights)]
+
+
+@gated_sweep_backward_op.register_fake
+def _(grad: Tensor, states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int) -> list[Tensor]:
+    return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (states, *weights)]
+
+
+def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    states, weights, topology, ctx.cutoff = inputs
+    ctx.save_for_backward(states, *weights, *topology)
+    ctx.weight_count = len(weights)
+
+
+def sweep_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    states, *others = ctx.saved_tensors
+    weights, topology = others[: ctx.weight_count], others[ctx.weight_count :]
+    grads = gated_sweep_backward_op(grad, states, weights, topology, ctx.cutoff)
+    return grads[0], grads[1:], [None] * len(topology), None
+
+
+gated_sweep_op.register_autograd(sweep_backward, setup_context=keep_for_backward)

@@ -220,29 +220,59 @@ def longest_hops(size: int, edges: list[tuple[int, int]], cutoff: int) -> np.nda
     return distances
 
 
+def hop_matrix(core: ModuleType, size: int, edges: np.ndarray, cutoff: int) -> np.ndarray:
+    """Distances as a matrix, from the bands."""
+    edges = edges[np.argsort(edges[:, 1], kind="stable")]
+    offsets = np.searchsorted(edges[:, 1], np.arange(size + 1))
+    starts, bands, closeness = core.hop_bands(np.array([0, size]), offsets, edges[:, 0], cutoff, 1)
+    distances = np.zeros((size, size), dtype=np.int64)
+    for node in range(size):
+        band = closeness[bands[node] : bands[node + 1]].astype(np.int64)
+        assert len(band) == node - starts[node]
+        assert len(band) == 0 or band[0] > 0
+        distances[starts[node] : node, node] = np.where(band > 0, cutoff + 1 - band, 0)
+    return distances
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(size=st.integers(1, 25), data=st.data(), cutoff=st.sampled_from([1, 2, 5, 50, 255]))
 def test_distances(core: ModuleType, size: int, data: st.DataObject, cutoff: int) -> None:
     node = st.integers(0, size - 1)
-    edges = data.draw(st.lists(st.tuples(node, node).filter(lambda e: e[0] != e[1]), max_size=60))
+    edges = data.draw(st.lists(st.tuples(node, node).filter(lambda e: e[0] < e[1]), max_size=60))
     array = np.array(edges, dtype=np.int32).reshape(-1, 2)
-    np.testing.assert_array_equal(core.shortest_paths(size, array, cutoff), longest_hops(size, edges, cutoff))
+    np.testing.assert_array_equal(hop_matrix(core, size, array, cutoff), longest_hops(size, edges, cutoff))
 
 
-def test_distances_of_a_chain_of_ten_thousand_nodes(core: ModuleType) -> None:
-    nodes = np.arange(10_000, dtype=np.int32)
-    distances = core.shortest_paths(10_000, np.stack([nodes[:-1], nodes[1:]], axis=1), 50)
-    assert distances.max() == 50
-    assert (distances[0, :51] == np.arange(51)).all()
-    assert distances[0, 51:].sum() == 0
+def test_distances_of_a_chain_of_ten_thousand_nodes_take_little_memory(core: ModuleType) -> None:
+    offsets = np.maximum(np.arange(10_001) - 1, 0)
+    starts, bands, closeness = core.hop_bands(np.array([0, 10_000]), offsets, np.arange(9_999), 50, 1)
+    np.testing.assert_array_equal(starts, np.maximum(np.arange(10_000) - 50, 0))
+    assert len(closeness) == bands[-1] == 50 * 10_000 - 50 * 51 // 2
+    np.testing.assert_array_equal(closeness[-50:], np.arange(1, 51))
+
+
+def test_distances_of_graphs_side_by_side(core: ModuleType) -> None:
+    """Two chains of three nodes, on two threads."""
+    result = core.hop_bands(np.array([0, 3, 6]), np.array([0, 0, 1, 2, 2, 3, 4]), np.array([0, 1, 3, 4]), 2, 2)
+    starts, bands, closeness = (array.tolist() for array in result)
+    assert (starts, bands, closeness) == ([0, 0, 0, 3, 3, 3], [0, 0, 1, 3, 3, 4, 6], [2, 1, 2, 2, 1, 2])
 
 
 @pytest.mark.parametrize("cutoff", [0, -1, 256])
 def test_cutoffs_out_of_range_are_rejected(core: ModuleType, cutoff: int) -> None:
     with pytest.raises(ValueError, match="it must be 1 to 255"):
-        core.shortest_paths(2, np.array([[0, 1]], dtype=np.int32), cutoff)
+        core.hop_bands(np.array([0, 2]), np.array([0, 0, 1]), np.array([0]), cutoff, 1)
 
 
-def test_edges_out_of_range_are_rejected(core: ModuleType) -> None:
-    with pytest.raises(ValueError, match=r"edge \(0, 2\) leaves a graph of 2 nodes"):
-        core.shortest_paths(2, np.array([[0, 2]], dtype=np.int32), 5)
+@pytest.mark.parametrize("source", [-1, 1, 2])
+def test_edges_against_the_order_are_rejected(core: ModuleType, source: int) -> None:
+    with pytest.raises(ValueError, match=rf"edge \({source}, 1\) does not come from an earlier node"):
+        core.hop_bands(np.array([0, 2]), np.array([0, 0, 1]), np.array([source]), 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("graphs", "edges"), [([0, 3], [0, 0, 1]), ([1, 2], [0, 0, 1]), ([0, 2], [0, 1, 0]), ([0, 2], [0, 0, 2]), ([], [])]
+)
+def test_offsets_that_fit_nothing_are_rejected(core: ModuleType, graphs: list[int], edges: list[int]) -> None:
+    with pytest.raises(ValueError, match="must rise from 0 to"):
+        core.hop_bands(np.array(graphs, dtype=np.int64), np.array(edges, dtype=np.int64), np.array([0]), 5, 1)

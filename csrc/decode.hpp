@@ -1,0 +1,69 @@
+// The last step of decoding: the product that gives blocks of parameters, their normalization, and the parameters that
+// repeat them; forward and backward.
+//
+// Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), section 3.3 and appendix B.2.
+// ghnfast/ops/decode.py has the same in plain PyTorch.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace ghnfast {
+
+// How a block's values become a parameter's.
+enum class Activation : std::int64_t {
+  kScale,    // x * scale
+  kSigmoid,  // 2 sigmoid(x / 2)
+  kTanh,     // tanh(x / 5)
+};
+
+enum class Element : std::int64_t { kFloat32, kFloat64, kFloat16, kBFloat16 };
+
+// One parameter, seen as (out, in, cells), which repeats a block (rows, columns, cells) in its first two dimensions.
+// The block is either a product, block[i][j][c] = weight[i][j] . hidden[first + c] + bias[i][j], or given.
+struct DecodeTarget {
+  bool is_product = false;
+  std::int64_t first = 0;  // a product's first row of `hidden`, or where a given block starts in `blocks`
+  std::int64_t rows = 0, columns = 0, cells = 0;
+  std::int64_t out = 0, in = 0;
+  Activation activation = Activation::kScale;
+  double scale = 1;
+};
+
+// Where a parameter lies: the address of its first element, and the distances between elements in its three
+// dimensions, counted in elements.
+struct DecodeMemory {
+  char* data = nullptr;
+  Element element = Element::kFloat32;
+  std::int64_t strides[3] = {0, 0, 0};
+};
+
+// What all targets are decoded from. Row-major.
+template <typename T>
+struct DecodeSource {
+  const T* hidden = nullptr;  // (hidden_rows, width)
+  const T* weight = nullptr;  // (max_rows, max_columns, width)
+  const T* bias = nullptr;    // (max_rows, max_columns)
+  const T* blocks = nullptr;  // (block_elements): each block (rows, columns, cells)
+  std::int64_t hidden_rows = 0, width = 0, max_rows = 0, max_columns = 0, block_elements = 0;
+};
+
+// Writes every target into its memory and returns -1. With `check`: or returns the number of a target that would get a
+// value that is not finite in its type, and writes nothing.
+template <typename T>
+std::int64_t decode(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets,
+                    const std::vector<DecodeMemory>& memory, bool check, int threads);
+
+// The largest absolute value; infinite where a value is not a number.
+template <typename T>
+double largest(const T* values, std::int64_t count, int threads);
+
+// The gradient of a target's block before its activation, from that of the target: the sum over its repeats.
+// `grad` holds the gradients of all targets, one behind the other, each contiguous. `grad_products` gets those of the
+// products, one behind the other, each (cells, rows, columns); `grad_blocks` those of the given blocks, in the
+// layout of `blocks`.
+template <typename T>
+void decode_backward(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets, const T* grad,
+                     T* grad_products, T* grad_blocks, int threads);
+
+}  // namespace ghnfast

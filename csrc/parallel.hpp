@@ -1,0 +1,13 @@
+// A parallel loop on the threads that torch computes with.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace ghnfast {
+
+// Calls body(item) once for every item in [0, items), on up to `threads` threads; returns when all are done.
+// Rethrows the first exception that a body threw; the items after it may be left out.
+void parallel_for(std::int64_t items, int threads, const std::function<void(std::int64_t)>& body);
+
+}  // namespace ghnfast

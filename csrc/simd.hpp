@@ -1,0 +1,107 @@
+// Vectors of the instruction set that a file is compiled for. Files that include this are compiled once for each
+// instruction set, with GHNFAST_ISA set to the name of a namespace of its own; everything they define lies in that
+// namespace, and they use no templates of the standard library, of which the linker might keep the copy with the newest
+// instructions for everybody.
+#pragma once
+
+#include <math.h>
+
+#include <cstdint>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace ghnfast {
+namespace GHNFAST_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <typename T>
+struct VectorOf {
+  typedef T Type __attribute__((vector_size(kVectorBytes)));
+  // The same without an alignment of its own, for loads and stores anywhere.
+  typedef T Anywhere __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias));
+};
+
+template <typename T>
+using Vector = typename VectorOf<T>::Type;
+
+template <typename T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <typename T>
+inline Vector<T> load(const T* from) {
+  return *reinterpret_cast<const typename VectorOf<T>::Anywhere*>(from);
+}
+
+template <typename T>
+inline void save(T* to, Vector<T> value) {
+  *reinterpret_cast<typename VectorOf<T>::Anywhere*>(to) = value;
+}
+
+template <typename T>
+inline Vector<T> all(T value) {
+  return value - Vector<T>{};  // unlike value + 0, which would make 0 of -0, this costs no instruction
+}
+
+// Keeps what is not a number.
+template <typename T>
+inline Vector<T> positive_part(Vector<T> x) {
+  return x < T(0) ? Vector<T>{} : x;
+}
+
+// Overloads of our own: those of <cmath> are templates or inline.
+inline float exponential(float x) { return ::expf(x); }
+inline double exponential(double x) { return ::exp(x); }
+inline float hyperbolic_tangent(float x) { return ::tanhf(x); }
+inline double hyperbolic_tangent(double x) { return ::tanh(x); }
+
+// e^x. Relative error below 3e-7 in float; arguments beyond the range of finite results give its ends.
+inline Vector<float> exponential(Vector<float> x) {
+  typedef std::int32_t Integers __attribute__((vector_size(kVectorBytes)));
+  const float highest = 88.0f, lowest = -87.0f;
+  const auto finite = x == x;
+  const auto input = x;
+  x = x < lowest ? all(lowest) : x;
+  x = x > highest ? all(highest) : x;
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the lowest bits.
+  const auto shifted = x * 1.44269504088896341f + 12582912.0f;
+  const auto power = shifted - 12582912.0f;
+  const auto r = (x - power * 0.693359375f) + power * 2.12194440e-4f;
+  auto p = all(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const auto bits = reinterpret_cast<Integers>(p) + (reinterpret_cast<Integers>(shifted) << 23);
+  return finite ? reinterpret_cast<Vector<float>>(bits) : input;
+}
+
+inline Vector<double> exponential(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) {
+    x[lane] = exponential(static_cast<double>(x[lane]));
+  }
+  return x;
+}
+
+template <typename T>
+inline Vector<T> sigmoid(Vector<T> x) {
+  return T(1) / (T(1) + exponential(-x));
+}
+
+template <typename T>
+inline Vector<T> hyperbolic_tangent(Vector<T> x) {
+  return T(1) - T(2) / (exponential(x + x) + T(1));
+}
+
+}  // namespace GHNFAST_ISA
+}  // namespace ghnfast

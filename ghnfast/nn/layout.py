@@ -1,0 +1,151 @@
+"""How the slots of a batch are decoded: which share a call of a decoder, and where their blocks lie."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..graph import ArchGraph
+from ..ops.decode import DecodeTargets, Role, TargetKind, normalization
+from .slots import Slot, slots_of, tokens_of
+
+
+class Decoder(IntEnum):
+    """Which decoder gives a slot's block."""
+
+    KERNEL = 0  # a product that the last step computes
+    VECTOR_WEIGHT = 1  # the vector decoder's row 0: normalization weights
+    VECTOR_BIAS = 2  # its row 1: biases
+    CLASS_WEIGHT = 3
+    CLASS_BIAS = 4
+    WHOLE = 5  # a kernel that is computed before the last step: interpolated, or flattened to patches
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a GHN's configuration says about decoding."""
+
+    rows: int
+    columns: int
+    cells: int  # per side
+    num_classes: int
+    weight_norm: bool
+
+    @property
+    def vector(self) -> int:
+        return max(self.rows, self.columns)
+
+
+# The columns of a table of slots.
+NODE, DECODER, HEIGHT, WIDTH, COLUMNS, ROWS, CELLS, OUT, IN, KIND = range(10)
+# What to add to each row, times the number of nodes before a graph, to number its nodes through a batch.
+NODE_COLUMN = np.eye(10, dtype=np.int64)[NODE]
+# Slots that are decoded in one call have all of these in common.
+SHARED = (DECODER, HEIGHT, WIDTH, COLUMNS, ROWS, CELLS)
+
+
+def row_of(slot: Slot, sizes: Sizes) -> tuple[int, ...]:
+    """A slot's row in the table of slots."""
+    kind, _ = normalization(slot.shape, slot.role) if sizes.weight_norm else (TargetKind.SCALED, 1.0)
+    if len(slot.shape) == 1:
+        longest = sizes.num_classes if slot.classifier else sizes.vector
+        vector = Decoder.VECTOR_WEIGHT if slot.role is Role.NORM_WEIGHT else Decoder.VECTOR_BIAS
+        decoder = Decoder.CLASS_BIAS if slot.classifier else vector
+        return slot.node, decoder, 1, 1, min(slot.shape[0], longest), 1, 1, 1, slot.shape[0], kind
+    out, in_, height, width = (*slot.shape, 1, 1)[:4]
+    columns = min(in_, sizes.columns)
+    if slot.classifier:
+        rows = min(out, sizes.num_classes)
+        return slot.node, Decoder.CLASS_WEIGHT, 1, 1, columns, rows, 1, out, in_ * height * width, kind
+    if slot.role is Role.POSITION and len(slot.parameter_shape) != 4:
+        # Its patches are rows, and the width of its embeddings the columns.
+        patches = height * width
+        count = slot.parameter_shape[-2] - tokens_of(slot)
+        return slot.node, Decoder.WHOLE, height, width, min(in_, sizes.columns), patches, 1, count, in_, kind
+    rows = min(out, sizes.rows)
+    if max(height, width) > sizes.cells:
+        return slot.node, Decoder.WHOLE, height, width, columns, rows, height * width, out, in_, kind
+    return slot.node, Decoder.KERNEL, height, width, columns, rows, height * width, out, in_, TargetKind.PRODUCT
+
+
+# The table of each graph's slots and their scales, by what they depend on.
+KNOWN_TABLES: weakref.WeakKeyDictionary[ArchGraph, dict[Sizes, tuple[NDArray[np.int64], NDArray[np.float64]]]]
+KNOWN_TABLES = weakref.WeakKeyDictionary()
+
+
+def table_of(graph: ArchGraph, sizes: Sizes) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(slots, 10) and (slots,): the rows and scales of a graph's slots."""
+    known = KNOWN_TABLES.setdefault(graph, {})
+    if sizes not in known:
+        slots, _ = slots_of(graph)
+        rows = np.array([row_of(slot, sizes) for slot in slots], dtype=np.int64).reshape(-1, 10)
+        scales = [normalization(slot.shape, slot.role)[1] if sizes.weight_norm else 1.0 for slot in slots]
+        known[sizes] = rows, np.array(scales, dtype=np.float64)
+    return known[sizes]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """Slots whose blocks one call of a decoder gives: nodes (n,) of the batch, and what they share."""
+
+    decoder: Decoder
+    nodes: NDArray[np.int64]
+    height: int
+    width: int
+    columns: int
+    rows: int
+    cells: int
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The decoding of a batch.
+
+    order: (slots,) int64, the batch's slots in the order of `targets` and of `calls`.
+    """
+
+    order: NDArray[np.int64]
+    targets: DecodeTargets
+    calls: list[Call]
+
+
+def lay_out(table: NDArray[np.int64], scales: NDArray[np.float64], sizes: Sizes) -> Layout:
+    """Sort a batch's slots by what they share, and give each block its place.
+
+    Args:
+        table, scales: the rows and scales of all slots (`table_of`), their nodes numbered through the batch.
+    """
+    order = np.lexsort(tuple(table[:, column] for column in reversed(SHARED)))
+    table = table[order]
+    changes = np.flatnonzero(np.any(np.diff(table[:, SHARED], axis=0) != 0, axis=1)) + 1
+    calls = []
+    first = np.empty(len(table), dtype=np.int64)
+    hidden_rows = elements = 0
+    for begin, end in zip([0, *changes.tolist()], [*changes.tolist(), len(table)], strict=True):
+        _, decoder, *shared = table[begin, : CELLS + 1].tolist()
+        calls.append(Call(Decoder(decoder), table[begin:end, NODE], *shared))
+        at = np.arange(end - begin)
+        if decoder == Decoder.KERNEL:
+            first[begin:end] = hidden_rows + at * calls[-1].cells
+            hidden_rows += len(at) * calls[-1].cells
+            continue
+        size, offset = block_size(calls[-1], sizes)
+        first[begin:end] = elements + at * size + offset
+        elements += len(at) * size
+    targets = np.column_stack((first, table[:, [ROWS, COLUMNS, CELLS, OUT, IN, KIND]]))
+    return Layout(order, DecodeTargets(targets, scales[order]), calls)
+
+
+def block_size(call: Call, sizes: Sizes) -> tuple[int, int]:
+    """How many elements a call gives for each slot, and where the slot's block begins among them."""
+    if call.decoder in (Decoder.VECTOR_WEIGHT, Decoder.VECTOR_BIAS):
+        return 2 * sizes.vector, sizes.vector * (call.decoder == Decoder.VECTOR_BIAS)
+    if call.decoder == Decoder.CLASS_WEIGHT:
+        return sizes.num_classes * call.columns, 0
+    if call.decoder == Decoder.CLASS_BIAS:
+        return sizes.num_classes, 0
+    return call.rows * call.columns * call.cells, 0
