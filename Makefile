@@ -32,13 +32,17 @@ lint: setup
 unit: setup
 	$(PYTEST) -n 2
 
-# The C++ core under the address and undefined-behaviour sanitizers.
-sanitize: setup
-	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DGHNFAST_SANITIZE=ON -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+# The C++ core under the address and undefined-behaviour sanitizers, then under the thread sanitizer.
+sanitize: sanitize-address,undefined sanitize-thread
+
+sanitize-address,undefined: LIBRARIES = libasan.so libstdc++.so
+sanitize-thread: LIBRARIES = libtsan.so libstdc++.so
+sanitize-%: setup
+	$(BIN)/cmake -S . -B build/$@ -G Ninja -DGHNFAST_SANITIZE=$* -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
-	$(BIN)/cmake --build build/sanitize
-	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-		GHNFAST_TEST_EXTENSION=build/sanitize $(PYTEST) -p no:cacheprovider --confcutdir=tests/csrc tests/csrc
+	$(BIN)/cmake --build build/$@
+	LD_PRELOAD="$(foreach library,$(LIBRARIES),$(shell gcc -print-file-name=$(library)))" ASAN_OPTIONS=detect_leaks=0 \
+		GHNFAST_TEST_EXTENSION=build/$@ $(PYTEST) -p no:cacheprovider --confcutdir=tests/csrc tests/csrc
 
 # Regenerates docs/coverage.md.
 coverage: setup

@@ -327,7 +327,7 @@ const DecodeTask* product_rows(const DecodeSource<T>& source, const ProductTile<
       for (std::int64_t now = 0; now < rows_now && row + now < task.target.rows; ++now) {
         const T* products = job.products + now * stride + task.target.first - tile.first;
         if (!finish_product_row(task, row + now, products, stride, job)) {
-          broken = &task;
+          broken = broken == nullptr || &task < broken ? &task : broken;
         }
       }
     }

@@ -18,19 +18,23 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, hid: int, max_shape: tuple[int, int, int, int], num_classes: int) -> None:
         super().__init__()
-        self.max_shape = max_shape
+        self.max_shape, self.channels = max_shape, 4 * hid
         rows, columns, height, width = max_shape
         self.fc = nn.Sequential(nn.Linear(hid, 4 * hid * height * width), nn.ReLU())
         self.conv = nn.Sequential(nn.Conv2d(4 * hid, 8 * hid, 1), nn.ReLU(), nn.Conv2d(8 * hid, rows * columns, 1))
         self.class_layer_predictor = nn.Sequential(nn.ReLU(), nn.Conv2d(rows, num_classes, 1))
 
-    def hidden(self, states: Tensor, height: int, width: int) -> Tensor:
-        """What the last layer reads for the top-left `height` x `width` cells: (count, height, width, 8 hid)."""
+    def cells(self, states: Tensor, height: int, width: int) -> Tensor:
+        """relu(fc(h)) for the top-left `height` x `width` cells: (count * height * width, 4 hid), row by row."""
         layer = cast(nn.Linear, self.fc[0])
         weight = layer.weight.view(-1, *self.max_shape[2:], layer.in_features)[:, :height, :width]
         bias = layer.bias.view(-1, *self.max_shape[2:])[:, :height, :width]
-        flat = F.relu(F.linear(states, weight.reshape(-1, layer.in_features), bias.flatten()))
-        cells = flat.unflatten(1, (-1, height, width)).permute(0, 2, 3, 1)
+        # Cells first, channels last, so that the result is in the order that the next layer reads.
+        weight, bias = weight.permute(1, 2, 0, 3).flatten(0, 2), bias.permute(1, 2, 0).flatten()
+        return F.relu(F.linear(states, weight, bias)).view(-1, self.channels)
+
+    def hidden(self, cells: Tensor) -> Tensor:
+        """What the last layer reads for cells (count, 4 hid): (count, 8 hid)."""
         first = layer_weights(self.conv[0])
         return F.relu(F.linear(cells, first.weight, first.bias))
 
@@ -48,10 +52,9 @@ class ConvDecoder(nn.Module):
         """
         height, width = min(kernel[0], self.max_shape[2]), min(kernel[1], self.max_shape[3])
         weight, bias = self.last
-        products = F.linear(
-            self.hidden(states, height, width), weight[:rows, :columns].flatten(0, 1), bias[:rows, :columns].flatten()
-        )
-        blocks = products.permute(0, 3, 1, 2).unflatten(1, (rows, columns))
+        hidden = self.hidden(self.cells(states, height, width))
+        products = F.linear(hidden, weight[:rows, :columns].flatten(0, 1), bias[:rows, :columns].flatten())
+        blocks = products.unflatten(0, (-1, height, width)).permute(0, 3, 1, 2).unflatten(1, (rows, columns))
         if (height, width) == kernel:
             return blocks
         flat = F.interpolate(blocks.flatten(0, 1), kernel, mode="bilinear", align_corners=False)

@@ -261,16 +261,16 @@ class GHN(nn.Module):
 
     def decode_source(self, states: Tensor, calls: Sequence[Call]) -> DecodeSource:
         """Everything but the last step of decoding: the hidden states of products, and the other blocks."""
-        hidden, blocks = [], []
+        cells, blocks = [], []
         for call in calls:
             chosen = states[torch.from_numpy(call.nodes).to(states.device)]
             if call.decoder == Decoder.KERNEL:
-                hidden.append(self.decoder.hidden(chosen, call.height, call.width).flatten(0, 2))
+                cells.append(self.decoder.cells(chosen, call.height, call.width))
             else:
                 blocks.append(self.decode_blocks(call, chosen).flatten())
         weight, bias = self.decoder.last
         return DecodeSource(
-            torch.cat(hidden) if hidden else weight.new_empty(0, weight.shape[2]),
+            self.decoder.hidden(torch.cat(cells)) if cells else weight.new_empty(0, weight.shape[2]),
             weight,
             bias,
             torch.cat(blocks) if blocks else weight.new_empty(0),

@@ -44,8 +44,19 @@ class Sizes:
 NODE, DECODER, HEIGHT, WIDTH, COLUMNS, ROWS, CELLS, OUT, IN, KIND = range(10)
 # What to add to each row, times the number of nodes before a graph, to number its nodes through a batch.
 NODE_COLUMN = np.eye(10, dtype=np.int64)[NODE]
-# Slots that are decoded in one call have all of these in common.
-SHARED = (DECODER, HEIGHT, WIDTH, COLUMNS, ROWS, CELLS)
+# Slots are sorted by these, so that neighbours have most in common.
+SORTED_BY = (DECODER, HEIGHT, WIDTH, COLUMNS, ROWS, CELLS)
+# What slots that are decoded in one call have in common.
+SHARED = {
+    Decoder.KERNEL: (DECODER, HEIGHT, WIDTH),
+    Decoder.VECTOR_WEIGHT: (DECODER,),
+    Decoder.VECTOR_BIAS: (DECODER,),
+    Decoder.CLASS_WEIGHT: (DECODER, COLUMNS),
+    Decoder.CLASS_BIAS: (DECODER,),
+    Decoder.WHOLE: SORTED_BY,
+}
+# (decoders, columns): 1 for what is shared, else 0.
+IS_SHARED = np.array([np.isin(range(10), SHARED[decoder]) for decoder in Decoder], dtype=np.int64)
 
 
 def row_of(slot: Slot, sizes: Sizes) -> tuple[int, ...]:
@@ -90,7 +101,10 @@ def table_of(graph: ArchGraph, sizes: Sizes) -> tuple[NDArray[np.int64], NDArray
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """Slots whose blocks one call of a decoder gives: nodes (n,) of the batch, and what they share."""
+    """Slots whose blocks one call of a decoder gives: nodes (n,) of the batch, and what they share.
+
+    What they do not share is that of the first.
+    """
 
     decoder: Decoder
     nodes: NDArray[np.int64]
@@ -119,15 +133,16 @@ def lay_out(table: NDArray[np.int64], scales: NDArray[np.float64], sizes: Sizes)
     Args:
         table, scales: the rows and scales of all slots (`table_of`), their nodes numbered through the batch.
     """
-    order = np.lexsort(tuple(table[:, column] for column in reversed(SHARED)))
+    order = np.lexsort(tuple(table[:, column] for column in reversed(SORTED_BY)))
     table = table[order]
-    changes = np.flatnonzero(np.any(np.diff(table[:, SHARED], axis=0) != 0, axis=1)) + 1
+    shared = table * IS_SHARED[table[:, DECODER]]
+    changes = np.flatnonzero(np.any(np.diff(shared, axis=0) != 0, axis=1)) + 1
     calls = []
     first = np.empty(len(table), dtype=np.int64)
     hidden_rows = elements = 0
     for begin, end in zip([0, *changes.tolist()], [*changes.tolist(), len(table)], strict=True):
-        _, decoder, *shared = table[begin, : CELLS + 1].tolist()
-        calls.append(Call(Decoder(decoder), table[begin:end, NODE], *shared))
+        _, decoder, *common = table[begin, : CELLS + 1].tolist()
+        calls.append(Call(Decoder(decoder), table[begin:end, NODE], *common))
         at = np.arange(end - begin)
         if decoder == Decoder.KERNEL:
             first[begin:end] = hidden_rows + at * calls[-1].cells

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -26,3 +27,14 @@ def core() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def instruction_set(core: ModuleType, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this machine has."""
+    available = core.instruction_sets()
+    if request.param not in available:
+        pytest.skip(f"this machine has {', '.join(available)}")
+    core.use_instruction_set(request.param)
+    yield request.param
+    core.use_instruction_set(available[-1])

@@ -1,0 +1,246 @@
+"""csrc/decode.cpp on plain arrays, with every instruction set of the machine."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from arrays import Array
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+PRODUCT, SCALED, NORM_WEIGHT, BIAS = range(4)
+ELEMENTS: dict[Any, int] = {np.float32: 0, np.float64: 1, np.float16: 2}
+BFLOAT16 = 3
+TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
+
+
+class Case(NamedTuple):
+    hidden: Array
+    weight: Array
+    bias: Array
+    blocks: Array
+    table: Array  # (targets, 7): first, rows, columns, cells, out, in, kind
+    scales: Array
+
+
+def make_case(targets: list[tuple[int, ...]], dtype: Any, sizes: tuple[int, int, int] = (7, 6, 8)) -> Case:
+    """A case with targets (rows, columns, cells, out, in, kind), their blocks one behind the other."""
+    random = np.random.default_rng(len(targets))
+    first = {True: 0, False: 0}
+    table = []
+    for rows, columns, cells, out, in_, kind in targets:
+        product = kind == PRODUCT
+        table.append((first[product], rows, columns, cells, out, in_, kind))
+        first[product] += cells if product else rows * columns * cells
+    shapes = (first[True], sizes[2]), sizes, sizes[:2], (first[False],)
+    arrays = [random.standard_normal(shape).astype(dtype) for shape in shapes]
+    scales = np.where(np.array([target[-1] for target in targets]) <= SCALED, random.random(len(targets)) + 0.5, 1.0)
+    return Case(*arrays, np.array(table, dtype=np.int64).reshape(-1, 7), scales)
+
+
+def expected_values(case: Case, index: int) -> Array:
+    """The definition: (out, in, cells)."""
+    first, rows, columns, cells, out, in_, kind = case.table[index].tolist()
+    if kind == PRODUCT:
+        products = np.einsum("rck,nk->rcn", case.weight[:rows, :columns], case.hidden[first : first + cells])
+        block = products + case.bias[:rows, :columns, None]
+    else:
+        block = case.blocks[first : first + rows * columns * cells].reshape(rows, columns, cells)
+    if kind == NORM_WEIGHT:
+        block = 2 / (1 + np.exp(-block / 2))
+    elif kind == BIAS:
+        block = np.tanh(block / 5)
+    else:
+        block = block * case.scales[index]
+    return block[np.arange(out) % rows][:, np.arange(in_) % columns]
+
+
+def memory_of(outputs: list[Array], element: int | None = None) -> Array:
+    """Addresses, types and strides of outputs (out, in, cells)."""
+    rows = []
+    for output in outputs:
+        strides = [stride // output.itemsize for stride in output.strides]
+        kind = ELEMENTS[output.dtype.type] if element is None else element
+        rows.append((output.ctypes.data, kind, *strides))
+    return np.array(rows, dtype=np.int64).reshape(-1, 5)
+
+
+def decode(core: ModuleType, case: Case, outputs: list[Array], threads: int = 2, check: bool = True) -> int:
+    return core.decode(*case, memory_of(outputs), check, threads)
+
+
+# Blocks as large as their target and smaller, targets that are no multiples of them, one column, one row, many cells.
+TARGETS = [
+    (7, 6, 9, 7, 6, PRODUCT),
+    (7, 6, 1, 23, 20, PRODUCT),
+    (3, 6, 4, 3, 13, PRODUCT),
+    (7, 1, 25, 30, 1, PRODUCT),
+    (5, 1, 9, 5, 1, PRODUCT),
+    (1, 6, 140, 1, 40, PRODUCT),
+    (7, 2, 49, 64, 2, PRODUCT),
+    (1, 5, 1, 1, 12, NORM_WEIGHT),
+    (1, 5, 1, 1, 5, BIAS),
+    (4, 3, 2, 9, 7, SCALED),
+    (9, 3, 1, 1000, 300, SCALED),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_are_those_of_the_definition(core: ModuleType, instruction_set: str, dtype: Any, threads: int) -> None:
+    case = make_case(TARGETS, dtype)
+    outputs = [np.full([*row[4:6].tolist(), row[3]], np.nan, dtype=dtype) for row in case.table]
+    assert decode(core, case, outputs, threads) == -1
+    for index, output in enumerate(outputs):
+        np.testing.assert_allclose(output, expected_values(case, index), rtol=0, atol=TOLERANCE[dtype])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_random_targets(core: ModuleType, data: st.DataObject) -> None:
+    sizes = data.draw(st.tuples(st.integers(1, 20), st.integers(1, 20), st.sampled_from([4, 8, 20])))
+    targets = []
+    for _ in range(data.draw(st.integers(1, 6))):
+        out, in_, cells = (data.draw(st.integers(1, limit)) for limit in (50, 50, 40))
+        kind = data.draw(st.sampled_from([PRODUCT, SCALED]))
+        targets.append((min(out, sizes[0]), min(in_, sizes[1]), cells, out, in_, kind))
+    case = make_case(targets, np.float64, sizes)
+    outputs = [np.full((target[3], target[4], target[2]), np.nan) for target in targets]
+    assert decode(core, case, outputs) == -1
+    for index, output in enumerate(outputs):
+        np.testing.assert_allclose(output, expected_values(case, index), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 5, 15])
+def test_large_targets_are_streamed_to_any_address(core: ModuleType, instruction_set: str, offset: int) -> None:
+    case = make_case([(7, 6, 9, 300, 500, PRODUCT), (7, 5, 1, 999, 5, PRODUCT), (7, 6, 1, 50, 77, PRODUCT)], np.float32)
+    outputs = []
+    for _, _, _, cells, out, in_, _ in case.table.tolist():
+        memory = np.full(out * in_ * cells + 2 * 16, 7, dtype=np.float32)
+        outputs.append(memory[offset : offset + out * in_ * cells].reshape(out, in_, cells))
+    assert sum(output.nbytes for output in outputs) > 4 << 20
+    assert decode(core, case, outputs) == -1
+    for index, output in enumerate(outputs):
+        np.testing.assert_allclose(output, expected_values(case, index), rtol=0, atol=2e-5)
+        memory = output.base.base if output.base.base is not None else output.base
+        assert (memory[:offset] == 7).all()
+        assert (memory[offset + output.size :] == 7).all()
+
+
+def test_strided_targets(core: ModuleType, instruction_set: str) -> None:
+    """Channels last, transposed, and every second element."""
+    case = make_case([(7, 6, 9, 16, 10, PRODUCT), (4, 3, 2, 9, 7, SCALED), (7, 6, 1, 20, 9, PRODUCT)], np.float32)
+    outputs = [
+        np.zeros((16, 9, 10), dtype=np.float32).transpose(0, 2, 1),
+        np.zeros((2, 7, 9), dtype=np.float32).transpose(2, 1, 0),
+        np.zeros((40, 18, 1), dtype=np.float32)[::2, ::2],
+    ]
+    assert decode(core, case, outputs) == -1
+    for index, output in enumerate(outputs):
+        np.testing.assert_allclose(output, expected_values(case, index), rtol=0, atol=2e-5)
+
+
+def test_half_precision(core: ModuleType, instruction_set: str) -> None:
+    """Rounded to nearest even, as numpy does, down to the smallest numbers."""
+    values = np.concatenate([np.float32(2.0) ** np.arange(-26, 16), np.linspace(-3, 3, 1001), [0.0, 65503.0, 6e-8]])
+    values = np.concatenate([values, -values]).astype(np.float32)
+    case = make_case([(1, len(values), 1, 1, len(values), SCALED)], np.float32)._replace(
+        blocks=values, scales=np.ones(1)
+    )
+    half = np.zeros((1, len(values), 1), dtype=np.float16)
+    assert decode(core, case, [half]) == -1
+    np.testing.assert_array_equal(half.ravel(), values.astype(np.float16))
+    brain = np.zeros((1, len(values), 1), dtype=np.uint16)
+    assert core.decode(*case, memory_of([brain], BFLOAT16), True, 1) == -1
+    bits = values.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    np.testing.assert_array_equal(brain.ravel(), rounded.astype(np.uint16))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("where", ["hidden", "weight", "bias", "blocks"])
+def test_nothing_is_written_where_a_value_is_not_finite(
+    core: ModuleType, instruction_set: str, where: str, value: float
+) -> None:
+    targets = [(7, 6, 9, 16, 10, PRODUCT), (4, 3, 2, 9, 7, SCALED), (7, 6, 1, 16, 10, PRODUCT)]
+    case = make_case(targets, np.float32)
+    case = case._replace(scales=np.array([2.0, 2.0, 2.0]))
+    array = getattr(case, where).copy()
+    array.flat[1] = value
+    outputs = [np.full((target[3], target[4], target[2]), 5, dtype=np.float32) for target in targets]
+    broken = decode(core, case._replace(**{where: array}), outputs)
+    assert broken == (1 if where == "blocks" else 0)
+    assert all((output == 5).all() for output in outputs)
+    assert decode(core, case._replace(**{where: array}), outputs, check=False) == -1
+    assert not all((output == 5).all() for output in outputs)
+
+
+def test_values_beyond_half_precision_are_found(core: ModuleType, instruction_set: str) -> None:
+    case = make_case([(7, 6, 9, 16, 10, PRODUCT)] * 2, np.float32)
+    case = case._replace(scales=np.array([1.0, 1e5]))
+    outputs = [np.zeros((16, 10, 9), dtype=dtype) for dtype in (np.float16, np.float16)]
+    assert decode(core, case, outputs) == 1
+    wide: list[Array] = [outputs[0], np.zeros((16, 10, 9), dtype=np.float32)]
+    assert decode(core, case, wide) == -1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradients_are_sums_over_repeats(core: ModuleType, dtype: Any) -> None:
+    case = make_case(TARGETS, dtype)
+    random = np.random.default_rng(0)
+    grads = [random.standard_normal((row[4], row[5], row[3])).astype(dtype) for row in case.table.tolist()]
+    flat = np.concatenate([grad.ravel() for grad in grads])
+    products, blocks = core.decode_backward(flat, *case, 2)
+    at = 0
+    for index, grad in enumerate(grads):
+        first, rows, columns, cells, out, in_, kind = case.table[index].tolist()
+        folded = np.zeros((rows, columns, cells))
+        np.add.at(folded, (np.arange(out)[:, None] % rows, np.arange(in_) % columns), grad)
+        size = rows * columns * cells
+        x = case.blocks[first : first + size].reshape(folded.shape).astype(np.float64) if kind != PRODUCT else None
+        if kind == NORM_WEIGHT:
+            folded *= 1 / (2 + np.exp(x / 2) + np.exp(-x / 2))
+        elif kind == BIAS:
+            folded *= (1 - np.tanh(x / 5) ** 2) / 5
+        else:
+            folded *= case.scales[index]
+        if kind == PRODUCT:
+            found = products[at : at + size].reshape(cells, rows, columns).transpose(1, 2, 0)
+            at += size
+        else:
+            found = blocks[first : first + size].reshape(folded.shape)
+        np.testing.assert_allclose(found, folded, rtol=0, atol=TOLERANCE[dtype] * math.sqrt(grad.size))
+    assert at == len(products)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(0, -1), (0, 99), (1, 0), (1, 8), (2, 7), (3, 0), (4, 3), (5, 2), (6, 4), (6, -1), (6, 3)]
+)
+def test_tables_that_fit_nothing_are_rejected(core: ModuleType, column: int, value: int) -> None:
+    case = make_case([(7, 6, 9, 16, 10, PRODUCT)], np.float32)
+    case.table[0, column] = value
+    output = np.zeros((16, 10, 9), dtype=np.float32)
+    with pytest.raises(ValueError):  # noqa: PT011 (each has its own message)
+        decode(core, case, [output])
+    assert not output.any()
+
+
+def test_infinite_and_undefined_numbers_are_found(core: ModuleType, instruction_set: str) -> None:
+    for dtype in (np.float32, np.float64):
+        for size in (1, 7, 64, 1000):
+            fine = np.ones(size, dtype=dtype)
+            assert core.all_finite([fine, fine], 2)
+            for value in (np.nan, np.inf, -np.inf):
+                for at in (0, size // 2, size - 1):
+                    broken = fine.copy()
+                    broken[at] = value
+                    assert not core.all_finite([fine, broken], 2)
+
+
+def test_unknown_instruction_sets_are_rejected(core: ModuleType) -> None:
+    with pytest.raises(ValueError, match="this machine has no instruction set mmx"):
+        core.use_instruction_set("mmx")
