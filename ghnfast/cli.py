@@ -1,4 +1,4 @@
-"""The command line: `ghnfast predict` and `ghnfast graph`.
+"""The command line: `ghnfast predict`, `ghnfast graph` and `ghnfast bench`.
 
 Results go to stdout, notices and errors to stderr. What a user can put right (a wrong name, a folder that is not there,
 any `GhnfastError`) is one line and the exit code 2; what should not happen keeps its traceback.
@@ -36,6 +36,7 @@ from .files import compact_copies, in_words, replacing
 from .graph import MAX_DISTANCE, PRIMITIVES, ArchGraph
 from .nn.slots import Report
 from .predict import load, predict
+from .profiling import extra_memory, medians, stages
 from .trace import trace
 
 _log = logging.getLogger("ghnfast")
@@ -104,6 +105,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     add_predict(commands)
     add_graph(commands)
+    add_bench(commands)
     return parser
 
 
@@ -136,6 +138,20 @@ def add_graph(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print nodes, edges and counts as one JSON object")
     parser.add_argument("--svg", metavar="FILE", help="draw the graph")
     parser.set_defaults(run=run_graph)
+
+
+def add_bench(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="time the stages of predicting a model",
+        description="Time the stages of predicting a model on the CPU, all of them taking turns, beside writing every "
+        "parameter once with torch's fill_. OMP_NUM_THREADS sets the number of threads.",
+    )
+    add_model(parser)
+    parser.add_argument("--ghn", default=UNTRAINED, metavar="NAME_OR_PATH", help=f"the GHN; default: {UNTRAINED}")
+    parser.add_argument("--rounds", type=parse_count, default=15, metavar="N", help="how often each; default: 15")
+    parser.add_argument("--json", action="store_true", help="print the seconds as one JSON object")
+    parser.set_defaults(run=run_bench)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -563,4 +579,43 @@ def format_graph(description: Json) -> str:
     ]
     if description["without_node"]:
         lines += ["", "parameters without a node, because of this:", *format_groups(description["without_node"])]
+    return "\n".join(lines)
+
+
+# Bench ---------------------------------------------------------------------------------------------------------------
+
+STAGES = {
+    "trace": "from module to graph",
+    "graph": "all shortest paths up to 50 hops",
+    "embed": "initial node states",
+    "sweep": "message passing, forward and in reverse",
+    "decode": "from node states to parameters",
+    "total": "everything, from module to parameters",
+    "given": "everything but tracing, the graph given",
+    "fill": "torch's fill_ on every parameter",
+}
+
+
+def run_bench(arguments: argparse.Namespace) -> str:
+    build = find_model(arguments.model, arguments.num_classes)
+    ghn = load(arguments.ghn)
+    model = adapt(build(), arguments.small_images)
+    functions = stages(model, ghn, arguments.input_shape)
+    memory = extra_memory(functions["total"])
+    seconds = medians(functions, arguments.rounds)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if arguments.json:
+        result = {"model": arguments.model, "parameters": parameters, "threads": torch.get_num_threads()}
+        return json.dumps(result | {"seconds": seconds, "extra_bytes": memory})
+    lines = [
+        f"{arguments.model}: {parameters:,} parameters, {torch.get_num_threads()} threads, medians of "
+        f"{arguments.rounds} rounds"
+    ]
+    lines += [f"{name:>7} {value * 1e3:9.2f} ms  {STAGES[name]}" for name, value in seconds.items()]
+    lines.append(
+        f"total / fill: {seconds['total'] / seconds['fill']:.2f}; given / fill: "
+        f"{seconds['given'] / seconds['fill']:.2f}"
+    )
+    if memory is not None:
+        lines.append(f"memory beyond the model and the GHN: {memory / 2**20:.1f} MiB")
     return "\n".join(lines)

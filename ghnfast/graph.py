@@ -177,6 +177,7 @@ class GraphBatch:
             raise ValueError("a batch of no graphs was given; one graph or more is accepted")
         self.graphs = list(graphs)
         self.offsets = np.cumsum([0, *(len(graph) for graph in graphs)], dtype=np.int64)
+        self.topologies: dict[int, Topology] = {}  # by cutoff
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
@@ -191,11 +192,16 @@ class GraphBatch:
         return np.concatenate([graph.shape_table for graph in self.graphs])
 
     def topology(self, cutoff: int = MAX_DISTANCE) -> Topology:
-        """Edges, levels and all shortest paths of at most `cutoff` hops.
+        """Edges, levels and all shortest paths of at most `cutoff` hops, computed once.
 
         Raises:
             ValueError: `cutoff` is not within 1 to 255, or the nodes of a graph are not in topological order.
         """
+        if cutoff not in self.topologies:
+            self.topologies[cutoff] = self.make_topology(cutoff)
+        return self.topologies[cutoff]
+
+    def make_topology(self, cutoff: int) -> Topology:
         edges = np.concatenate([graph.edges + offset for graph, offset in zip(self.graphs, self.offsets, strict=False)])
         edge_offsets = np.zeros(len(self) + 1, dtype=np.int64)
         np.cumsum(np.bincount(edges[:, 1], minlength=len(self)), out=edge_offsets[1:])

@@ -12,3 +12,10 @@ import ghnfast
 def ghn_imagenet() -> ghnfast.GHN:
     """The golden GHN-2 for ImageNet."""
     return golden_ghn("ghn2-imagenet")
+
+
+@pytest.fixture(params=["cpp", "torch"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each implementation of the operations."""
+    monkeypatch.setenv("GHNFAST_BACKEND", request.param)
+    return str(request.param)

@@ -62,6 +62,7 @@ def test_deepnets_graph(key: str) -> None:
     assert set(graph.skipped) == unreachable
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("key", TORCHVISION_PREDICTIONS)
 def test_torchvision_prediction(key: str) -> None:
     name, config = key.split("/")
@@ -70,6 +71,7 @@ def test_torchvision_prediction(key: str) -> None:
     assert_same_prediction(model, report, golden("torchvision")["pred"][key])
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("key", DEEPNETS)
 def test_deepnets_prediction(key: str) -> None:
     model = deepnets_model(key)
@@ -77,6 +79,7 @@ def test_deepnets_prediction(key: str) -> None:
     assert_same_prediction(model, report, golden("deepnets")[key]["predicted"])
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("key", EMBEDDINGS)
 def test_node_embeddings(key: str) -> None:
     """What the decoder reads, node by node; nodes are matched by their rows, for any order of them is right."""

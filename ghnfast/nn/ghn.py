@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,33 @@ from ..ops.decode import DecodeSource, NotFinite, decode_into
 from ..trace import trace
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
-from .layout import NODE_COLUMN, Call, Decoder, Sizes, lay_out, table_of
+from .layout import NODE_COLUMN, Call, Decoder, Layout, Sizes, lay_out, table_of
 from .slots import Plan, Slot, decoded_part, make_report, nothing_reason, plan_for
 from .sweep import GatedSweep, Mlp, NodeMlp
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A prediction that is ready to run.
+
+    slots, outputs: what is decoded, in the order of the layout, and the memory it is written to.
+    """
+
+    plans: list[Plan]
+    layout: Layout
+    slots: list[Slot]
+    outputs: list[Tensor]
+
+    def write(self, source: DecodeSource, ghn: str) -> None:
+        """The last step: decode into the parameters."""
+        try:
+            decode_into(source, self.layout.targets, self.outputs)
+        except NotFinite as error:
+            slot, output = self.slots[error.index], self.outputs[error.index]
+            raise PredictError(
+                f"the values predicted for {slot.name} are not finite in {output.dtype}: the weights of {ghn} are too "
+                "large. No parameter was changed."
+            ) from error
 
 
 class GHN(nn.Module):
@@ -183,10 +208,14 @@ class GHN(nn.Module):
 
     def node_states(self, graphs: Sequence[ArchGraph]) -> Tensor:
         batch = GraphBatch(graphs)
+        states = self.gnn(self.initial_states(batch), batch)
+        return self.ln(states) if self.config["layernorm"] else states
+
+    def initial_states(self, batch: GraphBatch) -> Tensor:
+        """The embedding of every node by its primitive and shape: (nodes, hid)."""
         table = self.primitive_embedding
         primitives = torch.from_numpy(batch.primitives).long().to(table.weight.device)
-        states = self.gnn(table(primitives) + self.shape_enc(batch.shape_table), batch)
-        return self.ln(states) if self.config["layernorm"] else states
+        return table(primitives) + self.shape_enc(batch.shape_table)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights and configuration to a .safetensors file, or to a .pt file in the published layout.
@@ -215,27 +244,24 @@ class GHN(nn.Module):
 
     @torch.no_grad()
     def predict_batch(self, models: Sequence[nn.Module], graphs: Sequence[ArchGraph], classifier: bool) -> list[Plan]:
+        job = self.prepare(models, graphs, classifier)
+        with torch.autocast(self.primitive_embedding.weight.device.type, enabled=False):
+            states = self.node_states(graphs)
+            source = self.decode_source(states, job.layout.calls)
+        job.write(source, self.name)
+        return job.plans
+
+    def prepare(self, models: Sequence[nn.Module], graphs: Sequence[ArchGraph], classifier: bool) -> Job:
+        """Everything that needs no computation: what is predicted, how, and where it is written."""
         plans = [plan_for(model, graph) for model, graph in zip(models, graphs, strict=True)]
         slots, parameters, table, scales = self.slots_of(plans, graphs, classifier)
         if not slots:
             raise PredictError("nothing is predicted: " + nothing_reason(plans))
         self.check_weights()
         layout = lay_out(table, scales, self.sizes)
-        with torch.autocast(self.primitive_embedding.weight.device.type, enabled=False):
-            source = self.decode_source(self.node_states(graphs), layout.calls)
-        slots = [slots[index] for index in layout.order]
-        outputs = [
-            decoded_part(slot, parameters[index]) for slot, index in zip(slots, layout.order.tolist(), strict=True)
-        ]
-        try:
-            decode_into(source, layout.targets, outputs)
-        except NotFinite as error:
-            slot, output = slots[error.index], outputs[error.index]
-            raise PredictError(
-                f"the values predicted for {slot.name} are not finite in {output.dtype}: the GHN's weights are too "
-                "large. No parameter was changed."
-            ) from error
-        return plans
+        order = layout.order.tolist()
+        outputs = [decoded_part(slots[index], parameters[index]) for index in order]
+        return Job(plans, layout, [slots[index] for index in order], outputs)
 
     @property
     def sizes(self) -> Sizes:
