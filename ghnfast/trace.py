@@ -7,11 +7,9 @@ anything, and is left exactly as it was.
 from __future__ import annotations
 
 import operator
-import random
 import sys
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -23,11 +21,8 @@ from . import _C
 from .errors import TraceError
 from .graph import PREDICTED_DTYPES, ArchGraph
 from .tracing import RULES
+from .tracing.members import Members, members_of, unchanged
 from .tracing.tracer import META, Fate, Tracer, Value, map_tensors
-
-# What a module may keep its state in, besides itself.
-CONTAINERS = (dict, OrderedDict, list, set)
-NOTHING: tuple[list[Any], list[Any]] = ([], [])
 
 # Two images: a batch of one hides its dimension from code that squeezes.
 BATCH_SIZE = 2
@@ -55,11 +50,14 @@ def trace(
     Raises:
         TraceError: the model has no parameters, its forward failed, or its outputs do not depend on its input.
     """
-    check_parameters(model)
-    args, kwargs, described = make_inputs(model, input_shape, example_inputs)
-    tracer = Tracer(model, RULES)
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"got {type(model).__name__}; a torch.nn.Module is accepted")
+    members = members_of(model)
+    check_parameters(model, members)
+    args, kwargs, described = make_inputs(model, members.parameters, input_shape, example_inputs)
+    tracer = Tracer(members, RULES)
     args, kwargs = (map_tensors(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
-    with unchanged(model):
+    with unchanged(members.modules):
         try:
             with torch.no_grad(), eager(), tracer:
                 outputs = model(*args, **kwargs)
@@ -73,20 +71,16 @@ def trace(
     return build(tracer, [operation for operation in produced if operation >= 0], type(model).__name__)
 
 
-def check_parameters(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise TraceError(f"got {type(model).__name__}; a torch.nn.Module is accepted")
-    found = False
-    for name, parameter in model.named_parameters():
-        found = True
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise TraceError(f"the parameter {name} is not initialized; run the lazy model once before tracing it")
-    if not found:
+def check_parameters(model: nn.Module, members: Members) -> None:
+    if not members.parameters:
         raise TraceError(f"{type(model).__name__} has no parameters; there is nothing to predict")
+    for name, parameter in zip(members.names, members.parameters, strict=True):
+        if type(parameter) is not nn.Parameter and isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise TraceError(f"the parameter {name} is not initialized; run the lazy model once before tracing it")
 
 
 def make_inputs(
-    model: nn.Module, input_shape: Sequence[int] | None, example_inputs: Any
+    model: nn.Module, parameters: Sequence[nn.Parameter], input_shape: Sequence[int] | None, example_inputs: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any], str]:
     """Positional and keyword arguments for the forward, and how to name them in a message."""
     if example_inputs is not None:
@@ -101,7 +95,7 @@ def make_inputs(
             )
         return tuple(example_inputs), {}, f"{len(example_inputs)} example_inputs"
     shape = default_input_shape(model) if input_shape is None else as_sizes(input_shape)
-    dtype = next((p.dtype for p in model.parameters() if p.dtype in PREDICTED_DTYPES), torch.float32)
+    dtype = next((p.dtype for p in parameters if p.dtype in PREDICTED_DTYPES), torch.float32)
     image = torch.empty((BATCH_SIZE, *shape), dtype=dtype, device=META)
     return (image,), {}, f"an input of shape {(BATCH_SIZE, *shape)}"
 
@@ -138,62 +132,6 @@ def default_input_shape(model: nn.Module) -> tuple[int, ...]:
 def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
     image = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
     return tracer.set_value(image, Value(0, 1 if tensor.ndim == 4 else None))
-
-
-@contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Puts back every attribute of every module, and the random state."""
-    holders = [module.__dict__ for module in model.modules()]
-    containers = [*holders, *(item for holder in holders for item in holder.values() if type(item) in CONTAINERS)]
-    contents = [content_of(container) for container in containers]
-    random_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    try:
-        yield
-    finally:
-        for container, content in zip(containers, contents, strict=True):
-            restore(container, content)
-        # Only what the forward moved: other threads may draw from the same generators.
-        if random.getstate() != random_state:
-            random.setstate(random_state)
-        if any(map(differ, np.random.get_state(), numpy_state)):
-            np.random.set_state(numpy_state)
-        if not torch.equal(torch.get_rng_state(), torch_state):
-            torch.set_rng_state(torch_state)
-        if cuda_states:
-            torch.cuda.set_rng_state_all(cuda_states)
-
-
-def differ(a: Any, b: Any) -> bool:
-    return not np.array_equal(a, b)
-
-
-def content_of(container: Any) -> tuple[list[Any], list[Any]]:
-    """The items of a list or set, or the keys of a dict; and a dict's values."""
-    if not container:  # as most of a module's are
-        return NOTHING
-    return list(container), list(container.values()) if isinstance(container, dict) else []
-
-
-def restore(container: Any, content: tuple[list[Any], list[Any]]) -> None:
-    """Give a list, dict or set the content it had: caches that the forward filled hold tensors without data."""
-    if not container and content is NOTHING:
-        return
-    for now, before in zip(content_of(container), content, strict=True):
-        if len(now) != len(before) or not all(map(operator.is_, now, before)):
-            break
-    else:
-        return
-    items, values = content
-    if isinstance(container, dict):
-        for key in container.keys() - set(items):
-            del container[key]
-        container.update(zip(items, values, strict=True))
-    elif isinstance(container, list):
-        container[:] = items
-    else:
-        container.intersection_update(items)
-        container.update(items)
 
 
 def eager() -> AbstractContextManager[object]:

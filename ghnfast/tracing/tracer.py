@@ -17,10 +17,11 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..errors import TraceError
+from .members import Members
 
 META = torch.device("meta")
 
@@ -168,14 +169,12 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
 class Tracer(TorchFunctionMode):
     """Records the operations of one forward pass; see the module docstring."""
 
-    def __init__(self, model: nn.Module, rules: dict[Any, Rule]) -> None:
+    def __init__(self, members: Members, rules: dict[Any, Rule]) -> None:
         super().__init__()
         self.rules = rules
-        named = list(model.named_parameters())
-        self.names = [name for name, _ in named]
-        self.parameters = [parameter for _, parameter in named]
+        self.names, self.parameters = members.names, members.parameters
         self.parameter_index = {id(parameter): index for index, parameter in enumerate(self.parameters)}
-        self.buffer_ids = {id(buffer) for buffer in model.buffers()}
+        self.buffer_ids = {id(buffer) for buffer in members.buffers}
         self.operations: list[Operation] = [Operation(Kind.INPUT, ())]
         self.used_by: dict[int, str] = {}
         # Stand-ins of tensors that must not be written: on the meta device, and real copies. Each is kept with the
@@ -189,7 +188,7 @@ class Tracer(TorchFunctionMode):
         # On a model that is on the meta device, tensors that are neither parameters nor buffers nor made by the trace.
         self.meta_ids = {
             id(item)
-            for module in (model.modules() if any(parameter.is_meta for parameter in self.parameters) else ())
+            for module in (members.modules if any(parameter.is_meta for parameter in self.parameters) else ())
             for item in module.__dict__.values()
             if isinstance(item, Tensor)
         }
