@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -169,34 +169,26 @@ def build(tracer: Tracer, outputs: list[int], model_name: str) -> ArchGraph:
     if not outputs:
         raise TraceError(f"no output of {model_name} depends on its input; there is no graph")
     operations = tracer.operations
-    offsets = np.zeros(len(operations) + 1, dtype=np.int32)
-    np.cumsum([len(operation.inputs) for operation in operations], out=offsets[1:])
-    inputs = np.fromiter((i for operation in operations for i in operation.inputs), dtype=np.int32, count=offsets[-1])
-    kinds = np.fromiter((operation.kind for operation in operations), dtype=np.int8, count=len(operations))
     nodes, primitives, edges, levels, fates, classifier_weight, classifier_bias = _C.build_graph(
-        kinds, offsets, inputs, np.asarray(outputs, dtype=np.int32)
+        np.asarray(operations.kinds),
+        np.asarray(operations.input_offsets),
+        np.asarray(operations.inputs),
+        np.asarray(outputs, dtype=np.int32),
     )
-    chosen = [operations[node] for node in nodes.tolist()]
-
-    def name_of(index: int | None) -> str | None:
-        return None if index is None else tracer.names[index]
-
+    chosen = nodes.tolist()
+    placed = [operations.parameters[node] for node in chosen]
+    names = {index: tracer.names[index] for pair in placed for index in pair if index is not None}
     return ArchGraph(
         primitives=primitives,
         edges=edges,
         level_offsets=levels,
-        shapes=[operation.shape for operation in chosen],
-        weights=[name_of(operation.parameters[0]) for operation in chosen],
-        norm_biases=[name_of(operation.parameters[1]) for operation in chosen],
-        parameter_shapes={
-            tracer.names[index]: tuple(tracer.parameters[index].shape)
-            for operation in chosen
-            for index in operation.parameters
-            if index is not None
-        },
+        shapes=[operations.shapes[node] for node in chosen],
+        weights=[None if weight is None else names[weight] for weight, _ in placed],
+        norm_biases=[None if bias is None else names[bias] for _, bias in placed],
+        parameter_shapes={name: tuple(tracer.parameters[index].shape) for index, name in names.items()},
         classifier_weight=classifier_weight if classifier_weight >= 0 else None,
         classifier_bias=classifier_bias if classifier_bias >= 0 else None,
-        skipped=skip_reasons(tracer, fates, chosen),
+        skipped=skip_reasons(tracer, fates, names.keys()) if len(names) < len(tracer.names) else {},
     )
 
 
@@ -207,14 +199,14 @@ FATE_REASONS = {
 }
 
 
-def skip_reasons(tracer: Tracer, fates: Any, chosen: list[Any]) -> dict[str, str]:
+def skip_reasons(tracer: Tracer, fates: Any, placed: Container[int]) -> dict[str, str]:
     """Why each parameter that has no node has none."""
-    placed = {index for operation in chosen for index in operation.parameters if index is not None}
-    fate_of: dict[int, int] = {}
-    for operation, fate in zip(tracer.operations, fates.tolist(), strict=True):
-        for index in operation.parameters:
-            if index is not None:
-                fate_of[index] = fate
+    fate_of = {
+        index: fate
+        for pair, fate in zip(tracer.operations.parameters, fates.tolist(), strict=True)
+        for index in pair
+        if index is not None
+    }
     reasons = {}
     for index, name in enumerate(tracer.names):
         if index in placed:

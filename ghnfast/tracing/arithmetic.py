@@ -61,6 +61,13 @@ def add(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> An
     return binary_result(tracer, func, args, operation)
 
 
+@rule([Tensor.add_])
+def add_in_place(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    if len(args) == 2 and type(args[1]) is int and not kwargs and tracer.count(*args):
+        return args[0]
+    return add(tracer, func, args, kwargs)
+
+
 def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
     """A parameter that is added: the bias of the layer before, or an embedding."""
     index = tracer.parameter_behind(offset)
@@ -86,10 +93,10 @@ def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
 
 def is_layer_output(tracer: Tracer, operation: int) -> bool:
     """Whether a value comes straight from a convolution or linear layer without bias."""
-    before = tracer.operations[operation]
-    while before.kind == Kind.VIEW:  # views commute with a bias
-        before = tracer.operations[before.inputs[0]]
-    return before.kind in (Kind.CONV, Kind.POINTWISE_CONV, Kind.SEP_CONV, Kind.DIL_CONV)
+    made = tracer.operations
+    while made.kinds[operation] == Kind.VIEW:  # views commute with a bias
+        operation = made.inputs[made.input_offsets[operation]]
+    return made.kinds[operation] in (Kind.CONV, Kind.POINTWISE_CONV, Kind.SEP_CONV, Kind.DIL_CONV)
 
 
 def is_along_channels(tracer: Tracer, x: Tensor, vector: Tensor) -> bool:
@@ -133,6 +140,6 @@ def concatenate(tracer: Tracer, func: Function, args: Arguments, kwargs: Keyword
     tracer.note_use((args, kwargs), "a token that is concatenated to features")
     operation = tracer.emit(Kind.CONCAT, inputs)  # with one source after contraction, it is no node
     result = tracer.run_meta(func, args, kwargs, operation)
-    ranked = [item for item in tensors_in((args, kwargs)) if tracer.is_data(item) and item.ndim == result.ndim]
+    ranked = [item for item in tensors_in(args, kwargs) if tracer.is_data(item) and item.ndim == result.ndim]
     channel = tracer.value(ranked[0]).channel if ranked else None
     return tracer.set_value(result, Value(operation, channel))

@@ -92,7 +92,7 @@ def matmul(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) ->
 
 @rule([torch.einsum])
 def einsum(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    return product(tracer, func, args, kwargs, list(tensors_in(args)), None)
+    return product(tracer, func, args, kwargs, tensors_in(args), None)
 
 
 def product(

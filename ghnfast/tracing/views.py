@@ -59,7 +59,7 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
     x: Any = args[0] if args else None
     name = func.__name__.strip("_")
     if not tracer.is_data(x):
-        if name in LOOKUPS or (name == "getitem" and any(True for _ in tensors_in(args[1:]))):
+        if name in LOOKUPS or (name == "getitem" and tensors_in(args[1:])):
             return lookup(tracer, func, args, kwargs)
         return tracer.generic(func, args, kwargs)
     value = tracer.value(x)
