@@ -345,13 +345,18 @@ class Tracer(TorchFunctionMode):
             return [value.operation]
         return [0] if value.buffer and not value.parameters else []
 
-    def parameter_behind(self, tensor: Tensor | None) -> int | None:
-        """The parameter that `tensor` is, or is a rearrangement or rescaling of; None if there is no single one."""
+    def parameter_behind(self, tensor: Tensor | None, how: str = "") -> int | None:
+        """The parameter that `tensor` is, or is a rearrangement or rescaling of; None if there is no single one.
+
+        `how`, where given, is noted (see `note_use`) for parameters that `tensor` is computed from.
+        """
         if tensor is None:
             return None
         parameters = self.value(tensor).parameters
         if len(parameters) == 1 and self.parameters[parameters[0]] is tensor:
             return parameters[0]
+        if how:
+            self.note_use(tensor, how)
         fitting = [index for index in parameters if self.parameters[index].numel() == tensor.numel()]
         if len(fitting) > 1:
             fitting = [index for index in fitting if self.parameters[index].shape == tensor.shape][:1]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .registry import Arguments, Function, Keywords, attribute, functions, rule
-from .tracer import META, Kind, Tracer, Value, tensors_in, writes_first_argument
+from .tracer import META, SCALARS, Kind, Tracer, Value, tensors_in, writes_first_argument
 
 ACTIVATIONS = """
 relu relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus
@@ -24,9 +24,12 @@ feature_alpha_dropout clamp clip clamp_min clamp_max exp log sqrt rsqrt abs neg 
 def activation(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Elementwise functions of one activation."""
     x: Any = args[0] if args else None
-    if not tracer.is_data(x) or len(tracer.sources(args, kwargs)) > 1 or "out" in kwargs or not x.is_meta:
+    if not isinstance(x, Tensor) or "out" in kwargs:
         return tracer.generic(func, args, kwargs)
     value = tracer.value(x)
+    alone = len(args) == 1 and SCALARS.issuperset(map(type, kwargs.values()))
+    if value.operation < 0 or not x.is_meta or not (alone or len(tracer.sources(args, kwargs)) == 1):
+        return tracer.generic(func, args, kwargs)
     in_place = writes_first_argument(func) or argument_named(func, "inplace", args, kwargs)
     kind = Kind.HARDSWISH if func.__name__.startswith("hardswish") else Kind.PASS
     operation = tracer.emit(kind, [value.operation])
