@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import TraceError
 from .members import Members
+from .shapes import result_shape
 
 META = torch.device("meta")
 
@@ -407,7 +408,7 @@ class Tracer(TorchFunctionMode):
         target = args[0] if args and isinstance(args[0], Tensor) else None
         written = target if writes_first_argument(func) else kwargs.get("out")
         if not isinstance(written, Tensor) or written.is_meta:
-            result = func(*map_tensors(self.twin, args), **map_tensors(self.twin, kwargs))
+            result = run(func, map_tensors(self.twin, args), map_tensors(self.twin, kwargs))
         # Else nothing may be written; the result has the shape of what it is written to.
         if isinstance(written, Tensor):
             return self.write(written, operation, parameters)
@@ -469,6 +470,14 @@ class Tracer(TorchFunctionMode):
             return False
         self.counts[key] = self.counts.get(key, 0) + number
         return True
+
+
+def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a function returns on the meta device."""
+    shape = result_shape(func, args, kwargs)
+    if shape is None:
+        return func(*args, **kwargs)
+    return torch.empty(shape, dtype=tensors_in(args)[0].dtype, device=META)
 
 
 KERNEL_MODULES = ("torch._refs", "torch._prims", "torch._decomp", "torch._meta_registrations", "torch._inductor")
