@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,13 +14,15 @@ from .layers import emit_bias
 from .registry import Arguments, Function, Keywords, functions, rule
 from .tracer import Kind, Tracer, Value, tensors_in, writes_first_argument
 
+broadcast_shapes = lru_cache(maxsize=4096)(torch.broadcast_shapes)
+
 
 def broadcast(a: Any, b: Any) -> Sequence[int]:
     if not isinstance(b, Tensor):
         return a.shape
     if not isinstance(a, Tensor) or a.shape == b.shape:
         return b.shape
-    return torch.broadcast_shapes(a.shape, b.shape)
+    return broadcast_shapes(a.shape, b.shape)
 
 
 def binary_result(tracer: Tracer, func: Function, args: Arguments, operation: int) -> Tensor:
@@ -134,12 +137,14 @@ def difference(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
 
 @rule([torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack])
 def concatenate(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    inputs = tracer.sources(args, kwargs)
+    tensors = tensors_in(args, kwargs)
+    inputs = tracer.sources(tensors)
     if not inputs:
         return tracer.generic(func, args, kwargs)
-    tracer.note_use((args, kwargs), "a token that is concatenated to features")
+    tracer.note_use(tensors, "a token that is concatenated to features")
     operation = tracer.emit(Kind.CONCAT, inputs)  # with one source after contraction, it is no node
     result = tracer.run_meta(func, args, kwargs, operation)
-    ranked = [item for item in tensors_in(args, kwargs) if tracer.is_data(item) and item.ndim == result.ndim]
-    channel = tracer.value(ranked[0]).channel if ranked else None
+    ranked = (tensor for tensor in tensors if tracer.is_data(tensor) and tensor.ndim == result.ndim)
+    carrier = next(ranked, None)
+    channel = None if carrier is None else tracer.value(carrier).channel
     return tracer.set_value(result, Value(operation, channel))

@@ -1,8 +1,8 @@
 """Shapes of results that torch takes a tenth of a millisecond to compute on the meta device.
 
 Its meta kernels of these functions are written in Python. Each function here answers for the calls that models make,
-on contiguous tensors that are not empty, whose results are contiguous too; it answers None where torch itself has to
-say what a call gives, or what is wrong with it.
+mostly on contiguous tensors that are not empty, and whose results are contiguous; it answers None where torch itself
+has to say what a call gives, or what is wrong with it.
 """
 
 from __future__ import annotations
@@ -69,9 +69,19 @@ def roll(x: Any, shifts: Any, dims: Any) -> Shape:
     return tuple(x.shape) if fits else None
 
 
+def matrix_product(a: Any, b: Any) -> Shape:
+    """Of batches of matrices; its result is contiguous whatever they are."""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or not a.ndim == b.ndim >= 3 or a.dtype != b.dtype:
+        return None
+    left, right = a.shape, b.shape
+    fits = left[:-2] == right[:-2] and left[-1] == right[-2] and a.is_floating_point()
+    return (*left[:-1], right[-1]) if fits and a.numel() and b.numel() else None
+
+
 SHAPES: dict[Callable[..., Any], Callable[..., Shape]] = {
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), concatenation),
     **dict.fromkeys((torch.mean, Tensor.mean), reduction),
     **dict.fromkeys((torch.sum, Tensor.sum, torch.amax, Tensor.amax), reduction),
+    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__), matrix_product),
     **dict.fromkeys((torch.roll, Tensor.roll), roll),
 }

@@ -237,7 +237,7 @@ class Tracer(TorchFunctionMode):
         found: Value | None = tensor.__dict__.get("_ghnfast_value")
         if found is None:
             found = self.value_from_outside(tensor)
-        return self.after_writes(tensor, found) if self.writes else found
+        return self.after_writes(tensor, found) if self.writes and (found.shared or found.operation < 0) else found
 
     def value_from_outside(self, tensor: Tensor) -> Value:
         """The value of a tensor that the trace did not make."""
@@ -269,8 +269,9 @@ class Tracer(TorchFunctionMode):
         value = self.value(target)
         stand_in = target if self.is_known(target) else self.twin(target)
         kept = () if operation >= 0 else tuple(dict.fromkeys((*value.parameters, *parameters)))
-        self.set_value(stand_in, Value(operation, value.channel, kept, shared=value.shared))
-        if operation >= 0 and (value.shared or value.operation < 0):
+        shared = value.shared or value.operation < 0  # the forward may have other tensors in memory from outside
+        self.set_value(stand_in, Value(operation, value.channel, kept, shared=shared))
+        if operation >= 0 and shared:
             self.writes.setdefault(self.memory_of(stand_in), []).append(Write(operation, stand_in))
         return stand_in
 
@@ -477,7 +478,7 @@ def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
     shape = result_shape(func, args, kwargs)
     if shape is None:
         return func(*args, **kwargs)
-    return torch.empty(shape, dtype=tensors_in(args)[0].dtype, device=META)
+    return torch.empty(shape, dtype=tensors_in(args, kwargs)[0].dtype, device=META)
 
 
 KERNEL_MODULES = ("torch._refs", "torch._prims", "torch._decomp", "torch._meta_registrations", "torch._inductor")
