@@ -138,13 +138,14 @@ def difference(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
 @rule([torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack])
 def concatenate(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     tensors = tensors_in(args, kwargs)
-    inputs = tracer.sources(tensors)
+    values = [tracer.value(tensor) for tensor in tensors]
+    inputs = list(dict.fromkeys(value.operation for value in values if value.operation >= 0))
     if not inputs:
         return tracer.generic(func, args, kwargs)
-    tracer.note_use(tensors, "a token that is concatenated to features")
+    if any(value.parameters for value in values):
+        tracer.note_use(tensors, "a token that is concatenated to features")
     operation = tracer.emit(Kind.CONCAT, inputs)  # with one source after contraction, it is no node
     result = tracer.run_meta(func, args, kwargs, operation)
-    ranked = (tensor for tensor in tensors if tracer.is_data(tensor) and tensor.ndim == result.ndim)
-    carrier = next(ranked, None)
-    channel = None if carrier is None else tracer.value(carrier).channel
-    return tracer.set_value(result, Value(operation, channel))
+    ranked = zip(tensors, values, strict=True)
+    channels = (value.channel for tensor, value in ranked if value.operation >= 0 and tensor.ndim == result.ndim)
+    return tracer.set_value(result, Value(operation, next(channels, None)))

@@ -145,10 +145,10 @@ def normalization(kind: Kind, weight_at: int, bias_at: int) -> Rule:
 
     def apply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
         x = args[0]
-        if not tracer.is_data(x):
+        value = tracer.value(x) if isinstance(x, Tensor) else None
+        if value is None or value.operation < 0:
             return tracer.generic(func, args, kwargs)
         weight, bias = argument(args, kwargs, weight_at, "weight"), argument(args, kwargs, bias_at, "bias")
-        value = tracer.value(x)
         check_norm_shape(x, args[1] if weight_at == 2 and len(args) > 1 else None, weight, kind)
         how = "a normalization parameter that is put together from several others"
         indices = (tracer.parameter_behind(weight, how), tracer.parameter_behind(bias, how))

@@ -40,18 +40,22 @@ def dimensions(x: Tensor, dim: Any) -> set[int] | None:
 
 
 def concatenation(tensors: Any, dim: Any = 0) -> Shape:
-    if not isinstance(tensors, (list, tuple)) or not tensors or not all(map(is_plain, tensors)):
+    if not isinstance(tensors, (list, tuple)) or not tensors or not is_plain(tensors[0]):
         return None
-    first = tensors[0]
-    rank = first.ndim
-    if type(dim) is not int or not -rank <= dim < rank or any(tensor.dtype != first.dtype for tensor in tensors):
+    first, rank = tensors[0].shape, tensors[0].ndim
+    if type(dim) is not int or not -rank <= dim < rank:
         return None
     at = dim % rank
-    before, after = first.shape[:at], first.shape[at + 1 :]
-    shapes = [tensor.shape for tensor in tensors]
-    if any(len(shape) != rank or shape[:at] != before or shape[at + 1 :] != after for shape in shapes):
-        return None
-    return (*before, sum(shape[at] for shape in shapes), *after)
+    before, after, dtype = first[:at], first[at + 1 :], tensors[0].dtype
+    size = 0
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor) or tensor.dtype is not dtype or not tensor.is_contiguous():
+            return None
+        shape = tensor.shape
+        if len(shape) != rank or shape[:at] != before or shape[at + 1 :] != after or not shape[at]:
+            return None
+        size += shape[at]
+    return (*before, size, *after)
 
 
 def reduction(x: Any, dim: Any, keepdim: bool = False) -> Shape:

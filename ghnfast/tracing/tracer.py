@@ -299,7 +299,8 @@ class Tracer(TorchFunctionMode):
     def new(self, shape: Sequence[int], like: Tensor, operation: int, channel: int | None = None) -> Tensor:
         """A meta tensor that holds the result of `operation`."""
         result = torch.empty(shape, dtype=like.dtype, device=META)
-        return self.set_value(result, Value(operation, channel))
+        result.__dict__["_ghnfast_value"] = Value(operation, channel)
+        return result
 
     def twin(self, tensor: Tensor) -> Tensor:
         """The meta tensor to compute with in place of `tensor`."""
@@ -409,7 +410,7 @@ class Tracer(TorchFunctionMode):
         target = args[0] if args and isinstance(args[0], Tensor) else None
         written = target if writes_first_argument(func) else kwargs.get("out")
         if not isinstance(written, Tensor) or written.is_meta:
-            result = run(func, map_tensors(self.twin, args), map_tensors(self.twin, kwargs))
+            result = self.run(func, args, kwargs)
         # Else nothing may be written; the result has the shape of what it is written to.
         if isinstance(written, Tensor):
             return self.write(written, operation, parameters)
@@ -428,6 +429,13 @@ class Tracer(TorchFunctionMode):
             if shared:
                 self.share(args, kwargs)
         return result
+
+    def run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a function returns on the meta device."""
+        shape = result_shape(func, args, kwargs)
+        if shape is not None:
+            return torch.empty(shape, dtype=tensors_in(args, kwargs)[0].dtype, device=META)
+        return func(*map_tensors(self.twin, args), **map_tensors(self.twin, kwargs))
 
     def share(self, *items: Any) -> None:
         """From here on, other tensors may look at the memory of these."""
@@ -471,14 +479,6 @@ class Tracer(TorchFunctionMode):
             return False
         self.counts[key] = self.counts.get(key, 0) + number
         return True
-
-
-def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a function returns on the meta device."""
-    shape = result_shape(func, args, kwargs)
-    if shape is None:
-        return func(*args, **kwargs)
-    return torch.empty(shape, dtype=tensors_in(args, kwargs)[0].dtype, device=META)
 
 
 KERNEL_MODULES = ("torch._refs", "torch._prims", "torch._decomp", "torch._meta_registrations", "torch._inductor")

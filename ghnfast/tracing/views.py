@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .registry import Arguments, Function, Keywords, attribute, functions, rule
-from .tracer import META, SCALARS, Kind, Tracer, Value, run, tensors_in, writes_first_argument
+from .tracer import META, SCALARS, Kind, Tracer, Value, tensors_in, writes_first_argument
 
 ACTIVATIONS = """
 relu relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus
@@ -85,10 +85,10 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
         for _ in range(sliced_dimensions(args[1]) if name == "getitem" else 1):
             operation = tracer.emit(Kind.VIEW, [operation])
     shape = x.shape
-    if others or writes_first_argument(func) or tracer.twin(x) is not x:
+    if others or writes_first_argument(func):
         result = tracer.run_meta(func, args, kwargs, operation)
     else:
-        result = run(func, args, kwargs)
+        result = tracer.run(func, args, kwargs)
         if result is x:
             tracer.write(x, operation)
     if name in ("reshape", "flatten") and result is not x and not result._is_view():
