@@ -433,6 +433,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("walk_modules", &ghnfast::walk_modules, py::arg("model"),
              "(modules, names, parameters, buffers) of a module in the order of its own methods; None where one of its "
              "modules keeps them elsewhere than torch.nn.Module does.");
+  module.def("open_attributes", &ghnfast::open_attributes, py::arg("attributes"),
+             "The values of a module's attributes that might lead to another module.");
   py::class_<ghnfast::Snapshot>(module, "Snapshot", py::module_local(),
                                 "The attributes of modules, and what is in the dicts, lists and sets among them.")
       .def(py::init<const py::list&>(), py::arg("modules"))

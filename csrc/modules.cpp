@@ -1,6 +1,7 @@
 #include "modules.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <unordered_set>
 
 namespace py = pybind11;
@@ -93,6 +94,11 @@ PyObject* members(const py::object& attributes, PyObject* name) {
   return found != nullptr && is_plain_dict(found) ? found : nullptr;
 }
 
+bool is_scalar(PyObject* object) {
+  return object == Py_None || PyLong_CheckExact(object) || PyBool_Check(object) || PyFloat_CheckExact(object) ||
+         PyUnicode_CheckExact(object);
+}
+
 // Walks over the modules before their children, each once.
 class Walk {
  public:
@@ -176,6 +182,20 @@ py::object walk_modules(const py::object& model) {
     return py::none();
   }
   return py::make_tuple(walk.modules, walk.names, walk.parameters, walk.buffers);
+}
+
+py::list open_attributes(const py::dict& attributes) {
+  static PyObject* const names[] = {interned("_parameters"), interned("_buffers"), interned("_modules")};
+  py::list found;
+  Py_ssize_t at = 0;
+  PyObject *key, *value;
+  while (PyDict_Next(attributes.ptr(), &at, &key, &value)) {
+    const auto registered = std::find(std::begin(names), std::end(names), key) != std::end(names);
+    if (!registered && !is_scalar(value) && !(is_container(value) && size_of(value) == 0)) {
+      found.append(py::reinterpret_borrow<py::object>(value));
+    }
+  }
+  return found;
 }
 
 Snapshot::Snapshot(const py::list& modules) {

@@ -12,6 +12,10 @@ namespace ghnfast {
 // `Module.named_parameters`, each once; None where a module keeps its members elsewhere than `Module` does.
 pybind11::object walk_modules(const pybind11::object& model);
 
+// The values of a module's attributes that might lead to another module: all but numbers, strings, None, empty
+// containers and the dicts that the module registers its members in.
+pybind11::list open_attributes(const pybind11::dict& attributes);
+
 // The attributes of modules, and what is in the dicts, lists and sets among them.
 class Snapshot {
  public:

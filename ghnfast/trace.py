@@ -21,6 +21,7 @@ from . import _C
 from .errors import TraceError
 from .graph import PREDICTED_DTYPES, ArchGraph
 from .tracing import RULES
+from .tracing.leaves import private_copy
 from .tracing.members import Members, members_of, unchanged
 from .tracing.tracer import META, Fate, Tracer, Value, map_tensors
 
@@ -55,20 +56,31 @@ def trace(
     members = members_of(model)
     check_parameters(model, members)
     args, kwargs, described = make_inputs(model, members.parameters, input_shape, example_inputs)
-    tracer = Tracer(members, RULES)
-    args, kwargs = (map_tensors(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
-    with unchanged(members.modules):
+    try:
+        tracer, outputs = record(model, members, args, kwargs, copied=True)
+    except Exception:  # the model itself has the last word, and says what is wrong in its own terms
         try:
-            with torch.no_grad(), eager(), tracer:
-                outputs = model(*args, **kwargs)
+            tracer, outputs = record(model, members, args, kwargs, copied=False)
         except Exception as error:
             raise TraceError(
                 f"the forward of {type(model).__name__} failed on {described}: {first_line(error)}. "
                 "Accepted are models whose forward runs on meta tensors; pass input_shape=(channels, height, width) or "
                 "example_inputs=(...) if the model takes something else."
             ) from error
-        produced = [tracer.value(tensor).operation for tensor in output_tensors(outputs)]
+    produced = [tracer.value(tensor).operation for tensor in output_tensors(outputs)]
     return build(tracer, [operation for operation in produced if operation >= 0], type(model).__name__)
+
+
+def record(
+    model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], copied: bool
+) -> tuple[Tracer, Any]:
+    """Run the forward, of a private copy of the model if there can be one; the trace of it, and what it returned."""
+    tracer = Tracer(members, RULES)
+    args, kwargs = (map_tensors(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
+    with unchanged(members.modules):
+        runner = private_copy(model, members, tracer) if copied else nullcontext(model)
+        with runner as run, torch.no_grad(), eager(), tracer:
+            return tracer, run(*args, **kwargs)
 
 
 def check_parameters(model: nn.Module, members: Members) -> None:

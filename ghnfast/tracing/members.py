@@ -15,12 +15,16 @@ from .. import _C
 
 
 class Members(NamedTuple):
-    """The modules, parameters and buffers of a model, each once, and the names of the parameters."""
+    """The modules, parameters and buffers of a model, each once, and the names of the parameters.
+
+    plain: whether they are just what torch's `Module` keeps.
+    """
 
     modules: list[nn.Module]
     names: list[str]
     parameters: list[nn.Parameter]
     buffers: list[Tensor]
+    plain: bool = True
 
 
 # What a class may override to have other members than its attributes say.
@@ -37,9 +41,8 @@ def members_of(model: nn.Module) -> Members:
         if all(getattr(kind, name) is getattr(nn.Module, name) for kind in set(map(type, found[0])) for name in WALKS):
             return members
     named = list(model.named_parameters())
-    return Members(
-        list(model.modules()), [name for name, _ in named], [parameter for _, parameter in named], list(model.buffers())
-    )
+    names, parameters = [name for name, _ in named], [parameter for _, parameter in named]
+    return Members(list(model.modules()), names, parameters, list(model.buffers()), plain=False)
 
 
 @contextmanager
