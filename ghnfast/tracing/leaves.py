@@ -12,6 +12,8 @@ import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -150,12 +152,14 @@ def is_self_contained(module: nn.Module) -> bool:
 def is_inert(value: Any) -> bool:
     """Whether a value of an attribute cannot lead to a module."""
     kind = type(value)
-    if kind in SCALARS or kind is torch.Size or isinstance(value, (Tensor, type)):
+    if kind in SCALARS or kind is torch.Size or isinstance(value, (Tensor, type, Enum)):
         return True
-    if kind in (list, tuple, set, frozenset):
+    if kind in (list, set, frozenset) or isinstance(value, tuple):
         return all(map(is_inert, value))
     if kind in (dict, OrderedDict):
         return all(map(is_inert, value)) and all(map(is_inert, value.values()))
+    if is_dataclass(value) and hasattr(value, "__dict__"):
+        return all(map(is_inert, vars(value).values()))
     if kind is functools.partial:
         return is_inert(value.func) and is_inert(value.args) and is_inert(value.keywords)
     if kind is types.FunctionType:
