@@ -2249,11 +2249,11 @@ def test_module_that_is_reached_by_another_way_is_the_same_module(link: Callable
     class Linked(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b, self.c = conv(3, 8), conv(8, 8, padding=1), conv(8, 5)
+            self.a, self.b, self.c, self.other = conv(3, 8), conv(8, 8, padding=1), conv(8, 5), conv(3, 5)
 
         def forward(self, x: Tensor) -> Tensor:
             ways[0](self).stride = (2, 2)
-            return self.c(x) if self.b.stride == (1, 1) else self.c(self.b(self.a(x)))  # type: ignore[no-any-return]
+            return self.other(x) if self.b.stride == (1, 1) else self.c(self.b(self.a(x)))  # type: ignore[no-any-return]
 
     model = Linked()
     ways = [link(model)]
