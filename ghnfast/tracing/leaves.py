@@ -113,7 +113,9 @@ def private_copy(model: nn.Module, members: Members, tracer: Tracer) -> Iterator
         if leaf is not None:
             own["_compiled_call_impl"] = call_of(tracer, made, leaf)
         elif children := own["_modules"]:
-            own["_modules"] = type(children)((name, child and found[id(child)]) for name, child in children.items())
+            own["_modules"] = type(children)(
+                (name, None if child is None else found[id(child)]) for name, child in children.items()
+            )
     try:
         yield copies[0]
     finally:
