@@ -11,6 +11,7 @@
 #include "decode.hpp"
 #include "graph.hpp"
 #include "isa.hpp"
+#include "modules.hpp"
 #include "sweep.hpp"
 
 namespace py = pybind11;
@@ -429,6 +430,16 @@ PYBIND11_MODULE(_C, module) {
       .value("NO_INPUT", ghnfast::Fate::kNoInput)
       .value("NO_OUTPUT", ghnfast::Fate::kNoOutput)
       .value("ATTENTION_OFFSET", ghnfast::Fate::kAttentionOffset);
+  module.def("walk_modules", &ghnfast::walk_modules, py::arg("model"),
+             "(modules, names, parameters, buffers) of a module in the order of its own methods; None where one of its "
+             "modules keeps them elsewhere than torch.nn.Module does.");
+  module.def("open_attributes", &ghnfast::open_attributes, py::arg("attributes"),
+             "The values of a module's attributes that might lead to another module.");
+  py::class_<ghnfast::Snapshot>(module, "Snapshot", py::module_local(),
+                                "The attributes of modules, and what is in the dicts, lists and sets among them.")
+      .def(py::init<const py::list&>(), py::arg("modules"))
+      .def("changed", &ghnfast::Snapshot::changed,
+           "(container, content) of each container that does not hold the very objects that it held.");
   module.def("build_graph", &build_graph, py::arg("kinds"), py::arg("input_offsets"), py::arg("inputs"),
              py::arg("outputs"),
              "Contract, prune and order traced operations: (operations, primitives, edges, level_offsets, fates, "

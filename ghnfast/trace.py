@@ -7,11 +7,9 @@ anything, and is left exactly as it was.
 from __future__ import annotations
 
 import operator
-import random
 import sys
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -23,11 +21,9 @@ from . import _C
 from .errors import TraceError
 from .graph import PREDICTED_DTYPES, ArchGraph
 from .tracing import RULES
+from .tracing.leaves import private_copy
+from .tracing.members import Members, members_of, unchanged
 from .tracing.tracer import META, Fate, Tracer, Value, map_tensors
-
-# What a module may keep its state in, besides itself.
-CONTAINERS = (dict, OrderedDict, list, set)
-NOTHING: tuple[list[Any], list[Any]] = ([], [])
 
 # Two images: a batch of one hides its dimension from code that squeezes.
 BATCH_SIZE = 2
@@ -55,38 +51,48 @@ def trace(
     Raises:
         TraceError: the model has no parameters, its forward failed, or its outputs do not depend on its input.
     """
-    check_parameters(model)
-    args, kwargs, described = make_inputs(model, input_shape, example_inputs)
-    tracer = Tracer(model, RULES)
-    args, kwargs = (map_tensors(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
-    with unchanged(model):
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"got {type(model).__name__}; a torch.nn.Module is accepted")
+    members = members_of(model)
+    check_parameters(model, members)
+    args, kwargs, described = make_inputs(model, members.parameters, input_shape, example_inputs)
+    try:
+        tracer, outputs = record(model, members, args, kwargs, copied=True)
+    except Exception:  # the model itself has the last word, and says what is wrong in its own terms
         try:
-            with torch.no_grad(), eager(), tracer:
-                outputs = model(*args, **kwargs)
+            tracer, outputs = record(model, members, args, kwargs, copied=False)
         except Exception as error:
             raise TraceError(
                 f"the forward of {type(model).__name__} failed on {described}: {first_line(error)}. "
                 "Accepted are models whose forward runs on meta tensors; pass input_shape=(channels, height, width) or "
                 "example_inputs=(...) if the model takes something else."
             ) from error
-        produced = [tracer.value(tensor).operation for tensor in output_tensors(outputs)]
+    produced = [tracer.value(tensor).operation for tensor in output_tensors(outputs)]
     return build(tracer, [operation for operation in produced if operation >= 0], type(model).__name__)
 
 
-def check_parameters(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise TraceError(f"got {type(model).__name__}; a torch.nn.Module is accepted")
-    found = False
-    for name, parameter in model.named_parameters():
-        found = True
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise TraceError(f"the parameter {name} is not initialized; run the lazy model once before tracing it")
-    if not found:
+def record(
+    model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], copied: bool
+) -> tuple[Tracer, Any]:
+    """Run the forward, of a private copy of the model if there can be one; the trace of it, and what it returned."""
+    tracer = Tracer(members, RULES)
+    args, kwargs = (map_tensors(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
+    with unchanged(members.modules):
+        runner = private_copy(model, members, tracer) if copied else nullcontext(model)
+        with runner as run, torch.no_grad(), eager(), tracer:
+            return tracer, run(*args, **kwargs)
+
+
+def check_parameters(model: nn.Module, members: Members) -> None:
+    if not members.parameters:
         raise TraceError(f"{type(model).__name__} has no parameters; there is nothing to predict")
+    for name, parameter in zip(members.names, members.parameters, strict=True):
+        if type(parameter) is not nn.Parameter and isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise TraceError(f"the parameter {name} is not initialized; run the lazy model once before tracing it")
 
 
 def make_inputs(
-    model: nn.Module, input_shape: Sequence[int] | None, example_inputs: Any
+    model: nn.Module, parameters: Sequence[nn.Parameter], input_shape: Sequence[int] | None, example_inputs: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any], str]:
     """Positional and keyword arguments for the forward, and how to name them in a message."""
     if example_inputs is not None:
@@ -101,7 +107,7 @@ def make_inputs(
             )
         return tuple(example_inputs), {}, f"{len(example_inputs)} example_inputs"
     shape = default_input_shape(model) if input_shape is None else as_sizes(input_shape)
-    dtype = next((p.dtype for p in model.parameters() if p.dtype in PREDICTED_DTYPES), torch.float32)
+    dtype = next((p.dtype for p in parameters if p.dtype in PREDICTED_DTYPES), torch.float32)
     image = torch.empty((BATCH_SIZE, *shape), dtype=dtype, device=META)
     return (image,), {}, f"an input of shape {(BATCH_SIZE, *shape)}"
 
@@ -140,62 +146,6 @@ def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
     return tracer.set_value(image, Value(0, 1 if tensor.ndim == 4 else None))
 
 
-@contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Puts back every attribute of every module, and the random state."""
-    holders = [module.__dict__ for module in model.modules()]
-    containers = [*holders, *(item for holder in holders for item in holder.values() if type(item) in CONTAINERS)]
-    contents = [content_of(container) for container in containers]
-    random_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    try:
-        yield
-    finally:
-        for container, content in zip(containers, contents, strict=True):
-            restore(container, content)
-        # Only what the forward moved: other threads may draw from the same generators.
-        if random.getstate() != random_state:
-            random.setstate(random_state)
-        if any(map(differ, np.random.get_state(), numpy_state)):
-            np.random.set_state(numpy_state)
-        if not torch.equal(torch.get_rng_state(), torch_state):
-            torch.set_rng_state(torch_state)
-        if cuda_states:
-            torch.cuda.set_rng_state_all(cuda_states)
-
-
-def differ(a: Any, b: Any) -> bool:
-    return not np.array_equal(a, b)
-
-
-def content_of(container: Any) -> tuple[list[Any], list[Any]]:
-    """The items of a list or set, or the keys of a dict; and a dict's values."""
-    if not container:  # as most of a module's are
-        return NOTHING
-    return list(container), list(container.values()) if isinstance(container, dict) else []
-
-
-def restore(container: Any, content: tuple[list[Any], list[Any]]) -> None:
-    """Give a list, dict or set the content it had: caches that the forward filled hold tensors without data."""
-    if not container and content is NOTHING:
-        return
-    for now, before in zip(content_of(container), content, strict=True):
-        if len(now) != len(before) or not all(map(operator.is_, now, before)):
-            break
-    else:
-        return
-    items, values = content
-    if isinstance(container, dict):
-        for key in container.keys() - set(items):
-            del container[key]
-        container.update(zip(items, values, strict=True))
-    elif isinstance(container, list):
-        container[:] = items
-    else:
-        container.intersection_update(items)
-        container.update(items)
-
-
 def eager() -> AbstractContextManager[object]:
     """Compiled models run as written: a trace inside a compiler's own trace would see nothing."""
     if "torch._dynamo" not in sys.modules:
@@ -231,34 +181,26 @@ def build(tracer: Tracer, outputs: list[int], model_name: str) -> ArchGraph:
     if not outputs:
         raise TraceError(f"no output of {model_name} depends on its input; there is no graph")
     operations = tracer.operations
-    offsets = np.zeros(len(operations) + 1, dtype=np.int32)
-    np.cumsum([len(operation.inputs) for operation in operations], out=offsets[1:])
-    inputs = np.fromiter((i for operation in operations for i in operation.inputs), dtype=np.int32, count=offsets[-1])
-    kinds = np.fromiter((operation.kind for operation in operations), dtype=np.int8, count=len(operations))
     nodes, primitives, edges, levels, fates, classifier_weight, classifier_bias = _C.build_graph(
-        kinds, offsets, inputs, np.asarray(outputs, dtype=np.int32)
+        np.asarray(operations.kinds),
+        np.asarray(operations.input_offsets),
+        np.asarray(operations.inputs),
+        np.asarray(outputs, dtype=np.int32),
     )
-    chosen = [operations[node] for node in nodes.tolist()]
-
-    def name_of(index: int | None) -> str | None:
-        return None if index is None else tracer.names[index]
-
+    chosen = nodes.tolist()
+    placed = [operations.parameters[node] for node in chosen]
+    names = {index: tracer.names[index] for pair in placed for index in pair if index is not None}
     return ArchGraph(
         primitives=primitives,
         edges=edges,
         level_offsets=levels,
-        shapes=[operation.shape for operation in chosen],
-        weights=[name_of(operation.parameters[0]) for operation in chosen],
-        norm_biases=[name_of(operation.parameters[1]) for operation in chosen],
-        parameter_shapes={
-            tracer.names[index]: tuple(tracer.parameters[index].shape)
-            for operation in chosen
-            for index in operation.parameters
-            if index is not None
-        },
+        shapes=[operations.shapes[node] for node in chosen],
+        weights=[None if weight is None else names[weight] for weight, _ in placed],
+        norm_biases=[None if bias is None else names[bias] for _, bias in placed],
+        parameter_shapes={name: tuple(tracer.parameters[index].shape) for index, name in names.items()},
         classifier_weight=classifier_weight if classifier_weight >= 0 else None,
         classifier_bias=classifier_bias if classifier_bias >= 0 else None,
-        skipped=skip_reasons(tracer, fates, chosen),
+        skipped=skip_reasons(tracer, fates, names.keys()) if len(names) < len(tracer.names) else {},
     )
 
 
@@ -269,14 +211,14 @@ FATE_REASONS = {
 }
 
 
-def skip_reasons(tracer: Tracer, fates: Any, chosen: list[Any]) -> dict[str, str]:
+def skip_reasons(tracer: Tracer, fates: Any, placed: Container[int]) -> dict[str, str]:
     """Why each parameter that has no node has none."""
-    placed = {index for operation in chosen for index in operation.parameters if index is not None}
-    fate_of: dict[int, int] = {}
-    for operation, fate in zip(tracer.operations, fates.tolist(), strict=True):
-        for index in operation.parameters:
-            if index is not None:
-                fate_of[index] = fate
+    fate_of = {
+        index: fate
+        for pair, fate in zip(tracer.operations.parameters, fates.tolist(), strict=True)
+        for index in pair
+        if index is not None
+    }
     reasons = {}
     for index, name in enumerate(tracer.names):
         if index in placed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,13 +14,15 @@ from .layers import emit_bias
 from .registry import Arguments, Function, Keywords, functions, rule
 from .tracer import Kind, Tracer, Value, tensors_in, writes_first_argument
 
+broadcast_shapes = lru_cache(maxsize=4096)(torch.broadcast_shapes)
+
 
 def broadcast(a: Any, b: Any) -> Sequence[int]:
     if not isinstance(b, Tensor):
         return a.shape
     if not isinstance(a, Tensor) or a.shape == b.shape:
         return b.shape
-    return torch.broadcast_shapes(a.shape, b.shape)
+    return broadcast_shapes(a.shape, b.shape)
 
 
 def binary_result(tracer: Tracer, func: Function, args: Arguments, operation: int) -> Tensor:
@@ -61,6 +64,13 @@ def add(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> An
     return binary_result(tracer, func, args, operation)
 
 
+@rule([Tensor.add_])
+def add_in_place(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    if len(args) == 2 and type(args[1]) is int and not kwargs and tracer.count(*args):
+        return args[0]
+    return add(tracer, func, args, kwargs)
+
+
 def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
     """A parameter that is added: the bias of the layer before, or an embedding."""
     index = tracer.parameter_behind(offset)
@@ -86,10 +96,10 @@ def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
 
 def is_layer_output(tracer: Tracer, operation: int) -> bool:
     """Whether a value comes straight from a convolution or linear layer without bias."""
-    before = tracer.operations[operation]
-    while before.kind == Kind.VIEW:  # views commute with a bias
-        before = tracer.operations[before.inputs[0]]
-    return before.kind in (Kind.CONV, Kind.POINTWISE_CONV, Kind.SEP_CONV, Kind.DIL_CONV)
+    made = tracer.operations
+    while made.kinds[operation] == Kind.VIEW:  # views commute with a bias
+        operation = made.inputs[made.input_offsets[operation]]
+    return made.kinds[operation] in (Kind.CONV, Kind.POINTWISE_CONV, Kind.SEP_CONV, Kind.DIL_CONV)
 
 
 def is_along_channels(tracer: Tracer, x: Tensor, vector: Tensor) -> bool:
@@ -127,12 +137,15 @@ def difference(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
 
 @rule([torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack])
 def concatenate(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    inputs = tracer.sources(args, kwargs)
+    tensors = tensors_in(args, kwargs)
+    values = [tracer.value(tensor) for tensor in tensors]
+    inputs = list(dict.fromkeys(value.operation for value in values if value.operation >= 0))
     if not inputs:
         return tracer.generic(func, args, kwargs)
-    tracer.note_use((args, kwargs), "a token that is concatenated to features")
+    if any(value.parameters for value in values):
+        tracer.note_use(tensors, "a token that is concatenated to features")
     operation = tracer.emit(Kind.CONCAT, inputs)  # with one source after contraction, it is no node
     result = tracer.run_meta(func, args, kwargs, operation)
-    ranked = [item for item in tensors_in((args, kwargs)) if tracer.is_data(item) and item.ndim == result.ndim]
-    channel = tracer.value(ranked[0]).channel if ranked else None
-    return tracer.set_value(result, Value(operation, channel))
+    ranked = zip(tensors, values, strict=True)
+    channels = (value.channel for tensor, value in ranked if value.operation >= 0 and tensor.ndim == result.ndim)
+    return tracer.set_value(result, Value(operation, next(channels, None)))

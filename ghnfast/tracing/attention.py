@@ -36,7 +36,7 @@ def scaled_dot_product_attention(tracer: Tracer, func: Function, args: Arguments
         raise RuntimeError(f"an attention cannot read query, key and value of shapes {shapes}")
     tracer.note_use((args, kwargs), "an offset of attention scores")
     operation = tracer.emit(Kind.MSA, inputs)
-    carrier = next(item for item in tensors_in((args, kwargs)) if tracer.is_data(item))
+    carrier = next(item for item in tensors_in(args, kwargs) if tracer.is_data(item))
     return tracer.new((*query.shape[:-1], value.shape[-1]), carrier, operation)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..graph import embedding_shape
-from .registry import Arguments, Function, Keywords, argument, functions, pair, rule
+from .registry import Arguments, Function, Keywords, argument, arguments, functions, pair, rule
 from .tracer import Kind, Rule, Tracer, Value, tensors_in
 
 
@@ -18,18 +20,18 @@ def emit_bias(tracer: Tracer, operation: int, bias: Tensor | None) -> int:
     """A bias is a node of its own behind its weight."""
     if bias is None or not tracer.is_parametric(bias):
         return operation
-    index = tracer.parameter_behind(bias)
-    tracer.note_use(bias, "a bias that is put together from several parameters")
+    index = tracer.parameter_behind(bias, "a bias that is put together from several parameters")
     return tracer.emit(Kind.BIAS, [operation], (index, None), (bias.numel(), 1, 1, 1))
 
 
 def emit_weight(tracer: Tracer, kind: Kind, data: Sequence[int], weight: Tensor, bias: Tensor | None) -> int:
     index = tracer.parameter_behind(weight)
+    shape = weight.shape
     if index is None:
         tracer.note_use(weight, "a weight that is put together from several parameters")
-    else:
+    elif tracer.parameters[index] is not weight:
         tracer.note_use(weight, "a rescaling of another parameter")
-    shape = tuple(weight.shape) if index is None else tuple(tracer.parameters[index].shape)
+        shape = tracer.parameters[index].shape
     return emit_bias(tracer, tracer.emit(kind, data, (index, None), embedding_shape(shape)), bias)
 
 
@@ -40,31 +42,48 @@ def conv_output(size: int, kernel: int, stride: int, padding: Any, dilation: int
     return (size + total - dilation * (kernel - 1) - 1) // stride + 1
 
 
-@rule([torch.conv2d])
-def conv2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    x, weight, bias = args[0], argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias")
-    if not tracer.is_parametric(weight):
-        return tracer.generic(func, args, kwargs)
-    if tracer.is_parametric(x):
-        return tracer.generic(func, args, kwargs)
-    stride = pair(argument(args, kwargs, 3, "stride", 1))
-    padding = argument(args, kwargs, 4, "padding", 0)
-    dilation = pair(argument(args, kwargs, 5, "dilation", 1))
-    groups = argument(args, kwargs, 6, "groups", 1)
-    kernel = (weight.shape[2], weight.shape[3])
-    paddings = (padding, padding) if isinstance(padding, str) else pair(padding)
-    plane = tuple(conv_output(x.shape[i - 2], kernel[i], stride[i], paddings[i], dilation[i]) for i in range(2))
-    if x.ndim not in (3, 4) or x.shape[-3] != weight.shape[1] * groups or min(plane) < 1:
+@lru_cache(maxsize=4096)
+def conv_result(
+    shape: torch.Size,
+    weight: torch.Size,
+    stride: tuple[int, int],
+    padding: Any,
+    dilation: tuple[int, int],
+    groups: int,
+) -> tuple[Kind, tuple[int, ...]]:
+    """What a convolution is, and the shape of its output."""
+    outputs, inputs, *kernel = weight
+    paddings = (padding, padding) if isinstance(padding, str) else padding
+    plane = (0, 0)
+    if len(shape) in (3, 4) and shape[-3] == inputs * groups:
+        plane = (
+            conv_output(shape[-2], kernel[0], stride[0], paddings[0], dilation[0]),
+            conv_output(shape[-1], kernel[1], stride[1], paddings[1], dilation[1]),
+        )
+    if min(plane) < 1:
         raise RuntimeError(
-            f"a convolution with weight {tuple(weight.shape)} and groups={groups} cannot read an input of shape "
-            f"{tuple(x.shape)}"
+            f"a convolution with weight {tuple(weight)} and groups={groups} cannot read an input of shape "
+            f"{tuple(shape)}"
         )
     if groups > 1:
         kind = Kind.DIL_CONV if min(dilation) > 1 else Kind.SEP_CONV
     else:
-        kind = Kind.POINTWISE_CONV if kernel == (1, 1) else Kind.CONV
+        kind = Kind.POINTWISE_CONV if kernel == [1, 1] else Kind.CONV
+    return kind, (*shape[:-3], outputs, *plane)
+
+
+CONV2D = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+
+
+@rule([torch.conv2d])
+def conv2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    x, weight, bias, stride, padding, dilation, groups = arguments(args, kwargs, CONV2D)
+    if not tracer.is_parametric(weight) or tracer.is_parametric(x):
+        return tracer.generic(func, args, kwargs)
+    padding = padding if isinstance(padding, str) else pair(padding)
+    kind, shape = conv_result(x.shape, weight.shape, pair(stride), padding, pair(dilation), groups)
     operation = emit_weight(tracer, kind, tracer.weight_inputs(x), weight, bias)
-    return tracer.new((*x.shape[:-3], weight.shape[0], *plane), x, operation, x.ndim - 3)
+    return tracer.new(shape, x, operation, len(shape) - 3)
 
 
 @rule([F.linear])
@@ -92,7 +111,7 @@ def matmul(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) ->
 
 @rule([torch.einsum])
 def einsum(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    return product(tracer, func, args, kwargs, list(tensors_in(args)), None)
+    return product(tracer, func, args, kwargs, tensors_in(args), None)
 
 
 def product(
@@ -126,18 +145,19 @@ def normalization(kind: Kind, weight_at: int, bias_at: int) -> Rule:
 
     def apply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
         x = args[0]
-        weight, bias = argument(args, kwargs, weight_at, "weight"), argument(args, kwargs, bias_at, "bias")
-        if not tracer.is_data(x):
+        value = tracer.value(x) if isinstance(x, Tensor) else None
+        if value is None or value.operation < 0:
             return tracer.generic(func, args, kwargs)
-        value = tracer.value(x)
+        weight, bias = argument(args, kwargs, weight_at, "weight"), argument(args, kwargs, bias_at, "bias")
         check_norm_shape(x, args[1] if weight_at == 2 and len(args) > 1 else None, weight, kind)
-        tracer.note_use((weight, bias), "a normalization parameter that is put together from several others")
-        indices = (tracer.parameter_behind(weight), tracer.parameter_behind(bias))
-        if indices == (None, None):
+        how = "a normalization parameter that is put together from several others"
+        indices = (tracer.parameter_behind(weight, how), tracer.parameter_behind(bias, how))
+        index = indices[1] if indices[0] is None else indices[0]
+        if index is None:
             operation = tracer.emit(Kind.PASS, [value.operation])
         else:
-            width = tracer.parameters[next(index for index in indices if index is not None)].shape
-            operation = tracer.emit(kind, [value.operation], indices, embedding_shape(tuple(width)))
+            shape = embedding_shape(tracer.parameters[index].shape)
+            operation = tracer.emit(kind, [value.operation], indices, shape)
         return tracer.new(x.shape, x, operation, value.channel)
 
     return apply
@@ -145,16 +165,16 @@ def normalization(kind: Kind, weight_at: int, bias_at: int) -> Rule:
 
 def check_norm_shape(x: Tensor, normalized: Any, weight: Tensor | None, kind: Kind) -> None:
     """The shape computation that the forward would have failed in."""
+    shape = x.shape
+    width = None if weight is None else math.prod(weight.shape)
     if isinstance(normalized, (tuple, list)):
-        fits = tuple(x.shape[-len(normalized) :]) == tuple(normalized)
+        fits = tuple(shape[-len(normalized) :]) == tuple(normalized)
     elif isinstance(normalized, int):  # groups of channels
-        fits = x.shape[1] % normalized == 0 and (weight is None or weight.numel() == x.shape[1])
+        fits = shape[1] % normalized == 0 and (width is None or width == shape[1])
     else:
-        fits = weight is None or weight.numel() == x.shape[1 if x.ndim > 1 else 0]
+        fits = width is None or width == shape[1 if len(shape) > 1 else 0]
     if not fits:
-        raise RuntimeError(
-            f"a normalization layer ({kind.name.lower()}) cannot read an input of shape {tuple(x.shape)}"
-        )
+        raise RuntimeError(f"a normalization layer ({kind.name.lower()}) cannot read an input of shape {tuple(shape)}")
 
 
 NOT_THERE = 99  # a position that no call reaches

@@ -48,8 +48,18 @@ def argument(args: Arguments, kwargs: Keywords, position: int, name: str, defaul
     return args[position] if len(args) > position else kwargs.get(name, default)
 
 
+def arguments(args: Arguments, kwargs: Keywords, parameters: dict[str, Any]) -> Arguments:
+    """The arguments of a call in the order of `parameters` (name: default), however they were given."""
+    if len(args) == len(parameters):
+        return args
+    missing = list(parameters.items())[len(args) :]
+    return (*args, *(kwargs.get(name, default) for name, default in missing))
+
+
 def pair(value: Any) -> tuple[int, int]:
     """(height, width) from a number, a 1-tuple or a 2-tuple."""
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        return value
     if isinstance(value, int):
         return value, value
     values = tuple(int(item) for item in value)

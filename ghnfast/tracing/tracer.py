@@ -12,15 +12,19 @@ its memory.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..errors import TraceError
+from .members import Members
+from .shapes import result_shape
 
 META = torch.device("meta")
 
@@ -103,26 +107,38 @@ CONSTANT = Value()
 BUFFER = Value(buffer=True)
 
 
-class Operation:
-    """A traced operation: its kind, the operations it reads, its parameters and the shape that its embedding gets.
+class Operations:
+    """The traced operations, field by field, as C++ reads them.
 
+    kinds: what each operation is.
+    inputs: the operations that operation i reads are inputs[input_offsets[i]:input_offsets[i + 1]].
     parameters: indices of the weight and, for a normalization layer, the bias; None where there is none to predict.
-    shape: 4-D shape for the shape embedding (see `embedding_shape`), or None.
+    shapes: 4-D shape for the shape embedding (see `embedding_shape`), or None.
     """
 
-    __slots__ = ("inputs", "kind", "parameters", "shape")
+    __slots__ = ("input_offsets", "inputs", "kinds", "parameters", "shapes")
 
-    def __init__(
+    def __init__(self) -> None:
+        self.kinds = array("b")
+        self.inputs = array("i")
+        self.input_offsets = array("i", [0])
+        self.parameters: list[tuple[int | None, int | None]] = []
+        self.shapes: list[tuple[int, ...] | None] = []
+
+    def append(
         self,
         kind: Kind,
         inputs: Sequence[int],
         parameters: tuple[int | None, int | None] = (None, None),
         shape: tuple[int, ...] | None = None,
-    ) -> None:
-        self.kind = kind
-        self.inputs = inputs
-        self.parameters = parameters
-        self.shape = shape
+    ) -> int:
+        """Append an operation; its number."""
+        self.kinds.append(kind)
+        self.inputs.extend(inputs)
+        self.input_offsets.append(len(self.inputs))
+        self.parameters.append(parameters)
+        self.shapes.append(shape)
+        return len(self.shapes) - 1
 
 
 class Write(NamedTuple):
@@ -135,22 +151,38 @@ class Write(NamedTuple):
 Rule = Callable[["Tracer", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
-def tensors_in(tree: Any) -> Iterator[Tensor]:
+# What the arguments of a call mostly are besides tensors; asked for by `type`, which is the fastest question.
+SCALARS = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))
+
+
+def tensors_in(*trees: Any) -> list[Tensor]:
     """The tensors in nested lists, tuples, dicts and slices."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from tensors_in(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from tensors_in(item)
-    elif isinstance(tree, slice):
-        yield from tensors_in((tree.start, tree.stop, tree.step))
+    found: list[Tensor] = []
+    collect_tensors(trees, found)
+    return found
+
+
+def collect_tensors(items: Iterable[Any], found: list[Tensor]) -> None:
+    for item in items:
+        kind = type(item)
+        if kind is Tensor:
+            found.append(item)
+        elif kind in SCALARS:
+            continue
+        elif isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, (list, tuple)):
+            collect_tensors(item, found)
+        elif isinstance(item, dict):
+            collect_tensors(item.values(), found)
+        elif isinstance(item, slice):
+            collect_tensors((item.start, item.stop, item.step), found)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     """`tree` with every tensor replaced by `function(tensor)`."""
+    if type(tree) in SCALARS:
+        return tree
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, tuple):
@@ -168,20 +200,24 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
 class Tracer(TorchFunctionMode):
     """Records the operations of one forward pass; see the module docstring."""
 
-    def __init__(self, model: nn.Module, rules: dict[Any, Rule]) -> None:
+    def __init__(self, members: Members, rules: dict[Any, Rule]) -> None:
         super().__init__()
         self.rules = rules
-        named = list(model.named_parameters())
-        self.names = [name for name, _ in named]
-        self.parameters = [parameter for _, parameter in named]
-        self.parameter_index = {id(parameter): index for index, parameter in enumerate(self.parameters)}
-        self.buffer_ids = {id(buffer) for buffer in model.buffers()}
-        self.operations: list[Operation] = [Operation(Kind.INPUT, ())]
+        self.names, self.parameters = members.names, members.parameters
+        self.buffer_ids = set(map(id, members.buffers))
+        # Where the model's own tensors come from; a tensor that is both counts as a parameter.
+        self.members = dict.fromkeys(self.buffer_ids, BUFFER)
+        for index, parameter in enumerate(self.parameters):
+            self.members[id(parameter)] = Value(parameters=(index,))
+        self.operations = Operations()
+        self.emit = self.operations.append
+        self.emit(Kind.INPUT, ())
         self.used_by: dict[int, str] = {}
         # Stand-ins of tensors that must not be written: on the meta device, and real copies. Each is kept with the
         # tensor that it stands for, so that no other tensor can get that id.
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}
         self.copies: dict[int, tuple[Tensor, Tensor]] = {}
+        self.counts: dict[int, int] = {}
         # What was written, by memory; and the twins of memory, by the memory that they stand for.
         self.writes: dict[int, list[Write]] = {}
         self.twin_bases: dict[int, tuple[Tensor, Tensor]] = {}
@@ -189,7 +225,7 @@ class Tracer(TorchFunctionMode):
         # On a model that is on the meta device, tensors that are neither parameters nor buffers nor made by the trace.
         self.meta_ids = {
             id(item)
-            for module in (model.modules() if any(parameter.is_meta for parameter in self.parameters) else ())
+            for module in (members.modules if any(parameter.is_meta for parameter in self.parameters) else ())
             for item in module.__dict__.values()
             if isinstance(item, Tensor)
         }
@@ -201,17 +237,15 @@ class Tracer(TorchFunctionMode):
         found: Value | None = tensor.__dict__.get("_ghnfast_value")
         if found is None:
             found = self.value_from_outside(tensor)
-        return self.after_writes(tensor, found) if self.writes else found
+        return self.after_writes(tensor, found) if self.writes and (found.shared or found.operation < 0) else found
 
     def value_from_outside(self, tensor: Tensor) -> Value:
         """The value of a tensor that the trace did not make."""
         key = id(tensor)
         if key in self.twins:
             return self.value(self.twins[key][1])
-        if key in self.parameter_index:
-            return Value(parameters=(self.parameter_index[key],))
-        if key in self.buffer_ids:
-            return BUFFER
+        if key in self.members:
+            return self.members[key]
         if tensor.is_meta and key not in self.meta_ids:
             raise hidden_operation(f"a tensor of shape {tuple(tensor.shape)} comes out of")
         return CONSTANT
@@ -235,8 +269,9 @@ class Tracer(TorchFunctionMode):
         value = self.value(target)
         stand_in = target if self.is_known(target) else self.twin(target)
         kept = () if operation >= 0 else tuple(dict.fromkeys((*value.parameters, *parameters)))
-        self.set_value(stand_in, Value(operation, value.channel, kept, shared=value.shared))
-        if operation >= 0 and (value.shared or value.operation < 0):
+        shared = value.shared or value.operation < 0  # the forward may have other tensors in memory from outside
+        self.set_value(stand_in, Value(operation, value.channel, kept, shared=shared))
+        if operation >= 0 and shared:
             self.writes.setdefault(self.memory_of(stand_in), []).append(Write(operation, stand_in))
         return stand_in
 
@@ -264,12 +299,13 @@ class Tracer(TorchFunctionMode):
     def new(self, shape: Sequence[int], like: Tensor, operation: int, channel: int | None = None) -> Tensor:
         """A meta tensor that holds the result of `operation`."""
         result = torch.empty(shape, dtype=like.dtype, device=META)
-        return self.set_value(result, Value(operation, channel))
+        result.__dict__["_ghnfast_value"] = Value(operation, channel)
+        return result
 
     def twin(self, tensor: Tensor) -> Tensor:
         """The meta tensor to compute with in place of `tensor`."""
         key = id(tensor)
-        if tensor.is_meta and key not in self.parameter_index and key not in self.buffer_ids:
+        if tensor.is_meta and key not in self.members:
             return tensor
         if key in self.twins:
             return self.twins[key][1]
@@ -293,20 +329,9 @@ class Tracer(TorchFunctionMode):
 
     # Operations ----------------------------------------------------------------------------------------------------
 
-    def emit(
-        self,
-        kind: Kind,
-        inputs: Sequence[int],
-        parameters: tuple[int | None, int | None] = (None, None),
-        shape: tuple[int, ...] | None = None,
-    ) -> int:
-        """Append an operation; its number."""
-        self.operations.append(Operation(kind, inputs, parameters, shape))
-        return len(self.operations) - 1
-
     def sources(self, *items: Any) -> list[int]:
         """The distinct operations that the data among `items` comes from."""
-        found = dict.fromkeys(self.value(tensor).operation for tensor in tensors_in(items))
+        found = dict.fromkeys([self.value(tensor).operation for tensor in tensors_in(*items)])
         found.pop(-1, None)
         return list(found)
 
@@ -323,11 +348,19 @@ class Tracer(TorchFunctionMode):
             return [value.operation]
         return [0] if value.buffer and not value.parameters else []
 
-    def parameter_behind(self, tensor: Tensor | None) -> int | None:
-        """The parameter that `tensor` is, or is a rearrangement or rescaling of; None if there is no single one."""
+    def parameter_behind(self, tensor: Tensor | None, how: str = "") -> int | None:
+        """The parameter that `tensor` is, or is a rearrangement or rescaling of; None if there is no single one.
+
+        `how`, where given, is noted (see `note_use`) for parameters that `tensor` is computed from.
+        """
         if tensor is None:
             return None
-        fitting = [index for index in self.value(tensor).parameters if self.parameters[index].numel() == tensor.numel()]
+        parameters = self.value(tensor).parameters
+        if len(parameters) == 1 and self.parameters[parameters[0]] is tensor:
+            return parameters[0]
+        if how:
+            self.note_use(tensor, how)
+        fitting = [index for index in parameters if self.parameters[index].numel() == tensor.numel()]
         if len(fitting) > 1:
             fitting = [index for index in fitting if self.parameters[index].shape == tensor.shape][:1]
         return fitting[0] if fitting else None
@@ -337,10 +370,13 @@ class Tracer(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
+        if not kwargs:
+            return self.rules.get(func, Tracer.generic)(self, func, args, {})
         if not args and "input" in kwargs:
+            kwargs = dict(kwargs)
             args = (kwargs.pop("input"),)
         if len(args) == 1 and "other" in kwargs:
+            kwargs = dict(kwargs)
             args = (*args, kwargs.pop("other"))
         return self.rules.get(func, Tracer.generic)(self, func, args, kwargs)
 
@@ -354,11 +390,11 @@ class Tracer(TorchFunctionMode):
         if not inputs and not parameters:
             return self.run_constant(func, args, kwargs)
         operation = self.emit(Kind.PASS, inputs) if inputs else -1
-        lookup = any(self.value(tensor).lookup for tensor in tensors_in((args, kwargs)))
+        lookup = any(self.value(tensor).lookup for tensor in tensors_in(args, kwargs))
         return self.run_meta(func, args, kwargs, operation, parameters, lookup)
 
     def parameters_of(self, *items: Any) -> tuple[int, ...]:
-        found = (index for tensor in tensors_in(items) for index in self.value(tensor).parameters)
+        found = (index for tensor in tensors_in(*items) for index in self.value(tensor).parameters)
         return tuple(dict.fromkeys(found))
 
     def run_meta(
@@ -374,7 +410,7 @@ class Tracer(TorchFunctionMode):
         target = args[0] if args and isinstance(args[0], Tensor) else None
         written = target if writes_first_argument(func) else kwargs.get("out")
         if not isinstance(written, Tensor) or written.is_meta:
-            result = func(*map_tensors(self.twin, args), **map_tensors(self.twin, kwargs))
+            result = self.run(func, args, kwargs)
         # Else nothing may be written; the result has the shape of what it is written to.
         if isinstance(written, Tensor):
             return self.write(written, operation, parameters)
@@ -394,9 +430,16 @@ class Tracer(TorchFunctionMode):
                 self.share(args, kwargs)
         return result
 
+    def run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a function returns on the meta device."""
+        shape = result_shape(func, args, kwargs)
+        if shape is not None:
+            return torch.empty(shape, dtype=tensors_in(args, kwargs)[0].dtype, device=META)
+        return func(*map_tensors(self.twin, args), **map_tensors(self.twin, kwargs))
+
     def share(self, *items: Any) -> None:
         """From here on, other tensors may look at the memory of these."""
-        for tensor in tensors_in(items):
+        for tensor in tensors_in(*items):
             value = self.value(tensor)
             if value.operation >= 0:
                 value.shared = True
@@ -404,9 +447,9 @@ class Tracer(TorchFunctionMode):
     def run_constant(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function of constants and buffers for real: control flow may depend on their values."""
         check_visible()
-        buffer = any(self.value(tensor).buffer for tensor in tensors_in((args, kwargs)))
+        buffer = any(self.value(tensor).buffer for tensor in tensors_in(args, kwargs))
         args, kwargs = map_tensors(self.copy, args), map_tensors(self.copy, kwargs)
-        if any(tensor.is_meta for tensor in tensors_in((args, kwargs))):
+        if any(tensor.is_meta for tensor in tensors_in(args, kwargs)):
             args, kwargs = map_tensors(to_meta, args), map_tensors(to_meta, kwargs)
         result = func(*args, **kwargs)
         for tensor in tensors_in(result):
@@ -419,8 +462,23 @@ class Tracer(TorchFunctionMode):
             return tensor
         key = id(tensor)
         if key not in self.copies:
-            self.copies[key] = (tensor, self.set_value(tensor.detach().clone(), self.value(tensor)))
+            made = tensor.detach().clone()
+            self.copies[key] = (tensor, self.set_value(made, self.value(tensor)))
+            if key in self.counts:
+                made.add_(self.counts.pop(key))
         return self.copies[key][1]
+
+    def count(self, counter: Tensor, number: int) -> bool:
+        """Add to a counter (say, of batches) among the buffers when it is read, for most never are; whether it is one.
+
+        Later reads and writes reach the buffer's copy, so that the counter itself may stand for the sum.
+        """
+        key = id(counter)
+        later = key in self.buffer_ids and key not in self.copies and key not in self.twins
+        if not later or counter.dtype is not torch.int64:
+            return False
+        self.counts[key] = self.counts.get(key, 0) + number
+        return True
 
 
 KERNEL_MODULES = ("torch._refs", "torch._prims", "torch._decomp", "torch._meta_registrations", "torch._inductor")
@@ -483,6 +541,7 @@ IN_PLACE_OPERATORS = frozenset(
 ) | {"__setitem__", "__set__"}
 
 
+@lru_cache(maxsize=1024)
 def writes_first_argument(func: Callable[..., Any]) -> bool:
     """Whether torch's naming says that the function changes its first argument."""
     name = getattr(func, "__name__", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .registry import Arguments, Function, Keywords, attribute, functions, rule
-from .tracer import META, Kind, Tracer, Value, tensors_in, writes_first_argument
+from .tracer import META, SCALARS, Kind, Tracer, Value, tensors_in, writes_first_argument
 
 ACTIVATIONS = """
 relu relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus
@@ -24,9 +25,12 @@ feature_alpha_dropout clamp clip clamp_min clamp_max exp log sqrt rsqrt abs neg 
 def activation(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Elementwise functions of one activation."""
     x: Any = args[0] if args else None
-    if not tracer.is_data(x) or len(tracer.sources(args, kwargs)) > 1 or "out" in kwargs or not x.is_meta:
+    if not isinstance(x, Tensor) or "out" in kwargs:
         return tracer.generic(func, args, kwargs)
     value = tracer.value(x)
+    alone = len(args) == 1 and SCALARS.issuperset(map(type, kwargs.values()))
+    if value.operation < 0 or not x.is_meta or not (alone or len(tracer.sources(args, kwargs)) == 1):
+        return tracer.generic(func, args, kwargs)
     in_place = writes_first_argument(func) or argument_named(func, "inplace", args, kwargs)
     kind = Kind.HARDSWISH if func.__name__.startswith("hardswish") else Kind.PASS
     operation = tracer.emit(kind, [value.operation])
@@ -38,8 +42,13 @@ def argument_named(func: Function, name: str, args: Arguments, kwargs: Keywords)
         return bool(kwargs[name])
     if len(args) < 2 or not inspect.isfunction(func):
         return False
-    names = list(inspect.signature(func).parameters)
+    names = parameter_names(func)
     return name in names and len(args) > names.index(name) and bool(args[names.index(name)])
+
+
+@lru_cache(maxsize=1024)
+def parameter_names(func: Function) -> list[str]:
+    return list(inspect.signature(func).parameters)
 
 
 VIEWS = """
@@ -59,11 +68,12 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
     x: Any = args[0] if args else None
     name = func.__name__.strip("_")
     if not tracer.is_data(x):
-        if name in LOOKUPS or (name == "getitem" and any(True for _ in tensors_in(args[1:]))):
+        if name in LOOKUPS or (name == "getitem" and tensors_in(args[1:])):
             return lookup(tracer, func, args, kwargs)
         return tracer.generic(func, args, kwargs)
     value = tracer.value(x)
-    inputs = tracer.sources(x) if name in DONORS else tracer.sources(args, kwargs)
+    others = tensors_in(args[1:], kwargs)
+    inputs = [value.operation] if name in DONORS or not others else tracer.sources(x, others)
     if len(inputs) > 1:
         operation = tracer.emit(Kind.PASS, inputs)
     elif name in SAME_VALUES:
@@ -75,7 +85,12 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
         for _ in range(sliced_dimensions(args[1]) if name == "getitem" else 1):
             operation = tracer.emit(Kind.VIEW, [operation])
     shape = x.shape
-    result = tracer.run_meta(func, args, kwargs, operation)
+    if others or writes_first_argument(func):
+        result = tracer.run_meta(func, args, kwargs, operation)
+    else:
+        result = tracer.run(func, args, kwargs)
+        if result is x:
+            tracer.write(x, operation)
     if name in ("reshape", "flatten") and result is not x and not result._is_view():
         operation = tracer.emit(Kind.VIEW, [operation])  # a copy and a view of it
     for tensor in tensors_in(result):
@@ -100,13 +115,7 @@ def moved_channel(
     if channel is None:
         return None
     if name in ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "get", "rot90"):
-        # A small tensor whose strides say which dimension went where.
-        probe = torch.empty(tuple(range(2, len(shape) + 2)), device=META)
-        try:
-            moved = transposed(name, probe, args, kwargs)
-        except (TypeError, RuntimeError, IndexError):
-            return None
-        return next((i for i in range(moved.ndim) if moved.shape[i] == channel + 2), None)
+        return transposed_channel(name, args[1:], kwargs, len(shape), channel)
     if name in (
         "view",
         "reshape",
@@ -127,10 +136,22 @@ def moved_channel(
     return channel if result.ndim == len(shape) else None
 
 
-def transposed(name: str, probe: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
-    if name == "get":
-        return probe.mT
-    return getattr(torch.Tensor, name)(probe, *args[1:], **kwargs)
+def transposed_channel(name: str, args: Arguments, kwargs: Keywords, rank: int, channel: int) -> int | None:
+    """Where dimension `channel` of a tensor of `rank` dimensions went."""
+    given = tuple(tuple(item) if isinstance(item, list) else item for item in (*args, *kwargs.values()))
+    try:
+        sizes = transposed_sizes(name, rank, given[: len(args)], tuple(zip(kwargs, given[len(args) :], strict=True)))
+    except (TypeError, RuntimeError, IndexError):
+        return None
+    return sizes.index(channel + 2) if channel + 2 in sizes else None
+
+
+@lru_cache(maxsize=1024)
+def transposed_sizes(name: str, rank: int, args: Arguments, kwargs: tuple[tuple[str, Any], ...]) -> torch.Size:
+    """The sizes of a small tensor of sizes 2, 3, ..., which say which dimension went where."""
+    probe = torch.empty(tuple(range(2, rank + 2)), device=META)
+    moved: Tensor = probe.mT if name == "get" else getattr(torch.Tensor, name)(probe, *args, **dict(kwargs))
+    return moved.shape
 
 
 def indexed_channel(index: Any, rank: int, channel: int) -> int | None:

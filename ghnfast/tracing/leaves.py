@@ -1,0 +1,189 @@
+"""torch's own small layers, without running their forward in Python.
+
+Half of a trace would be spent between a layer's `__call__` and the torch function behind it. So the trace runs a
+private copy of the model in which these layers go straight to the rule of that function. Where a copy could behave
+differently from the model, there is none (see `private_copy`), and the model itself is run.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from .. import _C
+from .members import Members
+from .registry import RULES
+from .tracer import SCALARS, Tracer
+
+# Takes the attributes of a layer and its input, on the meta device and part of the trace. It returns NotImplemented,
+# before it has recorded anything, where the layer's own forward has to answer.
+Leaf = Callable[[Tracer, dict[str, Any], Tensor], Any]
+
+
+def elementwise(func: Callable[..., Any]) -> Leaf:
+    rule = RULES[func]
+
+    def apply(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Any:
+        return rule(tracer, func, (x,), {"inplace": own.get("inplace", False)})
+
+    return apply
+
+
+def identity(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Tensor:
+    return x
+
+
+def convolution(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Any:
+    if own["padding_mode"] != "zeros":
+        return NotImplemented
+    given = own["_parameters"]
+    args = (x, given["weight"], given["bias"], own["stride"], own["padding"], own["dilation"], own["groups"])
+    return RULES[torch.conv2d](tracer, torch.conv2d, args, {})
+
+
+def linear(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Any:
+    given = own["_parameters"]
+    return RULES[F.linear](tracer, F.linear, (x, given["weight"], given["bias"]), {})
+
+
+def batch_norm(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Any:
+    count = own["_buffers"]["num_batches_tracked"] if own["training"] and own["track_running_stats"] else None
+    if x.ndim != 4 or (count is not None and not tracer.count(count, 1)):
+        return NotImplemented
+    return RULES[F.batch_norm](tracer, F.batch_norm, (x, None, None), own["_parameters"])
+
+
+def layer_norm(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Any:
+    return RULES[F.layer_norm](tracer, F.layer_norm, (x, own["normalized_shape"]), own["_parameters"])
+
+
+def adaptive_average(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Any:
+    return RULES[F.adaptive_avg_pool2d](tracer, F.adaptive_avg_pool2d, (x, own["output_size"]), {})
+
+
+LEAVES: dict[type[nn.Module], Leaf] = {
+    nn.Conv2d: convolution,
+    nn.Linear: linear,
+    nn.BatchNorm2d: batch_norm,
+    nn.LayerNorm: layer_norm,
+    nn.AdaptiveAvgPool2d: adaptive_average,
+    nn.Identity: identity,
+    nn.ReLU: elementwise(F.relu),
+    nn.ReLU6: elementwise(F.relu6),
+    nn.SiLU: elementwise(F.silu),
+    nn.GELU: elementwise(F.gelu),
+    nn.Sigmoid: elementwise(torch.sigmoid),
+    nn.Hardswish: elementwise(F.hardswish),
+    nn.Hardsigmoid: elementwise(F.hardsigmoid),
+    nn.Dropout: elementwise(F.dropout),
+}
+# A forward that somebody replaced in torch is not the one that is meant here.
+FORWARDS = {kind: kind.forward for kind in LEAVES}
+
+
+@contextmanager
+def private_copy(model: nn.Module, members: Members, tracer: Tracer) -> Iterator[nn.Module]:
+    """A copy of the modules, with the model's own parameters, buffers and containers; the model where it might not do.
+
+    It does where modules know of each other only as torch's `Module` registers them: a hook, a bound method or a list
+    of modules would lead back to the model.
+    """
+    leaves = [LEAVES.get(type(module)) if is_leaf(module) else None for module in members.modules]
+    if torch_module._has_any_global_hook() or not members.plain:
+        yield model
+        return
+    if not all(leaf or is_self_contained(module) for module, leaf in zip(members.modules, leaves, strict=True)):
+        yield model
+        return
+    copies = [copy_of(module) for module in members.modules]
+    found = dict(zip(map(id, members.modules), copies, strict=True))
+    for made, leaf in zip(copies, leaves, strict=True):
+        own = made.__dict__
+        if leaf is not None:
+            own["_compiled_call_impl"] = call_of(tracer, made, leaf)
+        elif children := own["_modules"]:
+            own["_modules"] = type(children)(
+                (name, None if child is None else found[id(child)]) for name, child in children.items()
+            )
+    try:
+        yield copies[0]
+    finally:
+        # A layer and its call know of each other, and would keep the model's memory until they are found out.
+        for made in copies:
+            made.__dict__["_compiled_call_impl"] = None
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    made: nn.Module = object.__new__(type(module))
+    object.__setattr__(made, "__dict__", module.__dict__.copy())
+    return made
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module of torch's own does what torch wrote, and nothing besides."""
+    kind, own = type(module), module.__dict__
+    return (
+        kind in LEAVES
+        and kind.forward is FORWARDS[kind]
+        and "forward" not in own
+        and not (own["_forward_hooks"] or own["_forward_pre_hooks"])
+        and not (own["_backward_hooks"] or own["_backward_pre_hooks"] or own["_modules"])
+        and own.get("_compiled_call_impl") is None
+    )
+
+
+def is_self_contained(module: nn.Module) -> bool:
+    """Whether a module's `__dict__` is all there is to it, and none of its attributes could lead to another module."""
+    kind = type(module)
+    if kind.__basicsize__ != nn.Module.__basicsize__ or hasattr(kind, "__del__"):
+        return False
+    return all(map(is_inert, _C.open_attributes(module.__dict__)))
+
+
+def is_inert(value: Any) -> bool:
+    """Whether a value of an attribute cannot lead to a module."""
+    kind = type(value)
+    if kind in SCALARS or kind is torch.Size or isinstance(value, (Tensor, type, Enum)):
+        return True
+    if kind in (list, set, frozenset) or isinstance(value, tuple):
+        return all(map(is_inert, value))
+    if kind in (dict, OrderedDict):
+        return all(map(is_inert, value)) and all(map(is_inert, value.values()))
+    if is_dataclass(value) and hasattr(value, "__dict__"):
+        return all(map(is_inert, vars(value).values()))
+    if kind is functools.partial:
+        return is_inert(value.func) and is_inert(value.args) and is_inert(value.keywords)
+    if kind is types.FunctionType:
+        return value.__closure__ is None and is_inert(value.__defaults__) and is_inert(value.__kwdefaults__)
+    return kind is types.BuiltinFunctionType and isinstance(value.__self__, (types.ModuleType, type))
+
+
+def call_of(tracer: Tracer, module: nn.Module, leaf: Leaf) -> Callable[..., Any]:
+    """What a call of the layer does: the rule, where the input is one it knows."""
+    own = module.__dict__
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs and type(args[0]) is Tensor and torch._C._len_torch_function_stack():
+            mode = torch._C._pop_torch_function_stack()
+            try:
+                x = args[0]
+                if mode is tracer and x.is_meta and tracer.value(x).operation >= 0:
+                    result = leaf(tracer, own, x)
+                    if result is not NotImplemented:
+                        return result
+            finally:
+                torch._C._push_on_torch_function_stack(mode)
+        return module._call_impl(*args, **kwargs)
+
+    return call
