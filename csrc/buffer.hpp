@@ -1,4 +1,4 @@
-// Zeroed memory on a cache line boundary.
+// Memory on a cache line boundary.
 #pragma once
 
 #include <cstddef>
@@ -8,13 +8,17 @@
 
 namespace ghnfast {
 
+enum class Fill { kZeros, kNothing };
+
 template <typename T>
 class Buffer {
  public:
-  explicit Buffer(std::int64_t count)
+  explicit Buffer(std::int64_t count, Fill fill = Fill::kZeros)
       : count_(static_cast<std::size_t>(count)),
         data_(static_cast<T*>(::operator new(count_ * sizeof(T), std::align_val_t{kAlignment}))) {
-    clear();
+    if (fill == Fill::kZeros) {
+      clear();
+    }
   }
   ~Buffer() { ::operator delete(data_, std::align_val_t{kAlignment}); }
   Buffer(const Buffer&) = delete;

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "buffer.hpp"
 #include "decode_kernels.hpp"
@@ -19,8 +20,8 @@ namespace {
 DecodeKernels<float> kernels_for(float) { return GHNFAST_DISPATCH(decode_kernels_float()); }
 DecodeKernels<double> kernels_for(double) { return GHNFAST_DISPATCH(decode_kernels_double()); }
 
-// Hidden rows of a tile: with 256 hidden units, 128 KiB of them.
-constexpr std::int64_t kTileRows = 128;
+// Cells of a tile: with 256 hidden units, 128 KiB of hidden states.
+constexpr std::int64_t kTileCells = 128;
 // Bytes that one thread writes before it takes new work, where work can be cut so small.
 constexpr std::int64_t kItemBytes = 1 << 18;
 // Models of this size and more are not in a cache, nor would they stay in it: writing past it saves reading them first.
@@ -118,7 +119,9 @@ class Decoding {
   // What one thread needs to work on items.
   struct Scratch {
     Scratch(const Decoding& of, bool write)
-        : products(of.most_products_), values(of.most_values_), unit(of.most_values_ * 8 + 64) {
+        : products(of.most_products_, Fill::kNothing),
+          values(of.most_values_, Fill::kNothing),
+          unit(of.most_values_ * 8 + 64, Fill::kNothing) {
       job.write = write;
       job.stream = write && of.bytes_ >= kStreamBytes;
       job.products = products.data();
@@ -142,37 +145,42 @@ class Decoding {
   }
 
   void make_tiles() {
-    for (const auto& task : tasks_) {
-      (task.target.is_product ? products_ : given_).push_back(&task);
+    for (auto& task : tasks_) {
+      if (task.target.is_product) {
+        products_.push_back(&task);
+      } else {
+        given_.push_back(&task);
+      }
     }
-    std::stable_sort(products_.begin(), products_.end(),
-                     [](const auto* a, const auto* b) { return a->target.first < b->target.first; });
+    // Blocks of equal size next to each other: a panel is multiplied for the largest of its blocks.
+    std::stable_sort(products_.begin(), products_.end(), [](const auto* a, const auto* b) {
+      return std::make_pair(a->target.columns, a->target.rows) > std::make_pair(b->target.columns, b->target.rows);
+    });
+    std::vector<std::int64_t> offsets;
     std::int64_t packed = 0;
     for (std::size_t begin = 0; begin < products_.size();) {
       ProductTile<T> tile;
       tile.tasks = products_.data() + begin;
-      tile.first = products_[begin]->target.first;
-      const bool single = products_[begin]->target.columns == 1;
+      tile.most_columns = products_[begin]->target.columns;
+      const bool single = tile.most_columns == 1;
       for (; begin < products_.size(); ++begin, ++tile.count) {
         const auto& target = products_[begin]->target;
-        const auto end = target.first + target.cells - tile.first;
         // Blocks with one column are multiplied in another way.
-        if (tile.count > 0 && (end > kTileRows || (target.columns == 1) != single)) {
+        if (tile.count > 0 && (tile.cells + target.cells > kTileCells || (target.columns == 1) != single)) {
           break;
         }
-        tile.hidden_rows = std::max(tile.hidden_rows, end);
-        tile.most_columns = std::max(tile.most_columns, target.columns);
+        products_[begin]->column = tile.cells;
+        tile.cells += target.cells;
       }
-      const auto panels = (tile.hidden_rows + kernels_.panel_width - 1) / kernels_.panel_width;
-      most_products_ =
-          std::max(most_products_, std::max(tile.most_columns, kRowsAtOnce) * panels * kernels_.panel_width);
-      panel_offsets_.push_back(packed);
-      packed += panels * kernels_.panel_width * source_.width;
+      const auto columns = (tile.cells + kernels_.panel_width - 1) / kernels_.panel_width * kernels_.panel_width;
+      most_products_ = std::max(most_products_, std::max(tile.most_columns, kRowsAtOnce) * columns);
+      offsets.push_back(packed);
+      packed += columns * source_.width;
       tiles_.push_back(tile);
     }
-    panels_ = std::make_unique<Buffer<T>>(packed);
+    panels_ = std::make_unique<Buffer<T>>(packed, Fill::kNothing);
     for (std::size_t index = 0; index < tiles_.size(); ++index) {
-      tiles_[index].panels = panels_->data() + panel_offsets_[index];
+      tiles_[index].panels = panels_->data() + offsets[index];
     }
   }
 
@@ -215,12 +223,8 @@ class Decoding {
   }
 
   void pack() {
-    auto* panels = panels_->data();
-    parallel_for(static_cast<std::int64_t>(tiles_.size()), threads_, [&](std::int64_t index) {
-      const auto& tile = tiles_[index];
-      kernels_.pack(source_.hidden + tile.first * source_.width, tile.hidden_rows, source_.width,
-                    panels + panel_offsets_[index]);
-    });
+    parallel_for(static_cast<std::int64_t>(tiles_.size()), threads_,
+                 [&](std::int64_t index) { kernels_.pack(source_, tiles_[index]); });
   }
 
   // Whether no product can be too large for its target: the sum of |w| |h| is at most width * max |w| * max |h|.
@@ -273,9 +277,9 @@ class Decoding {
   DecodeKernels<T> kernels_;
   int threads_;
   std::vector<DecodeTask> tasks_;
-  std::vector<const DecodeTask*> products_, given_;
+  std::vector<DecodeTask*> products_;
+  std::vector<const DecodeTask*> given_;
   std::vector<ProductTile<T>> tiles_;
-  std::vector<std::int64_t> panel_offsets_;
   std::unique_ptr<Buffer<T>> panels_;
   std::vector<Item> items_;
   std::int64_t bytes_ = 0, most_values_ = 0, most_products_ = 0;

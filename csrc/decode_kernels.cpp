@@ -22,22 +22,26 @@ constexpr int kRowsPerBlock = 4;  // 8 of 16
 template <typename T>
 constexpr std::int64_t kPanelWidth = kVectorsPerPanel * kLanes<T>;
 
+// Writes `row`, or zeros for null, into a column of the matrix.
 template <typename T>
-void pack(const T* rows, std::int64_t count, std::int64_t width, T* panels) {
-  constexpr auto panel_width = kPanelWidth<T>;
-  for (std::int64_t first = 0; first < count; first += panel_width, panels += width * panel_width) {
-    const auto filled = least(panel_width, count - first);
-    for (std::int64_t column = 0; column < filled; ++column) {
-      const T* row = rows + (first + column) * width;
-      for (std::int64_t k = 0; k < width; ++k) {
-        panels[k * panel_width + column] = row[k];
-      }
+inline void fill_column(const T* row, std::int64_t width, std::int64_t column, T* panels) {
+  T* to = panels + column / kPanelWidth<T> * width * kPanelWidth<T> + column % kPanelWidth<T>;
+  for (std::int64_t k = 0; k < width; ++k) {
+    to[k * kPanelWidth<T>] = row == nullptr ? T(0) : row[k];
+  }
+}
+
+template <typename T>
+void pack(const DecodeSource<T>& source, const ProductTile<T>& tile) {
+  for (std::int64_t index = 0; index < tile.count; ++index) {
+    const auto& task = *tile.tasks[index];
+    for (std::int64_t cell = 0; cell < task.target.cells; ++cell) {
+      const T* row = source.hidden + (task.target.first + cell) * source.width;
+      fill_column(row, source.width, task.column + cell, tile.panels);
     }
-    for (std::int64_t column = filled; column < panel_width; ++column) {
-      for (std::int64_t k = 0; k < width; ++k) {
-        panels[k * panel_width + column] = T(0);
-      }
-    }
+  }
+  for (auto column = tile.cells; column % kPanelWidth<T> != 0; ++column) {
+    fill_column<T>(nullptr, source.width, column, tile.panels);
   }
 }
 
@@ -287,13 +291,13 @@ inline void multiply(const ProductTile<T>& tile, std::int64_t row, const Rows<T>
                      std::int64_t stride) {
   constexpr auto panel_width = kPanelWidth<T>;
   std::int64_t next = 0;  // the first task that may lie in the panel
-  for (std::int64_t at = 0; at < tile.hidden_rows; at += panel_width) {
+  for (std::int64_t at = 0; at < tile.cells; at += panel_width) {
     std::int64_t columns = 0;
-    const auto end = least(at + panel_width, tile.hidden_rows);
-    while (next < tile.count && tile.tasks[next]->target.first + tile.tasks[next]->target.cells - tile.first <= at) {
+    const auto end = least(at + panel_width, tile.cells);
+    while (tile.tasks[next]->column + tile.tasks[next]->target.cells <= at) {
       ++next;
     }
-    for (auto index = next; index < tile.count && tile.tasks[index]->target.first - tile.first < end; ++index) {
+    for (auto index = next; index < tile.count && tile.tasks[index]->column < end; ++index) {
       const auto& target = tile.tasks[index]->target;
       columns = target.rows > row && target.columns > columns ? target.columns : columns;
     }
@@ -313,7 +317,7 @@ inline void multiply(const ProductTile<T>& tile, std::int64_t row, const Rows<T>
 template <typename T>
 const DecodeTask* product_rows(const DecodeSource<T>& source, const ProductTile<T>& tile, std::int64_t from,
                                std::int64_t to, const RowJob<T>& job) {
-  const auto stride = (tile.hidden_rows + kPanelWidth<T> - 1) / kPanelWidth<T> * kPanelWidth<T>;
+  const auto stride = (tile.cells + kPanelWidth<T> - 1) / kPanelWidth<T> * kPanelWidth<T>;
   const auto row_elements = source.max_columns * source.width;
   const DecodeTask* broken = nullptr;
   const bool single = tile.most_columns == 1;  // then several block rows are one product
@@ -325,7 +329,7 @@ const DecodeTask* product_rows(const DecodeSource<T>& source, const ProductTile<
     for (std::int64_t index = 0; index < tile.count; ++index) {
       const auto& task = *tile.tasks[index];
       for (std::int64_t now = 0; now < rows_now && row + now < task.target.rows; ++now) {
-        const T* products = job.products + now * stride + task.target.first - tile.first;
+        const T* products = job.products + now * stride + task.column;
         if (!finish_product_row(task, row + now, products, stride, job)) {
           broken = broken == nullptr || &task < broken ? &task : broken;
         }

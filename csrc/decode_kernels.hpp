@@ -14,17 +14,18 @@ struct DecodeTask {
   DecodeMemory memory;
   double limit = 0;
   bool contiguous = false;
+  std::int64_t column = 0;  // of a product: its first column in its tile
 };
 
-// Products whose rows of `hidden` lie side by side, small enough for a cache.
+// Products with blocks of about the same size, whose rows of `hidden` are the columns of a matrix small enough for a
+// cache.
 template <typename T>
 struct ProductTile {
   const DecodeTask* const* tasks = nullptr;
   std::int64_t count = 0;
-  std::int64_t first = 0;  // the first row of `hidden`
-  std::int64_t hidden_rows = 0;
+  std::int64_t cells = 0;         // of all tasks
   std::int64_t most_columns = 0;  // of any task
-  const T* panels = nullptr;      // `hidden` transposed: (panels, width, panel width)
+  T* panels = nullptr;            // the matrix: (panels, width, panel width), padded with zeros
 };
 
 // What to do with the values of a block row, and scratch memory for it.
@@ -40,8 +41,8 @@ struct RowJob {
 template <typename T>
 struct DecodeKernels {
   std::int64_t panel_width;
-  // Transposes rows (count, width) into panels, padded with zeros.
-  void (*pack)(const T* rows, std::int64_t count, std::int64_t width, T* panels);
+  // Fills the panels of a tile.
+  void (*pack)(const DecodeSource<T>&, const ProductTile<T>&);
   // The largest absolute value; infinite where a value is not a number.
   double (*largest)(const T* values, std::int64_t count);
   // Block rows [from, to) of the targets of a tile: the first task with a value that is not finite, or null.

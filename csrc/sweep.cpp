@@ -52,7 +52,6 @@ class Packed {
     for (int closeness = 1; closeness <= cutoff; ++closeness) {
       sweep.pair_weight[closeness] = T(1) / static_cast<T>(cutoff + 1 - closeness);
     }
-    sweep.is_adjacent[cutoff] = T(1);
   }
 
   PackedSweep<T> sweep;
@@ -107,37 +106,42 @@ class Packed {
 template <typename T>
 void copy_rows(const T* from, int from_width, T* to, int to_width, std::int64_t rows) {
   const auto width = static_cast<std::size_t>(std::min(from_width, to_width));
+  if (from_width == to_width) {
+    std::memcpy(to, from, width * rows * sizeof(T));
+    return;
+  }
   for (std::int64_t row = 0; row < rows; ++row) {
     std::memcpy(to + row * to_width, from + row * from_width, width * sizeof(T));
   }
 }
 
-// The memory of one run over one graph.
+// The memory of one run over one graph. What a run writes before it reads it is not cleared, for a graph's sweep takes
+// little longer than clearing. Where states need no padding, `states` may lie elsewhere.
 template <typename T>
 struct RunMemory {
-  RunMemory(const PackedSweep<T>& sweep, std::int64_t first_node, std::int64_t nodes, bool record)
-      : states(nodes * sweep.width),
+  RunMemory(const PackedSweep<T>& sweep, std::int64_t first_node, std::int64_t nodes, bool record, T* own_states)
+      : states(own_states == nullptr ? nodes * sweep.width : 0),
         received(nodes * sweep.width),
-        messages(nodes * 2 * sweep.width),
-        before(record ? nodes * sweep.width : 0),
-        gates((record ? nodes : 1) * 4 * sweep.width),
-        hidden((record ? nodes : 1) * sweep.first.width),
-        outputs((record ? nodes : 1) * 2 * sweep.width),
-        scratch(6 * sweep.width) {
+        direct(nodes * sweep.width, Fill::kNothing),
+        far(sweep.second_virtual.width == 0 ? 0 : nodes * sweep.width, Fill::kNothing),
+        before(record ? nodes * sweep.width : 0, Fill::kNothing),
+        gates((record ? nodes : 1) * 4 * sweep.width, Fill::kNothing),
+        hidden((record ? nodes : 1) * sweep.first.width, Fill::kNothing),
+        scratch(6 * sweep.width, Fill::kNothing) {
     run.first_node = first_node;
     run.nodes = nodes;
     run.record = record;
-    run.states = states.data();
+    run.states = own_states == nullptr ? states.data() : own_states;
     run.received = received.data();
-    run.messages = messages.data();
+    run.direct = direct.data();
+    run.far = far.data();
     run.before = before.data();
     run.gates = gates.data();
     run.hidden = hidden.data();
-    run.outputs = outputs.data();
     run.scratch = scratch.data();
   }
 
-  Buffer<T> states, received, messages, before, gates, hidden, outputs, scratch;
+  Buffer<T> states, received, direct, far, before, gates, hidden, scratch;
   SweepRun<T> run;
 };
 
@@ -238,12 +242,15 @@ void sweep_graph(const Topology& topology, const PackedSweep<T>& sweep, std::int
                  T* result) {
   const auto first = topology.graph_offsets[graph], nodes = topology.graph_offsets[graph + 1] - first;
   const auto kernels = kernels_for(T{});
-  RunMemory<T> memory(sweep, first, nodes, false);
+  T* own_result = result + first * sweep.hid;
+  RunMemory<T> memory(sweep, first, nodes, false, sweep.hid == sweep.width ? own_result : nullptr);
   copy_rows(states + first * sweep.hid, sweep.hid, memory.run.states, sweep.width, nodes);
   kernels.run(topology, sweep, memory.run, false);
   memory.received.clear();
   kernels.run(topology, sweep, memory.run, true);
-  copy_rows<T>(memory.run.states, sweep.width, result + first * sweep.hid, sweep.hid, nodes);
+  if (memory.run.states != own_result) {
+    copy_rows<T>(memory.run.states, sweep.width, own_result, sweep.hid, nodes);
+  }
 }
 
 template <typename T>
@@ -252,24 +259,27 @@ void sweep_graph_backward(const Topology& topology, const PackedSweep<T>& sweep,
   const auto first = topology.graph_offsets[graph], nodes = topology.graph_offsets[graph + 1] - first;
   const auto offset = first * sweep.hid;
   const auto kernels = kernels_for(T{});
-  RunMemory<T> forward(sweep, first, nodes, true), reverse(sweep, first, nodes, true);
+  RunMemory<T> forward(sweep, first, nodes, true, nullptr), reverse(sweep, first, nodes, true, nullptr);
   copy_rows(states + offset, sweep.hid, forward.run.states, sweep.width, nodes);
   kernels.run(topology, sweep, forward.run, false);
   copy_rows<T>(forward.run.states, sweep.width, reverse.run.states, sweep.width, nodes);
   kernels.run(topology, sweep, reverse.run, true);
 
-  Buffer<T> grad(nodes * sweep.width), grad_received(nodes * sweep.width), grad_outputs(nodes * 2 * sweep.width),
-      grad_hidden(nodes * sweep.first.width), grad_gates(nodes * 6 * sweep.width);
+  Buffer<T> grad(nodes * sweep.width), grad_received(nodes * sweep.width), grad_direct(nodes * sweep.width),
+      grad_far(nodes * sweep.width), grad_hidden(nodes * sweep.first.width, Fill::kNothing),
+      grad_gates(nodes * 6 * sweep.width, Fill::kNothing);
   SweepGradRun<T> grads;
   grads.grad_states = grad.data();
   grads.grad_received = grad_received.data();
-  grads.grad_outputs = grad_outputs.data();
+  grads.grad_direct = grad_direct.data();
+  grads.grad_far = grad_far.data();
   grads.grad_hidden = grad_hidden.data();
   grads.grad_gates = grad_gates.data();
   gradients.point(grads);
   copy_rows(grad_result + offset, sweep.hid, grad.data(), sweep.width, nodes);
   kernels.run_backward(topology, sweep, reverse.run, grads, true);
-  grad_outputs.clear();
+  grad_direct.clear();
+  grad_far.clear();
   kernels.run_backward(topology, sweep, forward.run, grads, false);
   copy_rows<T>(grad.data(), sweep.width, grad_states + offset, sweep.hid, nodes);
 }

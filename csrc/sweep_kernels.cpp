@@ -7,21 +7,33 @@ namespace ghnfast {
 namespace GHNFAST_ISA {
 namespace {
 
-// y = bias + sum over k of x[k] * columns[k], for `count` vectors of y.
+// y = bias + sum over k of x[k] * columns[k], for `count` vectors of y. Few vectors take several sums each, so that
+// additions do not wait for each other.
 template <typename T, int count>
 inline void matvec_block(const T* columns, int stride, const T* x, int inputs, const T* bias, T* y) {
-  Vector<T> sums[count];
-  for (int i = 0; i < count; ++i) {
-    sums[i] = bias == nullptr ? Vector<T>{} : load(bias + i * kLanes<T>);
+  constexpr int chains = count >= 8 ? 1 : count >= 4 ? 2 : 4;
+  Vector<T> sums[chains][count] = {};
+  int k = 0;
+  for (; k + chains <= inputs; k += chains) {
+    for (int chain = 0; chain < chains; ++chain, columns += stride) {
+      const auto factor = all(x[k + chain]);
+      for (int i = 0; i < count; ++i) {
+        sums[chain][i] += factor * load(columns + i * kLanes<T>);
+      }
+    }
   }
-  for (int k = 0; k < inputs; ++k) {
+  for (; k < inputs; ++k, columns += stride) {
     const auto factor = all(x[k]);
     for (int i = 0; i < count; ++i) {
-      sums[i] += factor * load(columns + static_cast<std::int64_t>(k) * stride + i * kLanes<T>);
+      sums[0][i] += factor * load(columns + i * kLanes<T>);
     }
   }
   for (int i = 0; i < count; ++i) {
-    save(y + i * kLanes<T>, sums[i]);
+    auto total = sums[0][i];
+    for (int chain = 1; chain < chains; ++chain) {
+      total += sums[chain][i];
+    }
+    save(y + i * kLanes<T>, bias == nullptr ? total : total + load(bias + i * kLanes<T>));
   }
 }
 
@@ -90,86 +102,116 @@ inline Band band_of(const Topology& topology, const SweepRun<T>& run, std::int64
           topology.closeness + offset};
 }
 
-// The sum of the messages of a band, for `count` vectors of the width.
+// Adds the messages of a band, each times one over its distance, for `count` vectors of the width.
 template <typename T, int count>
-inline void gather_block(const Band& band, const PackedSweep<T>& sweep, std::uint8_t adjacent, const T* messages,
-                         T* sum) {
+inline void gather_block(const Band& band, const PackedSweep<T>& sweep, const T* messages, T* sum) {
   constexpr int chains = count <= 2 ? 4 : 2;  // independent sums hide the latency of the additions
   Vector<T> sums[chains][count] = {};
-  const std::int64_t stride = 2 * sweep.width;
-  const T* message = messages + band.start * stride;
+  const T* message = messages + band.start * sweep.width;
   std::int64_t index = 0;
   for (; index + chains <= band.size; index += chains) {
-    for (int chain = 0; chain < chains; ++chain, message += stride) {
-      const auto closeness = band.closeness[index + chain];
-      const auto factor = all(sweep.pair_weight[closeness]);
-      const T* from = closeness == adjacent ? message : message + sweep.width;
+    for (int chain = 0; chain < chains; ++chain, message += sweep.width) {
+      const auto factor = all(sweep.pair_weight[band.closeness[index + chain]]);
       for (int i = 0; i < count; ++i) {
-        sums[chain][i] += factor * load(from + i * kLanes<T>);
+        sums[chain][i] += factor * load(message + i * kLanes<T>);
       }
     }
   }
-  for (; index < band.size; ++index, message += stride) {
-    const auto closeness = band.closeness[index];
-    const auto factor = all(sweep.pair_weight[closeness]);
-    const T* from = closeness == adjacent ? message : message + sweep.width;
+  for (; index < band.size; ++index, message += sweep.width) {
+    const auto factor = all(sweep.pair_weight[band.closeness[index]]);
     for (int i = 0; i < count; ++i) {
-      sums[0][i] += factor * load(from + i * kLanes<T>);
+      sums[0][i] += factor * load(message + i * kLanes<T>);
     }
   }
   for (int i = 0; i < count; ++i) {
-    auto total = sums[0][i];
-    for (int chain = 1; chain < chains; ++chain) {
+    auto total = load(sum + i * kLanes<T>);
+    for (int chain = 0; chain < chains; ++chain) {
       total += sums[chain][i];
     }
     save(sum + i * kLanes<T>, total);
   }
 }
 
-// received[node] = the messages of the nodes before it.
+// sum += the rows of `messages` that a band names, each times one over its distance.
 template <typename T>
-inline void gather(const Topology& topology, const PackedSweep<T>& sweep, const SweepRun<T>& run, std::int64_t node) {
-  T* sum = run.received + node * sweep.width;
-  if (sweep.second_virtual.width == 0) {
-    const auto global = run.first_node + node;
-    for (auto edge = topology.edge_offsets[global]; edge < topology.edge_offsets[global + 1]; ++edge) {
-      const auto source = topology.edge_sources[edge] - run.first_node;
-      add_scaled(sum, run.messages + source * 2 * sweep.width, T(1), sweep.width);
-    }
-    return;
-  }
-  const auto band = band_of(topology, run, node);
-  const auto adjacent = static_cast<std::uint8_t>(topology.cutoff);
+inline void gather_band(const Band& band, const PackedSweep<T>& sweep, const T* messages, T* sum) {
   int done = 0;
   for (; done + 4 * kLanes<T> <= sweep.width; done += 4 * kLanes<T>) {
-    gather_block<T, 4>(band, sweep, adjacent, run.messages + done, sum + done);
+    gather_block<T, 4>(band, sweep, messages + done, sum + done);
   }
   for (; done + 2 * kLanes<T> <= sweep.width; done += 2 * kLanes<T>) {
-    gather_block<T, 2>(band, sweep, adjacent, run.messages + done, sum + done);
+    gather_block<T, 2>(band, sweep, messages + done, sum + done);
   }
   for (; done < sweep.width; done += kLanes<T>) {
-    gather_block<T, 1>(band, sweep, adjacent, run.messages + done, sum + done);
+    gather_block<T, 1>(band, sweep, messages + done, sum + done);
   }
 }
 
-// received[u] += the message of `node`, for the nodes u before it: the edges reversed.
-template <typename T>
-inline void scatter(const Topology& topology, const PackedSweep<T>& sweep, const SweepRun<T>& run, std::int64_t node) {
-  const T* message = run.messages + node * 2 * sweep.width;
-  if (sweep.second_virtual.width == 0) {
-    const auto global = run.first_node + node;
-    for (auto edge = topology.edge_offsets[global]; edge < topology.edge_offsets[global + 1]; ++edge) {
-      const auto target = topology.edge_sources[edge] - run.first_node;
-      add_scaled(run.received + target * sweep.width, message, T(1), sweep.width);
-    }
-    return;
+// Each row of `sums` that a band names += message / distance, for `count` vectors of the width.
+template <typename T, int count>
+inline void scatter_block(const Band& band, const PackedSweep<T>& sweep, const T* message, T* sums) {
+  Vector<T> values[count];
+  for (int i = 0; i < count; ++i) {
+    values[i] = load(message + i * kLanes<T>);
   }
-  const auto band = band_of(topology, run, node);
-  for (std::int64_t index = 0; index < band.size; ++index) {
+  T* to = sums + band.start * sweep.width;
+  for (std::int64_t index = 0; index < band.size; ++index, to += sweep.width) {
     if (const auto closeness = band.closeness[index]) {
-      const T* from = closeness == topology.cutoff ? message : message + sweep.width;
-      add_scaled(run.received + (band.start + index) * sweep.width, from, sweep.pair_weight[closeness], sweep.width);
+      const auto factor = all(sweep.pair_weight[closeness]);
+      for (int i = 0; i < count; ++i) {
+        save(to + i * kLanes<T>, load(to + i * kLanes<T>) + factor * values[i]);
+      }
     }
+  }
+}
+
+// The reverse of `gather_band`.
+template <typename T>
+inline void scatter_band(const Band& band, const PackedSweep<T>& sweep, const T* message, T* sums) {
+  int done = 0;
+  for (; done + 4 * kLanes<T> <= sweep.width; done += 4 * kLanes<T>) {
+    scatter_block<T, 4>(band, sweep, message + done, sums + done);
+  }
+  for (; done + 2 * kLanes<T> <= sweep.width; done += 2 * kLanes<T>) {
+    scatter_block<T, 2>(band, sweep, message + done, sums + done);
+  }
+  for (; done < sweep.width; done += kLanes<T>) {
+    scatter_block<T, 1>(band, sweep, message + done, sums + done);
+  }
+}
+
+// Calls function(source) for the nodes that a node has edges from.
+template <typename T, typename Function>
+inline void for_each_source(const Topology& topology, const SweepRun<T>& run, std::int64_t node, Function function) {
+  const auto global = run.first_node + node;
+  for (auto edge = topology.edge_offsets[global]; edge < topology.edge_offsets[global + 1]; ++edge) {
+    function(topology.edge_sources[edge] - run.first_node);
+  }
+}
+
+// to[node] += what the rows of `direct` and `far` of the nodes before it send along edges and shortest paths.
+template <typename T>
+inline void gather(const Topology& topology, const PackedSweep<T>& sweep, const SweepRun<T>& run, std::int64_t node,
+                   const T* direct, T* direct_sum, const T* far, T* far_sum) {
+  const int width = sweep.width;
+  for_each_source(topology, run, node, [&](std::int64_t source) {
+    add_scaled(direct_sum + node * width, direct + source * width, T(1), width);
+  });
+  if (sweep.second_virtual.width != 0) {
+    gather_band(band_of(topology, run, node), sweep, far, far_sum + node * width);
+  }
+}
+
+// The reverse: the rows of the nodes before += what `node` sends.
+template <typename T>
+inline void scatter(const Topology& topology, const PackedSweep<T>& sweep, const SweepRun<T>& run, std::int64_t node,
+                    const T* direct, T* direct_sum, const T* far, T* far_sum) {
+  const int width = sweep.width;
+  for_each_source(topology, run, node, [&](std::int64_t target) {
+    add_scaled(direct_sum + target * width, direct + node * width, T(1), width);
+  });
+  if (sweep.second_virtual.width != 0) {
+    scatter_band(band_of(topology, run, node), sweep, far + node * width, far_sum);
   }
 }
 
@@ -196,24 +238,14 @@ inline void update_state(const PackedSweep<T>& sweep, const SweepRun<T>& run, co
 
 // The messages that a node sends, which depend on its state alone.
 template <typename T>
-inline void make_messages(const PackedSweep<T>& sweep, const T* state, T* hidden, T* outputs, T* messages) {
-  const int width = sweep.width;
+inline void make_messages(const PackedSweep<T>& sweep, const T* state, T* hidden, T* direct, T* far) {
   apply(sweep.first, state, hidden);
   relu(hidden, sweep.first.width);
-  apply(sweep.second_direct, hidden, outputs);
-  relu(outputs, width);
-  if (sweep.second_virtual.width == 0) {
-    for (int i = 0; i < width; i += kLanes<T>) {
-      save(messages + i, load(outputs + i));
-    }
-    return;
-  }
-  apply(sweep.second_virtual, hidden + sweep.direct_hidden, outputs + width);
-  relu(outputs + width, width);
-  for (int i = 0; i < width; i += kLanes<T>) {
-    const auto virtual_message = load(outputs + width + i);
-    save(messages + i, load(outputs + i) + virtual_message);
-    save(messages + width + i, virtual_message);
+  apply(sweep.second_direct, hidden, direct);
+  relu(direct, sweep.width);
+  if (sweep.second_virtual.width != 0) {
+    apply(sweep.second_virtual, hidden + sweep.direct_hidden, far);
+    relu(far, sweep.width);
   }
 }
 
@@ -225,7 +257,7 @@ void run_sweep(const Topology& topology, const PackedSweep<T>& sweep, const Swee
     const auto row = run.record ? node : 0;
     T* state = run.states + node * width;
     if (!reverse) {
-      gather(topology, sweep, run, node);
+      gather<T>(topology, sweep, run, node, run.direct, run.received, run.far, run.received);
     }
     if (run.record) {
       for (int i = 0; i < width; i += kLanes<T>) {
@@ -233,68 +265,15 @@ void run_sweep(const Topology& topology, const PackedSweep<T>& sweep, const Swee
       }
     }
     update_state(sweep, run, run.received + node * width, state, run.gates + row * 4 * width);
-    make_messages(sweep, state, run.hidden + row * sweep.first.width, run.outputs + row * 2 * width,
-                  run.messages + node * 2 * width);
+    make_messages(sweep, state, run.hidden + row * sweep.first.width, run.direct + node * width,
+                  run.far + node * width);
     if (reverse) {
-      scatter(topology, sweep, run, node);
+      scatter<T>(topology, sweep, run, node, run.direct, run.received, run.far, run.received);
     }
   }
 }
 
 // Backward ------------------------------------------------------------------------------------------------------------
-
-// The gradient of a node's messages from those of the sums they went into: the reverse of `gather`, node by node.
-template <typename T>
-inline void scatter_grad(const Topology& topology, const PackedSweep<T>& sweep, const SweepRun<T>& run,
-                         const SweepGradRun<T>& grads, std::int64_t node) {
-  const int width = sweep.width;
-  const T* grad = grads.grad_received + node * width;
-  if (sweep.second_virtual.width == 0) {
-    const auto global = run.first_node + node;
-    for (auto edge = topology.edge_offsets[global]; edge < topology.edge_offsets[global + 1]; ++edge) {
-      add_scaled(grads.grad_outputs + (topology.edge_sources[edge] - run.first_node) * 2 * width, grad, T(1), width);
-    }
-    return;
-  }
-  const auto band = band_of(topology, run, node);
-  for (std::int64_t index = 0; index < band.size; ++index) {
-    if (const auto closeness = band.closeness[index]) {
-      T* to = grads.grad_outputs + (band.start + index) * 2 * width;
-      if (closeness == topology.cutoff) {
-        add_scaled(to, grad, T(1), width);
-      }
-      add_scaled(to + width, grad, sweep.pair_weight[closeness], width);
-    }
-  }
-}
-
-// The same for the reverse sweep, whose messages went to the nodes before: the reverse of `scatter`.
-template <typename T>
-inline void gather_grad(const Topology& topology, const PackedSweep<T>& sweep, const SweepRun<T>& run,
-                        const SweepGradRun<T>& grads, std::int64_t node) {
-  const int width = sweep.width;
-  T* to = grads.grad_outputs + node * 2 * width;
-  if (sweep.second_virtual.width == 0) {
-    const auto global = run.first_node + node;
-    for (auto edge = topology.edge_offsets[global]; edge < topology.edge_offsets[global + 1]; ++edge) {
-      add_scaled(to, grads.grad_received + (topology.edge_sources[edge] - run.first_node) * width, T(1), width);
-    }
-    return;
-  }
-  const auto band = band_of(topology, run, node);
-  for (int i = 0; i < width; i += kLanes<T>) {
-    Vector<T> direct = {}, virtual_sum = {};
-    const T* from = grads.grad_received + band.start * width + i;
-    for (std::int64_t index = 0; index < band.size; ++index, from += width) {
-      const auto closeness = band.closeness[index];
-      const auto grad = load(from);
-      direct += sweep.is_adjacent[closeness] * grad;
-      virtual_sum += sweep.pair_weight[closeness] * grad;
-    }
-    save(to + i, direct);
-    save(to + width + i, virtual_sum);
-  }
-}
 
 // Zero where a ReLU gave zero.
 template <typename T>
@@ -309,15 +288,15 @@ template <typename T>
 inline void messages_backward(const PackedSweep<T>& sweep, const SweepRun<T>& run, const SweepGradRun<T>& grads,
                               std::int64_t node) {
   const int width = sweep.width;
-  const T* outputs = run.outputs + node * 2 * width;
   const T* hidden = run.hidden + node * sweep.first.width;
-  T* grad_outputs = grads.grad_outputs + node * 2 * width;
+  T* grad_direct = grads.grad_direct + node * width;
+  T* grad_far = grads.grad_far + node * width;
   T* grad_hidden = grads.grad_hidden + node * sweep.first.width;
-  mask(grad_outputs, outputs, width);
-  apply_transposed(sweep.second_direct, grad_outputs, grad_hidden);
+  mask(grad_direct, run.direct + node * width, width);
+  apply_transposed(sweep.second_direct, grad_direct, grad_hidden);
   if (sweep.second_virtual.width != 0) {
-    mask(grad_outputs + width, outputs + width, width);
-    apply_transposed(sweep.second_virtual, grad_outputs + width, grad_hidden + sweep.direct_hidden);
+    mask(grad_far, run.far + node * width, width);
+    apply_transposed(sweep.second_virtual, grad_far, grad_hidden + sweep.direct_hidden);
   }
   mask(grad_hidden, hidden, sweep.first.width);
   apply_transposed(sweep.first, grad_hidden, run.scratch);
@@ -394,12 +373,11 @@ void weights_backward(const PackedSweep<T>& sweep, const SweepRun<T>& run, const
                      grads.gates_hidden, grads.gates_hidden_bias);
   add_outer_products(nodes, grads.grad_hidden, sweep.first.width, sweep.first.width, run.states, width, width,
                      grads.first, grads.first_bias);
-  add_outer_products(nodes, grads.grad_outputs, 2 * width, width, run.hidden, sweep.first.width, sweep.direct_hidden,
+  add_outer_products(nodes, grads.grad_direct, width, width, run.hidden, sweep.first.width, sweep.direct_hidden,
                      grads.second_direct, grads.second_direct_bias);
   if (sweep.second_virtual.width != 0) {
-    add_outer_products(nodes, grads.grad_outputs + width, 2 * width, width, run.hidden + sweep.direct_hidden,
-                       sweep.first.width, sweep.first.width - sweep.direct_hidden, grads.second_virtual,
-                       grads.second_virtual_bias);
+    add_outer_products(nodes, grads.grad_far, width, width, run.hidden + sweep.direct_hidden, sweep.first.width,
+                       sweep.first.width - sweep.direct_hidden, grads.second_virtual, grads.second_virtual_bias);
   }
 }
 
@@ -409,13 +387,16 @@ void run_sweep_backward(const Topology& topology, const PackedSweep<T>& sweep, c
                         const SweepGradRun<T>& grads, bool reverse) {
   for (std::int64_t step = 0; step < run.nodes; ++step) {
     const auto node = reverse ? step : run.nodes - 1 - step;
+    // A message went from a node to those before it in the reverse sweep, whose gradients it gathers; in the forward
+    // sweep it came from them.
+    const T* grad = grads.grad_received;
     if (reverse) {
-      gather_grad(topology, sweep, run, grads, node);
+      gather<T>(topology, sweep, run, node, grad, grads.grad_direct, grad, grads.grad_far);
     }
     messages_backward(sweep, run, grads, node);
     update_backward(sweep, run, grads, node);
     if (!reverse) {
-      scatter_grad(topology, sweep, run, grads, node);
+      scatter<T>(topology, sweep, run, node, grad, grads.grad_direct, grad, grads.grad_far);
     }
   }
   weights_backward(sweep, run, grads);

@@ -36,13 +36,11 @@ struct PackedSweep {
   int direct_hidden = 0;          // padded
   PackedLayer<T> gates_input;     // reset, update and new gate, each padded on its own
   PackedLayer<T> gates_hidden;
-  // Per closeness: 1 / distance (0 where there is no path), and whether the distance is 1.
-  T pair_weight[256] = {};
-  T is_adjacent[256] = {};
+  T pair_weight[256] = {};  // per closeness: 1 / distance, or 0 where there is no path
 };
 
-// The state of one graph in one sweep. Rows are `width` elements; `before`, `gates`, `hidden` and `outputs` keep one
-// row per node where `record` is set and are scratch of one row where it is not.
+// The state of one graph in one sweep. Rows are `width` elements; `before`, `gates` and `hidden` keep one row per node
+// where `record` is set and are scratch of one row where it is not.
 template <typename T>
 struct SweepRun {
   std::int64_t first_node = 0;
@@ -50,11 +48,11 @@ struct SweepRun {
   bool record = false;
   T* states = nullptr;    // (nodes, width): in and out
   T* received = nullptr;  // (nodes, width): m_v; zero at the start
-  T* messages = nullptr;  // (nodes, 2, width): to nodes at distance 1, and to nodes farther away
+  T* direct = nullptr;    // (nodes, width): messages along edges
+  T* far = nullptr;       // (nodes, width): messages along shortest paths, before they are divided by the distance
   T* before = nullptr;    // (nodes, width): the states that were read
   T* gates = nullptr;     // (nodes, 4, width): reset, update, new, and the hidden part of new
   T* hidden = nullptr;    // (nodes, first.width): hidden units of both MLPs
-  T* outputs = nullptr;   // (nodes, 2, width): direct and virtual MLP
   T* scratch = nullptr;   // (6, width)
 };
 
@@ -63,7 +61,8 @@ template <typename T>
 struct SweepGradRun {
   T* grad_states = nullptr;    // (nodes, width): of the states after, in; of those before, out
   T* grad_received = nullptr;  // (nodes, width)
-  T* grad_outputs = nullptr;   // (nodes, 2, width): zero at the start
+  T* grad_direct = nullptr;    // (nodes, width): of the messages; zero at the start
+  T* grad_far = nullptr;       // (nodes, width): likewise
   T* grad_hidden = nullptr;    // (nodes, first.width)
   T* grad_gates = nullptr;     // (nodes, 6, width): what entered the gates from the input, and from the hidden state
   // Gradients of the packed layers, (padded out, padded in) and (padded out), added to.

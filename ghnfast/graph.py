@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -159,6 +159,18 @@ class Topology:
     band_offsets: NDArray[np.int64]
     closeness: NDArray[np.uint8]
     cutoff: int
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """What C++ takes, in its order: everything but the levels and the cutoff."""
+        offsets = self.graph_offsets, self.edge_offsets, self.edge_sources
+        return *offsets, self.band_starts, self.band_offsets, self.closeness
+
+    @cached_property
+    def native(self) -> _C.Topology:
+        """The same for C++, checked once."""
+        graph_offsets, edge_offsets, edge_sources, *bands = self.arrays
+        return _C.Topology(graph_offsets, edge_offsets, edge_sources, bands[0], bands[1], bands[2], self.cutoff)
 
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
         """The ordered pairs of nodes with a path within the cutoff: (sources, targets, distances)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -41,23 +42,36 @@ class ShapeEncoder(nn.Module):
 
     def __init__(self, hid: int, num_classes: int, size: int) -> None:
         super().__init__()
-        self.channels, self.spatial = channel_vocabulary(num_classes), spatial_vocabulary(size)
+        channels, spatial = channel_vocabulary(num_classes), spatial_vocabulary(size)
         # The last row of each table stands for "no shape".
-        self.embed_spatial = nn.Embedding(len(self.spatial) + 1, hid // 4)
-        self.embed_channel = nn.Embedding(len(self.channels) + 1, hid // 4)
+        self.embed_spatial = nn.Embedding(len(spatial) + 1, hid // 4)
+        self.embed_channel = nn.Embedding(len(channels) + 1, hid // 4)
+        # The row for each size, from 0 to the largest that has one; at the end, where -1 finds it, that for no shape.
+        self.channel_rows = np.append(nearest_entries(channels, rounded_channels(channels[-1])), len(channels))
+        self.spatial_rows = np.append(nearest_entries(spatial, rounded_spatial(spatial[-1])), len(spatial))
 
     def indices(self, shapes: NDArray[np.int64]) -> NDArray[np.int64]:
         """(nodes, 4) rows of the tables for shapes (nodes, 4): channels, channels, spatial, spatial."""
-        channels, spatial = shapes[:, :2], shapes[:, 2:]
-        channels = np.where((channels >= 4) & (channels < 8), 8, channels)
-        spatial = np.where(spatial == 2, 3, spatial)
-        result = np.hstack((nearest_entries(self.channels, channels), nearest_entries(self.spatial, spatial)))
-        last = self.embed_channel.num_embeddings - 1, self.embed_spatial.num_embeddings - 1
-        return np.where(shapes < 0, np.repeat(last, 2), result)
+        result = np.empty_like(shapes)
+        for part, rows in ((slice(0, 2), self.channel_rows), (slice(2, 4), self.spatial_rows)):
+            result[:, part] = rows[np.minimum(shapes[:, part], len(rows) - 2)]
+        return result
 
     def forward(self, shapes: NDArray[np.int64]) -> Tensor:
         """The embeddings (nodes, hid) of shapes (nodes, 4), -1 in those of nodes without a shape."""
         indices = torch.from_numpy(self.indices(shapes)).to(self.embed_channel.weight.device)
-        return torch.cat(
-            (self.embed_channel(indices[:, :2]).flatten(1), self.embed_spatial(indices[:, 2:]).flatten(1)), 1
-        )
+        channels, spatial = self.embed_channel.weight, self.embed_spatial.weight
+        parts = F.embedding(indices[:, :2], channels).flatten(1), F.embedding(indices[:, 2:], spatial).flatten(1)
+        return torch.cat(parts, 1)
+
+
+def rounded_channels(largest: int) -> NDArray[np.int64]:
+    """The sizes up to the largest, as they are looked up: 4 to 7 channels count as 8."""
+    sizes = np.arange(largest + 1)
+    return np.where((sizes >= 4) & (sizes < 8), 8, sizes)
+
+
+def rounded_spatial(largest: int) -> NDArray[np.int64]:
+    """The sizes up to the largest, as they are looked up: 2 counts as 3."""
+    sizes = np.arange(largest + 1)
+    return np.where(sizes == 2, 3, sizes)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..ops.backend import as_arrays, backend_for
 from ..ops.decode import DecodeSource, NotFinite, decode_into
 from ..trace import trace
+from ..tracing.members import members_of
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
 from .layout import NODE_COLUMN, Call, Decoder, Layout, Sizes, lay_out, table_of
@@ -103,6 +105,7 @@ class GHN(nn.Module):
         self.name = "GHN"
         self.untrained = False  # whether it is the default that nobody has trained
         self.epoch: int | None = None
+        self.checked: list[tuple[int, int]] | None = None  # the weights that are known to be finite, and their versions
         if layernorm:
             self.ln = nn.LayerNorm(hid)
         # Published checkpoints call this table `embed`, which is also the name of a public method; the method is what
@@ -215,7 +218,7 @@ class GHN(nn.Module):
         """The embedding of every node by its primitive and shape: (nodes, hid)."""
         table = self.primitive_embedding
         primitives = torch.from_numpy(batch.primitives).long().to(table.weight.device)
-        return table(primitives) + self.shape_enc(batch.shape_table)
+        return F.embedding(primitives, table.weight) + self.shape_enc(batch.shape_table)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights and configuration to a .safetensors file, or to a .pt file in the published layout.
@@ -319,20 +322,30 @@ class GHN(nn.Module):
         return biases
 
     def check_weights(self) -> None:
-        """Fail where a weight is not finite: gates and normalizations could hide it in what is predicted."""
-        weights = dict(self.named_parameters())
-        if backend_for(self.primitive_embedding.weight) == "cpp":
-            if _C.all_finite(as_arrays(*weights.values()), torch.get_num_threads()):
-                return
-        # A sum is infinite or NaN where any element is, and far cheaper to look at.
-        elif torch.isfinite(torch.stack([weight.sum() for weight in weights.values()])).all():
+        """Fail where a weight is not finite: gates and normalizations could hide it in what is predicted.
+
+        Once for each state of the weights, for reading them all takes as long as a small prediction. Torch counts
+        writes; those through `.data` it does not, and what they break is found in what is predicted.
+        """
+        members = members_of(self)
+        weights: list[Tensor] = list(members.parameters)
+        counted = not any(weight.is_inference() for weight in weights)
+        state = [(weight.data_ptr(), weight._version) for weight in weights] if counted else None
+        if state is not None and state == self.checked:
             return
-        broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
+        if backend_for(self.primitive_embedding.weight) == "cpp":
+            fine = _C.all_finite(as_arrays(*weights), torch.get_num_threads())
+        else:
+            # A sum is infinite or NaN where any element is, and far cheaper to look at.
+            fine = bool(torch.isfinite(torch.stack([weight.sum() for weight in weights])).all())
+        named = zip(members.names, weights, strict=True)
+        broken = [] if fine else [name for name, weight in named if not torch.isfinite(weight).all()]
         if broken:
             raise PredictError(
                 f"these weights of {self.name} are not finite: {', '.join(broken[:3])}; finite weights are accepted. "
                 "No parameter was changed."
             )
+        self.checked = state
 
 
 def as_list(accepted: Any, given: Any, what: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from dataclasses import dataclass
 from enum import IntEnum
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..graph import ArchGraph
 from ..ops.decode import DecodeTargets, Role, TargetKind, normalization
-from .slots import Slot, slots_of, tokens_of
+from .slots import slots_of, tokens_of
 
 
 class Decoder(IntEnum):
@@ -59,28 +60,34 @@ SHARED = {
 IS_SHARED = np.array([np.isin(range(10), SHARED[decoder]) for decoder in Decoder], dtype=np.int64)
 
 
-def row_of(slot: Slot, sizes: Sizes) -> tuple[int, ...]:
-    """A slot's row in the table of slots."""
-    kind, _ = normalization(slot.shape, slot.role) if sizes.weight_norm else (TargetKind.SCALED, 1.0)
-    if len(slot.shape) == 1:
-        longest = sizes.num_classes if slot.classifier else sizes.vector
-        vector = Decoder.VECTOR_WEIGHT if slot.role is Role.NORM_WEIGHT else Decoder.VECTOR_BIAS
-        decoder = Decoder.CLASS_BIAS if slot.classifier else vector
-        return slot.node, decoder, 1, 1, min(slot.shape[0], longest), 1, 1, 1, slot.shape[0], kind
-    out, in_, height, width = (*slot.shape, 1, 1)[:4]
-    columns = min(in_, sizes.columns)
-    if slot.classifier:
-        rows = min(out, sizes.num_classes)
-        return slot.node, Decoder.CLASS_WEIGHT, 1, 1, columns, rows, 1, out, in_ * height * width, kind
-    if slot.role is Role.POSITION and len(slot.parameter_shape) != 4:
+@functools.lru_cache(maxsize=1 << 16)
+def row_of(
+    shape: tuple[int, ...], role: Role, parameter_shape: tuple[int, ...], classifier: bool, sizes: Sizes
+) -> tuple[tuple[int, ...], float]:
+    """A slot's row in the table of slots, without its node, and its scale. Networks repeat few shapes."""
+    kind, scale = normalization(shape, role) if sizes.weight_norm else (TargetKind.SCALED, 1.0)
+    if len(shape) == 1:
+        longest = sizes.num_classes if classifier else sizes.vector
+        vector = Decoder.VECTOR_WEIGHT if role is Role.NORM_WEIGHT else Decoder.VECTOR_BIAS
+        decoder = Decoder.CLASS_BIAS if classifier else vector
+        return (decoder, 1, 1, min(shape[0], longest), 1, 1, 1, shape[0], kind), scale
+    out, in_, height, width = (*shape, 1, 1)[:4]
+    columns, rows, cells = min(in_, sizes.columns), min(out, sizes.rows), height * width
+    decoder = Decoder.WHOLE if max(height, width) > sizes.cells else Decoder.KERNEL
+    if classifier:
+        decoder, rows, in_, height, width, cells = (
+            Decoder.CLASS_WEIGHT,
+            min(out, sizes.num_classes),
+            in_ * cells,
+            1,
+            1,
+            1,
+        )
+    elif role is Role.POSITION and len(parameter_shape) != 4:
         # Its patches are rows, and the width of its embeddings the columns.
-        patches = height * width
-        count = slot.parameter_shape[-2] - tokens_of(slot)
-        return slot.node, Decoder.WHOLE, height, width, min(in_, sizes.columns), patches, 1, count, in_, kind
-    rows = min(out, sizes.rows)
-    if max(height, width) > sizes.cells:
-        return slot.node, Decoder.WHOLE, height, width, columns, rows, height * width, out, in_, kind
-    return slot.node, Decoder.KERNEL, height, width, columns, rows, height * width, out, in_, TargetKind.PRODUCT
+        decoder, rows, out, cells = Decoder.WHOLE, cells, parameter_shape[-2] - tokens_of(parameter_shape, shape), 1
+    kind = TargetKind.PRODUCT if decoder == Decoder.KERNEL else kind
+    return (decoder, height, width, columns, rows, cells, out, in_, kind), scale
 
 
 # The table of each graph's slots and their scales, by what they depend on.
@@ -93,9 +100,10 @@ def table_of(graph: ArchGraph, sizes: Sizes) -> tuple[NDArray[np.int64], NDArray
     known = KNOWN_TABLES.setdefault(graph, {})
     if sizes not in known:
         slots, _ = slots_of(graph)
-        rows = np.array([row_of(slot, sizes) for slot in slots], dtype=np.int64).reshape(-1, 10)
-        scales = [normalization(slot.shape, slot.role)[1] if sizes.weight_norm else 1.0 for slot in slots]
-        known[sizes] = rows, np.array(scales, dtype=np.float64)
+        found = [row_of(slot.shape, slot.role, slot.parameter_shape, slot.classifier, sizes) for slot in slots]
+        rows = [(slot.node, *row) for slot, (row, _) in zip(slots, found, strict=True)]
+        scales = [scale for _, scale in found]
+        known[sizes] = np.array(rows, dtype=np.int64).reshape(-1, 10), np.array(scales, dtype=np.float64)
     return known[sizes]
 
 

@@ -6,17 +6,19 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import PredictError
 from ..graph import PREDICTED_DTYPES, PRIMITIVES, ArchGraph, embedding_shape
 from ..ops.decode import Role
+from ..tracing.members import members_of
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """A parameter of a graph and what it is predicted from.
 
     node: the node of the graph that it is decoded from.
@@ -87,17 +89,18 @@ def slots_of(graph: ArchGraph) -> tuple[list[Slot], dict[str, str]]:
     optional = {graph.weights[node] for node in classification_nodes(graph)}
     slots: dict[str, Slot] = {}
     skipped = dict(graph.skipped)
-    for node, names in enumerate(zip(graph.weights, graph.norm_biases, strict=True)):
-        for name, is_norm_bias in zip(names, (False, True), strict=True):
+    for node, (weight, norm_bias, primitive) in enumerate(
+        zip(graph.weights, graph.norm_biases, graph.primitives.tolist(), strict=True)
+    ):
+        for name, role in ((weight, ROLES[primitive]), (norm_bias, Role.BIAS)):
             if name is None or name in slots or name in skipped:
                 continue
-            role = Role.BIAS if is_norm_bias else role_of(PRIMITIVES[graph.primitives[node]])
             own_shape = graph.parameter_shapes[name]
             shape, reason = decoded_shape(own_shape, role)
             if reason is not None:
                 skipped[name] = reason
-                continue
-            slots[name] = Slot(name, node, role, shape, own_shape, node in last, name in optional)
+            else:
+                slots[name] = Slot(name, node, role, shape, own_shape, node in last, name in optional)
     KNOWN_SLOTS[graph] = list(slots.values()), skipped
     return KNOWN_SLOTS[graph]
 
@@ -108,7 +111,8 @@ def plan_for(model: nn.Module, graph: ArchGraph) -> Plan:
     Raises:
         PredictError: the graph is that of another model, or a parameter cannot be written.
     """
-    parameters = dict(model.named_parameters())
+    members = members_of(model)
+    parameters = dict(zip(members.names, members.parameters, strict=True))
     slots, reasons = slots_of(graph)
     skipped = {name: reason for name, reason in reasons.items() if name in parameters}
     for name, parameter in parameters.items():
@@ -140,19 +144,22 @@ def classification_nodes(graph: ArchGraph) -> set[int]:
     last = {node for node in (graph.classifier_weight, graph.classifier_bias) if node is not None}
     if not last:
         return last
-    edges = graph.edges.tolist()
-    readers = [target for source, target in edges if source == max(last)]
-    if len(readers) != 1 or graph.ops[readers[0]] != "sum" or any(source == readers[0] for source, _ in edges):
+    sources, targets = graph.edges.T
+    readers = targets[sources == max(last)].tolist()
+    ops = graph.ops
+    if len(readers) != 1 or ops[readers[0]] != "sum" or readers[0] in sources:
         return last
-    heads = {source for source, target in edges if target == readers[0]}
-    weights = {source for source, target in edges if target in heads and graph.ops[target] == "bias"}
-    return last | {node for node in heads | weights if graph.ops[node] in ("bias", "conv")}
+    heads = set(sources[targets == readers[0]].tolist())
+    biases = [head for head in heads if ops[head] == "bias"]
+    weights = set(sources[np.isin(targets, biases)].tolist())
+    return last | {node for node in heads | weights if ops[node] in ("bias", "conv")}
 
 
-def role_of(primitive: str) -> Role:
-    if primitive in ("bn", "ln"):
-        return Role.NORM_WEIGHT
-    return {"bias": Role.BIAS, "pos_enc": Role.POSITION}.get(primitive, Role.WEIGHT)
+# By primitive.
+ROLES = [
+    {"bn": Role.NORM_WEIGHT, "ln": Role.NORM_WEIGHT, "bias": Role.BIAS, "pos_enc": Role.POSITION}.get(name, Role.WEIGHT)
+    for name in PRIMITIVES
+]
 
 
 def decoded_shape(shape: tuple[int, ...], role: Role) -> tuple[tuple[int, ...], str | None]:
@@ -193,16 +200,16 @@ def check_same_shape(slot: Slot, parameter: Tensor) -> None:
         )
 
 
-def tokens_of(slot: Slot) -> int:
+def tokens_of(parameter_shape: tuple[int, ...], shape: tuple[int, ...]) -> int:
     """How many rows in front of the patches of a position encoding (class, distillation) keep their values."""
-    count, patches = slot.parameter_shape[-2], slot.shape[2] * slot.shape[3]
+    count, patches = parameter_shape[-2], shape[2] * shape[3]
     return count - patches if count - patches <= MAX_TOKENS else 0
 
 
 def decoded_part(slot: Slot, parameter: Tensor) -> Tensor:
     """The part of a parameter's memory that is written, with one, two or four dimensions."""
     if slot.role is Role.POSITION and parameter.ndim != 4:
-        tokens = tokens_of(slot)
+        tokens = tokens_of(slot.parameter_shape, slot.shape)
         rows = parameter.detach().narrow(parameter.ndim - 2, tokens, parameter.shape[-2] - tokens)
         return rows if rows.ndim == 2 else rows[0]
     if slot.role in (Role.BIAS, Role.NORM_WEIGHT) and parameter.ndim != 1:

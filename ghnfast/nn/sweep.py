@@ -14,11 +14,12 @@ class Mlp(nn.Module):
     def __init__(self, inputs: int, hidden: int, outputs: int, last_relu: bool = True) -> None:
         super().__init__()
         layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
+        self.linear_layers = layers[0], layers[2]  # a tuple: they are registered once, in `fc`
         self.fc = nn.Sequential(*layers, nn.ReLU()) if last_relu else nn.Sequential(*layers)
 
     @property
     def weights(self) -> MlpWeights:
-        first, second = self.fc[0], self.fc[2]
+        first, second = self.linear_layers
         return MlpWeights(first.weight, first.bias, second.weight, second.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ..errors import BackendError
 VARIABLE = "GHNFAST_BACKEND"
 BACKENDS = ("torch", "cpp")
 CPP_DTYPES = (torch.float32, torch.float64)
+PLAIN_TYPES = {Tensor, torch.nn.Parameter}
 
 
 def backend_for(tensor: Tensor) -> str:
@@ -35,6 +37,20 @@ def backend_for(tensor: Tensor) -> str:
     return chosen
 
 
+def is_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether an operation on these is numbers in and numbers out: nobody records, transforms or compiles it.
+
+    Then the implementation is called as it is: torch's dispatcher takes longer than a small graph's sweep.
+    """
+    return (
+        not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+        and {type(tensor) for tensor in tensors} <= PLAIN_TYPES
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch.compiler.is_compiling()
+    )
+
+
 def as_arrays(*tensors: Tensor) -> Any:
     """Tensors as the contiguous numpy arrays that C++ takes."""
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+    return [tensor.contiguous().numpy(force=True) for tensor in tensors]

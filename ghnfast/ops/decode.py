@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .. import _C
 from ..errors import PredictError
-from .backend import as_arrays, backend_for
+from .backend import as_arrays, backend_for, is_plain
 
 
 class Role(Enum):
@@ -140,7 +140,11 @@ def decode_into(source: DecodeSource, targets: DecodeTargets, outputs: Sequence[
         return
     # What C++ cannot write to gets copies.
     direct = [output if is_reachable(output) else output.new_empty(output.shape, device="cpu") for output in outputs]
-    decode_into_op(*source, torch.from_numpy(targets.table), torch.from_numpy(targets.scales), direct)
+    if is_plain([*source, *direct]):
+        native_decode_into(source, targets, direct)
+        torch.autograd.graph.increment_version(direct)
+    else:
+        decode_into_op(*source, torch.from_numpy(targets.table), torch.from_numpy(targets.scales), direct)
     for output, written in zip(outputs, direct, strict=True):
         if written is not output:
             output.copy_(written)
@@ -148,9 +152,9 @@ def decode_into(source: DecodeSource, targets: DecodeTargets, outputs: Sequence[
 
 def is_reachable(output: Tensor) -> bool:
     """Whether a tensor is in the CPU's memory, its kernels' cells evenly spaced."""
-    return output.device.type == "cpu" and (
-        output.ndim < 4 or output.shape[2] == 1 or output.stride(2) == output.shape[3] * output.stride(3)
-    )
+    if not output.is_cpu or output.is_contiguous() or output.ndim < 4:
+        return output.is_cpu
+    return output.shape[2] == 1 or output.stride(2) == output.shape[3] * output.stride(3)
 
 
 # In plain PyTorch -----------------------------------------------------------------------------------------------------
@@ -261,11 +265,16 @@ def decode_into_op(
     hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor, outputs: list[Tensor]
 ) -> None:
     """Write all targets into `outputs`; see `decode_into`."""
-    table = targets.numpy()
-    check_sizes(outputs, table)
-    memory = memory_table(outputs, table)
-    a, b, c, d = as_arrays(hidden, weight, bias, blocks)
-    broken = _C.decode(a, b, c, d, table, scales.numpy(), memory, True, torch.get_num_threads())
+    source = DecodeSource(hidden, weight, bias, blocks)
+    native_decode_into(source, DecodeTargets(targets.numpy(), scales.numpy()), outputs)
+
+
+def native_decode_into(source: DecodeSource, targets: DecodeTargets, outputs: Sequence[Tensor]) -> None:
+    check_sizes(outputs, targets.table)
+    memory = memory_table(outputs, targets.table)
+    hidden, weight, bias, blocks = as_arrays(*source)
+    threads = torch.get_num_threads()
+    broken = _C.decode(hidden, weight, bias, blocks, targets.table, targets.scales, memory, True, threads)
     if broken >= 0:
         raise NotFinite(broken)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import _C
 from ..graph import Topology
-from .backend import as_arrays, backend_for
+from .backend import as_arrays, backend_for, is_plain
 
 
 class MlpWeights(NamedTuple):
@@ -69,15 +69,9 @@ def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Te
     if backend_for(states) == "torch":
         return naive_gated_sweep(states, topology, weights)
     flat = [*weights.direct, *weights.gru, *(weights.virtual or ())]
-    arrays = (
-        topology.graph_offsets,
-        topology.edge_offsets,
-        topology.edge_sources,
-        topology.band_starts,
-        topology.band_offsets,
-        topology.closeness,
-    )
-    result: Tensor = gated_sweep_op(states, flat, [torch.from_numpy(array) for array in arrays], topology.cutoff)
+    if is_plain([states, *flat]):
+        return native_gated_sweep(states, flat, topology.native)
+    result: Tensor = gated_sweep_op(states, flat, [torch.from_numpy(a) for a in topology.arrays], topology.cutoff)
     return result
 
 
@@ -173,6 +167,11 @@ def native_topology(topology: Sequence[Tensor], cutoff: int) -> _C.Topology:
     return _C.Topology(graph_offsets, edge_offsets, edge_sources, band_starts, band_offsets, closeness, cutoff)
 
 
+def native_gated_sweep(states: Tensor, weights: Sequence[Tensor], topology: _C.Topology) -> Tensor:
+    (initial,) = as_arrays(states)
+    return torch.from_numpy(_C.gated_sweep(initial, as_arrays(*weights), topology, torch.get_num_threads()))
+
+
 @torch.library.custom_op("ghnfast::gated_sweep", mutates_args=(), device_types="cpu")
 def gated_sweep_op(states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int) -> Tensor:
     """Final node states.
@@ -181,9 +180,7 @@ def gated_sweep_op(states: Tensor, weights: list[Tensor], topology: list[Tensor]
         weights: those of the direct MLP, the GRU and, where there are virtual edges, their MLP: 8 or 12 tensors.
         topology: the arrays of `Topology`, without the levels.
     """
-    arrays = native_topology(topology, cutoff)
-    (initial,) = as_arrays(states)
-    return torch.from_numpy(_C.gated_sweep(initial, as_arrays(*weights), arrays, torch.get_num_threads()))
+    return native_gated_sweep(states, weights, native_topology(topology, cutoff))
 
 
 @gated_sweep_op.register_fake

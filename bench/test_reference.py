@@ -1,0 +1,95 @@
+"""Beside the published implementation (ppuda), where the caller's PYTHONPATH has it: the same weights and models.
+
+The published code is run as it is. It changes the modules that it predicts, so each side has its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import versus
+from graphs import graph_of
+from torch import nn
+
+import ghnfast
+from ghnfast.graph import GraphBatch
+from ghnfast.profiling import fill
+
+pytest.importorskip("ppuda", reason="the published implementation (ppuda) is not on PYTHONPATH")
+from ppuda.deepnets1m.graph import Graph
+from ppuda.deepnets1m.graph import GraphBatch as ReferenceBatch
+from ppuda.ghn.nn import GHN as ReferenceGHN
+
+
+@pytest.fixture(scope="session")
+def reference(ghn: ghnfast.GHN) -> Any:
+    """The published GHN with the weights of ours."""
+    made = ReferenceGHN(**ghn.config, debug_level=0).eval()
+    made.load_state_dict(ghn.state_dict())
+    return made
+
+
+def make(name: str) -> nn.Module:
+    slow = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **slow)
+    model.expected_input_sz = 299 if name == "inception_v3" else 224  # what the published code goes by
+    return model
+
+
+def quietly(function: Any, *args: Any) -> Any:
+    """The published code prints notices."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return function(*args)
+
+
+@pytest.mark.parametrize("name", torchvision.models.list_models(torchvision.models))
+def test_model(benchmark: Any, ghn: ghnfast.GHN, reference: Any, name: str) -> None:
+    ours, theirs = make(name), make(name)
+    theirs.eval()  # so that batch statistics are not estimated from the random image it runs
+    try:
+        quietly(reference, theirs)
+    except Exception as error:
+        pytest.skip(f"the published implementation cannot predict it: {type(error).__name__}: {str(error)[:100]}")
+    others = {"reference": lambda: quietly(reference, theirs), "fill": fill(ours)}
+    benchmark.extra_info.update(model=name, parameters=sum(parameter.numel() for parameter in ours.parameters()))
+    medians = versus(benchmark, lambda: ghn.run(ours, None, None, None, True, False), others, 7)
+    benchmark.extra_info["times_faster"] = medians["reference"] / medians["main"]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "densenet121"])
+def test_sweep(benchmark: Any, ghn: ghnfast.GHN, reference: Any, name: str) -> None:
+    """Message passing alone, over the published implementation's graph."""
+    batch = quietly(lambda: ReferenceBatch([Graph(make(name), ve_cutoff=50)])).to_device("cpu")
+    edges = batch.edges.numpy()
+    adjacent = edges[edges[:, 2] == 1][:, :2]
+    order = by_level(len(batch.node_feat), adjacent)
+    position = np.argsort(order)
+    graph = GraphBatch([graph_of(len(order), position[adjacent])])
+    states = torch.randn(len(order), ghn.config["hid"])
+    sorted_states = states[order]
+
+    def theirs() -> torch.Tensor:
+        with torch.no_grad():
+            return reference.gnn(states, batch.edges, batch.node_feat[:, 1])
+
+    def ours() -> torch.Tensor:
+        with torch.no_grad():
+            return ghn.gnn(sorted_states, graph)
+
+    torch.testing.assert_close(ours(), theirs()[order], rtol=1e-4, atol=1e-5)
+    medians = versus(benchmark, ours, {"reference": theirs}, 15)
+    benchmark.extra_info.update(model=name, times_faster=medians["reference"] / medians["main"])
+
+
+def by_level(nodes: int, edges: np.ndarray) -> np.ndarray:
+    """The nodes in order of the longest path to them, in the order they have."""
+    level = np.zeros(nodes, dtype=np.int64)
+    for source, target in edges[np.argsort(edges[:, 1], kind="stable")].tolist():
+        level[target] = max(level[target], level[source] + 1)
+    return np.argsort(level, kind="stable")
