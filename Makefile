@@ -7,7 +7,7 @@ CPP_FILES := $(wildcard csrc/*.cpp csrc/*.hpp)
 # Tests run in parallel, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup predict test lint unit sanitize coverage format clean
+.PHONY: setup predict test lint unit sanitize bench coverage format clean
 
 setup: $(VENV)/.ready
 
@@ -43,6 +43,20 @@ sanitize-%: setup
 	$(BIN)/cmake --build build/$@
 	LD_PRELOAD="$(foreach library,$(LIBRARIES),$(shell gcc -print-file-name=$(library)))" ASAN_OPTIONS=detect_leaks=0 \
 		GHNFAST_TEST_EXTENSION=build/$@ $(PYTEST) -p no:cacheprovider --confcutdir=tests/csrc tests/csrc
+
+# Measures on the CPU into bench/results/cpu-*.json, and regenerates the README's tables and docs/speed.svg. The published
+# implementation is measured beside ours where PYTHONPATH has it (ppuda and what it needs).
+bench: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt matplotlib
+	for part in models scaling candidates; do \
+		$(BIN)/python -m pytest bench/test_$$part.py --benchmark-json=bench/results/cpu-$$part.json || exit 1; \
+	done
+	if $(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("ppuda") is None)'; then \
+		$(BIN)/python -m pytest bench/test_reference.py --benchmark-json=bench/results/cpu-reference.json; \
+	else \
+		echo 'ppuda is not on PYTHONPATH: the figures beside it stay as they are'; \
+	fi
+	$(BIN)/python bench/report.py
 
 # Regenerates docs/coverage.md.
 coverage: setup

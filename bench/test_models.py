@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torchvision
-from conftest import versus
+from turns import versus
 
 import ghnfast
 from ghnfast.profiling import extra_memory, stages

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import versus
 from graphs import graph_of
 from torch import nn
+from turns import versus
 
 import ghnfast
 from ghnfast.graph import GraphBatch

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import versus
 from graphs import graph_of
 from torch import nn
+from turns import versus
 
 import ghnfast
 from ghnfast.graph import GraphBatch

@@ -20,8 +20,9 @@ SweepKernels<double> kernels_for(double) { return GHNFAST_DISPATCH(sweep_kernels
 template <typename T>
 class Packed {
  public:
-  Packed(const SweepPointers<const T>& weights, int cutoff)
-      : direct_hidden_(padded<T>(weights.direct.hidden)),
+  Packed(const SweepPointers<const T>& weights, int cutoff, bool backward)
+      : backward_(backward),
+        direct_hidden_(padded<T>(weights.direct.hidden)),
         virtual_hidden_(padded<T>(weights.virtual_edges.hidden)),
         width_(padded<T>(weights.hid)),
         memory_(elements(weights)) {
@@ -59,8 +60,8 @@ class Packed {
  private:
   std::size_t elements(const SweepPointers<const T>& weights) const {
     const int hid = weights.hid;
-    const auto of_layer = [](std::int64_t inputs, std::int64_t width) {
-      return width * (inputs + padded<T>(static_cast<int>(inputs)) + 1);
+    const auto of_layer = [this](std::int64_t inputs, std::int64_t width) {
+      return width * (inputs + (backward_ ? padded<T>(static_cast<int>(inputs)) : 0) + 1);
     };
     return static_cast<std::size_t>(of_layer(hid, direct_hidden_ + virtual_hidden_) +
                                     of_layer(weights.direct.hidden, width_) +
@@ -72,7 +73,7 @@ class Packed {
     made.inputs = inputs;
     made.width = width;
     made.columns = take(static_cast<std::int64_t>(inputs) * width);
-    made.rows = take(static_cast<std::int64_t>(padded<T>(inputs)) * width);
+    made.rows = backward_ ? take(static_cast<std::int64_t>(padded<T>(inputs)) * width) : nullptr;
     made.bias = take(width);
     return made;
   }
@@ -91,12 +92,15 @@ class Packed {
     for (std::int64_t out = 0; out < outputs; ++out) {
       for (std::int64_t in = 0; in < inputs; ++in) {
         columns[in * to.width + at + out] = matrix[out * inputs + in];
-        rows[(at + out) * row_width + in] = matrix[out * inputs + in];
+      }
+      if (backward_) {
+        std::copy(matrix + out * inputs, matrix + (out + 1) * inputs, rows + (at + out) * row_width);
       }
     }
     std::copy(bias, bias + outputs, const_cast<T*>(to.bias) + at);
   }
 
+  bool backward_;
   int direct_hidden_, virtual_hidden_, width_;
   Buffer<T> memory_;
   std::int64_t used_ = 0;
@@ -289,7 +293,7 @@ void sweep_graph_backward(const Topology& topology, const PackedSweep<T>& sweep,
 template <typename T>
 void gated_sweep(const Topology& topology, const SweepPointers<const T>& weights, const T* states, T* result,
                  int threads) {
-  const auto packed = std::make_unique<Packed<T>>(weights, topology.cutoff);
+  const auto packed = std::make_unique<Packed<T>>(weights, topology.cutoff, false);
   const auto shares = shares_of(topology, threads);
   parallel_for(static_cast<std::int64_t>(shares.size()), threads, [&](std::int64_t share) {
     for (const auto graph : shares[share]) {
@@ -301,7 +305,7 @@ void gated_sweep(const Topology& topology, const SweepPointers<const T>& weights
 template <typename T>
 void gated_sweep_backward(const Topology& topology, const SweepPointers<const T>& weights, const T* states,
                           const T* grad_result, T* grad_states, const SweepPointers<T>& grad_weights, int threads) {
-  const auto packed = std::make_unique<Packed<T>>(weights, topology.cutoff);
+  const auto packed = std::make_unique<Packed<T>>(weights, topology.cutoff, true);
   const auto shares = shares_of(topology, threads);
   std::vector<std::unique_ptr<PackedGradients<T>>> gradients(shares.size());
   parallel_for(static_cast<std::int64_t>(shares.size()), threads, [&](std::int64_t share) {

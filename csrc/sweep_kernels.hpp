@@ -15,7 +15,8 @@ constexpr int padded(int size) {
   return (size + unit - 1) / unit * unit;
 }
 
-// A linear layer: `columns` is (in, padded out), `rows` is (padded out, padded in), both of the same matrix.
+// A linear layer: `columns` is (in, padded out), `rows` is (padded out, padded in), both of the same matrix; the second
+// is there for the backward pass only.
 template <typename T>
 struct PackedLayer {
   int inputs = 0;

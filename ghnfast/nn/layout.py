@@ -20,7 +20,7 @@ class Decoder(IntEnum):
 
     KERNEL = 0  # a product that the last step computes
     VECTOR_WEIGHT = 1  # the vector decoder's row 0: normalization weights
-    VECTOR_BIAS = 2  # its row 1: biases
+    VECTOR_BIAS = 2  # its row 1: biases; they share calls
     CLASS_WEIGHT = 3
     CLASS_BIAS = 4
     WHOLE = 5  # a kernel that is computed before the last step: interpolated, or flattened to patches
@@ -144,6 +144,7 @@ def lay_out(table: NDArray[np.int64], scales: NDArray[np.float64], sizes: Sizes)
     order = np.lexsort(tuple(table[:, column] for column in reversed(SORTED_BY)))
     table = table[order]
     shared = table * IS_SHARED[table[:, DECODER]]
+    shared[table[:, DECODER] == Decoder.VECTOR_BIAS, DECODER] = Decoder.VECTOR_WEIGHT
     changes = np.flatnonzero(np.any(np.diff(shared, axis=0) != 0, axis=1)) + 1
     calls = []
     first = np.empty(len(table), dtype=np.int64)
@@ -156,19 +157,20 @@ def lay_out(table: NDArray[np.int64], scales: NDArray[np.float64], sizes: Sizes)
             first[begin:end] = hidden_rows + at * calls[-1].cells
             hidden_rows += len(at) * calls[-1].cells
             continue
-        size, offset = block_size(calls[-1], sizes)
-        first[begin:end] = elements + at * size + offset
+        size = block_size(calls[-1], sizes)
+        first[begin:end] = elements + at * size
         elements += len(at) * size
+    first[table[:, DECODER] == Decoder.VECTOR_BIAS] += sizes.vector
     targets = np.column_stack((first, table[:, [ROWS, COLUMNS, CELLS, OUT, IN, KIND]]))
     return Layout(order, DecodeTargets(targets, scales[order]), calls)
 
 
-def block_size(call: Call, sizes: Sizes) -> tuple[int, int]:
-    """How many elements a call gives for each slot, and where the slot's block begins among them."""
+def block_size(call: Call, sizes: Sizes) -> int:
+    """How many elements a call gives for each slot."""
     if call.decoder in (Decoder.VECTOR_WEIGHT, Decoder.VECTOR_BIAS):
-        return 2 * sizes.vector, sizes.vector * (call.decoder == Decoder.VECTOR_BIAS)
+        return 2 * sizes.vector
     if call.decoder == Decoder.CLASS_WEIGHT:
-        return sizes.num_classes * call.columns, 0
+        return sizes.num_classes * call.columns
     if call.decoder == Decoder.CLASS_BIAS:
-        return sizes.num_classes, 0
-    return call.rows * call.columns * call.cells, 0
+        return sizes.num_classes
+    return call.rows * call.columns * call.cells

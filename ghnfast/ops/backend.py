@@ -23,7 +23,7 @@ def backend_for(tensor: Tensor) -> str:
     Raises:
         BackendError: `GHNFAST_BACKEND` asks for one that does not exist, or cannot work on the tensor.
     """
-    fits = tensor.device.type == "cpu" and tensor.dtype in CPP_DTYPES
+    fits = tensor.is_cpu and tensor.dtype in CPP_DTYPES
     chosen = os.environ.get(VARIABLE)
     if not chosen:
         return "cpp" if fits else "torch"

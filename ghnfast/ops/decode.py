@@ -112,7 +112,10 @@ def decode(source: DecodeSource, targets: DecodeTargets) -> list[Tensor]:
         ]
     shapes = [(target.out, target.in_, target.cells) for target in targets]
     sizes = [math.prod(shape) for shape in shapes]
-    flat: Tensor = decode_op(*source, torch.from_numpy(targets.table), torch.from_numpy(targets.scales), sum(sizes))
+    if is_plain(source):
+        flat = native_decode(source, targets, sum(sizes))
+    else:
+        flat = decode_op(*source, torch.from_numpy(targets.table), torch.from_numpy(targets.scales), sum(sizes))
     parts = flat.split(sizes)
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
@@ -298,16 +301,20 @@ def decode_op(
     hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor, elements: int
 ) -> Tensor:
     """The values of all targets one behind the other: (elements,)."""
-    table = targets.numpy()
+    source = DecodeSource(hidden, weight, bias, blocks)
+    return native_decode(source, DecodeTargets(targets.numpy(), scales.numpy()), elements)
+
+
+def native_decode(source: DecodeSource, targets: DecodeTargets, elements: int) -> Tensor:
+    table = targets.table
+    flat = source.hidden.new_empty(elements)
     sizes = table[:, 3] * table[:, 4] * table[:, 5]
-    flat = hidden.new_empty(elements)
-    outputs = [
-        part.view(out, in_, cells, 1)
-        for part, (cells, out, in_) in zip(flat.split(sizes.tolist()), table[:, 3:6].tolist(), strict=True)
-    ]
-    memory = memory_table(outputs, table)
-    a, b, c, d = as_arrays(hidden, weight, bias, blocks)
-    _C.decode(a, b, c, d, table, scales.numpy(), memory, False, torch.get_num_threads())
+    cells, in_ = table[:, 3], table[:, 5]
+    addresses = flat.data_ptr() + (np.cumsum(sizes) - sizes) * flat.element_size()
+    element = np.full(len(table), ELEMENTS[flat.dtype])
+    memory = np.column_stack((addresses, element, in_ * cells, cells, np.ones_like(cells)))
+    hidden, weight, bias, blocks = as_arrays(*source)
+    _C.decode(hidden, weight, bias, blocks, table, targets.scales, memory, False, torch.get_num_threads())
     return flat
 
 

@@ -1,0 +1,140 @@
+"""Writes the README's tables and docs/speed.svg from bench/results/cpu-*.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+README = ROOT / "README.md"
+PLOT = ROOT / "docs" / "speed.svg"
+BEGIN, END = "<!-- bench: made by `make bench` -->", "<!-- /bench -->"
+SHOWN = ("resnet50", "densenet121", "vgg16", "mobilenet_v3_large", "efficientnet_b0", "squeezenet1_1", "convnext_tiny")
+
+Json = dict[str, Any]
+
+
+def read(part: str) -> Json:
+    result: Json = json.loads((RESULTS / f"cpu-{part}.json").read_text())
+    return result
+
+
+def entries(part: str, test: str) -> list[Json]:
+    """What the benchmarks of one function recorded."""
+    found = [entry for entry in read(part)["benchmarks"] if entry["name"].partition("[")[0] == test]
+    return [{**entry["extra_info"], "median": entry["stats"]["median"]} for entry in found]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine(part: str) -> str:
+    result = read(part)
+    info, commit = result["machine_info"], result["commit_info"]
+    return (
+        f"{info['cpu']}, {info['threads']} threads, {info['instruction_set']}, torch {info['torch']}, "
+        f"Python {info['python']}, commit {commit['id'][:7]}"
+    )
+
+
+def stages_table() -> str:
+    rows = []
+    for entry in entries("models", "test_model"):
+        ms = entry["median_ms"]
+        total = ms["main"]
+        memory = "" if entry["extra_bytes"] is None else f"{entry['extra_bytes'] / 2**20:.0f} MiB"
+        parts = [f"{ms[name]:.2f}" for name in ("trace", "sweep", "decode")]
+        whole = [f"{total:.1f}", f"{ms['given']:.1f}", f"{ms['fill']:.1f}", f"{total / ms['fill']:.1f}"]
+        rows.append([entry["model"], f"{entry['parameters'] / 1e6:.1f} M", *parts, *whole, memory])
+    head = ["model", "parameters", "trace", "sweep", "decode", "total", "graph given", "`fill_`", "total / `fill_`"]
+    return table([*head, "extra memory"], rows)
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def reference_table() -> str:
+    models = {entry["model"]: entry for entry in entries("reference", "test_model")}
+    rows = [
+        [name, f"{entry['median_ms']['reference']:.0f}", f"{entry['median_ms']['main']:.1f}", times(entry)]
+        for name, entry in ((name, models[name]) for name in SHOWN if name in models)
+    ]
+    rows += [
+        [f"message passing alone, {entry['model']}", f"{entry['median_ms']['reference']:.0f}",
+         f"{entry['median_ms']['main']:.2f}", times(entry)]
+        for entry in entries("reference", "test_sweep")
+    ]  # fmt: skip
+    faster = [entry["times_faster"] for entry in models.values()]
+    least = min(models.values(), key=lambda entry: entry["times_faster"])
+    summary = (
+        f"Over the {len(models)} torchvision models that the published implementation can predict, the geometric mean "
+        f"is {geometric_mean(faster):.1f} times faster, and the least {min(faster):.1f} times ({least['model']})."
+    )
+    return table(["milliseconds", "published", "ghnfast", "times faster"], rows) + "\n\n" + summary
+
+
+def times(entry: Json) -> str:
+    return f"{entry['times_faster']:.0f}" if entry["times_faster"] >= 100 else f"{entry['times_faster']:.1f}"
+
+
+def scaling_text() -> str:
+    largest = {entry["kind"]: entry for entry in entries("scaling", "test_nodes")}
+    seconds = {
+        kind: f"{entry['nodes']:,} nodes in a {kind} graph take {entry['median'] * 1e3:.0f} ms"
+        for kind, entry in largest.items()
+    }
+    given = {entry["given"]: f"{entry['per_second']:.0f}" for entry in entries("candidates", "test_candidates")}
+    return (
+        f"Shortest paths and message passing: {seconds['chain']}, {seconds['dense']}. In batches of 32, "
+        f"{given['graphs']} DeepNets networks a second are predicted from their graphs, {given['modules']} a second "
+        "from modules."
+    )
+
+
+def draw() -> None:
+    """Time against parameters, of every model that the published implementation can predict."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "ghnfast"
+    from matplotlib import pyplot as plt
+
+    models = entries("reference", "test_model")
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for name, label, marker in (("reference", "published", "s"), ("main", "ghnfast", "o"), ("fill", "fill_", "_")):
+        points = [(entry["parameters"] / 1e6, entry["median_ms"][name]) for entry in models]
+        axes.scatter(*zip(*points, strict=True), label=label, marker=marker, s=18)
+    axes.set(xscale="log", yscale="log", xlabel="parameters (million)", ylabel="milliseconds")
+    axes.set_title("From module to parameters, torchvision models, two CPU cores", fontsize=10)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+def main() -> None:
+    parts = [
+        f"{BEGIN}\n",
+        f"Medians in milliseconds, stages taking turns ({machine('models')}):\n",
+        stages_table() + "\n",
+        f"Beside the published implementation, taking turns in one process ({machine('reference')}):\n",
+        reference_table() + "\n",
+        "![time against parameters](docs/speed.svg)\n",
+        scaling_text() + "\n",
+        END,
+    ]
+    text = README.read_text()
+    new, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: "\n".join(parts), text, flags=re.S)
+    assert count == 1, f"{README} has no place for the tables"
+    README.write_text(new)
+    draw()
+
+
+if __name__ == "__main__":
+    main()
