@@ -48,9 +48,10 @@ def test_eight_threads_predict_what_one_does(ghn: ghnfast.GHN) -> None:
 
 
 def test_eight_threads_predict_from_one_graph(ghn: ghnfast.GHN) -> None:
-    graph = ghnfast.trace(torchvision_model("resnet18"))
+    models = [torchvision_model("resnet18") for _ in range(8)]
+    graph = ghnfast.trace(models[0])
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda _: values_of(ghn.predict(torchvision_model("resnet18"), graph=graph)), range(8)))
+        results = list(pool.map(lambda model: values_of(ghn.predict(model, graph=graph)), models))
     for values in results:
         assert all(map(torch.equal, values, results[0]))
 
