@@ -6,6 +6,7 @@ import functools
 import weakref
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,7 @@ class Decoder(IntEnum):
     WHOLE = 5  # a kernel that is computed before the last step: interpolated, or flattened to patches
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """What a GHN's configuration says about decoding."""
 
     rows: int
@@ -62,7 +62,7 @@ IS_SHARED = np.array([np.isin(range(10), SHARED[decoder]) for decoder in Decoder
 
 @functools.lru_cache(maxsize=1 << 16)
 def row_of(
-    shape: tuple[int, ...], role: Role, parameter_shape: tuple[int, ...], classifier: bool, sizes: Sizes
+    role: Role, shape: tuple[int, ...], parameter_shape: tuple[int, ...], classifier: bool, sizes: Sizes
 ) -> tuple[tuple[int, ...], float]:
     """A slot's row in the table of slots, without its node, and its scale. Networks repeat few shapes."""
     kind, scale = normalization(shape, role) if sizes.weight_norm else (TargetKind.SCALED, 1.0)
@@ -100,10 +100,11 @@ def table_of(graph: ArchGraph, sizes: Sizes) -> tuple[NDArray[np.int64], NDArray
     known = KNOWN_TABLES.setdefault(graph, {})
     if sizes not in known:
         slots, _ = slots_of(graph)
-        found = [row_of(slot.shape, slot.role, slot.parameter_shape, slot.classifier, sizes) for slot in slots]
-        rows = [(slot.node, *row) for slot, (row, _) in zip(slots, found, strict=True)]
-        scales = [scale for _, scale in found]
-        known[sizes] = np.array(rows, dtype=np.int64).reshape(-1, 10), np.array(scales, dtype=np.float64)
+        found = [row_of(role, shape, own, last, sizes) for _, _, role, shape, own, last, _ in slots]
+        table = np.empty((len(slots), 10), dtype=np.int64)
+        table[:, NODE] = [slot.node for slot in slots]
+        table[:, 1:] = np.array([row for row, _ in found]).reshape(-1, 9)
+        known[sizes] = table, np.array([scale for _, scale in found], dtype=np.float64)
     return known[sizes]
 
 

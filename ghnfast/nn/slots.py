@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Sequence
@@ -89,18 +90,22 @@ def slots_of(graph: ArchGraph) -> tuple[list[Slot], dict[str, str]]:
     optional = {graph.weights[node] for node in classification_nodes(graph)}
     slots: dict[str, Slot] = {}
     skipped = dict(graph.skipped)
-    for node, (weight, norm_bias, primitive) in enumerate(
-        zip(graph.weights, graph.norm_biases, graph.primitives.tolist(), strict=True)
-    ):
-        for name, role in ((weight, ROLES[primitive]), (norm_bias, Role.BIAS)):
-            if name is None or name in slots or name in skipped:
-                continue
-            own_shape = graph.parameter_shapes[name]
-            shape, reason = decoded_shape(own_shape, role)
-            if reason is not None:
-                skipped[name] = reason
-            else:
-                slots[name] = Slot(name, node, role, shape, own_shape, node in last, name in optional)
+    shapes = graph.parameter_shapes
+    nodes = zip(graph.weights, graph.norm_biases, graph.primitives.tolist(), strict=True)
+    named = [
+        (name, node, role)
+        for node, (weight, norm_bias, primitive) in enumerate(nodes)
+        for name, role in ((weight, ROLES[primitive]), (norm_bias, Role.BIAS))
+        if name is not None
+    ]
+    for name, node, role in named:
+        if name in slots or name in skipped:
+            continue
+        shape, reason = decoded_shape(shapes[name], role)
+        if reason is not None:
+            skipped[name] = reason
+        else:
+            slots[name] = Slot(name, node, role, shape, shapes[name], node in last, name in optional)
     KNOWN_SLOTS[graph] = list(slots.values()), skipped
     return KNOWN_SLOTS[graph]
 
@@ -120,17 +125,20 @@ def plan_for(model: nn.Module, graph: ArchGraph) -> Plan:
             skipped[name] = f"its dtype is {parameter.dtype}; float32, float64, float16 and bfloat16 are predicted"
     rows: list[int] = []
     for row, slot in enumerate(slots):
-        if slot.name not in parameters:
-            raise PredictError(f"the graph has a parameter {slot.name} that the model ({type(model).__name__}) has not")
-        if slot.name in skipped:
+        name = slot.name
+        if name in skipped:
             continue
-        parameter = parameters[slot.name]
-        if parameter.layout != torch.strided:
-            skipped[slot.name] = f"its layout is {parameter.layout}; dense parameters are predicted"
-        else:
-            check_writable(slot.name, parameter)
-            check_same_shape(slot, parameter)
-            rows.append(row)
+        if name not in parameters:
+            raise PredictError(f"the graph has a parameter {name} that the model ({type(model).__name__}) has not")
+        parameter = parameters[name]
+        if parameter.layout is not torch.strided:
+            skipped[name] = f"its layout is {parameter.layout}; dense parameters are predicted"
+            continue
+        if parameter.is_meta or not parameter.is_contiguous():
+            check_writable(name, parameter)
+        if parameter.shape != slot.parameter_shape:
+            raise different_shape(slot, parameter)
+        rows.append(row)
     taken = slots if len(rows) == len(slots) else [slots[row] for row in rows]
     if len(taken) + len(skipped) < len(parameters):
         known = {slot.name for slot in taken}
@@ -162,13 +170,15 @@ ROLES = [
 ]
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def decoded_shape(shape: tuple[int, ...], role: Role) -> tuple[tuple[int, ...], str | None]:
     """The shape to decode for a parameter, or the reason why it cannot be decoded."""
     if math.prod(shape) == 0:
         return shape, "it is empty"
     if role in (Role.BIAS, Role.NORM_WEIGHT):
         if sum(size > 1 for size in shape) > 1:
-            return shape, f"a {role.value} of shape {shape}; vectors are predicted"
+            what = "bias" if role is Role.BIAS else "normalization weight"
+            return shape, f"a {what} of shape {shape}; vectors are predicted"
         return (math.prod(shape),), None
     if role is Role.POSITION:
         return embedding_shape(shape, position=True), None
@@ -183,8 +193,6 @@ def check_writable(name: str, parameter: Tensor) -> None:
             f"the parameter {name} is on the meta device and has no memory to write to; "
             "move the model to a real device first, with model.to_empty(device=...)"
         )
-    if parameter.is_contiguous():
-        return
     if any(stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)):
         raise PredictError(
             f"the parameter {name} is expanded: several of its elements share memory (strides {parameter.stride()}); "
@@ -192,12 +200,11 @@ def check_writable(name: str, parameter: Tensor) -> None:
         )
 
 
-def check_same_shape(slot: Slot, parameter: Tensor) -> None:
-    if parameter.shape != slot.parameter_shape:
-        raise PredictError(
-            f"the graph is that of another model: {slot.name} has shape {slot.parameter_shape} in the graph and "
-            f"{tuple(parameter.shape)} in the model; the graph of a model with equal names and shapes is accepted"
-        )
+def different_shape(slot: Slot, parameter: Tensor) -> PredictError:
+    return PredictError(
+        f"the graph is that of another model: {slot.name} has shape {slot.parameter_shape} in the graph and "
+        f"{tuple(parameter.shape)} in the model; the graph of a model with equal names and shapes is accepted"
+    )
 
 
 def tokens_of(parameter_shape: tuple[int, ...], shape: tuple[int, ...]) -> int:

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,13 +26,13 @@ from ..errors import PredictError
 from .backend import as_arrays, backend_for, is_plain
 
 
-class Role(Enum):
+class Role(IntEnum):
     """What a predicted parameter is for; it decides how it is normalized."""
 
-    WEIGHT = "weight"
-    POSITION = "position encoding"
-    NORM_WEIGHT = "normalization weight"
-    BIAS = "bias"
+    WEIGHT = 0
+    POSITION = 1
+    NORM_WEIGHT = 2
+    BIAS = 3
 
 
 class TargetKind(IntEnum):
