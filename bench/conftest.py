@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +19,15 @@ import ghnfast.vision
 def ghn() -> ghnfast.GHN:
     """A GHN-2 for ImageNet; its weights do not matter for its speed."""
     return ghnfast.load("untrained")
+
+
+@pytest.fixture(autouse=True)
+def settled() -> Iterator[None]:
+    """Garbage of one benchmark is none of the next one's business, nor are the modules that the process has loaded."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
