@@ -239,6 +239,7 @@ def store_from(block: Tensor, target: Tensor, dim: int) -> None:
 
 
 # As operators of torch ------------------------------------------------------------------------------------------------
+# The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`.
 
 ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
@@ -263,7 +264,13 @@ def strides_of(output: Tensor) -> tuple[int, int, int]:
     return strides[0], strides[1], (strides[3] if output.shape[3] > 1 else strides[2]) if len(strides) == 4 else 0
 
 
-@torch.library.custom_op("ghnfast::decode_into", mutates_args=("outputs",), device_types="cpu")
+@torch.library.custom_op(
+    "ghnfast::decode_into",
+    mutates_args=("outputs",),
+    device_types="cpu",
+    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor targets, Tensor scales, "
+    "Tensor(a6!)[] outputs) -> ()",
+)
 def decode_into_op(
     hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor, outputs: list[Tensor]
 ) -> None:
@@ -296,7 +303,13 @@ def _(
     return None
 
 
-@torch.library.custom_op("ghnfast::decode", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(
+    "ghnfast::decode",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor targets, Tensor scales, SymInt elements) "
+    "-> Tensor",
+)
 def decode_op(
     hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor, elements: int
 ) -> Tensor:
@@ -325,7 +338,13 @@ def _(
     return hidden.new_empty(elements)
 
 
-@torch.library.custom_op("ghnfast::decode_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(
+    "ghnfast::decode_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor targets, Tensor scales) "
+    "-> Tensor[]",
+)
 def decode_backward_op(
     grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor
 ) -> list[Tensor]:

@@ -160,6 +160,7 @@ def split_by_level(
 
 
 # As operators of torch ------------------------------------------------------------------------------------------------
+# The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`.
 
 
 def native_topology(topology: Sequence[Tensor], cutoff: int) -> _C.Topology:
@@ -172,7 +173,12 @@ def native_gated_sweep(states: Tensor, weights: Sequence[Tensor], topology: _C.T
     return torch.from_numpy(_C.gated_sweep(initial, as_arrays(*weights), topology, torch.get_num_threads()))
 
 
-@torch.library.custom_op("ghnfast::gated_sweep", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(
+    "ghnfast::gated_sweep",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor states, Tensor[] weights, Tensor[] topology, SymInt cutoff) -> Tensor",
+)
 def gated_sweep_op(states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int) -> Tensor:
     """Final node states.
 
@@ -188,7 +194,12 @@ def _(states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int
     return torch.empty_like(states, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("ghnfast::gated_sweep_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(
+    "ghnfast::gated_sweep_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor grad, Tensor states, Tensor[] weights, Tensor[] topology, SymInt cutoff) -> Tensor[]",
+)
 def gated_sweep_backward_op(
     grad: Tensor, states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int
 ) -> list[Tensor]:
