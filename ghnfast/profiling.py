@@ -92,7 +92,9 @@ def extra_memory(function: Stage) -> int | None:
     if not sys.platform.startswith("linux") or not clear.exists():
         return None
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would hide what is taken
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)  # what is free but kept would hide what is taken
     clear.write_text("5")  # forget the highest level so far
     before = resident(status, "VmRSS")
     function()

@@ -257,7 +257,7 @@ class GHN(nn.Module):
     def prepare(self, models: Sequence[nn.Module], graphs: Sequence[ArchGraph], classifier: bool) -> Job:
         """Everything that needs no computation: what is predicted, how, and where it is written."""
         plans = [plan_for(model, graph) for model, graph in zip(models, graphs, strict=True)]
-        slots, parameters, table, scales = self.slots_of(plans, graphs, classifier)
+        slots, parameters, table, scales = self.batch_slots(plans, graphs, classifier)
         if not slots:
             raise PredictError("nothing is predicted: " + nothing_reason(plans))
         self.check_weights()
@@ -271,7 +271,7 @@ class GHN(nn.Module):
         rows, columns, cells, _ = self.decoder.max_shape
         return Sizes(rows, columns, cells, self.num_classes, self.weight_norm)
 
-    def slots_of(
+    def batch_slots(
         self, plans: Sequence[Plan], graphs: Sequence[ArchGraph], classifier: bool
     ) -> tuple[list[Slot], list[Tensor], NDArray[np.int64], NDArray[np.float64]]:
         """All slots of a batch that are predicted, their parameters, and their table and scales (`table_of`)."""
@@ -324,8 +324,8 @@ class GHN(nn.Module):
     def check_weights(self) -> None:
         """Fail where a weight is not finite: gates and normalizations could hide it in what is predicted.
 
-        Once for each state of the weights, for reading them all takes as long as a small prediction. Torch counts
-        writes; those through `.data` it does not, and what they break is found in what is predicted.
+        Once for each state of the weights, for reading them all takes a good part of a small prediction. Torch counts
+        writes, but not those through `.data`: after a first prediction, an infinite weight that came that way may hide.
         """
         members = members_of(self)
         weights: list[Tensor] = list(members.parameters)

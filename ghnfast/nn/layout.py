@@ -75,14 +75,8 @@ def row_of(
     columns, rows, cells = min(in_, sizes.columns), min(out, sizes.rows), height * width
     decoder = Decoder.WHOLE if max(height, width) > sizes.cells else Decoder.KERNEL
     if classifier:
-        decoder, rows, in_, height, width, cells = (
-            Decoder.CLASS_WEIGHT,
-            min(out, sizes.num_classes),
-            in_ * cells,
-            1,
-            1,
-            1,
-        )
+        decoder, rows, in_ = Decoder.CLASS_WEIGHT, min(out, sizes.num_classes), in_ * cells
+        height = width = cells = 1
     elif role is Role.POSITION and len(parameter_shape) != 4:
         # Its patches are rows, and the width of its embeddings the columns.
         decoder, rows, out, cells = Decoder.WHOLE, cells, parameter_shape[-2] - tokens_of(parameter_shape, shape), 1

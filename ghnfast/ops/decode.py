@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .. import _C
@@ -246,15 +246,27 @@ ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16
 
 def memory_table(outputs: Sequence[Tensor], targets: NDArray[np.int64]) -> NDArray[np.int64]:
     """(targets, 5): address, element type, and the strides of (out, in, cells) in elements."""
-    memory = np.empty((len(outputs), 5), dtype=np.int64)
-    memory[:, 0] = [output.data_ptr() for output in outputs]
-    memory[:, 1] = [ELEMENTS[output.dtype] for output in outputs]
-    cells = targets[:, 3]
-    memory[:, 2], memory[:, 3], memory[:, 4] = targets[:, 5] * cells, cells, 1
+    addresses = [output.data_ptr() for output in outputs]
+    memory = contiguous_memory(targets, addresses, [ELEMENTS[output.dtype] for output in outputs])
     for index, output in enumerate(outputs):
         if not output.is_contiguous():
             memory[index, 2:] = strides_of(output)
     return memory
+
+
+def contiguous_memory(targets: NDArray[np.int64], addresses: ArrayLike, elements: ArrayLike) -> NDArray[np.int64]:
+    """`memory_table` where every target is contiguous."""
+    memory = np.empty((len(targets), 5), dtype=np.int64)
+    cells = targets[:, 3]
+    memory[:, 0], memory[:, 1] = addresses, elements
+    memory[:, 2], memory[:, 3], memory[:, 4] = targets[:, 5] * cells, cells, 1
+    return memory
+
+
+def sizes_of(targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(targets,): how many elements each target has."""
+    sizes: NDArray[np.int64] = targets[:, 3:6].prod(axis=1)
+    return sizes
 
 
 def strides_of(output: Tensor) -> tuple[int, int, int]:
@@ -291,8 +303,7 @@ def native_decode_into(source: DecodeSource, targets: DecodeTargets, outputs: Se
 
 def check_sizes(outputs: Sequence[Tensor], table: NDArray[np.int64]) -> None:
     """C++ writes what the table says."""
-    sizes = table[:, 3] * table[:, 4] * table[:, 5]
-    if [output.numel() for output in outputs] != sizes.tolist():
+    if [output.numel() for output in outputs] != sizes_of(table).tolist():
         raise ValueError("the sizes of the outputs differ from those of the targets")
 
 
@@ -321,11 +332,9 @@ def decode_op(
 def native_decode(source: DecodeSource, targets: DecodeTargets, elements: int) -> Tensor:
     table = targets.table
     flat = source.hidden.new_empty(elements)
-    sizes = table[:, 3] * table[:, 4] * table[:, 5]
-    cells, in_ = table[:, 3], table[:, 5]
+    sizes = sizes_of(table)
     addresses = flat.data_ptr() + (np.cumsum(sizes) - sizes) * flat.element_size()
-    element = np.full(len(table), ELEMENTS[flat.dtype])
-    memory = np.column_stack((addresses, element, in_ * cells, cells, np.ones_like(cells)))
+    memory = contiguous_memory(table, addresses, ELEMENTS[flat.dtype])
     hidden, weight, bias, blocks = as_arrays(*source)
     _C.decode(hidden, weight, bias, blocks, table, targets.scales, memory, False, torch.get_num_threads())
     return flat
