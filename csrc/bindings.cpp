@@ -3,16 +3,20 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "decode.hpp"
+#include "ghn.hpp"
 #include "graph.hpp"
 #include "isa.hpp"
+#include "layout.hpp"
 #include "modules.hpp"
 #include "sweep.hpp"
+#include "tensors.hpp"
 
 namespace py = pybind11;
 
@@ -82,6 +86,11 @@ py::tuple hop_bands(const Int64Array& graph_offsets, const Int64Array& edge_offs
     bands = ghnfast::hop_bands(graphs, edges, sources, cutoff, threads);
   }
   return py::make_tuple(to_array(bands.starts), to_array(bands.offsets), to_array(bands.closeness));
+}
+
+py::array_t<std::int64_t> inspect_tensors(const py::list& tensors, const py::list& shapes, const py::tuple& dtypes) {
+  const auto found = ghnfast::inspect_tensors(tensors, shapes, dtypes);
+  return to_array(found).reshape({static_cast<py::ssize_t>(found.size() / 2), py::ssize_t{2}});
 }
 
 // Sweep ---------------------------------------------------------------------------------------------------------------
@@ -372,6 +381,220 @@ bool all_finite(const std::vector<Floats<T>>& arrays, int threads) {
   });
 }
 
+// Forward pass up to the last step of decoding ------------------------------------------------------------------------
+
+// The columns of the table of slots in ghnfast/nn/layout.py; the last one holds the bits of a float64.
+constexpr py::ssize_t kSlotFields = 12;
+
+py::tuple lay_out(const Int64Array& table, std::int64_t vector, std::int64_t classes) {
+  if (table.ndim() != 2 || table.shape(1) != kSlotFields) {
+    throw std::invalid_argument("the table of slots must be (slots, 12)");
+  }
+  std::vector<ghnfast::Slot> slots;
+  for (py::ssize_t index = 0; index < table.shape(0); ++index) {
+    const auto* row = table.data(index, 0);
+    if (row[1] < 0 || row[1] > static_cast<std::int64_t>(ghnfast::Decoder::kWhole)) {
+      throw std::invalid_argument("a slot has decoder " + std::to_string(row[1]) + "; 0 to 5 are accepted");
+    }
+    slots.push_back({row[0], static_cast<ghnfast::Decoder>(row[1]), row[2], row[3], row[4], row[5], row[6], row[7],
+                     row[8], row[9]});
+    std::memcpy(&slots.back().scale, row + 11, sizeof(double));
+  }
+  const auto layout = ghnfast::lay_out(slots, {vector, classes});
+  const auto count = static_cast<py::ssize_t>(slots.size());
+  Int64Array targets({count, kTargetFields}), nodes(count);
+  py::array_t<double> scales(count);
+  for (py::ssize_t at = 0; at < count; ++at) {
+    const auto& slot = slots[layout.order[at]];
+    const std::int64_t fields[] = {layout.first[at], slot.rows, slot.columns, slot.cells, slot.out, slot.in, slot.kind};
+    std::copy_n(fields, kTargetFields, targets.mutable_data(at, 0));
+    nodes.mutable_at(at) = slot.node;
+    scales.mutable_at(at) = slot.scale;
+  }
+  return py::make_tuple(to_array(layout.order), targets, scales, nodes, layout.calls, layout.hidden_rows,
+                        layout.elements);
+}
+
+// A linear layer: weight (out, in), bias (out).
+template <typename T>
+ghnfast::Layer<T> layer(const Floats<T>& weight, const Floats<T>& bias, py::ssize_t outputs, py::ssize_t inputs) {
+  check_shape(weight, {outputs, inputs}, "the weight of a layer");
+  check_shape(bias, {outputs}, "the bias of a layer");
+  return {weight.data(), bias.data(), outputs, inputs};
+}
+
+// The weights of a GHN, kept alive and checked.
+template <typename T>
+class GhnArrays {
+ public:
+  // tables: of primitives, channels and kernel sizes. sweep: 8 or 12 weights of a gated sweep, or 4 of an MLP. norm: 0
+  // or 2. decoder: (weight, bias) of cells, hidden, products, classes, both layers for vectors, and class biases.
+  GhnArrays(std::vector<Floats<T>> tables, Int64Array channel_rows, Int64Array kernel_rows,
+            std::vector<Floats<T>> sweep, std::vector<Floats<T>> norm, double norm_epsilon,
+            std::vector<Floats<T>> decoder, std::int64_t rows, std::int64_t columns)
+      : tables_(std::move(tables)),
+        sweep_(std::move(sweep)),
+        norm_(std::move(norm)),
+        decoder_(std::move(decoder)),
+        channel_rows_(std::move(channel_rows)),
+        kernel_rows_(std::move(kernel_rows)) {
+    if (tables_.size() != 3 || decoder_.size() != 14 || (norm_.size() != 0 && norm_.size() != 2) ||
+        tables_[0].ndim() != 2 || tables_[0].shape(1) % 4 != 0) {
+      throw std::invalid_argument("these are not the weights of a GHN");
+    }
+    const auto hid = tables_[0].shape(1);
+    pointers.hid = hid;
+    pointers.primitives = tables_[0].data();
+    pointers.channels = size_table(tables_[1], channel_rows_);
+    pointers.kernels = size_table(tables_[2], kernel_rows_);
+    if (sweep_.size() == 4) {
+      pointers.node_mlp[0] = layer(sweep_[0], sweep_[1], sweep_[0].shape(0), hid);
+      pointers.node_mlp[1] = layer(sweep_[2], sweep_[3], hid, sweep_[0].shape(0));
+    } else {
+      pointers.sweep = sweep_pointers<const T>(sweep_, static_cast<int>(hid));
+    }
+    if (!norm_.empty()) {
+      check_shape(norm_[0], {hid}, "the weight of the layer norm");
+      check_shape(norm_[1], {hid}, "the bias of the layer norm");
+      pointers.norm_weight = norm_[0].data();
+      pointers.norm_bias = norm_[1].data();
+      pointers.norm_epsilon = norm_epsilon;
+    }
+    set_decoder(rows, columns);
+  }
+
+  py::ssize_t primitives() const { return tables_[0].shape(0); }
+  std::size_t sweep_weights() const { return sweep_.size(); }
+  py::ssize_t vector_elements() const { return decoder_[10].shape(0); }
+
+  ghnfast::GhnPointers<T> pointers;
+
+ private:
+  ghnfast::SizeTable<T> size_table(const Floats<T>& table, const Int64Array& rows) const {
+    check_shape(table, {table.ndim() == 2 ? table.shape(0) : 0, tables_[0].shape(1) / 4}, "a table of sizes");
+    const auto fits = [&](std::int64_t row) { return row >= 0 && row < table.shape(0); };
+    if (rows.size() < 2 || !std::all_of(rows.data(), rows.data() + rows.size(), fits)) {
+      throw std::invalid_argument("rows of a table of sizes are out of range");
+    }
+    return {table.data(), rows.data(), rows.size()};
+  }
+
+  void set_decoder(std::int64_t rows, std::int64_t columns) {
+    const auto hid = pointers.hid, channels = 4 * hid;
+    const auto of = [&](std::size_t index, py::ssize_t outputs, py::ssize_t inputs) {
+      return layer(decoder_[2 * index], decoder_[2 * index + 1], outputs, inputs);
+    };
+    while ((pointers.size + 1) * (pointers.size + 1) * channels <= decoder_[0].shape(0)) {
+      ++pointers.size;
+    }
+    pointers.rows = rows;
+    pointers.columns = columns;
+    pointers.cells = of(0, channels * pointers.size * pointers.size, hid);
+    pointers.hidden = of(1, 2 * channels, channels);
+    pointers.products = of(2, rows * columns, 2 * channels);
+    const auto classes = decoder_[6].shape(0), units = decoder_[8].shape(0), vector = std::max(rows, columns);
+    pointers.classes = of(3, classes, rows);
+    pointers.vectors[0] = of(4, units, hid);
+    pointers.vectors[1] = of(5, 2 * vector, units);
+    pointers.class_bias = of(6, classes, vector);
+  }
+
+  std::vector<Floats<T>> tables_, sweep_, norm_, decoder_;
+  Int64Array channel_rows_, kernel_rows_;
+};
+
+template <typename T>
+Floats<T> node_states(const GhnArrays<T>& ghn, const TopologyArrays& arrays, const Int8Array& primitives,
+                      const Int64Array& shapes, int threads) {
+  const auto nodes = arrays.nodes();
+  const auto known = [&](std::int8_t primitive) { return primitive >= 0 && primitive < ghn.primitives(); };
+  if (primitives.size() != nodes || shapes.ndim() != 2 || shapes.shape(0) != nodes || shapes.shape(1) != 4 ||
+      !std::all_of(primitives.data(), primitives.data() + nodes, known)) {
+    throw std::invalid_argument("primitives must be (nodes), each with an embedding, and shapes (nodes, 4)");
+  }
+  if (ghn.sweep_weights() == 12 && arrays.topology.band_offsets == nullptr) {
+    throw std::invalid_argument("virtual edges need the bands of shortest paths");
+  }
+  Floats<T> states({static_cast<py::ssize_t>(nodes), static_cast<py::ssize_t>(ghn.pointers.hid)});
+  const auto* primitives_data = primitives.data();
+  const auto* shapes_data = shapes.data();
+  T* to = states.mutable_data();
+  {
+    py::gil_scoped_release released;
+    ghnfast::node_states(ghn.pointers, arrays.topology, primitives_data, shapes_data, nodes, to, threads);
+  }
+  return states;
+}
+
+// Each call reads states that are there, and writes where there is room.
+template <typename T>
+void check_calls(const GhnArrays<T>& ghn, const std::vector<ghnfast::DecoderCall>& calls, std::int64_t nodes,
+                 std::int64_t hidden_rows, std::int64_t elements) {
+  using ghnfast::Decoder;
+  const auto& sizes = ghn.pointers;
+  for (const auto& call : calls) {
+    bool fits = call.begin >= 0 && call.count >= 0 && call.begin + call.count <= nodes && call.first >= 0;
+    std::int64_t each = 0, room = elements;
+    if (call.decoder == Decoder::kKernel) {
+      fits &= call.width >= 1 && call.height <= sizes.size && call.width <= sizes.size;
+      fits &= call.cells == call.height * call.width;
+      each = call.cells;
+      room = hidden_rows;
+    } else if (call.decoder == Decoder::kClassWeight) {
+      fits &= call.columns >= 1 && call.columns <= sizes.columns && call.cells == 1 && call.width == 1;
+      each = sizes.classes.outputs * call.columns;
+    } else if (call.decoder == Decoder::kClassBias) {
+      each = sizes.classes.outputs;
+    } else if (call.decoder != Decoder::kWhole) {
+      each = ghn.vector_elements();
+    }
+    if (!fits || call.first + call.count * each > room) {
+      throw std::invalid_argument("a call of a decoder is out of range");
+    }
+  }
+}
+
+template <typename T>
+py::tuple decode_inputs(const GhnArrays<T>& ghn, const Floats<T>& states, const Int64Array& nodes,
+                        const std::vector<ghnfast::DecoderCall>& calls, std::int64_t hidden_rows, std::int64_t elements,
+                        int threads) {
+  check_shape(states, {states.shape(0), static_cast<py::ssize_t>(ghn.pointers.hid)}, "states");
+  const auto chosen = to_vector(nodes);
+  const auto there = [&](std::int64_t node) { return node >= 0 && node < states.shape(0); };
+  if (!std::all_of(chosen.begin(), chosen.end(), there)) {
+    throw std::invalid_argument("a node is out of range");
+  }
+  check_calls(ghn, calls, nodes.size(), hidden_rows, elements);
+  std::int64_t scratch_rows = 0;
+  for (const auto& call : calls) {
+    scratch_rows += call.decoder == ghnfast::Decoder::kClassWeight ? call.count : 0;
+  }
+  Floats<T> hidden(
+      {static_cast<py::ssize_t>(hidden_rows + scratch_rows), static_cast<py::ssize_t>(ghn.pointers.products.inputs)});
+  Floats<T> blocks(elements);
+  const T* from = states.data();
+  T *hidden_data = hidden.mutable_data(), *blocks_data = blocks.mutable_data();
+  {
+    py::gil_scoped_release released;
+    ghnfast::decode_inputs(ghn.pointers, from, chosen, calls, hidden_data, blocks_data, threads);
+  }
+  return py::make_tuple(hidden[py::slice(0, hidden_rows, 1)], blocks);
+}
+
+template <typename T>
+void define_ghn(py::module_& module, const char* name) {
+  using Arrays = std::vector<Floats<T>>;
+  py::class_<GhnArrays<T>>(module, name, py::module_local(), "The weights of a GHN.")
+      .def(py::init<Arrays, Int64Array, Int64Array, Arrays, Arrays, double, Arrays, std::int64_t, std::int64_t>(),
+           py::arg("tables"), py::arg("channel_rows"), py::arg("kernel_rows"), py::arg("sweep"), py::arg("norm"),
+           py::arg("norm_epsilon"), py::arg("decoder"), py::arg("rows"), py::arg("columns"))
+      .def("node_states", &node_states<T>, py::arg("topology"), py::arg("primitives"), py::arg("shapes"),
+           py::arg("threads"), "(nodes, hid): embedding, sweep and normalization.")
+      .def("decode_inputs", &decode_inputs<T>, py::arg("states").noconvert(), py::arg("nodes"), py::arg("calls"),
+           py::arg("hidden_rows"), py::arg("elements"), py::arg("threads"),
+           "(hidden, blocks): what the last step of decoding reads.");
+}
+
 // Defines the functions for one type of numbers; those of an array choose the overload.
 template <typename T>
 void define_kernels(py::module_& module) {
@@ -447,10 +670,29 @@ PYBIND11_MODULE(_C, module) {
   module.def("hop_bands", &hop_bands, py::arg("graph_offsets"), py::arg("edge_offsets"), py::arg("edge_sources"),
              py::arg("cutoff"), py::arg("threads"),
              "Shortest paths: (starts, offsets, closeness); closeness is cutoff + 1 - distance, or 0.");
+  module.def(
+      "inspect_tensors", &inspect_tensors, py::arg("tensors"), py::arg("shapes"), py::arg("dtypes"),
+      "(tensors, 2): address and number of the dtype of each tensor that is nothing but contiguous memory of the "
+      "CPU in one of these dtypes and in its shape; -1, -1 for others.");
   py::class_<TopologyArrays>(module, "Topology", py::module_local())
       .def(py::init<Int64Array, Int64Array, Int32Array, Int32Array, Int64Array, UInt8Array, int>(),
            py::arg("graph_offsets"), py::arg("edge_offsets"), py::arg("edge_sources"), py::arg("band_starts"),
            py::arg("band_offsets"), py::arg("closeness"), py::arg("cutoff"));
+  py::class_<ghnfast::DecoderCall>(module, "DecoderCall", py::module_local())
+      .def_property_readonly("decoder",
+                             [](const ghnfast::DecoderCall& call) { return static_cast<std::int64_t>(call.decoder); })
+      .def_readonly("begin", &ghnfast::DecoderCall::begin)
+      .def_readonly("count", &ghnfast::DecoderCall::count)
+      .def_readonly("height", &ghnfast::DecoderCall::height)
+      .def_readonly("width", &ghnfast::DecoderCall::width)
+      .def_readonly("columns", &ghnfast::DecoderCall::columns)
+      .def_readonly("rows", &ghnfast::DecoderCall::rows)
+      .def_readonly("cells", &ghnfast::DecoderCall::cells)
+      .def_readonly("first", &ghnfast::DecoderCall::first);
+  module.def("lay_out", &lay_out, py::arg("table"), py::arg("vector"), py::arg("classes"),
+             "Slots sorted by what they share: (order, targets, scales, nodes, calls, hidden rows, block elements).");
+  define_ghn<float>(module, "GhnFloat");
+  define_ghn<double>(module, "GhnDouble");
   define_kernels<float>(module);
   define_kernels<double>(module);
   module.def("instruction_sets", &ghnfast::instruction_sets, "Those that this machine has, the fastest last.");

@@ -79,7 +79,7 @@ def line_of(row: Row) -> str:
 def measure(library: str, name: str, build: Callable[[str], nn.Module]) -> Row:
     model = build(name)
     graph = ghnfast.trace(model)
-    return row_of(library, name, model, graph, make_report(plan_for(model, graph), classifier=True))
+    return row_of(library, name, model, graph, make_report(plan_for(model, graph)))
 
 
 def table(rows: list[Row]) -> str:

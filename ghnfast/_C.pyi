@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from numpy import float32, float64, int8, int32, int64, uint8
 from numpy.typing import NDArray
@@ -28,6 +28,52 @@ class Topology:
         closeness: NDArray[uint8],
         cutoff: int,
     ) -> None: ...
+
+def inspect_tensors(tensors: list[Any], shapes: list[Any], dtypes: tuple[Any, ...]) -> NDArray[int64]: ...
+
+class DecoderCall:
+    decoder: int
+    begin: int
+    count: int
+    height: int
+    width: int
+    columns: int
+    rows: int
+    cells: int
+    first: int
+
+def lay_out(
+    table: NDArray[int64], vector: int, classes: int
+) -> tuple[NDArray[int64], NDArray[int64], NDArray[float64], NDArray[int64], list[DecoderCall], int, int]: ...
+
+class Ghn(Generic[T]):
+    def __init__(
+        self,
+        tables: Sequence[NDArray[T]],
+        channel_rows: NDArray[int64],
+        kernel_rows: NDArray[int64],
+        sweep: Sequence[NDArray[T]],
+        norm: Sequence[NDArray[T]],
+        norm_epsilon: float,
+        decoder: Sequence[NDArray[T]],
+        rows: int,
+        columns: int,
+    ) -> None: ...
+    def node_states(
+        self, topology: Topology, primitives: NDArray[int8], shapes: NDArray[int64], threads: int
+    ) -> NDArray[T]: ...
+    def decode_inputs(
+        self,
+        states: NDArray[T],
+        nodes: NDArray[int64],
+        calls: Sequence[DecoderCall],
+        hidden_rows: int,
+        elements: int,
+        threads: int,
+    ) -> tuple[NDArray[T], NDArray[T]]: ...
+
+GhnFloat = Ghn[float32]
+GhnDouble = Ghn[float64]
 
 def gated_sweep(states: NDArray[T], weights: Sequence[NDArray[T]], topology: Topology, threads: int) -> NDArray[T]: ...
 def gated_sweep_backward(

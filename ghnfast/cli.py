@@ -587,8 +587,7 @@ def format_graph(description: Json) -> str:
 STAGES = {
     "trace": "from module to graph",
     "graph": "all shortest paths up to 50 hops",
-    "embed": "initial node states",
-    "sweep": "message passing, forward and in reverse",
+    "sweep": "node states: embedding, and message passing forward and in reverse",
     "decode": "from node states to parameters",
     "total": "everything, from module to parameters",
     "given": "everything but tracing, the graph given",

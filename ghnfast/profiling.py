@@ -56,17 +56,19 @@ def fill(model: nn.Module) -> Stage:
 def stages(model: nn.Module, ghn: GHN, input_shape: Sequence[int] | None = None) -> dict[str, Stage]:
     """The stages of predicting a model on the CPU, one function each, and their totals.
 
-    trace: from module to graph. graph: all shortest paths. embed: initial node states. sweep: message passing.
+    trace: from module to graph. graph: all shortest paths. sweep: node states, from embedding to normalization.
     decode: from node states to parameters. total, given: everything, from a module and from its graph. fill: see
     `fill`. The stages do not add up to the total, which prepares and checks besides.
     """
     graph = trace(model, input_shape=input_shape)
     batch = GraphBatch([graph])
-    job = ghn.prepare([model], [graph], classifier=True)
-    initial, states = ghn.initial_states(batch), ghn.node_states([graph])
+    job = ghn.prepare([model], batch, classifier=True)
+    with torch.no_grad():
+        native = ghn.native()
+        states = ghn.node_states(batch, native)
 
     def decode() -> None:
-        job.write(ghn.decode_source(states, job.layout.calls), ghn.name)
+        job.write(ghn.decode_source(states, job.layout, native), ghn.name)
 
     def no_grad(function: Stage) -> Stage:
         return torch.no_grad()(function)
@@ -74,8 +76,7 @@ def stages(model: nn.Module, ghn: GHN, input_shape: Sequence[int] | None = None)
     return {
         "trace": lambda: trace(model, input_shape=input_shape),
         "graph": lambda: GraphBatch([graph]).topology(),
-        "embed": no_grad(lambda: ghn.initial_states(batch)),
-        "sweep": no_grad(lambda: ghn.gnn(initial, batch)),
+        "sweep": no_grad(lambda: ghn.node_states(batch, native)),
         "decode": no_grad(decode),
         "total": lambda: ghn.run(model, None, input_shape, None, True, False),
         "given": lambda: ghn.run(model, graph, None, None, True, False),

@@ -550,7 +550,7 @@ def test_a_reader_that_stops_reading() -> None:
 
 # bench ---------------------------------------------------------------------------------------------------------------
 
-BENCH_STAGES = ["trace", "graph", "embed", "sweep", "decode", "total", "given", "fill"]
+BENCH_STAGES = ["trace", "graph", "sweep", "decode", "total", "given", "fill"]
 
 
 def test_bench_text(capsys: pytest.CaptureFixture[str], factories: str) -> None:

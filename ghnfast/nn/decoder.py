@@ -69,7 +69,7 @@ class ConvDecoder(nn.Module):
 
 
 class LayerWeights(NamedTuple):
-    """A 1x1 convolution as a linear layer: weight (out, in), bias (out,)."""
+    """A linear layer, or a 1x1 convolution as one: weight (out, in), bias (out,)."""
 
     weight: Tensor
     bias: Tensor

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from .. import _C, checkpoint
 from ..errors import CheckpointError, PredictError, UntrainedWarning
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
-from ..ops.backend import as_arrays, backend_for
-from ..ops.decode import DecodeSource, NotFinite, decode_into
+from ..ops.backend import as_arrays, backend_for, is_plain
+from ..ops.decode import DecodeSource, NotFinite, decode_into, decode_to
 from ..trace import trace
-from ..tracing.members import members_of
+from ..tracing.members import Members, members_of
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
-from .layout import NODE_COLUMN, Call, Decoder, Layout, Sizes, lay_out, table_of
-from .slots import Plan, Slot, decoded_part, make_report, nothing_reason, plan_for
+from .layout import NODE, Decoder, Layout, Sizes, lay_out, memory_of, table_of
+from .native import Native, WeightState, native_for, state_of
+from .slots import Form, Plan, decoded_part, make_report, nothing_reason, plan_for
 from .sweep import GatedSweep, Mlp, NodeMlp
 
 
@@ -32,23 +33,30 @@ from .sweep import GatedSweep, Mlp, NodeMlp
 class Job:
     """A prediction that is ready to run.
 
-    slots, outputs: what is decoded, in the order of the layout, and the memory it is written to.
+    names, forms, parameters: what is decoded, in the order of the layout.
+    memory: what C++ writes to, or None where a parameter is not just memory that it can write to.
     """
 
     plans: list[Plan]
     layout: Layout
-    slots: list[Slot]
-    outputs: list[Tensor]
+    names: list[str]
+    forms: list[Form]
+    parameters: list[Tensor]
+    memory: NDArray[np.int64] | None
 
     def write(self, source: DecodeSource, ghn: str) -> None:
         """The last step: decode into the parameters."""
         try:
-            decode_into(source, self.layout.targets, self.outputs)
+            if self.memory is not None and backend_for(source.hidden) == "cpp" and is_plain(source):
+                decode_to(source, self.layout.targets, self.memory)
+                torch.autograd.graph.increment_version(self.parameters)
+            else:
+                decode_into(source, self.layout.targets, list(map(decoded_part, self.forms, self.parameters)))
         except NotFinite as error:
-            slot, output = self.slots[error.index], self.outputs[error.index]
+            name, dtype = self.names[error.index], self.parameters[error.index].dtype
             raise PredictError(
-                f"the values predicted for {slot.name} are not finite in {output.dtype}: the weights of {ghn} are too "
-                "large. No parameter was changed."
+                f"the values predicted for {name} are not finite in {dtype}: the weights of {ghn} are too large. "
+                "No parameter was changed."
             ) from error
 
 
@@ -105,7 +113,7 @@ class GHN(nn.Module):
         self.name = "GHN"
         self.untrained = False  # whether it is the default that nobody has trained
         self.epoch: int | None = None
-        self.checked: list[tuple[int, int]] | None = None  # the weights that are known to be finite, and their versions
+        self.checked: WeightState = None  # the weights that are known to be finite, and their versions
         if layernorm:
             self.ln = nn.LayerNorm(hid)
         # Published checkpoints call this table `embed`, which is also the name of a public method; the method is what
@@ -178,7 +186,7 @@ class GHN(nn.Module):
         plans = self.predict_batch(models, graphs, classifier)
         if not report:
             return model
-        reports = [make_report(plan, classifier) for plan in plans]
+        reports = [make_report(plan) for plan in plans]
         return (model, reports[0]) if single else (model, reports)
 
     @property
@@ -207,10 +215,14 @@ class GHN(nn.Module):
             item if isinstance(item, ArchGraph) else trace(item, input_shape=input_shape, example_inputs=example_inputs)
             for item in items
         ]
-        return self.node_states(graphs)
+        return self.node_states(GraphBatch(graphs), self.native())
 
-    def node_states(self, graphs: Sequence[ArchGraph]) -> Tensor:
-        batch = GraphBatch(graphs)
+    def node_states(self, batch: GraphBatch, native: Native | None) -> Tensor:
+        """The final states of all nodes of a batch: (nodes, hid)."""
+        if native is not None:
+            topology = batch.topology(self.gnn.cutoff).native
+            threads = torch.get_num_threads()
+            return torch.from_numpy(native.node_states(topology, batch.primitives, batch.shape_table, threads))
         states = self.gnn(self.initial_states(batch), batch)
         return self.ln(states) if self.config["layernorm"] else states
 
@@ -247,52 +259,66 @@ class GHN(nn.Module):
 
     @torch.no_grad()
     def predict_batch(self, models: Sequence[nn.Module], graphs: Sequence[ArchGraph], classifier: bool) -> list[Plan]:
-        job = self.prepare(models, graphs, classifier)
+        batch = GraphBatch(graphs)
+        job = self.prepare(models, batch, classifier)
+        members = members_of(self)
+        state = state_of(members.parameters)
+        self.check_weights(members, state)
+        native = self.native(members, state)
         with torch.autocast(self.primitive_embedding.weight.device.type, enabled=False):
-            states = self.node_states(graphs)
-            source = self.decode_source(states, job.layout.calls)
+            source = self.decode_source(self.node_states(batch, native), job.layout, native)
         job.write(source, self.name)
         return job.plans
 
-    def prepare(self, models: Sequence[nn.Module], graphs: Sequence[ArchGraph], classifier: bool) -> Job:
+    def prepare(self, models: Sequence[nn.Module], batch: GraphBatch, classifier: bool) -> Job:
         """Everything that needs no computation: what is predicted, how, and where it is written."""
-        plans = [plan_for(model, graph) for model, graph in zip(models, graphs, strict=True)]
-        slots, parameters, table, scales = self.batch_slots(plans, graphs, classifier)
-        if not slots:
+        plans = [plan_for(model, graph) for model, graph in zip(models, batch.graphs, strict=True)]
+        if not classifier:
+            plans = [plan.without_classifier() for plan in plans]
+        if not any(plan.parameters for plan in plans):
             raise PredictError("nothing is predicted: " + nothing_reason(plans))
-        self.check_weights()
-        layout = lay_out(table, scales, self.sizes)
+        tables = [table_of(plan.slots, self.sizes)[plan.rows] for plan in plans]
+        for rows, offset in zip(tables, batch.offsets, strict=False):
+            rows[:, NODE] += offset
+        table, found = np.concatenate(tables), np.concatenate([plan.memory for plan in plans])
+        layout = lay_out(table, self.sizes)
+        slots = [(plan.slots, row) for plan in plans for row in plan.rows.tolist()]
+        parameters = [parameter for plan in plans for parameter in plan.parameters]
         order = layout.order.tolist()
-        outputs = [decoded_part(slots[index], parameters[index]) for index in order]
-        return Job(plans, layout, [slots[index] for index in order], outputs)
+        return Job(
+            plans,
+            layout,
+            [slots[index][0].names[slots[index][1]] for index in order],
+            [slots[index][0].forms[slots[index][1]] for index in order],
+            [parameters[index] for index in order],
+            memory_of(table, found, layout) if found[:, 1].min() >= 0 else None,
+        )
 
     @property
     def sizes(self) -> Sizes:
         rows, columns, cells, _ = self.decoder.max_shape
         return Sizes(rows, columns, cells, self.num_classes, self.weight_norm)
 
-    def batch_slots(
-        self, plans: Sequence[Plan], graphs: Sequence[ArchGraph], classifier: bool
-    ) -> tuple[list[Slot], list[Tensor], NDArray[np.int64], NDArray[np.float64]]:
-        """All slots of a batch that are predicted, their parameters, and their table and scales (`table_of`)."""
-        slots, parameters, tables, scales = [], [], [], []
-        for plan, graph, offset in zip(plans, graphs, GraphBatch(graphs).offsets, strict=False):
-            table, scale = table_of(graph, self.sizes)
-            slots += plan.slots
-            parameters += plan.parameters
-            tables.append(table[plan.rows] + offset * NODE_COLUMN)
-            scales.append(scale[plan.rows])
-        if classifier or not any(slot.optional for slot in slots):
-            return slots, parameters, np.concatenate(tables), np.concatenate(scales)
-        kept = [index for index, slot in enumerate(slots) if not slot.optional]
-        chosen = [slots[index] for index in kept], [parameters[index] for index in kept]
-        return *chosen, np.concatenate(tables)[kept], np.concatenate(scales)[kept]
-
-    def decode_source(self, states: Tensor, calls: Sequence[Call]) -> DecodeSource:
+    def decode_source(self, states: Tensor, layout: Layout, native: Native | None) -> DecodeSource:
         """Everything but the last step of decoding: the hidden states of products, and the other blocks."""
+        if native is None:
+            return self.decode_source_by_modules(states, layout)
+        arrays = native.decode_inputs(
+            states.numpy(), layout.nodes, layout.calls, layout.hidden_rows, layout.elements, torch.get_num_threads()
+        )
+        hidden, blocks = map(torch.from_numpy, arrays)
+        for call in layout.calls:
+            if call.decoder == Decoder.WHOLE:
+                block = self.decode_blocks(call, states[layout.nodes[call.begin : call.begin + call.count]]).flatten()
+                blocks[call.first : call.first + len(block)] = block
+        return DecodeSource(hidden, *self.decoder.last, blocks)
+
+    def decode_source_by_modules(self, states: Tensor, layout: Layout) -> DecodeSource:
+        """`decode_source` in PyTorch: on any device, and differentiable."""
+        nodes = torch.from_numpy(layout.nodes).to(states.device)
         cells, blocks = [], []
-        for call in calls:
-            chosen = states[torch.from_numpy(call.nodes).to(states.device)]
+        for call in layout.calls:
+            chosen = states[nodes[call.begin : call.begin + call.count]]
             if call.decoder == Decoder.KERNEL:
                 cells.append(self.decoder.cells(chosen, call.height, call.width))
             else:
@@ -305,7 +331,11 @@ class GHN(nn.Module):
             torch.cat(blocks) if blocks else weight.new_empty(0),
         )
 
-    def decode_blocks(self, call: Call, states: Tensor) -> Tensor:
+    def native(self, members: Members | None = None, state: WeightState = None) -> Native | None:
+        """See `native_for`; what a subclass changes is its own."""
+        return native_for(self, members, state) if type(self) is GHN else None
+
+    def decode_blocks(self, call: _C.DecoderCall, states: Tensor) -> Tensor:
         """The blocks of one call that are no products, slot by slot."""
         if call.decoder == Decoder.CLASS_WEIGHT:
             return self.decoder.classifier(states, call.columns)
@@ -321,18 +351,18 @@ class GHN(nn.Module):
         biases: Tensor = self.bias_class(vectors.view(len(states), 2, self.vector_length)[:, 1])
         return biases
 
-    def check_weights(self) -> None:
+    def check_weights(self, members: Members, state: WeightState) -> None:
         """Fail where a weight is not finite: gates and normalizations could hide it in what is predicted.
 
         Once for each state of the weights, for reading them all takes a good part of a small prediction. Torch counts
         writes, but not those through `.data`: after a first prediction, an infinite weight that came that way may hide.
+
+        Args:
+            members, state: the GHN's own.
         """
-        members = members_of(self)
-        weights: list[Tensor] = list(members.parameters)
-        counted = not any(weight.is_inference() for weight in weights)
-        state = [(weight.data_ptr(), weight._version) for weight in weights] if counted else None
         if state is not None and state == self.checked:
             return
+        weights = members.parameters
         if backend_for(self.primitive_embedding.weight) == "cpp":
             fine = _C.all_finite(as_arrays(*weights), torch.get_num_threads())
         else:

@@ -7,50 +7,86 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .. import _C
 from ..errors import PredictError
 from ..graph import PREDICTED_DTYPES, PRIMITIVES, ArchGraph, embedding_shape
 from ..ops.decode import Role
 from ..tracing.members import members_of
 
 
-class Slot(NamedTuple):
-    """A parameter of a graph and what it is predicted from.
+@dataclass(frozen=True, eq=False)
+class Form:
+    """How parameters of one shape and role are decoded.
 
-    node: the node of the graph that it is decoded from.
-    classifier: whether that node is the classification layer's, which has a decoder of its own.
-    optional: whether `classifier=False` leaves the parameter alone: it is the classification layer's, or tied to it.
     shape: the shape to decode for; it differs from the parameter's only by dimensions of size 1.
     parameter_shape: the parameter's own shape.
+    reason: why they cannot be decoded, or None where they can.
     """
 
-    name: str
-    node: int
     role: Role
     shape: tuple[int, ...]
     parameter_shape: tuple[int, ...]
-    classifier: bool
-    optional: bool
+    reason: str | None
+
+    @property
+    def tokens(self) -> int:
+        """How many rows in front of a position encoding's patches (class, distillation) keep their values."""
+        if self.role is not Role.POSITION or len(self.parameter_shape) == 4:
+            return 0
+        count, patches = self.parameter_shape[-2], self.shape[2] * self.shape[3]
+        return count - patches if count - patches <= MAX_TOKENS else 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """The parameters that a graph predicts, slot by slot, and why others cannot be decoded.
+
+    nodes: the node that each is decoded from.
+    shapes: the parameters' own shapes.
+    classifier: the slots of the classification layer, which has a decoder of its own.
+    optional: the slots that `classifier=False` leaves alone: the classification layer's, and what is tied to it.
+    skipped: {name: reason}.
+    """
+
+    names: list[str]
+    nodes: list[int]
+    forms: list[Form]
+    shapes: list[tuple[int, ...]]
+    classifier: list[int]
+    optional: list[int]
+    skipped: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What is predicted of one model, and what is not, and why.
 
-    rows: which of the graph's slots these are (`slots_of`).
-    parameters: the model's parameters, one per slot.
+    rows: (n,) int64, which of the graph's slots these are.
+    parameters: the model's parameters, one per row.
+    memory: (n, 2) int64, the address and the dtype (`ELEMENTS`) of those that C++ writes to as they are, or -1.
     """
 
     model: nn.Module
-    slots: list[Slot]
-    rows: list[int]
+    slots: Slots
+    rows: NDArray[np.int64]
     parameters: list[Tensor]
+    memory: NDArray[np.int64]
     skipped: dict[str, str]
+
+    def without_classifier(self) -> Plan:
+        """The same without what belongs to the classification layer."""
+        optional = np.isin(self.rows, self.slots.optional)
+        skipped = {**self.skipped, **{self.slots.names[row]: LEFT_ALONE for row in self.rows[optional].tolist()}}
+        kept = np.flatnonzero(~optional)
+        parameters = [self.parameters[index] for index in kept.tolist()]
+        return Plan(self.model, self.slots, self.rows[kept], parameters, self.memory[kept], skipped)
 
 
 @dataclass(frozen=True)
@@ -73,40 +109,50 @@ class Report:
         return self.predicted_elements / self.elements
 
 
+LEFT_ALONE = "it belongs to the classification layer, which was to be left as it is"
 # Rows in front of the patches in a position encoding: a class token, and one for distillation.
 MAX_TOKENS = 2
 
 
 # What `slots_of` found, by graph: graphs are used again for many models.
-KNOWN_SLOTS: weakref.WeakKeyDictionary[ArchGraph, tuple[list[Slot], dict[str, str]]] = weakref.WeakKeyDictionary()
+KNOWN_SLOTS: weakref.WeakKeyDictionary[ArchGraph, Slots] = weakref.WeakKeyDictionary()
 
 
-def slots_of(graph: ArchGraph) -> tuple[list[Slot], dict[str, str]]:
-    """The parameters that a graph predicts, and why others cannot be decoded."""
+def slots_of(graph: ArchGraph) -> Slots:
+    """The parameters that a graph predicts. One that is used several times is predicted from its first node."""
     known = KNOWN_SLOTS.get(graph)
     if known is not None:
         return known
-    last = [node for node in (graph.classifier_weight, graph.classifier_bias) if node is not None]
-    optional = {graph.weights[node] for node in classification_nodes(graph)}
-    slots: dict[str, Slot] = {}
+    names: list[str] = []
+    nodes: list[int] = []
+    forms: list[Form] = []
     skipped = dict(graph.skipped)
+    seen = set(skipped)
     shapes = graph.parameter_shapes
-    nodes = zip(graph.weights, graph.norm_biases, graph.primitives.tolist(), strict=True)
-    named = [
-        (name, node, role)
-        for node, (weight, norm_bias, primitive) in enumerate(nodes)
-        for name, role in ((weight, ROLES[primitive]), (norm_bias, Role.BIAS))
-        if name is not None
-    ]
-    for name, node, role in named:
-        if name in slots or name in skipped:
-            continue
-        shape, reason = decoded_shape(shapes[name], role)
-        if reason is not None:
-            skipped[name] = reason
-        else:
-            slots[name] = Slot(name, node, role, shape, shapes[name], node in last, name in optional)
-    KNOWN_SLOTS[graph] = list(slots.values()), skipped
+    rows = zip(graph.weights, graph.norm_biases, graph.primitives.tolist(), strict=True)
+    for node, (weight, norm_bias, primitive) in enumerate(rows):
+        for name, role in ((weight, ROLES[primitive]), (norm_bias, BIAS)):
+            if name is None or name in seen:
+                continue
+            seen.add(name)
+            form = form_of(shapes[name], role)
+            if form.reason is not None:
+                skipped[name] = form.reason
+                continue
+            names.append(name)
+            nodes.append(node)
+            forms.append(form)
+    last = {graph.classifier_weight, graph.classifier_bias}
+    left_alone = {graph.weights[node] for node in classification_nodes(graph)}
+    KNOWN_SLOTS[graph] = Slots(
+        names,
+        nodes,
+        forms,
+        shapes=[shapes[name] for name in names],
+        classifier=[slot for slot, node in enumerate(nodes) if node in last],
+        optional=[slot for slot, name in enumerate(names) if name in left_alone],
+        skipped=skipped,
+    )
     return KNOWN_SLOTS[graph]
 
 
@@ -118,33 +164,56 @@ def plan_for(model: nn.Module, graph: ArchGraph) -> Plan:
     """
     members = members_of(model)
     parameters = dict(zip(members.names, members.parameters, strict=True))
-    slots, reasons = slots_of(graph)
-    skipped = {name: reason for name, reason in reasons.items() if name in parameters}
-    for name, parameter in parameters.items():
-        if parameter.dtype not in PREDICTED_DTYPES:
-            skipped[name] = f"its dtype is {parameter.dtype}; float32, float64, float16 and bfloat16 are predicted"
-    rows: list[int] = []
-    for row, slot in enumerate(slots):
-        name = slot.name
-        if name in skipped:
-            continue
-        if name not in parameters:
-            raise PredictError(f"the graph has a parameter {name} that the model ({type(model).__name__}) has not")
-        parameter = parameters[name]
-        if parameter.layout is not torch.strided:
-            skipped[name] = f"its layout is {parameter.layout}; dense parameters are predicted"
-            continue
-        if parameter.is_meta or not parameter.is_contiguous():
-            check_writable(name, parameter)
-        if parameter.shape != slot.parameter_shape:
-            raise different_shape(slot, parameter)
-        rows.append(row)
-    taken = slots if len(rows) == len(slots) else [slots[row] for row in rows]
-    if len(taken) + len(skipped) < len(parameters):
-        known = {slot.name for slot in taken}
-        for name in parameters.keys() - known - skipped.keys():
-            skipped[name] = "the graph does not know it"
-    return Plan(model, taken, rows, [parameters[slot.name] for slot in taken], skipped)
+    slots = slots_of(graph)
+    found: list[Any] = list(map(parameters.get, slots.names))
+    memory = _C.inspect_tensors(found, slots.shapes, PREDICTED_DTYPES)
+    rows = np.arange(len(found))
+    skipped = {name: reason for name, reason in slots.skipped.items() if name in parameters}
+    for row in np.flatnonzero(memory[:, 1] < 0).tolist():
+        reason = reason_to_skip(model, slots, row, found[row])
+        if reason is not None:
+            skipped[slots.names[row]] = reason
+            rows[row] = -1
+    if len(skipped) + len(found) - np.count_nonzero(rows < 0) < len(parameters):
+        known = {*slots.names, *skipped}
+        skipped.update((name, "the graph does not know it") for name in members.names if name not in known)
+    for name in skipped:
+        skipped[name] = dtype_reason(parameters[name]) or skipped[name]
+    if rows.size and rows.min() < 0:
+        rows = rows[rows >= 0]
+        found = [found[row] for row in rows.tolist()]
+        memory = memory[rows]
+    return Plan(model, slots, rows, found, memory, skipped)
+
+
+def reason_to_skip(model: nn.Module, slots: Slots, row: int, parameter: Tensor | None) -> str | None:
+    """Why a slot of a graph is not predicted for a model, or None where it is.
+
+    Raises:
+        PredictError: see `plan_for`.
+    """
+    name = slots.names[row]
+    if parameter is None:
+        raise PredictError(f"the graph has a parameter {name} that the model ({type(model).__name__}) has not")
+    if (reason := dtype_reason(parameter)) is not None:
+        return reason
+    if parameter.layout is not torch.strided:
+        return f"its layout is {parameter.layout}; dense parameters are predicted"
+    if parameter.is_meta or not parameter.is_contiguous():
+        check_writable(name, parameter)
+    shape = slots.shapes[row]
+    if parameter.shape != shape:
+        raise PredictError(
+            f"the graph is that of another model: {name} has shape {shape} in the graph and "
+            f"{tuple(parameter.shape)} in the model; the graph of a model with equal names and shapes is accepted"
+        )
+    return None
+
+
+def dtype_reason(parameter: Tensor) -> str | None:
+    if parameter.dtype in PREDICTED_DTYPES:
+        return None
+    return f"its dtype is {parameter.dtype}; float32, float64, float16 and bfloat16 are predicted"
 
 
 def classification_nodes(graph: ArchGraph) -> set[int]:
@@ -163,14 +232,21 @@ def classification_nodes(graph: ArchGraph) -> set[int]:
     return last | {node for node in heads | weights if ops[node] in ("bias", "conv")}
 
 
-# By primitive.
+# By primitive. As numbers, which are found faster than members of an enumeration.
+WEIGHT, BIAS = int(Role.WEIGHT), int(Role.BIAS)
 ROLES = [
-    {"bn": Role.NORM_WEIGHT, "ln": Role.NORM_WEIGHT, "bias": Role.BIAS, "pos_enc": Role.POSITION}.get(name, Role.WEIGHT)
-    for name in PRIMITIVES
+    int({"bn": Role.NORM_WEIGHT, "ln": Role.NORM_WEIGHT, "bias": Role.BIAS, "pos_enc": Role.POSITION}.get(op, WEIGHT))
+    for op in PRIMITIVES
 ]
 
 
 @functools.lru_cache(maxsize=1 << 16)
+def form_of(parameter_shape: tuple[int, ...], role: int) -> Form:
+    """How a parameter is decoded. Networks repeat few shapes."""
+    shape, reason = decoded_shape(parameter_shape, Role(role))
+    return Form(Role(role), shape, parameter_shape, reason)
+
+
 def decoded_shape(shape: tuple[int, ...], role: Role) -> tuple[tuple[int, ...], str | None]:
     """The shape to decode for a parameter, or the reason why it cannot be decoded."""
     if math.prod(shape) == 0:
@@ -200,51 +276,35 @@ def check_writable(name: str, parameter: Tensor) -> None:
         )
 
 
-def different_shape(slot: Slot, parameter: Tensor) -> PredictError:
-    return PredictError(
-        f"the graph is that of another model: {slot.name} has shape {slot.parameter_shape} in the graph and "
-        f"{tuple(parameter.shape)} in the model; the graph of a model with equal names and shapes is accepted"
-    )
-
-
-def tokens_of(parameter_shape: tuple[int, ...], shape: tuple[int, ...]) -> int:
-    """How many rows in front of the patches of a position encoding (class, distillation) keep their values."""
-    count, patches = parameter_shape[-2], shape[2] * shape[3]
-    return count - patches if count - patches <= MAX_TOKENS else 0
-
-
-def decoded_part(slot: Slot, parameter: Tensor) -> Tensor:
+def decoded_part(form: Form, parameter: Tensor) -> Tensor:
     """The part of a parameter's memory that is written, with one, two or four dimensions."""
-    if slot.role is Role.POSITION and parameter.ndim != 4:
-        tokens = tokens_of(slot.parameter_shape, slot.shape)
-        rows = parameter.detach().narrow(parameter.ndim - 2, tokens, parameter.shape[-2] - tokens)
+    if form.role is Role.POSITION and parameter.ndim != 4:
+        rows = parameter.detach().narrow(parameter.ndim - 2, form.tokens, parameter.shape[-2] - form.tokens)
         return rows if rows.ndim == 2 else rows[0]
-    if slot.role in (Role.BIAS, Role.NORM_WEIGHT) and parameter.ndim != 1:
+    if form.role in (Role.BIAS, Role.NORM_WEIGHT) and parameter.ndim != 1:
         return parameter.detach().squeeze() if parameter.numel() > 1 else parameter.detach().view(1)
     return parameter
 
 
 def nothing_reason(plans: Sequence[Plan]) -> str:
+    """Why nothing is predicted."""
     for plan in plans:
         for name, reason in plan.skipped.items():
-            return f"{name} is skipped because of this: {reason}"
+            if reason is not LEFT_ALONE:
+                return f"{name} is skipped because of this: {reason}"
     return "the models have classification layers only, and classifier=False leaves those as they are"
 
 
-def make_report(plan: Plan, classifier: bool) -> Report:
+def make_report(plan: Plan) -> Report:
+    rows = plan.rows.tolist()
     done = {
-        slot.name: decoded_part(slot, parameter).numel()
-        for slot, parameter in zip(plan.slots, plan.parameters, strict=True)
-        if classifier or not slot.optional
+        plan.slots.names[row]: decoded_part(plan.slots.forms[row], parameter).numel()
+        for row, parameter in zip(rows, plan.parameters, strict=True)
     }
-    reasons = dict(plan.skipped)
-    for slot in plan.slots:
-        if slot.name not in done:
-            reasons[slot.name] = "it belongs to the classification layer, which was to be left as it is"
     parameters = dict(plan.model.named_parameters())
     return Report(
         predicted=[name for name in parameters if name in done],
-        skipped={name: reasons[name] for name in parameters if name in reasons},
+        skipped={name: plan.skipped[name] for name in parameters if name in plan.skipped},
         predicted_elements=sum(done.values()),
         elements=sum(parameter.numel() for parameter in parameters.values()),
     )

@@ -33,19 +33,25 @@ class GatedSweep(nn.Module):
     def __init__(self, hid: int, ve: bool) -> None:
         super().__init__()
         self.ve = ve
+        self.cutoff = MAX_DISTANCE if ve else 1  # how many hops messages go at most
         self.mlp = Mlp(hid, hid // 2 if ve else hid, hid)
         if ve:
             self.mlp_ve = Mlp(hid, hid // 2, hid)
         self.gru = nn.GRUCell(hid, hid)
 
     def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
+        return gated_sweep(states, batch.topology(self.cutoff), self.weights)
+
+    @property
+    def weights(self) -> SweepWeights:
         gru = GruWeights(self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
-        weights = SweepWeights(self.mlp.weights, self.mlp_ve.weights if self.ve else None, gru)
-        return gated_sweep(states, batch.topology(MAX_DISTANCE if self.ve else 1), weights)
+        return SweepWeights(self.mlp.weights, self.mlp_ve.weights if self.ve else None, gru)
 
 
 class NodeMlp(Mlp):
     """The baseline without message passing: each node on its own."""
+
+    cutoff = 1
 
     def __init__(self, hid: int) -> None:
         super().__init__(hid, hid, hid)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .. import _C
 from ..errors import PredictError
+from ..graph import PREDICTED_DTYPES
 from .backend import as_arrays, backend_for, is_plain
 
 
@@ -241,7 +242,8 @@ def store_from(block: Tensor, target: Tensor, dim: int) -> None:
 # As operators of torch ------------------------------------------------------------------------------------------------
 # The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`.
 
-ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+ELEMENTS = {dtype: number for number, dtype in enumerate(PREDICTED_DTYPES)}  # as in csrc/decode.hpp
+ELEMENT_BYTES = np.array([dtype.itemsize for dtype in ELEMENTS])
 
 
 def memory_table(outputs: Sequence[Tensor], targets: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -293,7 +295,11 @@ def decode_into_op(
 
 def native_decode_into(source: DecodeSource, targets: DecodeTargets, outputs: Sequence[Tensor]) -> None:
     check_sizes(outputs, targets.table)
-    memory = memory_table(outputs, targets.table)
+    decode_to(source, targets, memory_table(outputs, targets.table))
+
+
+def decode_to(source: DecodeSource, targets: DecodeTargets, memory: NDArray[np.int64]) -> None:
+    """`decode_into`, in C++, where the memory of the outputs is known (`memory_table`); nobody checks it."""
     hidden, weight, bias, blocks = as_arrays(*source)
     threads = torch.get_num_threads()
     broken = _C.decode(hidden, weight, bias, blocks, targets.table, targets.scales, memory, True, threads)

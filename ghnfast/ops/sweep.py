@@ -48,6 +48,11 @@ class SweepWeights:
     virtual: MlpWeights | None
     gru: GruWeights
 
+    @property
+    def flat(self) -> list[Tensor]:
+        """All weights in the order that C++ takes them: 8, or 12 with virtual edges."""
+        return [*self.direct, *self.gru, *(self.virtual or ())]
+
 
 def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Tensor:
     """Update every node once in topological order, then once in reverse.
@@ -68,7 +73,7 @@ def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Te
     """
     if backend_for(states) == "torch":
         return naive_gated_sweep(states, topology, weights)
-    flat = [*weights.direct, *weights.gru, *(weights.virtual or ())]
+    flat = weights.flat
     if is_plain([states, *flat]):
         return native_gated_sweep(states, flat, topology.native)
     result: Tensor = gated_sweep_op(states, flat, [torch.from_numpy(a) for a in topology.arrays], topology.cutoff)

@@ -1,0 +1,35 @@
+// How the parameters of a batch are decoded: which share a call of a decoder, and where their blocks lie.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "decode.hpp"
+#include "ghn.hpp"
+
+namespace ghnfast {
+
+// A parameter that is predicted; the columns of the table in ghnfast/nn/layout.py.
+struct Slot {
+  std::int64_t node = 0;
+  Decoder decoder = Decoder::kKernel;
+  std::int64_t height = 0, width = 0, columns = 0, rows = 0, cells = 0, out = 0, in = 0;
+  std::int64_t kind = 0;
+  double scale = 1;
+};
+
+// The lengths of what decoders give whatever is asked for.
+struct BlockSizes {
+  std::int64_t vector = 0, classes = 0;
+};
+
+struct Layout {
+  std::vector<std::int64_t> order;  // the slots, sorted by what they share
+  std::vector<std::int64_t> first;  // of each slot in that order: its first row of hidden, or first element of blocks
+  std::vector<DecoderCall> calls;   // of all slots in that order; their nodes are those of the slots
+  std::int64_t hidden_rows = 0, elements = 0;
+};
+
+Layout lay_out(const std::vector<Slot>& slots, const BlockSizes& sizes);
+
+}  // namespace ghnfast

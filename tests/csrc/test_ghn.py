@@ -1,0 +1,204 @@
+"""csrc/ghn.cpp, layout.cpp and linear_kernels.cpp on plain arrays, with every instruction set of the machine."""
+
+from __future__ import annotations
+
+import struct
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from arrays import Array, Batch, mlp, sweep, sweep_weights
+
+KERNEL, VECTOR_WEIGHT, VECTOR_BIAS, CLASS_WEIGHT, CLASS_BIAS, WHOLE = range(6)
+HID, SIZE, ROWS, COLUMNS, CLASSES, UNITS = 8, 3, 6, 5, 23, 7
+VECTOR = max(ROWS, COLUMNS)
+EPSILON = 1e-5
+CHANNEL_ROWS = np.array([0, 0, 1, 1, 2, 3])  # sizes 0 to 4 and more; none
+KERNEL_ROWS = np.array([0, 1, 1, 2])
+TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
+
+
+class Weights:
+    """Random weights of a small GHN."""
+
+    def __init__(self, dtype: Any, sweep_kind: str = "virtual", norm: bool = True) -> None:
+        random = np.random.default_rng(3)
+
+        def make(*shape: int) -> Array:
+            return random.standard_normal(shape).astype(dtype)
+
+        self.tables = [make(15, HID), make(4, HID // 4), make(3, HID // 4)]
+        virtual = sweep_kind == "virtual"
+        self.sweep = sweep_weights(5, HID, 4, virtual, dtype)
+        if sweep_kind == "mlp":
+            self.sweep = [make(11, HID), make(11), make(HID, 11), make(HID)]
+        self.norm = [make(HID), make(HID)] if norm else []
+        layers = [
+            (4 * HID * SIZE * SIZE, HID),
+            (8 * HID, 4 * HID),
+            (ROWS * COLUMNS, 8 * HID),
+            (CLASSES, ROWS),
+            (UNITS, HID),
+            (2 * VECTOR, UNITS),
+            (CLASSES, VECTOR),
+        ]
+        self.layers = [(make(*shape) / np.sqrt(shape[1]).astype(dtype), make(shape[0])) for shape in layers]
+
+    def native(self, core: ModuleType) -> Any:
+        kind = core.GhnFloat if self.tables[0].dtype == np.float32 else core.GhnDouble
+        decoder = [array for layer in self.layers for array in layer]
+        rows = CHANNEL_ROWS, KERNEL_ROWS
+        return kind(self.tables, *rows, self.sweep, self.norm, EPSILON, decoder, ROWS, COLUMNS)
+
+    def linear(self, layer: int, x: Array, relu: bool = True) -> Array:
+        weight, bias = self.layers[layer]
+        y = x @ weight.T.astype(np.float64) + bias
+        return np.maximum(y, 0) if relu else y
+
+
+def layer_norm(states: Array, weight: Array, bias: Array) -> Array:
+    centred = states - states.mean(axis=1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + EPSILON) * weight + bias
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("kind", "norm"), [("virtual", True), ("plain", False), ("mlp", True)])
+def test_node_states(core: ModuleType, instruction_set: str, dtype: Any, kind: str, norm: bool) -> None:
+    weights, random = Weights(dtype, kind, norm), np.random.default_rng(1)
+    batch = Batch(core, 4, [13, 1, 30])
+    primitives = random.integers(0, 15, batch.nodes).astype(np.int8)
+    shapes = random.integers(-1, 9, (batch.nodes, 4))
+    native = weights.native(core)
+    states = native.node_states(batch.topology(core), primitives, shapes, 2)
+
+    tables = [table.astype(np.float64) for table in weights.tables]
+    channels = CHANNEL_ROWS[np.where(shapes[:, :2] < 0, 5, np.minimum(shapes[:, :2], 4))]
+    kernels = KERNEL_ROWS[np.where(shapes[:, 2:] < 0, 3, np.minimum(shapes[:, 2:], 2))]
+    sizes = [tables[1][channels].reshape(-1, HID // 2), tables[2][kernels].reshape(-1, HID // 2)]
+    expected = tables[0][primitives] + np.concatenate(sizes, axis=1)
+    if kind == "mlp":
+        expected = np.stack([mlp(state, weights.sweep) for state in expected])
+    else:
+        expected = sweep(expected, weights.sweep, batch)
+    if norm:
+        expected = layer_norm(expected, *weights.norm)
+    np.testing.assert_allclose(states, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def row(node: int, decoder: int, height: int, width: int, columns: int, rows: int, cells: int) -> bytes:
+    return struct.pack("11qd", node, decoder, height, width, columns, rows, cells, 9 * rows, 8 * columns, 0, 0, 0.5)
+
+
+def random_table(seed: int, slots: int, nodes: int) -> Array:
+    """A table of slots of all decoders but the one that is left to Python."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for _ in range(slots):
+        node, decoder = int(random.integers(nodes)), int(random.integers(5))
+        height, width = random.integers(1, SIZE + 1, 2).tolist() if decoder == KERNEL else (1, 1)
+        columns, kernels = int(random.integers(1, COLUMNS + 1)), int(random.integers(1, ROWS + 1))
+        if decoder in (VECTOR_WEIGHT, VECTOR_BIAS, CLASS_BIAS):
+            kernels = 1
+        rows.append(row(node, decoder, height, width, columns, kernels, height * width))
+    return np.frombuffer(b"".join(rows), dtype=np.int64).reshape(-1, 12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_layout_gives_every_slot_a_place_of_its_own(core: ModuleType, seed: int) -> None:
+    table = random_table(seed, 60, 9)
+    order, targets, scales, nodes, calls, hidden_rows, elements = core.lay_out(table, VECTOR, CLASSES)
+    assert sorted(order.tolist()) == list(range(60))
+    sorted_table = table[order]
+    assert nodes.tolist() == sorted_table[:, 0].tolist()
+    assert targets[:, 1:].tolist() == sorted_table[:, [5, 4, 6, 7, 8, 9]].tolist()
+    assert set(scales.tolist()) == {0.5}
+    assert [call.begin for call in calls] == np.cumsum([0, *(call.count for call in calls)])[:-1].tolist()
+    assert sum(call.count for call in calls) == 60
+    hidden, blocks = np.zeros(hidden_rows, dtype=int), np.zeros(elements, dtype=int)
+    for first, slot in zip(targets[:, 0].tolist(), sorted_table, strict=True):
+        if slot[1] == KERNEL:
+            hidden[first : first + slot[6]] += 1
+        else:
+            size = {CLASS_WEIGHT: CLASSES * slot[4], CLASS_BIAS: CLASSES}.get(slot[1], VECTOR)
+            blocks[first : first + size] += 1
+    assert set(hidden.tolist()) <= {1}
+    assert blocks.max(initial=0) <= 1
+    for call in calls:
+        members = sorted_table[call.begin : call.begin + call.count]
+        assert set(members[:, 1]) <= ({VECTOR_WEIGHT, VECTOR_BIAS} if call.decoder in (1, 2) else {call.decoder})
+        if call.decoder == KERNEL:
+            assert set(map(tuple, members[:, 2:4])) == {(call.height, call.width)}
+        if call.decoder == CLASS_WEIGHT:
+            assert set(members[:, 4]) == {call.columns}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("slots", [1, 7, 300])
+def test_decode_inputs(core: ModuleType, instruction_set: str, dtype: Any, slots: int) -> None:
+    weights = Weights(dtype)
+    table = random_table(slots, slots, 40)
+    order, targets, _, nodes, calls, hidden_rows, elements = core.lay_out(table, VECTOR, CLASSES)
+    states = np.random.default_rng(2).standard_normal((40, HID)).astype(dtype)
+    native = weights.native(core)
+    hidden, blocks = native.decode_inputs(states, nodes, calls, hidden_rows, elements, 2)
+    assert hidden.shape == (hidden_rows, 8 * HID)
+    for first, slot in zip(targets[:, 0].tolist(), table[order], strict=True):
+        node, decoder, height, width, columns, *_ = slot.tolist()
+        state = states[node].astype(np.float64)
+        cells = weights.linear(0, state).reshape(4 * HID, SIZE, SIZE)
+        vector = weights.linear(5, weights.linear(4, state), relu=False)
+        if decoder == KERNEL:
+            found = hidden[first : first + height * width]
+            expected = weights.linear(1, cells[:, :height, :width].reshape(4 * HID, -1).T)
+        elif decoder == CLASS_WEIGHT:
+            found = blocks[first : first + CLASSES * columns].reshape(CLASSES, columns)
+            kernel = weights.linear(2, weights.linear(1, cells[:, 0, 0])).reshape(ROWS, COLUMNS)[:, :columns]
+            expected = weights.linear(3, kernel.T, relu=False).T
+        elif decoder == CLASS_BIAS:
+            found = blocks[first : first + CLASSES]
+            expected = weights.linear(6, np.maximum(vector[VECTOR:], 0), relu=False)
+        else:
+            found = blocks[first : first + VECTOR]
+            expected = vector[:VECTOR] if decoder == VECTOR_WEIGHT else vector[VECTOR:]
+        np.testing.assert_allclose(found, expected, rtol=20 * TOLERANCE[dtype], atol=20 * TOLERANCE[dtype])
+
+
+def test_what_is_not_a_number_stays_so(core: ModuleType, instruction_set: str) -> None:
+    weights = Weights(np.float32)
+    weights.layers[1][0][3, 2] = np.nan
+    table = random_table(0, 30, 5)
+    _, _, _, nodes, calls, rows, elements = core.lay_out(table, VECTOR, CLASSES)
+    states = np.ones((5, HID), dtype=np.float32)
+    hidden, _ = weights.native(core).decode_inputs(states, nodes, calls, rows, elements, 1)
+    assert np.isnan(hidden[:, 3]).all()
+    assert np.isfinite(np.delete(hidden, 3, axis=1)).all()
+
+
+def test_what_does_not_fit_is_refused(core: ModuleType) -> None:
+    weights = Weights(np.float32)
+    native = weights.native(core)
+    table = random_table(0, 30, 5)
+    _, _, _, nodes, calls, rows, elements = core.lay_out(table, VECTOR, CLASSES)
+    states = np.ones((5, HID), dtype=np.float32)
+    for wrong in (
+        (nodes, calls, rows - 1, elements),
+        (nodes, calls, rows, elements - 1),
+        (nodes[1:], calls, rows, elements),
+    ):
+        with pytest.raises(ValueError, match="out of range"):
+            native.decode_inputs(states, *wrong, 1)
+    with pytest.raises(ValueError, match="a node is out of range"):
+        native.decode_inputs(states[:2], nodes, calls, rows, elements, 1)
+    with pytest.raises(ValueError, match="states has another shape"):
+        native.decode_inputs(states[:, 1:].copy(), nodes, calls, rows, elements, 1)
+    batch = Batch(core, 4, [5])
+    with pytest.raises(ValueError, match="primitives must be"):
+        native.node_states(batch.topology(core), np.full(5, 15, dtype=np.int8), np.ones((5, 4), dtype=np.int64), 1)
+    weights.layers[3] = weights.layers[3][0][:, 1:].copy(), weights.layers[3][1]
+    with pytest.raises(ValueError, match="the weight of a layer"):
+        weights.native(core)
+    with pytest.raises(ValueError, match="decoder 6"):
+        core.lay_out(np.frombuffer(row(0, 6, 1, 1, 1, 1, 1), dtype=np.int64).reshape(1, 12), VECTOR, CLASSES)
+    with pytest.raises(ValueError, match="must be \\(slots, 12\\)"):
+        core.lay_out(table[:, 1:], VECTOR, CLASSES)
