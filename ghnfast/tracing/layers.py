@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -24,6 +23,9 @@ def emit_bias(tracer: Tracer, operation: int, bias: Tensor | None) -> int:
     return tracer.emit(Kind.BIAS, [operation], (index, None), (bias.numel(), 1, 1, 1))
 
 
+shape_to_embed = lru_cache(maxsize=4096)(embedding_shape)
+
+
 def emit_weight(tracer: Tracer, kind: Kind, data: Sequence[int], weight: Tensor, bias: Tensor | None) -> int:
     index = tracer.parameter_behind(weight)
     shape = weight.shape
@@ -32,7 +34,7 @@ def emit_weight(tracer: Tracer, kind: Kind, data: Sequence[int], weight: Tensor,
     elif tracer.parameters[index] is not weight:
         tracer.note_use(weight, "a rescaling of another parameter")
         shape = tracer.parameters[index].shape
-    return emit_bias(tracer, tracer.emit(kind, data, (index, None), embedding_shape(shape)), bias)
+    return emit_bias(tracer, tracer.emit(kind, data, (index, None), shape_to_embed(shape)), bias)
 
 
 def conv_output(size: int, kernel: int, stride: int, padding: Any, dilation: int) -> int:
@@ -46,14 +48,15 @@ def conv_output(size: int, kernel: int, stride: int, padding: Any, dilation: int
 def conv_result(
     shape: torch.Size,
     weight: torch.Size,
-    stride: tuple[int, int],
+    stride: Any,
     padding: Any,
-    dilation: tuple[int, int],
+    dilation: Any,
     groups: int,
 ) -> tuple[Kind, tuple[int, ...]]:
     """What a convolution is, and the shape of its output."""
     outputs, inputs, *kernel = weight
-    paddings = (padding, padding) if isinstance(padding, str) else padding
+    stride, dilation = pair(stride), pair(dilation)
+    paddings = (padding, padding) if isinstance(padding, str) else pair(padding)
     plane = (0, 0)
     if len(shape) in (3, 4) and shape[-3] == inputs * groups:
         plane = (
@@ -81,8 +84,16 @@ def conv2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) ->
     if not tracer.is_parametric(weight) or tracer.is_parametric(x):
         return tracer.generic(func, args, kwargs)
     padding = padding if isinstance(padding, str) else pair(padding)
-    kind, shape = conv_result(x.shape, weight.shape, pair(stride), padding, pair(dilation), groups)
-    operation = emit_weight(tracer, kind, tracer.weight_inputs(x), weight, bias)
+    window = pair(stride), padding, pair(dilation), groups
+    return convolution(tracer, x, tracer.weight_inputs(x), weight, bias, window)
+
+
+def convolution(
+    tracer: Tracer, x: Tensor, data: Sequence[int], weight: Tensor, bias: Tensor | None, window: tuple[Any, ...]
+) -> Tensor:
+    """A convolution of `x`, which comes from `data`; `window` is its stride, padding, dilation and groups."""
+    kind, shape = conv_result(x.shape, weight.shape, *window)
+    operation = emit_weight(tracer, kind, data, weight, bias)
     return tracer.new(shape, x, operation, len(shape) - 3)
 
 
@@ -91,12 +102,19 @@ def linear(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) ->
     x, weight, bias = args[0], argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias")
     if not tracer.is_parametric(weight) or tracer.is_parametric(x) or weight.ndim != 2:
         return tracer.generic(func, args, kwargs)
-    if x.shape[-1] != weight.shape[1]:
+    return projection(tracer, x, tracer.weight_inputs(x), weight, bias)
+
+
+def projection(tracer: Tracer, x: Tensor, data: Sequence[int], weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer on `x`, which comes from `data`."""
+    shape = x.shape
+    outputs, inputs = weight.shape
+    if shape[-1] != inputs:
         raise RuntimeError(
-            f"a linear layer with weight {tuple(weight.shape)} cannot read an input of shape {tuple(x.shape)}"
+            f"a linear layer with weight {tuple(weight.shape)} cannot read an input of shape {tuple(shape)}"
         )
-    operation = emit_weight(tracer, Kind.POINTWISE_CONV, tracer.weight_inputs(x), weight, bias)
-    return tracer.new((*x.shape[:-1], weight.shape[0]), x, operation, x.ndim - 1)
+    operation = emit_weight(tracer, Kind.POINTWISE_CONV, data, weight, bias)
+    return tracer.new((*shape[:-1], outputs), x, operation, len(shape) - 1)
 
 
 @rule([*functions("matmul", "mm", "bmm"), torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm])
@@ -149,24 +167,30 @@ def normalization(kind: Kind, weight_at: int, bias_at: int) -> Rule:
         if value is None or value.operation < 0:
             return tracer.generic(func, args, kwargs)
         weight, bias = argument(args, kwargs, weight_at, "weight"), argument(args, kwargs, bias_at, "bias")
-        check_norm_shape(x, args[1] if weight_at == 2 and len(args) > 1 else None, weight, kind)
-        how = "a normalization parameter that is put together from several others"
-        indices = (tracer.parameter_behind(weight, how), tracer.parameter_behind(bias, how))
-        index = indices[1] if indices[0] is None else indices[0]
-        if index is None:
-            operation = tracer.emit(Kind.PASS, [value.operation])
-        else:
-            shape = embedding_shape(tracer.parameters[index].shape)
-            operation = tracer.emit(kind, [value.operation], indices, shape)
-        return tracer.new(x.shape, x, operation, value.channel)
+        normalized = args[1] if weight_at == 2 and len(args) > 1 else None
+        return normalize(tracer, kind, x, value, normalized, weight, bias)
 
     return apply
 
 
-def check_norm_shape(x: Tensor, normalized: Any, weight: Tensor | None, kind: Kind) -> None:
-    """The shape computation that the forward would have failed in."""
+def normalize(
+    tracer: Tracer, kind: Kind, x: Tensor, value: Value, normalized: Any, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
     shape = x.shape
-    width = None if weight is None else math.prod(weight.shape)
+    check_norm_shape(shape, normalized, weight, kind)
+    how = "a normalization parameter that is put together from several others"
+    indices = (tracer.parameter_behind(weight, how), tracer.parameter_behind(bias, how))
+    index = indices[1] if indices[0] is None else indices[0]
+    if index is None:
+        operation = tracer.emit(Kind.PASS, [value.operation])
+    else:
+        operation = tracer.emit(kind, [value.operation], indices, shape_to_embed(tracer.parameters[index].shape))
+    return tracer.new(shape, x, operation, value.channel)
+
+
+def check_norm_shape(shape: torch.Size, normalized: Any, weight: Tensor | None, kind: Kind) -> None:
+    """The shape computation that the forward would have failed in."""
+    width = None if weight is None else weight.numel()
     if isinstance(normalized, (tuple, list)):
         fits = tuple(shape[-len(normalized) :]) == tuple(normalized)
     elif isinstance(normalized, int):  # groups of channels

@@ -19,61 +19,74 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C import _len_torch_function_stack as mode_count
+from torch._C import _pop_torch_function_stack as pop_mode
+from torch._C import _push_on_torch_function_stack as push_mode
 from torch.nn.modules import module as torch_module
 
 from .. import _C
+from .layers import convolution, normalize, projection
 from .members import Members
-from .registry import RULES
-from .tracer import SCALARS, Tracer
+from .pools import GLOBAL_AVERAGE, adaptive_pool
+from .tracer import SCALARS, Kind, Tracer, Value
+from .views import activate, activation_kind
 
-# Takes the attributes of a layer and its input, on the meta device and part of the trace. It returns NotImplemented,
-# before it has recorded anything, where the layer's own forward has to answer.
-Leaf = Callable[[Tracer, dict[str, Any], Tensor], Any]
+# Takes the attributes of a layer, its input, on the meta device and part of the trace, and where that comes from. It
+# returns NotImplemented, before it has recorded anything, where the layer's own forward has to answer.
+Leaf = Callable[[Tracer, dict[str, Any], Tensor, Value], Any]
 
 
 def elementwise(func: Callable[..., Any]) -> Leaf:
-    rule = RULES[func]
+    kind = activation_kind(func)
 
-    def apply(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Any:
-        return rule(tracer, func, (x,), {"inplace": own.get("inplace", False)})
+    def apply(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Any:
+        return activate(tracer, kind, x, value, own.get("inplace", False))
 
     return apply
 
 
-def identity(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Tensor:
+def identity(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Tensor:
     return x
 
 
-def convolution(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Any:
-    if own["padding_mode"] != "zeros":
+def conv2d(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Any:
+    given = own["_parameters"]
+    weight = given["weight"]
+    stride, padding, dilation = own["stride"], own["padding"], own["dilation"]
+    usual = type(stride) is type(padding) is type(dilation) is tuple and own["padding_mode"] == "zeros"
+    if not usual or not tracer.is_parametric(weight):
         return NotImplemented
+    window = stride, padding, dilation, own["groups"]
+    return convolution(tracer, x, (value.operation,), weight, given["bias"], window)
+
+
+def linear(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Any:
     given = own["_parameters"]
-    args = (x, given["weight"], given["bias"], own["stride"], own["padding"], own["dilation"], own["groups"])
-    return RULES[torch.conv2d](tracer, torch.conv2d, args, {})
+    weight = given["weight"]
+    if not tracer.is_parametric(weight) or weight.ndim != 2:
+        return NotImplemented
+    return projection(tracer, x, (value.operation,), weight, given["bias"])
 
 
-def linear(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Any:
-    given = own["_parameters"]
-    return RULES[F.linear](tracer, F.linear, (x, given["weight"], given["bias"]), {})
-
-
-def batch_norm(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Any:
+def batch_norm(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Any:
     count = own["_buffers"]["num_batches_tracked"] if own["training"] and own["track_running_stats"] else None
     if x.ndim != 4 or (count is not None and not tracer.count(count, 1)):
         return NotImplemented
-    return RULES[F.batch_norm](tracer, F.batch_norm, (x, None, None), own["_parameters"])
+    given = own["_parameters"]
+    return normalize(tracer, Kind.BN, x, value, None, given.get("weight"), given.get("bias"))
 
 
-def layer_norm(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Any:
-    return RULES[F.layer_norm](tracer, F.layer_norm, (x, own["normalized_shape"]), own["_parameters"])
+def layer_norm(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Any:
+    given = own["_parameters"]
+    return normalize(tracer, Kind.LN, x, value, own["normalized_shape"], given.get("weight"), given.get("bias"))
 
 
-def adaptive_average(tracer: Tracer, own: dict[str, Any], x: Tensor) -> Any:
-    return RULES[F.adaptive_avg_pool2d](tracer, F.adaptive_avg_pool2d, (x, own["output_size"]), {})
+def adaptive_average(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Any:
+    return adaptive_pool(tracer, x, value, own["output_size"], 2, GLOBAL_AVERAGE)
 
 
 LEAVES: dict[type[nn.Module], Leaf] = {
-    nn.Conv2d: convolution,
+    nn.Conv2d: conv2d,
     nn.Linear: linear,
     nn.BatchNorm2d: batch_norm,
     nn.LayerNorm: layer_norm,
@@ -174,16 +187,15 @@ def call_of(tracer: Tracer, module: nn.Module, leaf: Leaf) -> Callable[..., Any]
     own = module.__dict__
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and not kwargs and type(args[0]) is Tensor and torch._C._len_torch_function_stack():
-            mode = torch._C._pop_torch_function_stack()
+        if len(args) == 1 and not kwargs and type(x := args[0]) is Tensor and mode_count():
+            mode = pop_mode()
             try:
-                x = args[0]
-                if mode is tracer and x.is_meta and tracer.value(x).operation >= 0:
-                    result = leaf(tracer, own, x)
+                if mode is tracer and x.is_meta and (value := tracer.value(x)).operation >= 0:
+                    result = leaf(tracer, own, x, value)
                     if result is not NotImplemented:
                         return result
             finally:
-                torch._C._push_on_torch_function_stack(mode)
+                push_mode(mode)
         return module._call_impl(*args, **kwargs)
 
     return call

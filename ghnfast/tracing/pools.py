@@ -11,6 +11,8 @@ from torch import Tensor
 from .registry import Arguments, Function, Keywords, argument, pair, rule
 from .tracer import META, Kind, Rule, Tracer, Value
 
+Kinds = tuple[Kind, Kind]
+
 
 def pool_output(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
     span = size + 2 * padding - dilation * (kernel - 1) - 1
@@ -64,25 +66,23 @@ def avg_pool2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
     return pool(tracer, func, args, kwargs, maximum=False)
 
 
-def adaptive_pool(
-    tracer: Tracer, args: Arguments, kwargs: Keywords, dimensions: int, kinds: tuple[Kind, Kind]
-) -> Tensor:
-    x = args[0]
+def adaptive_pool(tracer: Tracer, x: Tensor, value: Value, size: Any, dimensions: int, kinds: Kinds) -> Tensor:
+    """A pool to a plane of `size`; `kinds` says what it is, and what it is where that plane is one pixel."""
     if x.ndim not in (dimensions + 1, dimensions + 2):
         raise RuntimeError(f"a {dimensions}-D adaptive pool cannot read an input of shape {tuple(x.shape)}")
-    size = argument(args, kwargs, 1, "output_size")
     sizes = (size,) * dimensions if isinstance(size, int) or size is None else tuple(size)
     plane = tuple(int(sizes[i] or x.shape[i - dimensions]) for i in range(dimensions))
-    value = tracer.value(x)
     operation = tracer.emit(kinds[max(plane) == 1], [value.operation])
     return tracer.new((*x.shape[:-dimensions], *plane), x, operation, x.ndim - dimensions - 1)
 
 
-def adaptive(dimensions: int, kinds: tuple[Kind, Kind], indices: bool) -> Rule:
+def adaptive(dimensions: int, kinds: Kinds, indices: bool) -> Rule:
     def apply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-        if not tracer.is_data(args[0]):
+        x = args[0]
+        if not tracer.is_data(x):
             return tracer.generic(func, args, kwargs)
-        pooled = adaptive_pool(tracer, args, kwargs, dimensions, kinds)
+        size = argument(args, kwargs, 1, "output_size")
+        pooled = adaptive_pool(tracer, x, tracer.value(x), size, dimensions, kinds)
         if not indices:
             return pooled
         return pooled, tracer.set_value(torch.empty(pooled.shape, dtype=torch.int64, device=META), Value())

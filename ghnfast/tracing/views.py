@@ -32,7 +32,14 @@ def activation(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
     if value.operation < 0 or not x.is_meta or not (alone or len(tracer.sources(args, kwargs)) == 1):
         return tracer.generic(func, args, kwargs)
     in_place = writes_first_argument(func) or argument_named(func, "inplace", args, kwargs)
-    kind = Kind.HARDSWISH if func.__name__.startswith("hardswish") else Kind.PASS
+    return activate(tracer, activation_kind(func), x, value, in_place)
+
+
+def activation_kind(func: Function) -> Kind:
+    return Kind.HARDSWISH if func.__name__.startswith("hardswish") else Kind.PASS
+
+
+def activate(tracer: Tracer, kind: Kind, x: Tensor, value: Value, in_place: bool) -> Tensor:
     operation = tracer.emit(kind, [value.operation])
     return tracer.write(x, operation) if in_place else tracer.new(x.shape, x, operation, value.channel)
 
