@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ghnfast.tracing.shapes import SHAPES, result_shape
+from ghnfast.tracing.shapes import SHAPES, contiguous_layout, result_shape
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -26,6 +26,13 @@ IMAGES = [
     empty(()),
     empty(2, 8, 4, 4).permute(0, 2, 3, 1),
     empty(2, 8, 4, 4, memory_format=torch.channels_last),
+    empty(2, 16, 4, 4).chunk(2, dim=1)[1],
+    empty(2, 16, 4, 4, memory_format=torch.channels_last).chunk(2, dim=1)[1],
+    empty(2, 1, 4, 1, memory_format=torch.channels_last),
+    empty(2, 8, 1, 1),
+    empty(2, 8, 1, 1, memory_format=torch.channels_last),
+    empty(2, 8, 1, 4, 4),
+    empty(2, 8, 1, 4, 4, memory_format=torch.channels_last_3d),
     empty(2, 1, 4, 1),
     empty(0, 4),
     empty(0),
@@ -71,12 +78,19 @@ def concatenations() -> Iterator[Call]:
     yield (), {"tensors": [IMAGES[0], IMAGES[0]]}
 
 
+def copies() -> Iterator[Call]:
+    for x in IMAGES:
+        yield (x,), {}
+        yield (x,), {"memory_format": torch.channels_last}
+
+
 def products() -> Iterator[Call]:
     yield from (((a, b), {}) for a, b in itertools.product(MATRICES, MATRICES))
 
 
 CALLS = {"cat": concatenations, "concat": concatenations, "concatenate": concatenations, "mean": reductions,
-         "sum": reductions, "amax": reductions, "roll": rolls, "matmul": products, "__matmul__": products}  # fmt: skip
+         "sum": reductions, "amax": reductions, "roll": rolls, "contiguous": copies, "matmul": products,
+         "__matmul__": products}  # fmt: skip
 
 
 @pytest.mark.parametrize("func", SHAPES, ids=lambda func: func.__name__)
@@ -89,7 +103,20 @@ def test_shape_is_that_of_torch(func: Callable[..., Any]) -> None:
         answered += 1
         result = func(*args, **kwargs)
         assert (result.shape, result.stride()) == (shape, empty(shape).stride()), (args, kwargs)
-    assert answered >= 6
+        assert all(result is not x for x in args)
+    assert answered >= 3
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 8, 4, 4), (2, 0, 3), (0,), (2, 1, 4, 1), torch.Size((5, 4, 3))])
+def test_layout_is_that_of_torch(shape: tuple[int, ...]) -> None:
+    x = empty(shape)
+    assert contiguous_layout(shape) == (tuple(x.shape), x.stride())
+
+
+def test_concatenation_of_a_part_of_an_image_is_not_left_to_torch() -> None:
+    part, image = empty(2, 16, 4, 4).chunk(2, dim=1)[1], empty(2, 8, 4, 4)
+    for tensors in ([part, image], [image, part]):
+        assert result_shape(torch.cat, (tensors, 1), {}) == (2, 16, 4, 4)
 
 
 def test_other_functions_and_arguments_are_left_to_torch() -> None:

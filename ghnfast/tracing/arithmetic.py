@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,12 +11,13 @@ from torch import Tensor
 from ..graph import embedding_shape
 from .layers import emit_bias
 from .registry import Arguments, Function, Keywords, functions, rule
-from .tracer import Kind, Tracer, Value, tensors_in, writes_first_argument
+from .shapes import result_shape
+from .tracer import Kind, Tracer, Value, empty, tensors_in, writes_first_argument
 
 broadcast_shapes = lru_cache(maxsize=4096)(torch.broadcast_shapes)
 
 
-def broadcast(a: Any, b: Any) -> Sequence[int]:
+def broadcast(a: Any, b: Any) -> torch.Size:
     if not isinstance(b, Tensor):
         return a.shape
     if not isinstance(a, Tensor) or a.shape == b.shape:
@@ -25,18 +25,26 @@ def broadcast(a: Any, b: Any) -> Sequence[int]:
     return broadcast_shapes(a.shape, b.shape)
 
 
-def binary_result(tracer: Tracer, func: Function, args: Arguments, operation: int) -> Tensor:
-    """The result of an elementwise function of `args[:2]`, in place where `func` is."""
+def operations_of(left: Value | None, right: Value | None) -> list[int]:
+    """The distinct operations of one or two activations."""
+    return list(dict.fromkeys([value.operation for value in (left, right) if value is not None]))
+
+
+def binary_result(
+    tracer: Tracer, func: Function, args: Arguments, left: Value | None, right: Value | None, operation: int
+) -> Tensor:
+    """The result of an elementwise function of `args[:2]`, in place where `func` is.
+
+    `left` and `right` are where these come from; None for what does not depend on the input.
+    """
     a, b = args[:2]
     shape = broadcast(a, b)
-    carrier = a if tracer.is_data(a) else b
-    if tracer.is_data(a) and tracer.is_data(b) and b.ndim > a.ndim:
-        carrier = b
-    channel = tracer.value(carrier).channel
+    carrier, value = (a, left) if right is None or (left is not None and b.ndim <= a.ndim) else (b, right)
+    channel = None if value is None else value.channel
     if channel is not None:
         channel += len(shape) - carrier.ndim
     if writes_first_argument(func):
-        if tuple(shape) != tuple(a.shape):
+        if shape != a.shape:
             raise RuntimeError(f"an in-place {func.__name__} cannot give shape {tuple(shape)} to {tuple(a.shape)}")
         return tracer.write(a, operation)
     result = tracer.new(shape, carrier, operation, channel)
@@ -51,17 +59,20 @@ def add(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> An
     """A sum of two activations, a bias, an embedding that is added, or nothing to the graph."""
     if len(args) < 2 or "out" in kwargs:
         return tracer.generic(func, args, kwargs)
-    data = [item for item in args[:2] if tracer.is_data(item)]
-    if not data:
+    a, b = args[:2]
+    left, right = tracer.data_value(a), tracer.data_value(b)
+    inputs = operations_of(left, right)
+    if not inputs:
         return tracer.generic(func, args, kwargs)
-    inputs = tracer.sources(data)
     if len(inputs) == 2:
         operation = tracer.emit(Kind.SUM, inputs)
-    elif len(data) == 1 and tracer.is_parametric(other := args[1] if data[0] is args[0] else args[0]):
-        operation = emit_offset(tracer, data[0], other)
+    elif right is None and tracer.is_parametric(b):
+        operation = emit_offset(tracer, a, b)
+    elif left is None and tracer.is_parametric(a):
+        operation = emit_offset(tracer, b, a)
     else:
         operation = tracer.emit(Kind.PASS, inputs)
-    return binary_result(tracer, func, args, operation)
+    return binary_result(tracer, func, args, left, right, operation)
 
 
 @rule([Tensor.add_])
@@ -118,34 +129,42 @@ def is_position_encoding(shape: tuple[int, ...]) -> bool:
 def multiply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     if len(args) != 2 or kwargs:
         return tracer.generic(func, args, kwargs)
-    data = [item for item in args if tracer.is_data(item)]
-    if not data:
+    left, right = map(tracer.data_value, args)
+    inputs = operations_of(left, right)
+    if not inputs:
         return tracer.generic(func, args, kwargs)
-    inputs = tracer.sources(data)
-    tracer.note_use(args, "a scale that is multiplied onto features")
+    if left is None or right is None:
+        tracer.note_use(args, "a scale that is multiplied onto features")
     operation = tracer.emit(Kind.GATE if len(inputs) == 2 else Kind.PASS, inputs)
-    return binary_result(tracer, func, args, operation)
+    return binary_result(tracer, func, args, left, right, operation)
 
 
 @rule(functions("sub", "subtract", "div", "divide", "truediv", "true_divide"))
 def difference(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    if len(args) != 2 or kwargs or not (tracer.is_data(args[0]) or tracer.is_data(args[1])):
+    if len(args) != 2 or kwargs:
         return tracer.generic(func, args, kwargs)
-    tracer.note_use(args, "a shift or scale of features")
-    return binary_result(tracer, func, args, tracer.emit(Kind.PASS, tracer.sources(args)))
+    left, right = map(tracer.data_value, args)
+    inputs = operations_of(left, right)
+    if not inputs:
+        return tracer.generic(func, args, kwargs)
+    if left is None or right is None:
+        tracer.note_use(args, "a shift or scale of features")
+    return binary_result(tracer, func, args, left, right, tracer.emit(Kind.PASS, inputs))
 
 
 @rule([torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack])
 def concatenate(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     tensors = tensors_in(args, kwargs)
     values = [tracer.value(tensor) for tensor in tensors]
-    inputs = list(dict.fromkeys(value.operation for value in values if value.operation >= 0))
-    if not inputs:
-        return tracer.generic(func, args, kwargs)
-    if any(value.parameters for value in values):
+    inputs = dict.fromkeys([value.operation for value in values])
+    if -1 in inputs:
+        del inputs[-1]
+        if not inputs:
+            return tracer.generic(func, args, kwargs)
         tracer.note_use(tensors, "a token that is concatenated to features")
-    operation = tracer.emit(Kind.CONCAT, inputs)  # with one source after contraction, it is no node
-    result = tracer.run_meta(func, args, kwargs, operation)
+    operation = tracer.emit(Kind.CONCAT, list(inputs))  # with one source after contraction, it is no node
+    shape = result_shape(func, args, kwargs)
+    result = tracer.run_meta(func, args, kwargs, operation) if shape is None else empty(shape, tensors[0].dtype)
     ranked = zip(tensors, values, strict=True)
     channels = (value.channel for tensor, value in ranked if value.operation >= 0 and tensor.ndim == result.ndim)
     return tracer.set_value(result, Value(operation, next(channels, None)))

@@ -7,7 +7,10 @@ has to say what a call gives, or what is wrong with it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -27,6 +30,13 @@ def result_shape(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
         return None
 
 
+@lru_cache(maxsize=4096)
+def contiguous_layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sizes (torch reads those of a plain tuple faster than those of a `torch.Size`) and strides of a tensor."""
+    strides = accumulate((max(size, 1) for size in reversed(shape[1:])), operator.mul, initial=1)
+    return tuple(shape), tuple(strides)[::-1] if shape else ()
+
+
 def is_plain(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_contiguous() and x.is_floating_point() and x.numel() > 0
 
@@ -40,22 +50,34 @@ def dimensions(x: Tensor, dim: Any) -> set[int] | None:
 
 
 def concatenation(tensors: Any, dim: Any = 0) -> Shape:
-    if not isinstance(tensors, (list, tuple)) or not tensors or not is_plain(tensors[0]):
+    """The result is contiguous where torch sees no other memory format in one of the tensors."""
+    if not isinstance(tensors, (list, tuple)) or not tensors:
         return None
-    first, rank = tensors[0].shape, tensors[0].ndim
+    first = tensors[0]
+    if not isinstance(first, Tensor) or not first.is_floating_point() or not first.numel():
+        return None
+    shape, dtype = first.shape, first.dtype
+    rank = len(shape)
     if type(dim) is not int or not -rank <= dim < rank:
         return None
     at = dim % rank
-    before, after, dtype = first[:at], first[at + 1 :], tensors[0].dtype
-    size = 0
+    before, after = shape[:at], shape[at + 1 :]
+    size, contiguous = 0, False
     for tensor in tensors:
-        if not isinstance(tensor, Tensor) or tensor.dtype is not dtype or not tensor.is_contiguous():
+        if not isinstance(tensor, Tensor) or tensor.dtype is not dtype:
             return None
-        shape = tensor.shape
-        if len(shape) != rank or shape[:at] != before or shape[at + 1 :] != after or not shape[at]:
-            return None
-        size += shape[at]
-    return (*before, size, *after)
+        own = tensor.shape
+        if own != shape:  # the last one that fitted
+            if len(own) != rank or own[:at] != before or own[at + 1 :] != after or not own[at]:
+                return None
+            shape = own
+        size += own[at]
+        contiguous = contiguous or tensor.stride() == contiguous_layout(own)[1]
+    return (*before, size, *after) if contiguous else None
+
+
+def contiguous_copy(x: Any) -> Shape:
+    return tuple(x.shape) if isinstance(x, Tensor) and not x.is_contiguous() else None
 
 
 def reduction(x: Any, dim: Any, keepdim: bool = False) -> Shape:
@@ -84,6 +106,7 @@ def matrix_product(a: Any, b: Any) -> Shape:
 
 SHAPES: dict[Callable[..., Any], Callable[..., Shape]] = {
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), concatenation),
+    Tensor.contiguous: contiguous_copy,
     **dict.fromkeys((torch.mean, Tensor.mean), reduction),
     **dict.fromkeys((torch.sum, Tensor.sum, torch.amax, Tensor.amax), reduction),
     **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__), matrix_product),

@@ -11,13 +11,11 @@ its memory.
 
 from __future__ import annotations
 
-import operator
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from functools import lru_cache
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import TraceError
 from .members import Members
-from .shapes import result_shape
+from .shapes import contiguous_layout, result_shape
 
 META = torch.device("meta")
 
@@ -288,7 +286,14 @@ class Tracer(TorchFunctionMode):
 
     def is_data(self, item: Any) -> bool:
         """Whether `item` is a tensor that depends on the input."""
-        return isinstance(item, Tensor) and self.value(item).operation >= 0
+        return self.data_value(item) is not None
+
+    def data_value(self, item: Any) -> Value | None:
+        """Where `item` comes from, if it is a tensor that depends on the input."""
+        if not isinstance(item, Tensor):
+            return None
+        value = self.value(item)
+        return value if value.operation >= 0 else None
 
     def is_parametric(self, item: Any) -> bool:
         """Whether `item` is a tensor computed from parameters alone."""
@@ -446,6 +451,11 @@ class Tracer(TorchFunctionMode):
             return empty(shape, tensors_in(args, kwargs)[0].dtype)
         return func(*map_tensors(self.twin, args), **map_tensors(self.twin, kwargs))
 
+    def run_unary(self, func: Callable[..., Any], x: Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same for a function of one tensor, its first argument."""
+        shape = result_shape(func, (x, *rest), kwargs)
+        return func(self.twin(x), *rest, **kwargs) if shape is None else empty(shape, x.dtype)
+
     def share(self, *items: Any) -> None:
         """From here on, other tensors may look at the memory of these."""
         for tensor in tensors_in(*items):
@@ -534,13 +544,6 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A contiguous meta tensor, in half the time of `torch.empty`."""
     sizes, strides = contiguous_layout(shape)
     return torch.empty_strided(sizes, strides, dtype=dtype, device=META)
-
-
-@lru_cache(maxsize=4096)
-def contiguous_layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The sizes (torch reads those of a plain tuple faster than those of a `torch.Size`) and strides of a tensor."""
-    strides = accumulate((max(size, 1) for size in reversed(shape[1:])), operator.mul, initial=1)
-    return tuple(shape), tuple(strides)[::-1] if shape else ()
 
 
 def to_meta(tensor: Tensor) -> Tensor:

@@ -73,13 +73,14 @@ LOOKUPS = ("index_select", "gather")
 def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Functions that move values around: their results are the same value to the graph."""
     x: Any = args[0] if args else None
+    rest = args[1:]
     name = func.__name__.strip("_")
-    if not tracer.is_data(x):
-        if name in LOOKUPS or (name == "getitem" and tensors_in(args[1:])):
+    value = tracer.data_value(x)
+    if value is None:
+        if name in LOOKUPS or (name == "getitem" and tensors_in(rest)):
             return lookup(tracer, func, args, kwargs)
         return tracer.generic(func, args, kwargs)
-    value = tracer.value(x)
-    others = tensors_in(args[1:], kwargs)
+    others = tensors_in(rest, kwargs) if kwargs or not SCALARS.issuperset(map(type, rest)) else []
     inputs = [value.operation] if name in DONORS or not others else tracer.sources(x, others)
     if len(inputs) > 1:
         operation = tracer.emit(Kind.PASS, inputs)
@@ -89,23 +90,23 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
         # As many operations as autograd has nodes for the call: the order by depth in csrc/graph.cpp
         # (drop_interleaved_gates) is that of the published implementation, which counts those.
         operation = value.operation
-        for _ in range(sliced_dimensions(args[1]) if name == "getitem" else 1):
+        for _ in range(sliced_dimensions(rest[0]) if name == "getitem" else 1):
             operation = tracer.emit(Kind.VIEW, [operation])
     shape = x.shape
     if others or writes_first_argument(func):
         result = tracer.run_meta(func, args, kwargs, operation)
-    else:
-        result = tracer.run(func, args, kwargs)
-        if result is x:
-            tracer.write(x, operation)
+    elif (result := tracer.run_unary(func, x, rest, kwargs)) is x:
+        tracer.write(x, operation)
     if name in ("reshape", "flatten") and result is not x and not result._is_view():
         operation = tracer.emit(Kind.VIEW, [operation])  # a copy and a view of it
-    for tensor in tensors_in(result):
-        channel = moved_channel(name, args, kwargs, shape, tensor, value.channel)
-        shared = tensor._is_view() or name in SAME_VALUES
-        tracer.set_value(tensor, Value(operation, channel, shared=shared))
-        if shared:
-            tracer.share(x)
+    shared = False
+    for tensor in (result,) if type(result) is Tensor else tensors_in(result):
+        channel = moved_channel(name, rest, kwargs, shape, tensor.shape, value.channel)
+        looks = tensor._is_view() or name in SAME_VALUES
+        tracer.set_value(tensor, Value(operation, channel, shared=looks))
+        shared = shared or looks
+    if shared:
+        tracer.share(x)
     return result
 
 
@@ -115,39 +116,39 @@ def sliced_dimensions(index: Any) -> int:
     return max(1, sum(not (item is Ellipsis or (isinstance(item, slice) and item == slice(None))) for item in items))
 
 
+TRANSPOSED = frozenset("permute transpose swapaxes swapdims movedim moveaxis t get rot90".split())
+REGROUPED = frozenset("view reshape flatten unflatten unsqueeze squeeze view_as reshape_as contiguous".split())
+
+
 def moved_channel(
-    name: str, args: Arguments, kwargs: Keywords, shape: torch.Size, result: Tensor, channel: int | None
+    name: str, rest: Arguments, kwargs: Keywords, shape: torch.Size, result: torch.Size, channel: int | None
 ) -> int | None:
-    """Where the channel dimension of a tensor of this shape went."""
+    """Where the channel dimension of a tensor of this shape went; `rest` is what the function was given besides it."""
     if channel is None:
         return None
-    if name in ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "get", "rot90"):
-        return transposed_channel(name, args[1:], kwargs, len(shape), channel)
-    if name in (
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "unsqueeze",
-        "squeeze",
-        "view_as",
-        "reshape_as",
-        "contiguous",
-    ):
-        before, size = math.prod(shape[:channel]), shape[channel]
-        return next(
-            (i for i in range(result.ndim) if result.shape[i] == size and math.prod(result.shape[:i]) == before), None
-        )
+    if name in TRANSPOSED:
+        return transposed_channel(name, rest, kwargs, len(shape), channel)
+    if name in REGROUPED:
+        return regrouped_channel(shape, result, channel)
     if name == "getitem":
-        return indexed_channel(args[1], len(shape), channel)
-    return channel if result.ndim == len(shape) else None
+        return indexed_channel(rest[0], len(shape), channel)
+    return channel if len(result) == len(shape) else None
+
+
+@lru_cache(maxsize=4096)
+def regrouped_channel(shape: torch.Size, result: torch.Size, channel: int) -> int | None:
+    """The dimension of the result that is as large as the channels, and has as much before it."""
+    before, size = math.prod(shape[:channel]), shape[channel]
+    found = (i for i, other in enumerate(result) if other == size and math.prod(result[:i]) == before)
+    return next(found, None)
 
 
 def transposed_channel(name: str, args: Arguments, kwargs: Keywords, rank: int, channel: int) -> int | None:
     """Where dimension `channel` of a tensor of `rank` dimensions went."""
-    given = tuple(tuple(item) if isinstance(item, list) else item for item in (*args, *kwargs.values()))
+    given = tuple([tuple(item) if isinstance(item, list) else item for item in args])
+    named = tuple([(key, tuple(item) if isinstance(item, list) else item) for key, item in kwargs.items()])
     try:
-        sizes = transposed_sizes(name, rank, given[: len(args)], tuple(zip(kwargs, given[len(args) :], strict=True)))
+        sizes = transposed_sizes(name, rank, given, named)
     except (TypeError, RuntimeError, IndexError):
         return None
     return sizes.index(channel + 2) if channel + 2 in sizes else None
