@@ -658,6 +658,10 @@ PYBIND11_MODULE(_C, module) {
              "modules keeps them elsewhere than torch.nn.Module does.");
   module.def("open_attributes", &ghnfast::open_attributes, py::arg("attributes"),
              "The values of a module's attributes that might lead to another module.");
+  module.def("bare_modules", &ghnfast::bare_modules, py::arg("modules"),
+             "Per module, whether a call of it is its class's forward and nothing besides.");
+  module.def("copy_modules", &ghnfast::copy_modules, py::arg("modules"),
+             "Copies of modules that have each other as children.");
   py::class_<ghnfast::Snapshot>(module, "Snapshot", py::module_local(),
                                 "The attributes of modules, and what is in the dicts, lists and sets among them.")
       .def(py::init<const py::list&>(), py::arg("modules"))

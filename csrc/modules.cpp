@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <unordered_map>
 #include <unordered_set>
 
 namespace py = pybind11;
@@ -33,64 +34,59 @@ Py_ssize_t size_of(PyObject* container) {
   return PyList_CheckExact(container) ? PyList_GET_SIZE(container) : PySet_GET_SIZE(container);
 }
 
-// A dict from a dict, a list from a list or a set.
-py::object copy_of(PyObject* container) {
-  auto* copy = PyDict_Check(container) ? PyDict_Copy(container) : PySequence_List(container);
-  if (copy == nullptr) {
+// A new reference that a function of Python's returned.
+py::object checked(PyObject* result) {
+  if (result == nullptr) {
     throw py::error_already_set();
   }
-  return py::reinterpret_steal<py::object>(copy);
+  return py::reinterpret_steal<py::object>(result);
 }
 
-bool same_entries(PyObject* now, PyObject* before) {
-  Py_ssize_t at_now = 0, at_before = 0;
-  PyObject *key_now, *key_before, *value_now, *value_before;
-  while (PyDict_Next(now, &at_now, &key_now, &value_now)) {
-    if (!PyDict_Next(before, &at_before, &key_before, &value_before) || key_now != key_before ||
-        value_now != value_before) {
-      return false;
+// Calls `visit` with the objects that a dict (a key, its value, the next key), list or set holds, until it returns
+// false; whether it never did.
+template <typename Visit>
+bool each_object(PyObject* container, const Visit& visit) {
+  if (PyDict_Check(container)) {
+    Py_ssize_t at = 0;
+    PyObject *key, *value;
+    while (PyDict_Next(container, &at, &key, &value)) {
+      if (!visit(key) || !visit(value)) {
+        return false;
+      }
     }
+    return true;
   }
-  return !PyDict_Next(before, &at_before, &key_before, &value_before);
-}
-
-bool same_items(PyObject* now, PyObject* before) {
-  const auto size = PyList_GET_SIZE(before);
-  if (PyList_GET_SIZE(now) != size) {
-    return false;
-  }
-  for (Py_ssize_t i = 0; i < size; ++i) {
-    if (PyList_GET_ITEM(now, i) != PyList_GET_ITEM(before, i)) {
+  const auto items = PyList_CheckExact(container) ? py::reinterpret_borrow<py::object>(container)
+                                                  : checked(PySequence_List(container));
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(items.ptr()); ++i) {
+    if (!visit(PyList_GET_ITEM(items.ptr(), i))) {
       return false;
     }
   }
   return true;
 }
 
-bool is_same(PyObject* container, const py::object& before) {
-  if (!before) {
-    return size_of(container) == 0;
-  }
-  if (PyDict_Check(container)) {
-    return same_entries(container, before.ptr());
-  }
-  return same_items(PyList_CheckExact(container) ? container : copy_of(container).ptr(), before.ptr());
-}
-
 py::object attributes_of(const py::object& module) {
-  py::object attributes = module.attr("__dict__");
+  static PyObject* const name = interned("__dict__");
+  auto attributes = checked(PyObject_GetAttr(module.ptr(), name));
   if (!PyDict_CheckExact(attributes.ptr())) {
     throw py::type_error("the attributes of a module are not in a dict");
   }
   return attributes;
 }
 
-// A member dict of a module, borrowed; null where there is none.
-PyObject* members(const py::object& attributes, PyObject* name) {
+// An attribute of a module, borrowed; null where there is none.
+PyObject* attribute(const py::object& attributes, PyObject* name) {
   auto* found = PyDict_GetItemWithError(attributes.ptr(), name);
   if (found == nullptr && PyErr_Occurred() != nullptr) {
     throw py::error_already_set();
   }
+  return found;
+}
+
+// A member dict of a module, borrowed; null where there is none.
+PyObject* members(const py::object& attributes, PyObject* name) {
+  auto* found = attribute(attributes, name);
   return found != nullptr && is_plain_dict(found) ? found : nullptr;
 }
 
@@ -102,14 +98,14 @@ bool is_scalar(PyObject* object) {
 // Walks over the modules before their children, each once.
 class Walk {
  public:
-  explicit Walk(const py::object& model) { pending_.emplace_back(py::str(""), model); }
+  explicit Walk(const py::object& model) { pending_.push_back({py::str(""), py::object(), model}); }
 
   // Whether every module keeps its members as `Module` does.
   bool run() {
     while (!pending_.empty()) {
-      const auto [prefix, module] = std::move(pending_.back());
+      const auto next = std::move(pending_.back());
       pending_.pop_back();
-      if (seen_.insert(module.ptr()).second && !visit(prefix, module)) {
+      if (seen_.insert(next.module.ptr()).second && !visit(next)) {
         return false;
       }
     }
@@ -119,58 +115,66 @@ class Walk {
   py::list modules, names, parameters, buffers;
 
  private:
-  using Named = std::pair<py::object, py::object>;
+  // A module to visit, and its name among those of its parent, null for the model; `prefix` stands before that name.
+  struct Child {
+    py::object prefix, name, module;
+  };
 
-  bool visit(const py::object& prefix, const py::object& module) {
+  // No code of Python runs while the dicts are read: nothing else can change them meanwhile.
+  bool visit(const Child& child) {
     static PyObject *const parameters_name = interned("_parameters"), *const buffers_name = interned("_buffers"),
                            *const modules_name = interned("_modules"), *const dot = interned(".");
-    const auto attributes = attributes_of(module);
+    const auto attributes = attributes_of(child.module);
     auto* own = members(attributes, parameters_name);
     auto* held = members(attributes, buffers_name);
     auto* children = members(attributes, modules_name);
     if (own == nullptr || held == nullptr || children == nullptr) {
       return false;
     }
-    modules.append(module);
-    for (const auto& [name, parameter] : entries(own)) {
-      if (seen_.insert(parameter.ptr()).second) {
-        names.append(joined(prefix.ptr(), name.ptr()));
-        parameters.append(parameter);
+    append(modules, child.module.ptr());
+    auto prefix = child.prefix;
+    if (child.name && (PyDict_Size(own) != 0 || PyDict_Size(children) != 0)) {
+      prefix = joined(joined(prefix, child.name.ptr()), dot);
+    }
+    each_entry(own, [&](PyObject* name, PyObject* parameter) {
+      if (seen_.insert(parameter).second) {
+        append(names, joined(prefix, name).ptr());
+        append(parameters, parameter);
       }
-    }
-    for (const auto& [name, buffer] : entries(held)) {
-      buffers.append(buffer);
-    }
-    auto named = entries(children);
-    std::reverse(named.begin(), named.end());  // the first is to come from the stack first
-    for (const auto& [name, child] : named) {
-      pending_.emplace_back(joined(joined(prefix.ptr(), name.ptr()).ptr(), dot), child);
-    }
+    });
+    each_entry(held, [&](PyObject*, PyObject* buffer) { append(buffers, buffer); });
+    const auto first = pending_.size();
+    each_entry(children, [&](PyObject* name, PyObject* module) {
+      pending_.push_back(
+          {prefix, py::reinterpret_borrow<py::object>(name), py::reinterpret_borrow<py::object>(module)});
+    });
+    std::reverse(pending_.begin() + first, pending_.end());  // the first is to come from the stack first
     return true;
   }
 
-  // The entries of a dict that are not None, held while the interpreter may run code.
-  static std::vector<Named> entries(PyObject* dict) {
-    std::vector<Named> found;
+  // Calls `visit` with the entries of a dict that are not None.
+  template <typename Visit>
+  static void each_entry(PyObject* dict, const Visit& visit) {
     Py_ssize_t at = 0;
     PyObject *key, *value;
     while (PyDict_Next(dict, &at, &key, &value)) {
       if (value != Py_None) {
-        found.emplace_back(py::reinterpret_borrow<py::object>(key), py::reinterpret_borrow<py::object>(value));
+        visit(key, value);
       }
     }
-    return found;
   }
 
-  static py::object joined(PyObject* prefix, PyObject* name) {
-    auto* text = PyUnicode_Concat(prefix, name);
-    if (text == nullptr) {
+  static void append(py::list& list, PyObject* item) {
+    if (PyList_Append(list.ptr(), item) != 0) {
       throw py::error_already_set();
     }
-    return py::reinterpret_steal<py::object>(text);
   }
 
-  std::vector<Named> pending_;
+  static py::object joined(const py::object& prefix, PyObject* name) {
+    return checked(PyUnicode_Concat(prefix.ptr(), name));
+  }
+
+  std::vector<Child> pending_;
   std::unordered_set<PyObject*> seen_;  // modules and parameters
 };
 
@@ -198,34 +202,121 @@ py::list open_attributes(const py::dict& attributes) {
   return found;
 }
 
+py::list bare_modules(const py::list& modules) {
+  static PyObject* const empty[] = {interned("_forward_hooks"), interned("_forward_pre_hooks"),
+                                    interned("_backward_hooks"), interned("_backward_pre_hooks"), interned("_modules")};
+  static PyObject *const forward = interned("forward"), *const compiled = interned("_compiled_call_impl");
+  py::list found(modules.size());
+  for (std::size_t i = 0; i < modules.size(); ++i) {
+    const auto attributes = attributes_of(modules[i]);
+    const auto* call = attribute(attributes, compiled);
+    const auto bare = (call == nullptr || call == Py_None) && attribute(attributes, forward) == nullptr &&
+                      std::all_of(std::begin(empty), std::end(empty), [&](PyObject* name) {
+                        auto* value = attribute(attributes, name);
+                        return value != nullptr && is_container(value) && size_of(value) == 0;
+                      });
+    found[i] = py::bool_(bare);
+  }
+  return found;
+}
+
+py::list copy_modules(const py::list& modules) {
+  static PyObject *const dict_name = interned("__dict__"), *const modules_name = interned("_modules");
+  const py::tuple nothing;
+  std::unordered_map<PyObject*, PyObject*> copies;
+  copies.reserve(modules.size());
+  py::list found(modules.size()), contents;
+  for (std::size_t i = 0; i < modules.size(); ++i) {
+    const py::object module = modules[i];
+    const auto copy = checked(PyBaseObject_Type.tp_new(Py_TYPE(module.ptr()), nothing.ptr(), nullptr));
+    const auto content = checked(PyDict_Copy(attributes_of(module).ptr()));
+    if (PyObject_GenericSetAttr(copy.ptr(), dict_name, content.ptr()) != 0) {
+      throw py::error_already_set();
+    }
+    copies.emplace(module.ptr(), copy.ptr());
+    found[i] = copy;
+    contents.append(content);
+  }
+  for (const auto content : contents) {
+    auto* const children = members(py::reinterpret_borrow<py::object>(content), modules_name);
+    if (children == nullptr || size_of(children) == 0) {
+      continue;
+    }
+    const auto linked = checked(PyObject_CallOneArg(reinterpret_cast<PyObject*>(Py_TYPE(children)), children));
+    Py_ssize_t at = 0;
+    PyObject *name, *child;
+    while (PyDict_Next(children, &at, &name, &child)) {
+      if (child != Py_None && PyObject_SetItem(linked.ptr(), name, copies.at(child)) != 0) {
+        throw py::error_already_set();
+      }
+    }
+    if (PyDict_SetItem(content.ptr(), modules_name, linked.ptr()) != 0) {
+      throw py::error_already_set();
+    }
+  }
+  return found;
+}
+
 Snapshot::Snapshot(const py::list& modules) {
-  contents_.reserve(16 * modules.size());  // about as many containers as a module has
+  // About as much as a module has of each.
+  contents_.reserve(16 * modules.size());
+  objects_.reserve(64 * modules.size());
   for (const auto module : modules) {
     const auto attributes = attributes_of(py::reinterpret_borrow<py::object>(module));
+    objects_.push_back(attributes);
     add(attributes.ptr());
-    Py_ssize_t at = 0;
-    PyObject *key, *value;
-    const auto copy = contents_.back().second;
-    while (copy && PyDict_Next(copy.ptr(), &at, &key, &value)) {
-      if (is_container(value)) {
-        add(value);
+    const auto begin = contents_.back().begin, end = begin + contents_.back().size;
+    for (auto i = begin + 1; i < end; i += 2) {
+      if (is_container(objects_[i].ptr())) {
+        add(objects_[i].ptr());
       }
     }
   }
 }
 
 void Snapshot::add(PyObject* container) {
-  contents_.emplace_back(py::reinterpret_borrow<py::object>(container),
-                         size_of(container) == 0 ? py::object() : copy_of(container));
+  const auto begin = objects_.size();
+  if (size_of(container) != 0) {
+    each_object(container, [this](PyObject* object) {
+      objects_.push_back(py::reinterpret_borrow<py::object>(object));
+      return true;
+    });
+  }
+  contents_.push_back({container, begin, objects_.size() - begin});
+}
+
+bool Snapshot::is_same(const Content& before) const {
+  if (before.size == 0 || size_of(before.container) == 0) {
+    return before.size == 0 && size_of(before.container) == 0;
+  }
+  std::size_t count = 0;
+  const auto same = each_object(before.container, [&](PyObject* object) {
+    return count < before.size && object == objects_[before.begin + count++].ptr();
+  });
+  return same && count == before.size;
+}
+
+py::object Snapshot::content_of(const Content& before) const {
+  const auto* objects = objects_.data() + before.begin;
+  if (PyDict_Check(before.container)) {
+    py::dict content;
+    for (std::size_t i = 0; i < before.size; i += 2) {
+      content[objects[i]] = objects[i + 1];
+    }
+    return content;
+  }
+  py::list content;
+  for (std::size_t i = 0; i < before.size; ++i) {
+    content.append(objects[i]);
+  }
+  return content;
 }
 
 py::list Snapshot::changed() const {
   py::list found;
-  for (const auto& [container, before] : contents_) {
-    if (!is_same(container.ptr(), before)) {
-      const auto is_dict = PyDict_Check(container.ptr());
-      const auto empty = is_dict ? py::object(py::dict()) : py::object(py::list());
-      found.append(py::make_tuple(container, before ? before : empty));
+  for (const auto& before : contents_) {
+    if (!is_same(before)) {
+      found.append(py::make_tuple(py::handle(before.container), content_of(before)));
     }
   }
   return found;

@@ -3,7 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include <utility>
+#include <cstddef>
 #include <vector>
 
 namespace ghnfast {
@@ -16,6 +16,14 @@ pybind11::object walk_modules(const pybind11::object& model);
 // containers and the dicts that the module registers its members in.
 pybind11::list open_attributes(const pybind11::dict& attributes);
 
+// Per module, whether a call of it is its class's forward and nothing besides: there are no hooks, no children, and
+// neither a forward nor a compiled call of its own.
+pybind11::list bare_modules(const pybind11::list& modules);
+
+// Copies of modules as `object.__new__` makes them, with copies of their attributes, in which the copies take the
+// modules' places as each other's children. Every child has to be among the modules.
+pybind11::list copy_modules(const pybind11::list& modules);
+
 // The attributes of modules, and what is in the dicts, lists and sets among them.
 class Snapshot {
  public:
@@ -26,10 +34,19 @@ class Snapshot {
   pybind11::list changed() const;
 
  private:
-  void add(PyObject* container);
+  // What a container held: `size` of the objects from `begin` on, in a dict keys and values by turns.
+  struct Content {
+    PyObject* container;
+    std::size_t begin, size;
+  };
 
-  // A container and a copy of its content; a null copy stands for none. Most containers of a module are empty.
-  std::vector<std::pair<pybind11::object, pybind11::object>> contents_;
+  void add(PyObject* container);
+  bool is_same(const Content& before) const;
+  pybind11::object content_of(const Content& before) const;
+
+  std::vector<Content> contents_;
+  std::vector<pybind11::object>
+      objects_;  // all that the containers held, and the attributes of the modules: kept alive
 };
 
 }  // namespace ghnfast

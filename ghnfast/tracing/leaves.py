@@ -112,48 +112,28 @@ def private_copy(model: nn.Module, members: Members, tracer: Tracer) -> Iterator
     It does where modules know of each other only as torch's `Module` registers them: a hook, a bound method or a list
     of modules would lead back to the model.
     """
-    leaves = [LEAVES.get(type(module)) if is_leaf(module) else None for module in members.modules]
+    modules = members.modules
     if torch_module._has_any_global_hook() or not members.plain:
         yield model
         return
-    if not all(leaf or is_self_contained(module) for module, leaf in zip(members.modules, leaves, strict=True)):
+    known = {kind: leaf for kind, leaf in LEAVES.items() if kind.forward is FORWARDS[kind]}
+    leaves = [
+        known.get(type(module)) if bare else None
+        for module, bare in zip(modules, _C.bare_modules(modules), strict=True)
+    ]
+    if not all(leaf or is_self_contained(module) for module, leaf in zip(modules, leaves, strict=True)):
         yield model
         return
-    copies = [copy_of(module) for module in members.modules]
-    found = dict(zip(map(id, members.modules), copies, strict=True))
-    for made, leaf in zip(copies, leaves, strict=True):
-        own = made.__dict__
-        if leaf is not None:
-            own["_compiled_call_impl"] = call_of(tracer, made, leaf)
-        elif children := own["_modules"]:
-            own["_modules"] = type(children)(
-                (name, None if child is None else found[id(child)]) for name, child in children.items()
-            )
+    copies = _C.copy_modules(modules)
+    called = [(made, leaf) for made, leaf in zip(copies, leaves, strict=True) if leaf is not None]
+    for made, leaf in called:
+        made.__dict__["_compiled_call_impl"] = call_of(tracer, made, leaf)
     try:
         yield copies[0]
     finally:
         # A layer and its call know of each other, and would keep the model's memory until they are found out.
-        for made in copies:
+        for made, _ in called:
             made.__dict__["_compiled_call_impl"] = None
-
-
-def copy_of(module: nn.Module) -> nn.Module:
-    made: nn.Module = object.__new__(type(module))
-    object.__setattr__(made, "__dict__", module.__dict__.copy())
-    return made
-
-
-def is_leaf(module: nn.Module) -> bool:
-    """Whether a module of torch's own does what torch wrote, and nothing besides."""
-    kind, own = type(module), module.__dict__
-    return (
-        kind in LEAVES
-        and kind.forward is FORWARDS[kind]
-        and "forward" not in own
-        and not (own["_forward_hooks"] or own["_forward_pre_hooks"])
-        and not (own["_backward_hooks"] or own["_backward_pre_hooks"] or own["_modules"])
-        and own.get("_compiled_call_impl") is None
-    )
 
 
 def is_self_contained(module: nn.Module) -> bool:

@@ -50,7 +50,7 @@ def unchanged(modules: list[nn.Module]) -> Iterator[None]:
     """Puts back every attribute of every module, and the random state."""
     snapshot = _C.Snapshot(modules)
     random_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
     finally:
