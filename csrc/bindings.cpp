@@ -656,8 +656,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("walk_modules", &ghnfast::walk_modules, py::arg("model"),
              "(modules, names, parameters, buffers) of a module in the order of its own methods; None where one of its "
              "modules keeps them elsewhere than torch.nn.Module does.");
-  module.def("open_attributes", &ghnfast::open_attributes, py::arg("attributes"),
-             "The values of a module's attributes that might lead to another module.");
+  module.def("open_attributes", &ghnfast::open_attributes, py::arg("modules"),
+             "The values of modules' attributes that might lead to another module.");
   module.def("bare_modules", &ghnfast::bare_modules, py::arg("modules"),
              "Per module, whether a call of it is its class's forward and nothing besides.");
   module.def("copy_modules", &ghnfast::copy_modules, py::arg("modules"),

@@ -188,15 +188,18 @@ py::object walk_modules(const py::object& model) {
   return py::make_tuple(walk.modules, walk.names, walk.parameters, walk.buffers);
 }
 
-py::list open_attributes(const py::dict& attributes) {
+py::list open_attributes(const py::list& modules) {
   static PyObject* const names[] = {interned("_parameters"), interned("_buffers"), interned("_modules")};
   py::list found;
-  Py_ssize_t at = 0;
-  PyObject *key, *value;
-  while (PyDict_Next(attributes.ptr(), &at, &key, &value)) {
-    const auto registered = std::find(std::begin(names), std::end(names), key) != std::end(names);
-    if (!registered && !is_scalar(value) && !(is_container(value) && size_of(value) == 0)) {
-      found.append(py::reinterpret_borrow<py::object>(value));
+  for (const auto module : modules) {
+    const auto attributes = attributes_of(py::reinterpret_borrow<py::object>(module));
+    Py_ssize_t at = 0;
+    PyObject *key, *value;
+    while (PyDict_Next(attributes.ptr(), &at, &key, &value)) {
+      const auto registered = std::find(std::begin(names), std::end(names), key) != std::end(names);
+      if (!registered && !is_scalar(value) && !(is_container(value) && size_of(value) == 0)) {
+        found.append(py::reinterpret_borrow<py::object>(value));
+      }
     }
   }
   return found;

@@ -12,9 +12,9 @@ namespace ghnfast {
 // `Module.named_parameters`, each once; None where a module keeps its members elsewhere than `Module` does.
 pybind11::object walk_modules(const pybind11::object& model);
 
-// The values of a module's attributes that might lead to another module: all but numbers, strings, None, empty
-// containers and the dicts that the module registers its members in.
-pybind11::list open_attributes(const pybind11::dict& attributes);
+// The values of modules' attributes that might lead to another module: all but numbers, strings, None, empty
+// containers and the dicts that a module registers its members in.
+pybind11::list open_attributes(const pybind11::list& modules);
 
 // Per module, whether a call of it is its class's forward and nothing besides: there are no hooks, no children, and
 // neither a forward nor a compiled call of its own.

@@ -86,8 +86,10 @@ def record(
 def check_parameters(model: nn.Module, members: Members) -> None:
     if not members.parameters:
         raise TraceError(f"{type(model).__name__} has no parameters; there is nothing to predict")
+    if set(map(type, members.parameters)) == {nn.Parameter}:
+        return
     for name, parameter in zip(members.names, members.parameters, strict=True):
-        if type(parameter) is not nn.Parameter and isinstance(parameter, nn.parameter.UninitializedParameter):
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise TraceError(f"the parameter {name} is not initialized; run the lazy model once before tracing it")
 
 

@@ -34,6 +34,8 @@ IMAGES = [
     empty(2, 8, 1, 4, 4),
     empty(2, 8, 1, 4, 4, memory_format=torch.channels_last_3d),
     empty(2, 1, 4, 1),
+    empty(2, 5, 8).transpose(1, 2),
+    empty(1, 1, 5).expand(2, 8, 5),
     empty(0, 4),
     empty(0),
     empty(2, 8, 4, 4, dtype=torch.int64),

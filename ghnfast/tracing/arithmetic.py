@@ -134,7 +134,7 @@ def multiply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) 
     if not inputs:
         return tracer.generic(func, args, kwargs)
     if left is None or right is None:
-        tracer.note_use(args, "a scale that is multiplied onto features")
+        tracer.note_use(args[left is not None], "a scale that is multiplied onto features")
     operation = tracer.emit(Kind.GATE if len(inputs) == 2 else Kind.PASS, inputs)
     return binary_result(tracer, func, args, left, right, operation)
 
@@ -148,7 +148,7 @@ def difference(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
     if not inputs:
         return tracer.generic(func, args, kwargs)
     if left is None or right is None:
-        tracer.note_use(args, "a shift or scale of features")
+        tracer.note_use(args[left is not None], "a shift or scale of features")
     return binary_result(tracer, func, args, left, right, tracer.emit(Kind.PASS, inputs))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import lru_cache
 from typing import Any
 
 import torch.nn.functional as F
@@ -41,14 +42,20 @@ def scaled_dot_product_attention(tracer: Tracer, func: Function, args: Arguments
 
 
 MULTI_HEAD_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
+MULTI_HEAD_DEFAULTS = {name: parameter.default for name, parameter in MULTI_HEAD_SIGNATURE.parameters.items()}
+
+
+@lru_cache(maxsize=64)
+def check_multi_head_call(positional: int, keywords: tuple[str, ...]) -> None:
+    """Fail as a call with so many positional arguments and these keywords does."""
+    MULTI_HEAD_SIGNATURE.bind(*(None,) * positional, **dict.fromkeys(keywords))
 
 
 @rule([F.multi_head_attention_forward])
 def multi_head_attention(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     """torch's own attention layer: projections in, attention, projection out."""
-    call = MULTI_HEAD_SIGNATURE.bind(*args, **kwargs)
-    call.apply_defaults()
-    given = call.arguments
+    check_multi_head_call(len(args), tuple(kwargs))
+    given = {**MULTI_HEAD_DEFAULTS, **dict(zip(MULTI_HEAD_DEFAULTS, args, strict=False)), **kwargs}
     query, key = given["query"], given["key"]
     if query.shape[-1] != given["embed_dim_to_check"]:
         raise RuntimeError(

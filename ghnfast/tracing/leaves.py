@@ -121,7 +121,7 @@ def private_copy(model: nn.Module, members: Members, tracer: Tracer) -> Iterator
         known.get(type(module)) if bare else None
         for module, bare in zip(modules, _C.bare_modules(modules), strict=True)
     ]
-    if not all(leaf or is_self_contained(module) for module, leaf in zip(modules, leaves, strict=True)):
+    if not are_self_contained([module for module, leaf in zip(modules, leaves, strict=True) if leaf is None]):
         yield model
         return
     copies = _C.copy_modules(modules)
@@ -136,12 +136,12 @@ def private_copy(model: nn.Module, members: Members, tracer: Tracer) -> Iterator
             made.__dict__["_compiled_call_impl"] = None
 
 
-def is_self_contained(module: nn.Module) -> bool:
-    """Whether a module's `__dict__` is all there is to it, and none of its attributes could lead to another module."""
-    kind = type(module)
-    if kind.__basicsize__ != nn.Module.__basicsize__ or hasattr(kind, "__del__"):
+def are_self_contained(modules: list[nn.Module]) -> bool:
+    """Whether the modules' `__dict__`s are all there is to them, and no attribute could lead to another module."""
+    kinds = set(map(type, modules))
+    if any(kind.__basicsize__ != nn.Module.__basicsize__ or hasattr(kind, "__del__") for kind in kinds):
         return False
-    return all(map(is_inert, _C.open_attributes(module.__dict__)))
+    return all(map(is_inert, _C.open_attributes(modules)))
 
 
 def is_inert(value: Any) -> bool:
@@ -163,19 +163,19 @@ def is_inert(value: Any) -> bool:
 
 
 def call_of(tracer: Tracer, module: nn.Module, leaf: Leaf) -> Callable[..., Any]:
-    """What a call of the layer does: the rule, where the input is one it knows."""
-    own = module.__dict__
+    """What a call of the layer does; a partial function is one object, a closure is six."""
+    return functools.partial(call_layer, tracer, module, module.__dict__, leaf)
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and not kwargs and type(x := args[0]) is Tensor and mode_count():
-            mode = pop_mode()
-            try:
-                if mode is tracer and x.is_meta and (value := tracer.value(x)).operation >= 0:
-                    result = leaf(tracer, own, x, value)
-                    if result is not NotImplemented:
-                        return result
-            finally:
-                push_mode(mode)
-        return module._call_impl(*args, **kwargs)
 
-    return call
+def call_layer(tracer: Tracer, module: nn.Module, own: dict[str, Any], leaf: Leaf, /, *args: Any, **kwargs: Any) -> Any:
+    """The rule, where the input is one it knows."""
+    if len(args) == 1 and not kwargs and type(x := args[0]) is Tensor and mode_count():
+        mode = pop_mode()
+        try:
+            if mode is tracer and x.is_meta and (value := tracer.value(x)).operation >= 0:
+                result = leaf(tracer, own, x, value)
+                if result is not NotImplemented:
+                    return result
+        finally:
+            push_mode(mode)
+    return module._call_impl(*args, **kwargs)

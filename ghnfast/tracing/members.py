@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -59,7 +61,7 @@ def unchanged(modules: list[nn.Module]) -> Iterator[None]:
         # Only what the forward moved: other threads may draw from the same generators.
         if random.getstate() != random_state:
             random.setstate(random_state)
-        if not same_state(np.random.get_state(), numpy_state):
+        if numpy_moved(numpy_state):
             np.random.set_state(numpy_state)
         if not torch.equal(torch.get_rng_state(), torch_state):
             torch.set_rng_state(torch_state)
@@ -67,9 +69,19 @@ def unchanged(modules: list[nn.Module]) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda_states)
 
 
-def same_state(a: Any, b: Any) -> bool:
-    """Whether two states of numpy's generator are the same: a name, the key and three numbers each."""
-    return a[0] == b[0] and a[2:] == b[2:] and np.array_equal(a[1], b[1])
+def numpy_moved(before: Any) -> bool:
+    """Whether the state of numpy's generator is another than `before`: a name, the key and three numbers.
+
+    `get_state` copies the key number by number. Where no half of a pair of normal numbers was left over, the key and
+    the position in it, which is what lies in the generator's memory, say enough.
+    """
+    generator = np.random.mtrand.get_bit_generator()
+    if type(generator) is np.random.MT19937 and not before[3]:
+        memory = before[1].tobytes() + before[2].to_bytes(4, sys.byteorder)
+        if ctypes.string_at(generator.ctypes.state_address, len(memory)) == memory:
+            return False
+    now: Any = np.random.get_state()
+    return now[0] != before[0] or now[2:] != before[2:] or not np.array_equal(now[1], before[1])
 
 
 def restore(container: Any, content: Any) -> None:

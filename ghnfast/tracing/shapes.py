@@ -50,7 +50,7 @@ def dimensions(x: Tensor, dim: Any) -> set[int] | None:
 
 
 def concatenation(tensors: Any, dim: Any = 0) -> Shape:
-    """The result is contiguous where torch sees no other memory format in one of the tensors."""
+    """The result is contiguous where torch sees no other memory format in one of the tensors: only images have one."""
     if not isinstance(tensors, (list, tuple)) or not tensors:
         return None
     first = tensors[0]
@@ -62,7 +62,7 @@ def concatenation(tensors: Any, dim: Any = 0) -> Shape:
         return None
     at = dim % rank
     before, after = shape[:at], shape[at + 1 :]
-    size, contiguous = 0, False
+    size, contiguous = 0, rank not in (4, 5)
     for tensor in tensors:
         if not isinstance(tensor, Tensor) or tensor.dtype is not dtype:
             return None

@@ -11,6 +11,7 @@ its memory.
 
 from __future__ import annotations
 
+import operator
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,7 @@ from .members import Members
 from .shapes import contiguous_layout, result_shape
 
 META = torch.device("meta")
+is_meta = operator.attrgetter("is_meta")
 
 
 class Kind(IntEnum):
@@ -223,7 +225,7 @@ class Tracer(TorchFunctionMode):
         # On a model that is on the meta device, tensors that are neither parameters nor buffers nor made by the trace.
         self.meta_ids = {
             id(item)
-            for module in (members.modules if any(parameter.is_meta for parameter in self.parameters) else ())
+            for module in (members.modules if any(map(is_meta, self.parameters)) else ())
             for item in module.__dict__.values()
             if isinstance(item, Tensor)
         }
@@ -396,16 +398,18 @@ class Tracer(TorchFunctionMode):
 
     def generic(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run any function: everything it reads connects to everything it returns."""
-        inputs = self.sources(args, kwargs)
-        if inputs:
-            name = function_name(func)
-            self.note_use((args, kwargs), f"torch's {name} uses it, whose parameters are not predicted")
-        parameters = () if inputs else self.parameters_of(args, kwargs)
+        values = [self.value(tensor) for tensor in tensors_in(args, kwargs)]
+        inputs = dict.fromkeys([value.operation for value in values if value.operation >= 0])
+        parameters = tuple(dict.fromkeys([index for value in values for index in value.parameters]))
         if not inputs and not parameters:
             return self.run_constant(func, args, kwargs)
-        operation = self.emit(Kind.PASS, inputs) if inputs else -1
-        lookup = any(self.value(tensor).lookup for tensor in tensors_in(args, kwargs))
-        return self.run_meta(func, args, kwargs, operation, parameters, lookup)
+        lookup = any(value.lookup for value in values)
+        if not inputs:
+            return self.run_meta(func, args, kwargs, -1, parameters, lookup)
+        if parameters:
+            name = function_name(func)
+            self.note_use((args, kwargs), f"torch's {name} uses it, whose parameters are not predicted")
+        return self.run_meta(func, args, kwargs, self.emit(Kind.PASS, list(inputs)), (), lookup)
 
     def parameters_of(self, *items: Any) -> tuple[int, ...]:
         found = (index for tensor in tensors_in(*items) for index in self.value(tensor).parameters)
@@ -466,9 +470,12 @@ class Tracer(TorchFunctionMode):
     def run_constant(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function of constants and buffers for real: control flow may depend on their values."""
         check_visible()
-        buffer = any(self.value(tensor).buffer for tensor in tensors_in(args, kwargs))
-        args, kwargs = map_tensors(self.copy, args), map_tensors(self.copy, kwargs)
-        if any(tensor.is_meta for tensor in tensors_in(args, kwargs)):
+        tensors = tensors_in(args, kwargs)
+        buffer = any(self.value(tensor).buffer for tensor in tensors)
+        if not all(map(self.is_known, tensors)):
+            args, kwargs = map_tensors(self.copy, args), map_tensors(self.copy, kwargs)
+            tensors = tensors_in(args, kwargs)
+        if len({tensor.is_meta for tensor in tensors}) == 2:
             args, kwargs = map_tensors(to_meta, args), map_tensors(to_meta, kwargs)
         result = func(*args, **kwargs)
         for tensor in tensors_in(result):
