@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ghnfast.tracing.shapes import SHAPES, contiguous_layout, result_shape
+from ghnfast.tracing.shapes import SHAPES, contiguous_layout, result_shape, scales_in_place
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -119,6 +119,17 @@ def test_concatenation_of_a_part_of_an_image_is_not_left_to_torch() -> None:
     part, image = empty(2, 16, 4, 4).chunk(2, dim=1)[1], empty(2, 8, 4, 4)
     for tensors in ([part, image], [image, part]):
         assert result_shape(torch.cat, (tensors, 1), {}) == (2, 16, 4, 4)
+
+
+@pytest.mark.parametrize("number", [2, 0.5])
+def test_division_in_place_gives_the_tensor_itself(number: float) -> None:
+    divided = [x for x in IMAGES if scales_in_place(Tensor.div_, (x, number))]
+    for x in divided:
+        shape, stride, dtype = x.shape, x.stride(), x.dtype
+        assert x.div_(number) is x
+        assert (x.shape, x.stride(), x.dtype) == (shape, stride, dtype)
+    assert len(divided) >= 5
+    assert not any(scales_in_place(func, (IMAGES[0], number)) for func in (Tensor.div, Tensor.squeeze_))
 
 
 def test_other_functions_and_arguments_are_left_to_torch() -> None:

@@ -1096,6 +1096,19 @@ def test_random_states_stay() -> None:
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
+def test_normal_number_that_numpy_has_left_over_stays() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        np.random.standard_normal()
+        return m.a(x)  # type: ignore[no-any-return]
+
+    np.random.seed(0)
+    np.random.standard_normal()  # numpy makes them in pairs
+    state = np.random.get_state()
+    trace(Net(forward, a=conv(3, 8)))
+    assert state[3] == 1
+    assert np.random.get_state()[2:] == state[2:]
+
+
 def test_failed_trace_leaves_the_model_and_the_random_state_alone() -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
         m.count += 1
@@ -2123,8 +2136,17 @@ def test_control_flow_that_depends_on_the_data(condition: Callable[[Tensor], Any
 
 # Layers that go straight to their rule ------------------------------------------------------------------------------
 
+
+def changed(layer: nn.Module, **attributes: Any) -> nn.Module:
+    for name, value in attributes.items():
+        setattr(layer, name, value)
+    return layer
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "convolution": lambda: nn.Conv2d(8, 8, 3, 2, 1, groups=2),
+    "convolution with the same padding": lambda: nn.Conv2d(8, 8, 3, padding="same"),
+    "convolution with other attributes": lambda: changed(nn.Conv2d(8, 8, 3), stride=[1, 1], padding=2, dilation=(2,)),
     "convolution with other padding": lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
     "linear": lambda: nn.Linear(16, 16),
     "batch norm": lambda: nn.BatchNorm2d(8),
@@ -2134,6 +2156,10 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "layer norm": lambda: nn.LayerNorm((8, 16, 16)),
     "layer norm without bias": lambda: nn.LayerNorm(16, bias=False),
     "pool": lambda: nn.AdaptiveAvgPool2d((1, None)),
+    "maximum pool": lambda: nn.MaxPool2d(3, 2, 1, dilation=2, ceil_mode=True),
+    "maximum pool of the whole": lambda: nn.MaxPool2d([16, 16]),
+    "average pool": lambda: nn.AvgPool2d((2, 3), 2, count_include_pad=False),
+    "average pool with other attributes": lambda: changed(nn.AvgPool2d(2), stride=(), padding=(1,)),
     "identity": nn.Identity,
     "dropout": lambda: nn.Dropout(inplace=True),
     **{kind.__name__: kind for kind in (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid)},
@@ -2166,6 +2192,13 @@ def test_layer_gives_the_graph_of_its_forward(name: str, training: bool) -> None
     before = Snapshot(models[0])
     assert same(*map(trace, models))
     before.check(models[0])
+
+
+def test_maximum_pool_that_returns_indices_runs_its_forward() -> None:
+    model = Net(
+        lambda m, x: m.b(m.pool(m.a(x))[0]), a=conv(3, 8), b=conv(8, 8), pool=nn.MaxPool2d(2, return_indices=True)
+    )
+    check(trace(model), f"input > {A} > max_pool > {B}")
 
 
 def doubled(layer: nn.Module) -> nn.Module:
@@ -2354,7 +2387,8 @@ def attention_network() -> nn.Module:
     )
 
 
-UNFIT = ("convolution", "layer norm")  # behind other layers
+# Those that do not stand behind others.
+UNFIT = {"convolution", "layer norm", *(name for name in LAYERS if name.startswith(("maximum pool", "average pool")))}
 
 
 def models() -> Iterator[nn.Module]:

@@ -27,7 +27,7 @@ from torch.nn.modules import module as torch_module
 from .. import _C
 from .layers import convolution, normalize, projection
 from .members import Members
-from .pools import GLOBAL_AVERAGE, adaptive_pool
+from .pools import GLOBAL_AVERAGE, adaptive_pool, pool
 from .tracer import SCALARS, Kind, Tracer, Value
 from .views import activate, activation_kind
 
@@ -81,6 +81,17 @@ def layer_norm(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> 
     return normalize(tracer, Kind.LN, x, value, own["normalized_shape"], given.get("weight"), given.get("bias"))
 
 
+def max_pool2d(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Any:
+    if own["return_indices"]:
+        return NotImplemented
+    window = own["kernel_size"], own["stride"], own["padding"], own["dilation"], own["ceil_mode"]
+    return pool(tracer, x, value, True, window)
+
+
+def avg_pool2d(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Any:
+    return pool(tracer, x, value, False, (own["kernel_size"], own["stride"], own["padding"], 1, own["ceil_mode"]))
+
+
 def adaptive_average(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Any:
     return adaptive_pool(tracer, x, value, own["output_size"], 2, GLOBAL_AVERAGE)
 
@@ -90,6 +101,8 @@ LEAVES: dict[type[nn.Module], Leaf] = {
     nn.Linear: linear,
     nn.BatchNorm2d: batch_norm,
     nn.LayerNorm: layer_norm,
+    nn.MaxPool2d: max_pool2d,
+    nn.AvgPool2d: avg_pool2d,
     nn.AdaptiveAvgPool2d: adaptive_average,
     nn.Identity: identity,
     nn.ReLU: elementwise(F.relu),

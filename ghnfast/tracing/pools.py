@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .registry import Arguments, Function, Keywords, argument, pair, rule
+from .registry import Arguments, Function, Keywords, argument, arguments, pair, rule
 from .tracer import META, Kind, Rule, Tracer, Value
 
 Kinds = tuple[Kind, Kind]
+Pair = tuple[int, int]
 
 
 def pool_output(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
@@ -23,47 +25,60 @@ def pool_output(size: int, kernel: int, stride: int, padding: int, dilation: int
     return count - 1 if (count - 1) * stride >= size + padding else count
 
 
-def pool(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords, maximum: bool) -> Any:
-    x = args[0]
-    if not tracer.is_data(x):
-        return tracer.generic(func, args, kwargs)
-    if x.ndim not in (3, 4):
-        raise RuntimeError(f"a 2-D pool cannot read an input of shape {tuple(x.shape)}")
-    kernel = pair(argument(args, kwargs, 1, "kernel_size"))
-    given_stride = argument(args, kwargs, 2, "stride")
-    stride = kernel if given_stride is None or given_stride in ((), []) else pair(given_stride)
-    padding = pair(argument(args, kwargs, 3, "padding", 0))
-    dilation = pair(argument(args, kwargs, 4, "dilation", 1)) if maximum else (1, 1)
-    ceil_mode = bool(argument(args, kwargs, 5 if maximum else 4, "ceil_mode", False))
-    plane = tuple(
-        pool_output(x.shape[i - 2], kernel[i], stride[i], padding[i], dilation[i], ceil_mode) for i in range(2)
-    )
+@lru_cache(maxsize=4096)
+def pool_result(
+    shape: torch.Size, maximum: bool, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
+) -> tuple[Kind, tuple[int, ...]]:
+    """What a pool is, and the shape of its output."""
+    if len(shape) not in (3, 4):
+        raise RuntimeError(f"a 2-D pool cannot read an input of shape {tuple(shape)}")
+    plane = tuple(pool_output(shape[i - 2], kernel[i], stride[i], padding[i], dilation[i], ceil_mode) for i in range(2))
     if min(plane) < 1:
-        raise RuntimeError(f"a pool with window {kernel} cannot read an input of shape {tuple(x.shape)}")
-    whole = plane == (1, 1) and kernel[0] >= x.shape[-2] and kernel[1] >= x.shape[-1]
+        raise RuntimeError(f"a pool with window {kernel} cannot read an input of shape {tuple(shape)}")
+    whole = plane == (1, 1) and kernel[0] >= shape[-2] and kernel[1] >= shape[-1]
     if maximum:
         kind = Kind.SQUEEZE_MAX_POOL if whole else Kind.MAX_POOL
     else:
         kind = Kind.SQUEEZE_AVG_POOL if whole else Kind.AVG_POOL
-    value = tracer.value(x)
+    return kind, (*shape[:-2], *plane)
+
+
+def pool(tracer: Tracer, x: Tensor, value: Value, maximum: bool, window: Arguments) -> Tensor:
+    """A pool; `window` is its kernel size, stride, padding, dilation and ceil mode."""
+    size, given_stride, padding, dilation, ceil_mode = window
+    kernel = pair(size)
+    stride = kernel if given_stride is None or given_stride in ((), []) else pair(given_stride)
+    kind, shape = pool_result(x.shape, maximum, kernel, stride, pair(padding), pair(dilation), bool(ceil_mode))
     operation = tracer.emit(kind, [value.operation], shape=(1, 1, *kernel))
-    return tracer.new((*x.shape[:-2], *plane), x, operation, x.ndim - 3)
+    return tracer.new(shape, x, operation, len(shape) - 3)
+
+
+MAX_POOL2D = {"input": None, "kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "ceil_mode": False}
+AVG_POOL2D = {name: default for name, default in MAX_POOL2D.items() if name != "dilation"}
 
 
 @rule([F.max_pool2d, torch.max_pool2d])
 def max_pool2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    return pool(tracer, func, args, kwargs, maximum=True)
+    value = tracer.data_value(args[0])
+    if value is None:
+        return tracer.generic(func, args, kwargs)
+    x, *window = arguments(args[:6], kwargs, MAX_POOL2D)
+    return pool(tracer, x, value, True, tuple(window))
 
 
 @rule([F.max_pool2d_with_indices])
 def max_pool2d_with_indices(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    pooled = pool(tracer, func, args, kwargs, maximum=True)
+    pooled = max_pool2d(tracer, func, args, kwargs)
     return pooled, tracer.set_value(torch.empty(pooled.shape, dtype=torch.int64, device=META), Value())
 
 
 @rule([F.avg_pool2d])
 def avg_pool2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    return pool(tracer, func, args, kwargs, maximum=False)
+    value = tracer.data_value(args[0])
+    if value is None:
+        return tracer.generic(func, args, kwargs)
+    x, size, stride, padding, ceil_mode = arguments(args[:5], kwargs, AVG_POOL2D)
+    return pool(tracer, x, value, False, (size, stride, padding, 1, ceil_mode))
 
 
 def adaptive_pool(tracer: Tracer, x: Tensor, value: Value, size: Any, dimensions: int, kinds: Kinds) -> Tensor:

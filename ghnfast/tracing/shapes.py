@@ -88,6 +88,11 @@ def reduction(x: Any, dim: Any, keepdim: bool = False) -> Shape:
     return tuple(size for at, size in enumerate(sizes) if keepdim or at not in reduced)
 
 
+def scales_in_place(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether a call divides a tensor by a number, in place: as dropped paths do, by the share of what is kept."""
+    return func == Tensor.div_ and len(args) == 2 and is_plain(args[0]) and type(args[1]) in (int, float)
+
+
 def roll(x: Any, shifts: Any, dims: Any) -> Shape:
     numbers = shifts if isinstance(shifts, (tuple, list)) else (shifts,)
     rolled = dimensions(x, dims) if is_plain(x) else None

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import TraceError
 from .members import Members
-from .shapes import contiguous_layout, result_shape
+from .shapes import contiguous_layout, result_shape, scales_in_place
 
 META = torch.device("meta")
 is_meta = operator.attrgetter("is_meta")
@@ -477,7 +477,8 @@ class Tracer(TorchFunctionMode):
             tensors = tensors_in(args, kwargs)
         if len({tensor.is_meta for tensor in tensors}) == 2:
             args, kwargs = map_tensors(to_meta, args), map_tensors(to_meta, kwargs)
-        result = func(*args, **kwargs)
+        scaled = scales_in_place(func, args) and args[0].is_meta and not kwargs
+        result = args[0] if scaled else func(*args, **kwargs)
         for tensor in tensors_in(result):
             self.set_value(tensor, BUFFER if buffer else CONSTANT)
         return result
