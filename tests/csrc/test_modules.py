@@ -81,4 +81,42 @@ def test_attributes_that_may_lead_to_a_module(core: ModuleType) -> None:
     held = [Number(), (1,), [None], {"a": 1}, object()]
     numbered = {f"held{i}": item for i, item in enumerate(held)}
     model = Fake(a=1, b=True, c=0.5, d="text", e=None, f=[], g={}, h=set(), _buffers={"x": 1}, **numbered)
-    assert core.open_attributes(model.__dict__) == held
+    assert core.open_attributes([model, Fake(a=1), Fake(last=held)]) == [*held, held]
+
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def test_bare_modules_have_nothing_that_a_call_would_run_besides(core: ModuleType) -> None:
+    def with_hooks(**attributes: Any) -> Fake:
+        return Fake(**{name: OrderedDict() for name in HOOKS}, **{"_modules": {}, **attributes})
+
+    bare = [with_hooks(), with_hooks(_compiled_call_impl=None, other=3)]
+    others = [with_hooks(_modules={"a": Fake()}), with_hooks(forward=None), with_hooks(_compiled_call_impl=print)]
+    for name in HOOKS:
+        hooked, without = with_hooks(), with_hooks()
+        hooked.__dict__[name][0] = print
+        del without.__dict__[name]
+        others += [hooked, without]
+    assert core.bare_modules([*bare, *others]) == [True] * len(bare) + [False] * len(others)
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+def test_copies_of_modules_have_each_other_as_children(core: ModuleType, kind: type) -> None:
+    leaf, items = Fake(number=1), [1]
+    block = Fake(_modules=kind([("none", None), ("b", leaf), ("a", leaf)]), items=items)
+    model = Fake(_modules=kind(block=block))
+    before = [dict(module.__dict__) for module in (model, block, leaf)]
+    copies = core.copy_modules([model, block, leaf])
+    assert [type(copy) for copy in copies] == [Fake] * 3
+    assert copies[0]._modules == {"block": copies[1]}
+    assert list(copies[1]._modules.items()) == [("none", None), ("b", copies[2]), ("a", copies[2])]
+    assert type(copies[1]._modules) is kind
+    assert copies[1].items is items
+    copies[2].number = 2
+    assert [module.__dict__ for module in (model, block, leaf)] == before
+
+
+def test_copies_of_modules_need_all_children(core: ModuleType) -> None:
+    with pytest.raises(IndexError):
+        core.copy_modules([Fake(_modules={"a": Fake()})])
