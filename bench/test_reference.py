@@ -48,20 +48,6 @@ def quietly(function: Any, *args: Any) -> Any:
         return function(*args)
 
 
-@pytest.mark.parametrize("name", torchvision.models.list_models(torchvision.models))
-def test_model(benchmark: Any, ghn: ghnfast.GHN, reference: Any, name: str) -> None:
-    ours, theirs = make(name), make(name)
-    theirs.eval()  # so that batch statistics are not estimated from the random image it runs
-    try:
-        quietly(reference, theirs)
-    except Exception as error:  # the published code's own, of any kind; ours is called below, unguarded
-        pytest.skip(f"the published implementation cannot predict it: {type(error).__name__}: {str(error)[:100]}")
-    others = {"reference": lambda: quietly(reference, theirs), "fill": fill(ours)}
-    benchmark.extra_info.update(model=name, parameters=sum(parameter.numel() for parameter in ours.parameters()))
-    medians = versus(benchmark, lambda: ghn.run(ours, None, None, None, True, False), others, 7)
-    benchmark.extra_info["times_faster"] = medians["reference"] / medians["main"]
-
-
 @pytest.mark.parametrize("name", ["resnet50", "densenet121"])
 def test_sweep(benchmark: Any, ghn: ghnfast.GHN, reference: Any, name: str) -> None:
     """Message passing alone, over the published implementation's graph."""
@@ -93,3 +79,17 @@ def by_level(nodes: int, edges: np.ndarray) -> np.ndarray:
     for source, target in edges[np.argsort(edges[:, 1], kind="stable")].tolist():
         level[target] = max(level[target], level[source] + 1)
     return np.argsort(level, kind="stable")
+
+
+@pytest.mark.parametrize("name", torchvision.models.list_models(torchvision.models))
+def test_model(benchmark: Any, ghn: ghnfast.GHN, reference: Any, name: str) -> None:
+    ours, theirs = make(name), make(name)
+    theirs.eval()  # so that batch statistics are not estimated from the random image it runs
+    try:
+        quietly(reference, theirs)
+    except Exception as error:  # the published code's own, of any kind; ours is called below, unguarded
+        pytest.skip(f"the published implementation cannot predict it: {type(error).__name__}: {str(error)[:100]}")
+    others = {"reference": lambda: quietly(reference, theirs), "fill": fill(ours)}
+    benchmark.extra_info.update(model=name, parameters=sum(parameter.numel() for parameter in ours.parameters()))
+    medians = versus(benchmark, lambda: ghn.run(ours, None, None, None, True, False), others, 7)
+    benchmark.extra_info["times_faster"] = medians["reference"] / medians["main"]
