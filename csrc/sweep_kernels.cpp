@@ -180,6 +180,144 @@ inline void scatter_band(const Band& band, const PackedSweep<T>& sweep, const T*
   }
 }
 
+// The sources [from, to) of a band, where they are in it.
+inline Band part(const Band& band, std::int64_t from, std::int64_t to) {
+  const auto first = from > band.start ? from : band.start;
+  const auto end = to < band.start + band.size ? to : band.start + band.size;
+  return {first, end > first ? end - first : 0, band.closeness + (first - band.start)};
+}
+
+// Nodes that are close to each other receive from almost the same nodes. So this many of them share the loads of what
+// is far before them.
+constexpr int kNodesAtOnce = 4;
+
+// The bands of `kNodesAtOnce` nodes from `first` on, and where all of them have begun.
+struct Bands {
+  Band bands[kNodesAtOnce];
+  std::int64_t common = 0;
+};
+
+template <typename T>
+inline Bands bands_from(const Topology& topology, const SweepRun<T>& run, std::int64_t first) {
+  Bands found;
+  for (int i = 0; i < kNodesAtOnce; ++i) {
+    found.bands[i] = band_of(topology, run, first + i);
+    found.common = found.bands[i].start > found.common ? found.bands[i].start : found.common;
+  }
+  found.common = found.common < first ? found.common : first;
+  return found;
+}
+
+// Calls function(source, closeness of each node) for the sources [common, end) that have a path to any.
+template <typename Function>
+inline void for_each_common(const Bands& bands, std::int64_t end, Function function) {
+  for (auto source = bands.common; source < end; ++source) {
+    int closeness[kNodesAtOnce], any = 0;
+    for (int i = 0; i < kNodesAtOnce; ++i) {
+      closeness[i] = bands.bands[i].closeness[source - bands.bands[i].start];
+      any |= closeness[i];
+    }
+    if (any != 0) {
+      function(source, closeness);
+    }
+  }
+}
+
+// sums[first + i] += message / distance from all nodes before `first`, for `count` vectors of the width.
+template <typename T, int count>
+inline void gather_common(const Bands& bands, const PackedSweep<T>& sweep, std::int64_t first, const T* messages,
+                          T* sums) {
+  Vector<T> totals[kNodesAtOnce][count] = {};
+  for_each_common(bands, first, [&](std::int64_t source, const int* closeness) {
+    Vector<T> message[count];
+    for (int v = 0; v < count; ++v) {
+      message[v] = load(messages + source * sweep.width + v * kLanes<T>);
+    }
+    for (int i = 0; i < kNodesAtOnce; ++i) {
+      const auto factor = all(sweep.pair_weight[closeness[i]]);
+      for (int v = 0; v < count; ++v) {
+        totals[i][v] += factor * message[v];
+      }
+    }
+  });
+  for (int i = 0; i < kNodesAtOnce; ++i) {
+    for (int v = 0; v < count; ++v) {
+      T* to = sums + (first + i) * sweep.width + v * kLanes<T>;
+      save(to, load(to) + totals[i][v]);
+    }
+  }
+}
+
+// The reverse: the sums of all nodes before `first` += messages[first + i] / distance.
+template <typename T, int count>
+inline void scatter_common(const Bands& bands, const PackedSweep<T>& sweep, std::int64_t first, const T* messages,
+                           T* sums) {
+  Vector<T> values[kNodesAtOnce][count];
+  for (int i = 0; i < kNodesAtOnce; ++i) {
+    for (int v = 0; v < count; ++v) {
+      values[i][v] = load(messages + (first + i) * sweep.width + v * kLanes<T>);
+    }
+  }
+  for_each_common(bands, first, [&](std::int64_t target, const int* closeness) {
+    Vector<T> sum[count];
+    T* to = sums + target * sweep.width;
+    for (int v = 0; v < count; ++v) {
+      sum[v] = load(to + v * kLanes<T>);
+    }
+    for (int i = 0; i < kNodesAtOnce; ++i) {
+      const auto factor = all(sweep.pair_weight[closeness[i]]);
+      for (int v = 0; v < count; ++v) {
+        sum[v] += factor * values[i][v];
+      }
+    }
+    for (int v = 0; v < count; ++v) {
+      save(to + v * kLanes<T>, sum[v]);
+    }
+  });
+}
+
+// What the nodes [first, end) receive from those before `first`.
+template <typename T>
+inline void gather_far(const Topology& topology, const PackedSweep<T>& sweep, const SweepRun<T>& run,
+                       std::int64_t first, std::int64_t end) {
+  const bool together = end - first == kNodesAtOnce;
+  const auto bands = together ? bands_from(topology, run, first) : Bands{};
+  for (auto node = first; node < end; ++node) {
+    const auto band = part(band_of(topology, run, node), 0, together ? bands.common : first);
+    gather_band(band, sweep, run.far, run.received + node * sweep.width);
+  }
+  for (int done = 0; together && done < sweep.width;) {
+    if (done + 2 * kLanes<T> <= sweep.width) {
+      gather_common<T, 2>(bands, sweep, first, run.far + done, run.received + done);
+      done += 2 * kLanes<T>;
+    } else {
+      gather_common<T, 1>(bands, sweep, first, run.far + done, run.received + done);
+      done += kLanes<T>;
+    }
+  }
+}
+
+// The reverse: what the nodes [first, end) send to those before `first`.
+template <typename T>
+inline void scatter_far(const Topology& topology, const PackedSweep<T>& sweep, const SweepRun<T>& run,
+                        std::int64_t first, std::int64_t end) {
+  const bool together = end - first == kNodesAtOnce;
+  const auto bands = together ? bands_from(topology, run, first) : Bands{};
+  for (auto node = first; node < end; ++node) {
+    const auto band = part(band_of(topology, run, node), 0, together ? bands.common : first);
+    scatter_band(band, sweep, run.far + node * sweep.width, run.received);
+  }
+  for (int done = 0; together && done < sweep.width;) {
+    if (done + 2 * kLanes<T> <= sweep.width) {
+      scatter_common<T, 2>(bands, sweep, first, run.far + done, run.received + done);
+      done += 2 * kLanes<T>;
+    } else {
+      scatter_common<T, 1>(bands, sweep, first, run.far + done, run.received + done);
+      done += kLanes<T>;
+    }
+  }
+}
+
 // Calls function(source) for the nodes that a node has edges from.
 template <typename T, typename Function>
 inline void for_each_source(const Topology& topology, const SweepRun<T>& run, std::int64_t node, Function function) {
@@ -249,26 +387,51 @@ inline void make_messages(const PackedSweep<T>& sweep, const T* state, T* hidden
   }
 }
 
+// A node's own step: its new state, and the messages that it sends.
+template <typename T>
+inline void visit(const PackedSweep<T>& sweep, const SweepRun<T>& run, std::int64_t node) {
+  const int width = sweep.width;
+  const auto row = run.record ? node : 0;
+  T* state = run.states + node * width;
+  if (run.record) {
+    for (int i = 0; i < width; i += kLanes<T>) {
+      save(run.before + node * width + i, load(state + i));
+    }
+  }
+  update_state(sweep, run, run.received + node * width, state, run.gates + row * 4 * width);
+  make_messages(sweep, state, run.hidden + row * sweep.first.width, run.direct + node * width, run.far + node * width);
+}
+
 template <typename T>
 void run_sweep(const Topology& topology, const PackedSweep<T>& sweep, const SweepRun<T>& run, bool reverse) {
   const int width = sweep.width;
-  for (std::int64_t step = 0; step < run.nodes; ++step) {
-    const auto node = reverse ? run.nodes - 1 - step : step;
-    const auto row = run.record ? node : 0;
-    T* state = run.states + node * width;
-    if (!reverse) {
-      gather<T>(topology, sweep, run, node, run.direct, run.received, run.far, run.received);
+  const bool has_far = sweep.second_virtual.width != 0;
+  const auto blocks = (run.nodes + kNodesAtOnce - 1) / kNodesAtOnce;
+  for (std::int64_t step = 0; step < blocks; ++step) {
+    const auto first = (reverse ? blocks - 1 - step : step) * kNodesAtOnce;
+    const auto end = first + kNodesAtOnce < run.nodes ? first + kNodesAtOnce : run.nodes;
+    if (!reverse && has_far) {
+      gather_far(topology, sweep, run, first, end);
     }
-    if (run.record) {
-      for (int i = 0; i < width; i += kLanes<T>) {
-        save(run.before + node * width + i, load(state + i));
+    for (auto at = first; at < end; ++at) {
+      const auto node = reverse ? end - 1 - (at - first) : at;
+      const auto near = has_far ? part(band_of(topology, run, node), first, node) : Band{};
+      if (!reverse) {
+        for_each_source(topology, run, node, [&](std::int64_t source) {
+          add_scaled(run.received + node * width, run.direct + source * width, T(1), width);
+        });
+        gather_band(near, sweep, run.far, run.received + node * width);
+      }
+      visit(sweep, run, node);
+      if (reverse) {
+        for_each_source(topology, run, node, [&](std::int64_t target) {
+          add_scaled(run.received + target * width, run.direct + node * width, T(1), width);
+        });
+        scatter_band(near, sweep, run.far + node * width, run.received);
       }
     }
-    update_state(sweep, run, run.received + node * width, state, run.gates + row * 4 * width);
-    make_messages(sweep, state, run.hidden + row * sweep.first.width, run.direct + node * width,
-                  run.far + node * width);
-    if (reverse) {
-      scatter<T>(topology, sweep, run, node, run.direct, run.received, run.far, run.received);
+    if (reverse && has_far) {
+      scatter_far(topology, sweep, run, first, end);
     }
   }
 }

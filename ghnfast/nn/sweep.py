@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 from torch import Tensor, nn
 
 from ..graph import MAX_DISTANCE, GraphBatch
@@ -38,14 +40,23 @@ class GatedSweep(nn.Module):
         if ve:
             self.mlp_ve = Mlp(hid, hid // 2, hid)
         self.gru = nn.GRUCell(hid, hid)
+        self.known_weights: SweepWeights | None = None
 
     def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
         return gated_sweep(states, batch.topology(self.cutoff), self.weights)
 
     @property
     def weights(self) -> SweepWeights:
-        gru = GruWeights(self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
-        return SweepWeights(self.mlp.weights, self.mlp_ve.weights if self.ve else None, gru)
+        """The weights of all layers; the same object while they are the same tensors."""
+        layers = (*self.mlp.linear_layers, self.gru, *(self.mlp_ve.linear_layers if self.ve else ()))
+        own = [weight for layer in layers for weight in layer._parameters.values()]
+        known = self.known_weights
+        if known is None or len(known.flat) != len(own) or not all(map(operator.is_, known.flat, own)):
+            gru = GruWeights(self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
+            known = SweepWeights(self.mlp.weights, self.mlp_ve.weights if self.ve else None, gru)
+            # Tensors that stand in for parameters during one call are not kept.
+            self.known_weights = known if all(type(weight) is nn.Parameter for weight in known.flat) else None
+        return known
 
 
 class NodeMlp(Mlp):

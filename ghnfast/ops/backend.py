@@ -52,5 +52,9 @@ def is_plain(tensors: Sequence[Tensor]) -> bool:
 
 
 def as_arrays(*tensors: Tensor) -> Any:
-    """Tensors as the contiguous numpy arrays that C++ takes."""
-    return [tensor.contiguous().numpy(force=True) for tensor in tensors]
+    """Tensors as the contiguous numpy arrays that C++ takes; in their own memory where they are contiguous."""
+    return [as_array(tensor if tensor.is_contiguous() else tensor.contiguous()) for tensor in tensors]
+
+
+def as_array(tensor: Tensor) -> Any:
+    return tensor.numpy(force=tensor.requires_grad or tensor.is_neg())

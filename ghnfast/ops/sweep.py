@@ -7,8 +7,10 @@ Architectures (NeurIPS 2021), equation 4, for the virtual edges.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +42,7 @@ class GruWeights(NamedTuple):
     bias_hidden: Tensor  # (3 hid,)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SweepWeights:
     """What a sweep computes with. `virtual` is the MLP of the virtual edges, or None where there are none."""
 
@@ -48,10 +50,25 @@ class SweepWeights:
     virtual: MlpWeights | None
     gru: GruWeights
 
-    @property
+    @cached_property
     def flat(self) -> list[Tensor]:
         """All weights in the order that C++ takes them: 8, or 12 with virtual edges."""
         return [*self.direct, *self.gru, *(self.virtual or ())]
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """`flat` for C++. Arrays in the weights' own memory are kept for as long as it is theirs."""
+        addresses = [weight.data_ptr() for weight in self.flat]
+        known = KNOWN_ARRAYS.get(self)
+        if known is not None and known[0] == addresses:
+            return known[1]
+        arrays: list[NDArray[Any]] = as_arrays(*self.flat)
+        if all(weight.is_contiguous() for weight in self.flat):
+            KNOWN_ARRAYS[self] = addresses, arrays
+        return arrays
+
+
+KNOWN_ARRAYS: weakref.WeakKeyDictionary[SweepWeights, tuple[list[int], list[NDArray[Any]]]]
+KNOWN_ARRAYS = weakref.WeakKeyDictionary()
 
 
 def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Tensor:
@@ -73,10 +90,11 @@ def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Te
     """
     if backend_for(states) == "torch":
         return naive_gated_sweep(states, topology, weights)
-    flat = weights.flat
-    if is_plain([states, *flat]):
-        return native_gated_sweep(states, flat, topology.native)
-    result: Tensor = gated_sweep_op(states, flat, [torch.from_numpy(a) for a in topology.arrays], topology.cutoff)
+    if is_plain([states, *weights.flat]):
+        return native_gated_sweep(states, weights.arrays(), topology.native)
+    result: Tensor = gated_sweep_op(
+        states, weights.flat, [torch.from_numpy(a) for a in topology.arrays], topology.cutoff
+    )
     return result
 
 
@@ -173,9 +191,9 @@ def native_topology(topology: Sequence[Tensor], cutoff: int) -> _C.Topology:
     return _C.Topology(graph_offsets, edge_offsets, edge_sources, band_starts, band_offsets, closeness, cutoff)
 
 
-def native_gated_sweep(states: Tensor, weights: Sequence[Tensor], topology: _C.Topology) -> Tensor:
+def native_gated_sweep(states: Tensor, weights: list[NDArray[Any]], topology: _C.Topology) -> Tensor:
     (initial,) = as_arrays(states)
-    return torch.from_numpy(_C.gated_sweep(initial, as_arrays(*weights), topology, torch.get_num_threads()))
+    return torch.from_numpy(_C.gated_sweep(initial, weights, topology, torch.get_num_threads()))
 
 
 @torch.library.custom_op(
@@ -191,7 +209,7 @@ def gated_sweep_op(states: Tensor, weights: list[Tensor], topology: list[Tensor]
         weights: those of the direct MLP, the GRU and, where there are virtual edges, their MLP: 8 or 12 tensors.
         topology: the arrays of `Topology`, without the levels.
     """
-    return native_gated_sweep(states, weights, native_topology(topology, cutoff))
+    return native_gated_sweep(states, as_arrays(*weights), native_topology(topology, cutoff))
 
 
 @gated_sweep_op.register_fake
