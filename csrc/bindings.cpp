@@ -15,6 +15,8 @@
 #include "isa.hpp"
 #include "layout.hpp"
 #include "modules.hpp"
+#include "random.hpp"
+#include "search_space.hpp"
 #include "sweep.hpp"
 #include "tensors.hpp"
 
@@ -595,6 +597,210 @@ void define_ghn(py::module_& module, const char* name) {
            "(hidden, blocks): what the last step of decoding reads.");
 }
 
+// Search space --------------------------------------------------------------------------------------------------------
+
+using ghnfast::CellGenotype;
+using Edges = std::vector<std::pair<int, int>>;
+
+Edges edges_of(const CellGenotype& cell) {
+  Edges edges;
+  for (const auto& edge : cell.edges) {
+    edges.emplace_back(static_cast<int>(edge.operation), edge.state);
+  }
+  return edges;
+}
+
+CellGenotype cell_of(const Edges& edges, const std::vector<int>& concat) {
+  CellGenotype cell;
+  for (const auto& [operation, state] : edges) {
+    if (operation < 0 || operation >= static_cast<int>(ghnfast::Operation::kCount)) {
+      throw std::invalid_argument("there is no operation " + std::to_string(operation));
+    }
+    cell.edges.push_back({static_cast<ghnfast::Operation>(operation), state});
+  }
+  if (edges.size() % 2 != 0) {
+    throw std::invalid_argument("a cell has two edges for each step");
+  }
+  cell.concat = concat;
+  return cell;
+}
+
+ghnfast::Split split_of(int split) {
+  if (split < 0 || split >= static_cast<int>(ghnfast::Split::kCount)) {
+    throw std::invalid_argument("there is no split " + std::to_string(split));
+  }
+  return static_cast<ghnfast::Split>(split);
+}
+
+py::object shape_tuple(const std::int64_t* shape, int dimensions) {
+  py::tuple made(dimensions);
+  for (int at = 0; at < dimensions; ++at) {
+    made[at] = shape[at];
+  }
+  return std::move(made);
+}
+
+// The graph of a network, or None where it has no output; see NetworkGraph in _C.pyi.
+py::object network_graph(const ghnfast::NetworkSettings& settings) {
+  ghnfast::NetworkTrace trace;
+  ghnfast::Graph graph;
+  {
+    py::gil_scoped_release released;
+    trace = ghnfast::describe(settings, true);
+    if (trace.has_output) {
+      graph = ghnfast::build_graph(trace.operations);
+    }
+  }
+  if (!trace.has_output) {
+    return py::none();
+  }
+  const auto nodes = static_cast<py::ssize_t>(graph.operations.size());
+  const auto count = trace.parameters.size();
+  // Why a parameter has no node: the fate of its operation, or -1 for parameters that no operation uses.
+  std::vector<int> fates(count, -1);
+  for (std::size_t operation = 0; operation < trace.weights.size(); ++operation) {
+    for (const auto parameter : trace.weights[operation]) {
+      if (parameter >= 0) {
+        fates[parameter] = static_cast<int>(graph.fates[operation]);
+      }
+    }
+  }
+  std::vector<py::object> names(count);
+  py::dict parameter_shapes, skipped;
+  const auto name_of = [&](std::int32_t parameter) -> py::object {
+    if (parameter < 0) {
+      return py::none();
+    }
+    if (!names[parameter]) {
+      const auto& made = trace.parameters[parameter];
+      names[parameter] = py::str(made.name);
+      parameter_shapes[names[parameter]] = shape_tuple(made.shape.data(), made.dimensions);
+    }
+    return names[parameter];
+  };
+  py::list shapes(nodes), weights(nodes), norm_biases(nodes);
+  for (py::ssize_t node = 0; node < nodes; ++node) {
+    const auto operation = graph.operations[node];
+    const auto& shape = trace.shapes[operation];
+    shapes[node] = shape[0] == 0 ? py::object(py::none()) : shape_tuple(shape.data(), 4);
+    weights[node] = name_of(trace.weights[operation][0]);
+    norm_biases[node] = name_of(trace.weights[operation][1]);
+  }
+  for (std::size_t parameter = 0; parameter < count; ++parameter) {
+    if (!names[parameter]) {
+      skipped[py::str(trace.parameters[parameter].name)] = fates[parameter];
+    }
+  }
+  const auto edge_count = static_cast<py::ssize_t>(graph.edges.size() / 2);
+  return py::make_tuple(to_array(graph.primitives), to_array(graph.edges).reshape({edge_count, py::ssize_t{2}}),
+                        to_array(graph.level_offsets), shapes, weights, norm_biases, parameter_shapes, skipped,
+                        graph.classifier_weight, graph.classifier_bias);
+}
+
+py::list network_parameters(const ghnfast::NetworkSettings& settings) {
+  py::list parameters;
+  for (const auto& parameter : ghnfast::describe(settings, true).parameters) {
+    parameters.append(py::make_tuple(parameter.name, shape_tuple(parameter.shape.data(), parameter.dimensions)));
+  }
+  return parameters;
+}
+
+py::dict statistics(int split, std::uint64_t seed, std::uint64_t begin, std::uint64_t end,
+                    const ghnfast::TrainingRanges& ranges, int threads) {
+  if (begin >= end) {
+    throw std::invalid_argument("the range of networks is empty");
+  }
+  const auto chosen = split_of(split);
+  ghnfast::GraphStatistics found;
+  {
+    py::gil_scoped_release released;
+    found = ghnfast::statistics(chosen, seed, begin, end, ranges, threads);
+  }
+  using namespace py::literals;
+  return py::dict("graphs"_a = found.graphs, "without_norm"_a = found.without_norm,
+                  "nodes"_a = py::make_tuple(found.nodes_least, found.nodes_most),
+                  "cells"_a = py::make_tuple(found.cells_least, found.cells_most),
+                  "channels"_a = py::make_tuple(found.channels_least, found.channels_most),
+                  "parameters"_a = py::make_tuple(found.parameters_least, found.parameters_most),
+                  "primitives"_a = found.primitives, "degree"_a = py::make_tuple(found.degree, found.degree_squares),
+                  "path"_a = py::make_tuple(found.path, found.path_squares));
+}
+
+void define_search_space(py::module_& module) {
+  using ghnfast::NetworkSettings;
+  using ghnfast::TrainingRanges;
+  auto settings = py::class_<NetworkSettings>(module, "NetworkSettings", py::module_local(),
+                                              "The arguments of a DeepNets-1M network.");
+  settings.def(py::init<>())
+      .def("set_cells",
+           [](NetworkSettings& self, const Edges& normal, const std::vector<int>& normal_concat, const Edges& reduce,
+              const std::vector<int>& reduce_concat) {
+             self.normal = cell_of(normal, normal_concat);
+             self.reduce = cell_of(reduce, reduce_concat);
+           })
+      .def("cells_as_lists",
+           [](const NetworkSettings& self) {
+             return py::make_tuple(edges_of(self.normal), self.normal.concat, edges_of(self.reduce),
+                                   self.reduce.concat);
+           })
+      .def_readwrite("num_classes", &NetworkSettings::num_classes)
+      .def_readwrite("channels", &NetworkSettings::channels)
+      .def_readwrite("cells", &NetworkSettings::cells)
+      .def_readwrite("kernel", &NetworkSettings::kernel)
+      .def_readwrite("channel_factor", &NetworkSettings::channel_factor)
+      .def_readwrite("fc_layers", &NetworkSettings::fc_layers)
+      .def_readwrite("fc_width", &NetworkSettings::fc_width)
+      .def_readwrite("stem_type", &NetworkSettings::stem_type)
+      .def_readwrite("large_images", &NetworkSettings::large_images)
+      .def_readwrite("stem_pool", &NetworkSettings::stem_pool)
+      .def_readwrite("normed", &NetworkSettings::normed)
+      .def_readwrite("preprocessed", &NetworkSettings::preprocessed)
+      .def_readwrite("global_average", &NetworkSettings::global_average)
+      .def_readwrite("vit", &NetworkSettings::vit)
+      .def("graph", &network_graph)
+      .def("parameters", &network_parameters)
+      .def("elements", [](const NetworkSettings& self) { return ghnfast::describe(self, false).elements; })
+      .def("node_cells", [](const NetworkSettings& self) {
+        const auto trace = ghnfast::describe(self, false);
+        std::vector<std::int32_t> cells;
+        if (trace.has_output) {
+          for (const auto operation : ghnfast::build_graph(trace.operations).operations) {
+            cells.push_back(trace.cells[operation]);
+          }
+        }
+        return to_array(cells);
+      });
+  py::class_<TrainingRanges>(module, "TrainingRanges", py::module_local())
+      .def(py::init<int, int, int, int>(), py::arg("channels_first"), py::arg("channels_last"), py::arg("fc_first"),
+           py::arg("fc_last"));
+  module.def("philox", &ghnfast::philox, py::arg("counter"), py::arg("key"), "One block of the random stream.");
+  module.def(
+      "sample_network",
+      [](int split, std::uint64_t seed, std::uint64_t index, const TrainingRanges& ranges, bool large_images) {
+        ghnfast::SampledNetwork network;
+        const auto chosen = split_of(split);
+        {
+          py::gil_scoped_release released;
+          network = ghnfast::sample(chosen, seed, index, ranges, large_images);
+        }
+        return py::make_tuple(network.settings, network.small_elements, network.large_elements);
+      },
+      py::arg("split"), py::arg("seed"), py::arg("index"), py::arg("ranges"), py::arg("large_images"),
+      "(settings, elements of parameters for small images, and for large ones).");
+  module.def(
+      "draw_widths",
+      [](NetworkSettings& settings, std::int64_t small_elements, std::int64_t large_elements, std::uint64_t seed,
+         std::uint64_t index, const TrainingRanges& ranges, bool large_images) {
+        ghnfast::SampledNetwork network{settings, small_elements, large_elements};
+        ghnfast::draw_widths(seed, index, ranges, large_images, network);
+        settings = network.settings;
+      },
+      py::arg("settings"), py::arg("small_elements"), py::arg("large_elements"), py::arg("seed"), py::arg("index"),
+      py::arg("ranges"), py::arg("large_images"), "Set channels and fc_width of a training network.");
+  module.def("statistics", &statistics, py::arg("split"), py::arg("seed"), py::arg("begin"), py::arg("end"),
+             py::arg("ranges"), py::arg("threads"), "Sums over the graphs of networks begin to end of a split.");
+}
+
 // Defines the functions for one type of numbers; those of an array choose the overload.
 template <typename T>
 void define_kernels(py::module_& module) {
@@ -697,6 +903,7 @@ PYBIND11_MODULE(_C, module) {
              "Slots sorted by what they share: (order, targets, scales, nodes, calls, hidden rows, block elements).");
   define_ghn<float>(module, "GhnFloat");
   define_ghn<double>(module, "GhnDouble");
+  define_search_space(module);
   define_kernels<float>(module);
   define_kernels<double>(module);
   module.def("instruction_sets", &ghnfast::instruction_sets, "Those that this machine has, the fastest last.");

@@ -112,5 +112,68 @@ class Snapshot:
     def __init__(self, modules: list[Any]) -> None: ...
     def changed(self) -> list[tuple[Any, Any]]: ...
 
+class NetworkSettings:
+    """The arguments of `ghnfast.deepnets.Network`; operations are positions in `OPERATIONS`."""
+
+    num_classes: int
+    channels: int
+    cells: int
+    kernel: int
+    channel_factor: int
+    fc_layers: int
+    fc_width: int
+    stem_type: int
+    large_images: bool
+    stem_pool: bool
+    normed: bool
+    preprocessed: bool
+    global_average: bool
+    vit: bool
+    def set_cells(
+        self,
+        normal: Sequence[tuple[int, int]],
+        normal_concat: Sequence[int],
+        reduce: Sequence[tuple[int, int]],
+        reduce_concat: Sequence[int],
+    ) -> None: ...
+    def cells_as_lists(self) -> tuple[list[tuple[int, int]], list[int], list[tuple[int, int]], list[int]]: ...
+    def graph(self) -> NetworkGraph | None: ...
+    def parameters(self) -> list[tuple[str, tuple[int, ...]]]: ...
+    def elements(self) -> int: ...
+    def node_cells(self) -> NDArray[int32]: ...
+
+# Primitives, edges, level offsets, shapes, weights, norm biases, shapes of parameters, {name: fate} of parameters
+# without a node (-1: no operation uses it), and the nodes of the classification layer's weight and bias.
+NetworkGraph = tuple[
+    NDArray[int8],
+    NDArray[int32],
+    NDArray[int32],
+    list[tuple[int, ...] | None],
+    list[str | None],
+    list[str | None],
+    dict[str, tuple[int, ...]],
+    dict[str, int],
+    int,
+    int,
+]
+
+class TrainingRanges:
+    def __init__(self, channels_first: int, channels_last: int, fc_first: int, fc_last: int) -> None: ...
+
+def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
+def sample_network(
+    split: int, seed: int, index: int, ranges: TrainingRanges, large_images: bool
+) -> tuple[NetworkSettings, int, int]: ...
+def draw_widths(
+    settings: NetworkSettings,
+    small_elements: int,
+    large_elements: int,
+    seed: int,
+    index: int,
+    ranges: TrainingRanges,
+    large_images: bool,
+) -> None: ...
+def statistics(split: int, seed: int, begin: int, end: int, ranges: TrainingRanges, threads: int) -> dict[str, Any]: ...
+
 Kind: Any
 Fate: Any

@@ -8,7 +8,7 @@
 
 from importlib.metadata import version
 
-from .errors import CheckpointError, GhnfastError, PredictError, TraceError, UntrainedWarning
+from .errors import CheckpointError, DatasetError, GhnfastError, PredictError, TraceError, UntrainedWarning
 from .graph import ArchGraph
 from .nn import GHN
 from .nn.slots import Report
@@ -21,6 +21,7 @@ __all__ = [
     "GHN",
     "ArchGraph",
     "CheckpointError",
+    "DatasetError",
     "GhnfastError",
     "PredictError",
     "Report",

@@ -1,4 +1,4 @@
-"""The command line: `ghnfast predict`, `ghnfast graph` and `ghnfast bench`.
+"""The command line: `ghnfast predict`, `ghnfast graph`, `ghnfast bench` and `ghnfast generate`.
 
 Results go to stdout, notices and errors to stderr. What a user can put right (a wrong name, a folder that is not there,
 any `GhnfastError`) is one line and the exit code 2; what should not happen keeps its traceback.
@@ -30,6 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import UNTRAINED
+from .deepnets.dataset import SIZES
+from .deepnets.generate import format_statistics, gather_statistics, splits_to_write, write_splits
 from .drawing import to_svg
 from .errors import GhnfastError, UntrainedWarning
 from .files import compact_copies, in_words, replacing
@@ -44,6 +46,7 @@ _log = logging.getLogger("ghnfast")
 BAD_INPUT = 2  # the exit code
 BROKEN_PIPE = 1
 SEED = 0
+GENERATED = ("eval", *SIZES)  # `eval` is all evaluation splits, which share a file
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 WEIGHT_SUFFIXES = (".safetensors", ".pt")
 DRAWING_SUFFIXES = (".svg",)
@@ -106,6 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_predict(commands)
     add_graph(commands)
     add_bench(commands)
+    add_generate(commands)
     return parser
 
 
@@ -154,6 +158,22 @@ def add_bench(commands: Any) -> None:
     parser.set_defaults(run=run_bench)
 
 
+def add_generate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="generate networks of DeepNets-1M",
+        description="Sample the networks of a split and print the published statistics of them; with --out also write "
+        "them in the published HDF5 and JSON format. A call that was interrupted goes on where it was when it is "
+        "repeated.",
+    )
+    parser.add_argument("split", metavar="SPLIT", choices=GENERATED, help=f"one of {', '.join(GENERATED)}")
+    parser.add_argument("--count", type=parse_count, metavar="N", help="networks of each split; default: as published")
+    parser.add_argument("--seed", type=parse_seed, default=0, metavar="S", help="another seed gives others; default: 0")
+    parser.add_argument("--out", metavar="FOLDER", help="write deepnets1m_*.hdf5 and deepnets1m_*_meta.json into it")
+    parser.add_argument("--json", action="store_true", help="print the statistics as one JSON object")
+    parser.set_defaults(run=run_generate)
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
@@ -176,6 +196,12 @@ def parse_shape(text: str) -> tuple[int, ...]:
         return tuple(parse_count(size) for size in text.split(","))
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"'{text}' is no shape; positive sizes such as 3,32,32 are accepted") from None
+
+
+def parse_seed(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) >= 1 << 64:
+        raise argparse.ArgumentTypeError(f"'{text}' is no seed; 0 to 2^64 - 1 are accepted")
+    return int(text)
 
 
 def parse_count(text: str) -> int:
@@ -618,3 +644,37 @@ def run_bench(arguments: argparse.Namespace) -> str:
     if memory is not None:
         lines.append(f"memory beyond the model and the GHN: {memory / 2**20:.1f} MiB")
     return "\n".join(lines)
+
+
+# Generate ------------------------------------------------------------------------------------------------------------
+
+
+def run_generate(arguments: argparse.Namespace) -> str:
+    counts = splits_to_write(arguments.split, arguments.count)
+    total, threads = sum(counts.values()), torch.get_num_threads()
+    written: tuple[Path, ...] = ()
+    try:
+        if arguments.out is not None:
+            with progress_bar("writing", total) as step:
+                written = write_splits(arguments.out, counts, arguments.seed, step)
+        with progress_bar("statistics", total) as step:
+            columns = {
+                split: gather_statistics(split, count, arguments.seed, threads, step) for split, count in counts.items()
+            }
+    except ImportError as error:
+        raise UsageError(str(error)) from error
+    if arguments.json:
+        return json.dumps({"seed": arguments.seed, "files": [str(path) for path in written], "statistics": columns})
+    return "\n".join([format_statistics(columns), *(f"wrote {path}" for path in written)])
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Tells how far something is on a terminal, where tqdm is installed; nothing elsewhere."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda count: None
+        return
+    with tqdm(desc=what, total=total, unit=" networks", disable=None, file=sys.stderr) as bar:
+        yield bar.update

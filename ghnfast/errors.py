@@ -21,5 +21,9 @@ class PredictError(GhnfastError, RuntimeError):
     """Parameters could not be predicted. The model is as it was before the call."""
 
 
+class DatasetError(GhnfastError, ValueError):
+    """Files of DeepNets-1M could not be found or read, or are not what they should be."""
+
+
 class BackendError(GhnfastError, ValueError):
     """The implementation that `GHNFAST_BACKEND` asks for does not exist, or cannot be used here."""

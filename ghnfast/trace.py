@@ -23,7 +23,7 @@ from .graph import PREDICTED_DTYPES, ArchGraph
 from .tracing import RULES
 from .tracing.leaves import private_copy
 from .tracing.members import Members, members_of, unchanged
-from .tracing.tracer import META, Fate, Tracer, Value, map_tensors
+from .tracing.tracer import META, Fate, Tracer, Value, fate_reason, map_tensors
 
 # Two images: a batch of one hides its dimension from code that squeezes.
 BATCH_SIZE = 2
@@ -206,13 +206,6 @@ def build(tracer: Tracer, outputs: list[int], model_name: str) -> ArchGraph:
     )
 
 
-FATE_REASONS = {
-    Fate.NO_INPUT: "its layer has no path from the input",
-    Fate.NO_OUTPUT: "its layer has no path to an output",
-    Fate.ATTENTION_OFFSET: "it is added to attention scores, not to features",
-}
-
-
 def skip_reasons(tracer: Tracer, fates: Any, placed: Container[int]) -> dict[str, str]:
     """Why each parameter that has no node has none."""
     fate_of = {
@@ -225,10 +218,8 @@ def skip_reasons(tracer: Tracer, fates: Any, placed: Container[int]) -> dict[str
     for index, name in enumerate(tracer.names):
         if index in placed:
             continue
-        if index in fate_of:
-            reasons[name] = FATE_REASONS.get(Fate(fate_of[index]), "its layer is not part of the graph")
-        elif index in tracer.used_by:
+        if index not in fate_of and index in tracer.used_by:
             reasons[name] = tracer.used_by[index]
         else:
-            reasons[name] = "the forward does not use it"
+            reasons[name] = fate_reason(Fate(fate_of[index]) if index in fate_of else None)
     return reasons

@@ -6,6 +6,7 @@ Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 20
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
@@ -35,7 +36,7 @@ OPERATIONS: tuple[str, ...] = (
 _FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Genotype:
     """The two cells of a network, a normal one and a reduction one (DARTS, Section 2.1).
 
@@ -73,22 +74,69 @@ class Genotype:
             object.__setattr__(self, f"{name}_concat", _parse_concat(f"{name}_concat", concat, len(parsed) // 2))
 
     @classmethod
-    def of(cls, source: Genotype | Mapping[str, Any]) -> Genotype:
-        """A genotype as it is, or built from a mapping with the four fields, as JSON files hold it.
+    def of(cls, source: Genotype | Mapping[str, Any] | str) -> Genotype:
+        """A genotype as it is, from a mapping with the four fields (`as_dict`), or from text.
+
+        Args:
+            source: text is a name of ``GENOTYPES``, or the notation of DARTS, which ``repr`` gives:
+                ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., ...)``.
 
         Raises:
-            ValueError: the mapping misses a field or has another one, or a field is invalid.
+            ValueError: the mapping misses a field or has another one, a field is invalid, or the text is neither a name
+                nor a genotype.
         """
         if isinstance(source, cls):
             return source
+        if isinstance(source, str):
+            return GENOTYPES[source] if source in GENOTYPES else cls(**_fields_in(source))
         if not isinstance(source, Mapping) or set(source) != set(_FIELDS):
             given = sorted(source) if isinstance(source, Mapping) else type(source).__name__
             raise ValueError(f"a genotype is a Genotype or a mapping with the keys {', '.join(_FIELDS)}, given {given}")
         return cls(**source)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The four fields as lists, as JSON files hold them."""
+        return {
+            "normal": [list(edge) for edge in self.normal],
+            "normal_concat": list(self.normal_concat),
+            "reduce": [list(edge) for edge in self.reduce],
+            "reduce_concat": list(self.reduce_concat),
+        }
+
+    def __repr__(self) -> str:
+        fields = (f"{name}={list(getattr(self, name))}" for name in _FIELDS)
+        return f"Genotype({', '.join(fields)})"
+
     def uses(self, operation: str) -> bool:
         """Whether one of the two cells has an edge with this operation."""
         return any(name == operation for name, _ in self.normal + self.reduce)
+
+
+def _fields_in(text: str) -> dict[str, Any]:
+    """The fields of a genotype in the notation of DARTS. Only literals and ranges are read; nothing is run."""
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "Genotype":
+            raise ValueError("it is not a call of Genotype")
+        names = [*_FIELDS[: len(call.args)], *(keyword.arg for keyword in call.keywords)]
+        if sorted(map(str, names)) != sorted(_FIELDS):
+            raise ValueError(f"its fields are {', '.join(map(str, names))}")
+        values = [*call.args, *(keyword.value for keyword in call.keywords)]
+        return {str(name): _literal(value) for name, value in zip(names, values, strict=True)}
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(
+            f"{text!r:.100} is no genotype ({error}); accepted are {', '.join(GENOTYPES)}, and "
+            "Genotype(normal=[(operation, state), ...], normal_concat=[...], reduce=[...], reduce_concat=[...])"
+        ) from error
+
+
+def _literal(value: ast.expr) -> Any:
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "range":
+        bounds = [ast.literal_eval(bound) for bound in value.args]
+        if value.keywords or not all(isinstance(bound, int) and abs(bound) <= 1000 for bound in bounds):
+            raise ValueError("a range has small whole numbers")
+        return list(range(*bounds))
+    return ast.literal_eval(value)
 
 
 def _parse_edges(field: str, edges: Iterable[Sequence[str | int]]) -> tuple[Edge, ...]:
@@ -125,3 +173,34 @@ def _parse_state(place: str, state: object, *, first: int, last: int, reader: st
     if not first <= number <= last:
         raise ValueError(f"{place}: {reader} states {first} to {last}, given {state!r}")
     return number
+
+
+# Published genotypes by name: DARTS (Liu et al., ICLR 2019), P-DARTS (Chen et al., ICCV 2019), and a vision transformer
+# (Knyazev et al., NeurIPS 2021).
+GENOTYPES: dict[str, Genotype] = {
+    "DARTS": Genotype(
+        normal=[
+            ("sep_conv_3x3", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
+            ("sep_conv_3x3", 1), ("skip_connect", 0), ("skip_connect", 0), ("dil_conv_3x3", 2),
+        ],
+        normal_concat=range(2, 6),
+        reduce=[
+            ("max_pool_3x3", 0), ("max_pool_3x3", 1), ("skip_connect", 2), ("max_pool_3x3", 1),
+            ("max_pool_3x3", 0), ("skip_connect", 2), ("skip_connect", 2), ("max_pool_3x3", 1),
+        ],
+        reduce_concat=range(2, 6),
+    ),
+    "PDARTS": Genotype(
+        normal=[
+            ("skip_connect", 0), ("dil_conv_3x3", 1), ("skip_connect", 0), ("sep_conv_3x3", 1),
+            ("sep_conv_3x3", 1), ("sep_conv_3x3", 3), ("sep_conv_3x3", 0), ("dil_conv_5x5", 4),
+        ],
+        normal_concat=range(2, 6),
+        reduce=[
+            ("avg_pool_3x3", 0), ("sep_conv_5x5", 1), ("sep_conv_3x3", 0), ("dil_conv_5x5", 2),
+            ("max_pool_3x3", 0), ("dil_conv_3x3", 1), ("dil_conv_3x3", 1), ("dil_conv_5x5", 3),
+        ],
+        reduce_concat=range(2, 6),
+    ),
+    "ViT": Genotype([("none", 0), ("msa", 1)], [2], [("none", 0), ("avg_pool_3x3", 1)], [2]),
+}  # fmt: skip

@@ -87,9 +87,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         genotype = Genotype.of(genotype)
-        _check_settings(num_classes, C, n_cells, ks, stem_type, C_mult, fc_layers, fc_dim)
-        if not preproc:
-            _check_constant_channels(genotype, C_mult)
+        check_settings(genotype, num_classes, C, n_cells, ks, stem_type, preproc, C_mult, fc_layers, fc_dim)
 
         self.genotype = genotype
         self.input_shape = (3, 224, 224) if is_imagenet_input else (3, 32, 32)
@@ -375,9 +373,23 @@ def _concatenate(states: list[Tensor | None]) -> Tensor | None:
     return torch.cat(present, dim=1)
 
 
-def _check_settings(
-    num_classes: int, C: int, n_cells: int, ks: int, stem_type: int, C_mult: int, fc_layers: int, fc_dim: int
+def check_settings(
+    genotype: Genotype,
+    num_classes: int,
+    C: int,
+    n_cells: int,
+    ks: int,
+    stem_type: int,
+    preproc: bool,
+    C_mult: int,
+    fc_layers: int,
+    fc_dim: int,
 ) -> None:
+    """The checks of a `Network`'s arguments.
+
+    Raises:
+        ValueError: settings that are out of range or cannot work together.
+    """
     for name, value in {"num_classes": num_classes, "C": C, "n_cells": n_cells, "C_mult": C_mult}.items():
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, given {value}")
@@ -391,6 +403,8 @@ def _check_settings(
         raise ValueError(f"fc_layers must be 0 or more, given {fc_layers}")
     if fc_layers > 1 and fc_dim < 1:
         raise ValueError(f"fc_dim must be 1 or more where fc_layers is more than 1, given {fc_dim}")
+    if not preproc:
+        _check_constant_channels(genotype, C_mult)
 
 
 def _check_constant_channels(genotype: Genotype, C_mult: int) -> None:

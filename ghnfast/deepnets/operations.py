@@ -24,10 +24,19 @@ def normalization(norm: str | None, channels: int) -> nn.Module:
     Raises:
         ValueError: any other ``norm``.
     """
+    return nn.BatchNorm2d(channels, track_running_stats="track" in str(norm)) if is_norm(norm) else nn.Identity()
+
+
+def is_norm(norm: str | None) -> bool:
+    """Whether ``norm`` names batch normalization, or none.
+
+    Raises:
+        ValueError: it names neither.
+    """
     if norm in (None, "", "none"):
-        return nn.Identity()
+        return False
     if isinstance(norm, str) and norm.startswith("bn"):
-        return nn.BatchNorm2d(channels, track_running_stats="track" in norm)
+        return True
     raise ValueError(f"norm must be None, '', 'none' or a name that starts with 'bn' (bn, bn-track), given {norm!r}")
 
 

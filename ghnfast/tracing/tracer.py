@@ -75,6 +75,20 @@ class Fate(IntEnum):
     ATTENTION_OFFSET = 4
 
 
+FATE_REASONS = {
+    Fate.NO_INPUT: "its layer has no path from the input",
+    Fate.NO_OUTPUT: "its layer has no path to an output",
+    Fate.ATTENTION_OFFSET: "it is added to attention scores, not to features",
+}
+
+
+def fate_reason(fate: Fate | None) -> str:
+    """Why a parameter of an operation with this fate has no node; None for a parameter that no operation uses."""
+    if fate is None:
+        return "the forward does not use it"
+    return FATE_REASONS.get(fate, "its layer is not part of the graph")
+
+
 class Value:
     """Where a tensor comes from.
 

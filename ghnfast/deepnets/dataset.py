@@ -1,0 +1,298 @@
+"""DeepNets-1M as a data set: index in, network out.
+
+Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 2021, Section 3 and Appendix A.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import index as as_index
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Sampler
+
+from .. import _C
+from ..graph import ArchGraph
+from ..trace import trace
+from .files import PublishedFile
+from .genotype import GENOTYPES, Genotype
+from .network import Network
+from .space import args_of, genotype_of, graph_from, settings_of
+
+# The splits that are sampled, in the order of `Split` in csrc/search_space.hpp, and how many networks they have.
+SIZES = {
+    "train": 1_000_000,
+    "val": 500,
+    "test": 500,
+    "search": 100_000,
+    "wide": 100,
+    "deep": 100,
+    "dense": 100,
+    "bnfree": 100,
+}
+SPLITS = (*SIZES, "predefined")
+PREDEFINED = ("resnet50", "ViT")
+CHANNEL_STEP, FC_STEP = 16, 64
+
+
+@dataclass(frozen=True, eq=False)
+class DeepNet:
+    """A network of DeepNets-1M that nobody has built yet.
+
+    Attributes:
+        split, index: where it is from.
+        genotype: its cells; None for a predefined network that has none (ResNet-50).
+        args: the other arguments of `Network` that the published data set has: C, n_cells, ks, stem_pool, stem_type,
+            norm, preproc, C_mult, fc_layers, fc_dim, glob_avg.
+        num_classes: the classes that `graph` is for.
+        large_images: whether it is for 224 x 224 images, else for 32 x 32.
+        num_params: how many numbers its parameters have with 32 channels and ten classes, for either size of images,
+            as the published files count: {"cifar10": ..., "imagenet": ...}; empty for predefined networks.
+    """
+
+    split: str
+    index: int
+    genotype: Genotype | None
+    args: dict[str, Any]
+    num_classes: int
+    large_images: bool
+    num_params: dict[str, int]
+    published: PublishedFile | None = None
+
+    @cached_property
+    def graph(self) -> ArchGraph:
+        """The architecture graph, in evaluation mode; from the published file where the data set was given one."""
+        if self.published is not None:
+            return self.published.graph(self.index, self.settings)
+        if self.split == "predefined":
+            return trace(self.build(light=True).eval(), input_shape=self.input_shape)
+        return graph_from(self.settings)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (3, 224, 224) if self.large_images else (3, 32, 32)
+
+    @property
+    def settings(self) -> _C.NetworkSettings:
+        """All settings as C++ takes them."""
+        if self.genotype is None:
+            raise ValueError(f"{self!r} has no genotype")
+        return settings_of(
+            genotype=self.genotype, num_classes=self.num_classes, is_imagenet_input=self.large_images, **self.args
+        )
+
+    def build(self, num_classes: int | None = None, *, light: bool = False, **options: Any) -> nn.Module:
+        """The network.
+
+        Args:
+            num_classes: `self.num_classes` by default.
+            light: leave the parameters on the meta device: without memory, for `torch.func.functional_call` with
+                predicted tensors. Buffers are real.
+            options: further arguments of `Network` that stand in for its own, such as `auxiliary=True`.
+        """
+        classes = self.num_classes if num_classes is None else num_classes
+        if not light:
+            return self.make(classes, options)
+        with torch.device("meta"):
+            network = self.make(classes, options)
+        for module in network.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+        return network
+
+    def make(self, num_classes: int, options: dict[str, Any]) -> nn.Module:
+        if self.genotype is None:
+            return make_resnet50(num_classes, self.large_images, options)
+        settings = {"is_imagenet_input": self.large_images, **self.args, **options}
+        return Network(genotype=self.genotype, num_classes=num_classes, **settings)
+
+
+def make_resnet50(num_classes: int, large_images: bool, options: dict[str, Any]) -> nn.Module:
+    from ..vision import adapt_to_small_images
+
+    try:
+        from torchvision.models import resnet50
+    except ImportError as error:
+        raise ImportError("the predefined ResNet-50 needs torchvision: pip install 'ghnfast[vision]'") from error
+    if options:
+        raise ValueError(f"a ResNet-50 takes no {', '.join(options)}")
+    model: nn.Module = resnet50(num_classes=num_classes)
+    return model if large_images else adapt_to_small_images(model)
+
+
+class DeepNets1M(Dataset[DeepNet]):
+    """The networks of a split of DeepNets-1M.
+
+    By default they are sampled: network `index` of a seed is the same on every machine, in any order, in any process.
+    The evaluation splits have the published ranges of channels, parameters and nodes; the networks themselves are the
+    published ones only where `root` has their files.
+
+    Args:
+        split: train, val, test, search, wide, deep, dense, bnfree, or predefined (ResNet-50 and a ViT).
+        root: the folder of the published HDF5 and JSON files (or of files that `ghnfast generate` wrote), to read
+            networks from.
+        size: how many networks, the first ones; by default as many as were published, or as the files have.
+        seed: another seed gives other networks; and other channels, where training networks are from files.
+        large_images: networks for 224 x 224 images, else for 32 x 32.
+        num_classes: 1000 for large images, else 10.
+        num_ch, fc_dim: (first, last) of the channels, in steps of 16, and of the widths of hidden layers, in steps of
+            64, that training networks get; large networks get few of either.
+
+    Raises:
+        ValueError: an argument out of range.
+        DatasetError: the files are not there, are not those of the data set, or are broken.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        root: str | os.PathLike[str] | None = None,
+        *,
+        size: int | None = None,
+        seed: int = 0,
+        large_images: bool = False,
+        num_classes: int | None = None,
+        num_ch: tuple[int, int] = (16, 128),
+        fc_dim: tuple[int, int] = (64, 512),
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}; {', '.join(SPLITS)} are accepted")
+        if not 0 <= seed < 1 << 64:
+            raise ValueError(f"seed is {seed}; 0 to 2^64 - 1 is accepted")
+        for name, (first, last), step in (("num_ch", num_ch, CHANNEL_STEP), ("fc_dim", fc_dim, FC_STEP)):
+            if not 8 <= first <= last or first % 2:
+                raise ValueError(
+                    f"{name} is {(first, last)}; (first, last) with an even first >= 8, in steps of {step}"
+                )
+        self.split, self.seed, self.large_images = split, seed, large_images
+        self.num_classes = (1000 if large_images else 10) if num_classes is None else num_classes
+        self.ranges = (*num_ch, *fc_dim)
+        self.published = None
+        if root is not None and split != "predefined":
+            self.published = PublishedFile(root, split)
+        there = len(PREDEFINED) if split == "predefined" else SIZES[split]
+        if self.published is not None:
+            there = len(self.published)
+        elif split != "predefined" and size is not None:
+            there = max(there, size)  # sampling has no end
+        if size is not None and not 1 <= size <= there:
+            raise ValueError(f"size is {size}; the split {split} has {there} networks")
+        self.size = there if size is None else size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> DeepNet:
+        number = as_index(index)
+        if not -self.size <= number < self.size:
+            raise IndexError(f"network {number} of the split {self.split} was asked for, which has {self.size}")
+        number %= self.size
+        if self.split == "predefined":
+            return self.predefined(number)
+        if self.published is not None:
+            return self.read(number)
+        settings, small, large = self.sampled(number)
+        return self.item(number, genotype_of(settings), args_of(settings), {"cifar10": small, "imagenet": large})
+
+    def __iter__(self) -> Iterator[DeepNet]:
+        return (self[index] for index in range(self.size))
+
+    def num_nodes(self, index: int) -> int:
+        """How many nodes the graph of a network has, without making the graph."""
+        if self.published is not None:
+            return self.published.num_nodes(index)
+        if self.split == "predefined":
+            return len(self[index].graph)
+        return len(self.sampled(index)[0].node_cells())
+
+    def sampled(self, index: int) -> tuple[_C.NetworkSettings, int, int]:
+        ranges = _C.TrainingRanges(*self.ranges)
+        return _C.sample_network(SPLITS.index(self.split), self.seed, index, ranges, self.large_images)
+
+    def item(self, index: int, genotype: Genotype | None, args: dict[str, Any], params: dict[str, int]) -> DeepNet:
+        return DeepNet(self.split, index, genotype, args, self.num_classes, self.large_images, params, self.published)
+
+    def read(self, index: int) -> DeepNet:
+        assert self.published is not None
+        genotype, args, num_params = self.published.network(index)
+        if self.split == "train":
+            settings = settings_of(genotype=genotype, num_classes=self.num_classes, **{"C": 32, **args})
+            ranges = _C.TrainingRanges(*self.ranges)
+            counts = num_params["cifar10"], num_params["imagenet"]
+            _C.draw_widths(settings, *counts, self.seed, index, ranges, self.large_images)
+            args = {**args, "C": settings.channels, "fc_dim": settings.fc_width}
+        elif self.split == "wide":
+            args = {**args, "C": args["C"] * (2 if self.large_images else 4)}
+        return self.item(index, genotype, args, num_params)
+
+    def predefined(self, index: int) -> DeepNet:
+        if PREDEFINED[index] == "resnet50":
+            return self.item(index, None, {}, {})
+        args = {"C": 128, "n_cells": 12, "glob_avg": True, "preproc": False, "C_mult": 1}
+        return self.item(index, GENOTYPES["ViT"], args, {})
+
+
+class NodeBatchSampler(Sampler[list[int]]):
+    """Batches of networks of bounded size, for `DataLoader(dataset, batch_sampler=..., collate_fn=list)`.
+
+    Each network of an epoch is in one batch of one rank. A batch ends where one more network would exceed either bound;
+    a network that is larger than `max_nodes` is a batch of its own.
+
+    Args:
+        batch_size: networks of a batch, at most.
+        max_nodes: nodes of a batch, at most.
+        shuffle: a new order in each epoch (`set_epoch`), the same on all ranks.
+        rank, world_size: which share of the networks this process gets, of how many.
+    """
+
+    def __init__(
+        self,
+        dataset: DeepNets1M,
+        batch_size: int = 8,
+        *,
+        max_nodes: int = 2200,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1 or max_nodes < 1 or not 0 <= rank < world_size:
+            raise ValueError(
+                f"batch_size is {batch_size}, max_nodes {max_nodes}, rank {rank} of {world_size}; positive sizes and a "
+                "rank below world_size are accepted"
+            )
+        self.dataset, self.batch_size, self.max_nodes, self.shuffle = dataset, batch_size, max_nodes, shuffle
+        self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def order(self) -> Sequence[int]:
+        """The networks of this rank in this epoch."""
+        if not self.shuffle:
+            return range(self.rank, len(self.dataset), self.world_size)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        shuffled: list[int] = torch.randperm(len(self.dataset), generator=generator)[
+            self.rank :: self.world_size
+        ].tolist()
+        return shuffled
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch: list[int] = []
+        nodes = 0
+        for index in self.order():
+            more = self.dataset.num_nodes(index)
+            if batch and (len(batch) == self.batch_size or nodes + more > self.max_nodes):
+                yield batch
+                batch, nodes = [], 0
+            batch.append(index)
+            nodes += more
+        if batch:
+            yield batch

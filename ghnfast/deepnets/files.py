@@ -1,0 +1,287 @@
+"""The files of the published data set: deepnets1m_{train,eval,search}.hdf5, and a _meta.json beside each.
+
+The HDF5 file has, for each network of a split, SPLIT/INDEX/adj, the uint8 matrix of shortest-path distances (from, to),
+and SPLIT/INDEX/nodes, uint16 rows (primitive, cell, name) that index two tables of the JSON file, which also has the
+settings of each network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _C
+from ..errors import DatasetError
+from ..graph import PRIMITIVES, ArchGraph
+from .genotype import Genotype
+from .space import FIELDS, PUBLISHED_NORM
+
+EVALUATION = ("val", "test", "wide", "deep", "dense", "bnfree")
+NODE_FIELDS = 3  # of a row of `nodes`
+DECODER = json.JSONDecoder()
+
+
+def open_hdf5(path: Path, mode: str = "r") -> Any:
+    """An HDF5 file.
+
+    Raises:
+        ImportError: h5py is not installed.
+        DatasetError: the file is not there, or is no HDF5 file.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError("files of DeepNets-1M need h5py: pip install 'ghnfast[hdf5]'") from error
+    try:
+        return h5py.File(path, mode)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be opened as an HDF5 file: {error}") from error
+
+
+def hdf5_path(root: str | os.PathLike[str], split: str) -> Path:
+    return Path(root) / f"deepnets1m_{'eval' if split in EVALUATION else split}.hdf5"
+
+
+def meta_path(file: Path) -> Path:
+    return file.with_name(f"{file.stem}_meta.json")
+
+
+class PublishedFile:
+    """The networks of a split in published files.
+
+    The settings of a million networks are half a gigabyte of JSON: they are looked through once, and each is read when
+    it is asked for. Every process opens the HDF5 file for itself.
+
+    Raises:
+        DatasetError: a file is not there, truncated, or not of the data set.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], split: str) -> None:
+        self.split, self.path = split, hdf5_path(root, split)
+        meta = meta_path(self.path)
+        for path in (self.path, meta):
+            if not path.is_file():
+                raise DatasetError(f"{path} is not there; the split {split} is read from it")
+        self.meta = meta
+        try:
+            # Latin-1 keeps positions: one character a byte. JSON's own strings are ASCII here.
+            text = meta.read_bytes().decode("latin-1")
+            self.offsets, self.nodes, tables = index_networks(text, split)
+            self.primitives = table_of(tables["primitives_ext"])
+            self.names = table_of(tables["unique_op_names"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DatasetError(f"{meta} does not describe the split {split} of DeepNets-1M: {error!r:.200}") from error
+        self.opened: tuple[int, Any] | None = None
+        group = self.group()
+        if len(group) < len(self):
+            raise DatasetError(f"{self.path} has {len(group)} networks of the split {split}, {meta} {len(self)}")
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "opened": None}  # a file that is open stays with its process
+
+    def num_nodes(self, index: int) -> int:
+        return int(self.nodes[index])
+
+    def group(self) -> Any:
+        """The HDF5 group of the split, opened by this process."""
+        if self.opened is None or self.opened[0] != os.getpid():
+            self.opened = os.getpid(), open_hdf5(self.path)
+        file = self.opened[1]
+        if self.split not in file:
+            raise DatasetError(f"{self.path} has no split {self.split}; it has {', '.join(file) or 'none'}")
+        return file[self.split]
+
+    def network(self, index: int) -> tuple[Genotype, dict[str, Any], dict[str, int]]:
+        """The genotype, the other settings, and the numbers of parameters of a network."""
+        with open(self.meta, "rb") as file:
+            file.seek(self.offsets[index])
+            content = file.read(self.offsets[index + 1] - self.offsets[index])
+        try:
+            found, _ = DECODER.raw_decode(content.decode("latin-1"))
+            args = {field: found[field] for field in FIELDS if field in found}
+            args["norm"] = PUBLISHED_NORM if args["norm"] else None
+            return Genotype.of(found["genotype"]), args, {name: int(n) for name, n in found["num_params"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(
+                f"network {index} of the split {self.split} in {self.meta} is broken: {error!r}"
+            ) from error
+
+    def graph(self, index: int, settings: _C.NetworkSettings) -> ArchGraph:
+        """The graph that the HDF5 file has of a network; the shapes are those of its settings."""
+        try:
+            group = self.group()[str(index)]
+            distances, rows = np.asarray(group["adj"]), np.asarray(group["nodes"])
+            if distances.shape != (len(rows), len(rows)) or rows.shape != (len(rows), NODE_FIELDS):
+                raise ValueError(f"adj is {distances.shape}, nodes {rows.shape}")
+            return make_graph(distances == 1, rows, self.primitives, self.names, dict(settings.parameters()))
+        except (KeyError, ValueError, IndexError, OSError, RuntimeError) as error:
+            raise DatasetError(
+                f"the graph of network {index} of the split {self.split} in {self.path} is broken: {error}"
+            ) from error
+
+
+def table_of(entries: dict[str, str]) -> list[str]:
+    """{"0": name, ...} as a list."""
+    return [entries[str(number)] for number in range(len(entries))]
+
+
+def index_networks(text: str, split: str) -> tuple[array[int], array[int], dict[str, Any]]:
+    """Where the settings of each network stand in a JSON file, how many nodes each has, and the split's tables.
+
+    Raises:
+        ValueError, KeyError: the file has another layout.
+    """
+    offsets, nodes = array("q"), array("q")
+    tables: dict[str, Any] = {}
+
+    def read_network(at: int) -> int:
+        found, end = DECODER.raw_decode(text, at)
+        offsets.append(at)
+        nodes.append(int(found["num_nodes"]))
+        return end
+
+    def read_split(key: str, at: int) -> int:
+        if key == "nets":
+            end = walk_list(text, at, read_network)
+            offsets.append(end)
+            return end
+        tables[key], end = DECODER.raw_decode(text, at)
+        return end
+
+    def read_file(key: str, at: int) -> int:
+        if key == split:
+            return walk_dict(text, at, read_split)
+        return DECODER.raw_decode(text, at)[1]
+
+    walk_dict(text, skip_space(text, 0), read_file)
+    if not offsets:
+        raise KeyError(split)
+    return offsets, nodes, tables["meta"]
+
+
+def skip_space(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def expect(text: str, at: int, character: str) -> int:
+    at = skip_space(text, at)
+    if text[at : at + 1] != character:
+        raise ValueError(f"{character!r} was expected at byte {at}")
+    return skip_space(text, at + 1)
+
+
+def walk_items(text: str, at: int, brackets: str, read: Callable[[int], int]) -> int:
+    """Call `read(start)`, which returns the end, for each of the items between brackets; the end of the whole."""
+    at = expect(text, at, brackets[0])
+    if text[at : at + 1] == brackets[1]:
+        return at + 1
+    while True:
+        at = skip_space(text, read(at))
+        if text[at : at + 1] == brackets[1]:
+            return at + 1
+        at = expect(text, at, ",")
+
+
+def walk_list(text: str, at: int, read: Callable[[int], int]) -> int:
+    return walk_items(text, at, "[]", read)
+
+
+def walk_dict(text: str, at: int, read: Callable[[str, int], int]) -> int:
+    def read_pair(start: int) -> int:
+        key, end = DECODER.raw_decode(text, start)
+        return read(str(key), expect(text, end, ":"))
+
+    return walk_items(text, at, "{}", read_pair)
+
+
+# Graphs ---------------------------------------------------------------------------------------------------------------
+
+
+def primitive_of(name: str) -> int:
+    """The primitive that a file's name of one means: some have the size of their kernel, some an older name."""
+    name = "bias" if name == "fc-b" else name
+    for primitive in PRIMITIVES:
+        if name == primitive or name.startswith(f"{primitive}_"):
+            return PRIMITIVES.index(primitive)
+    raise ValueError(f"there is no primitive {name!r}")
+
+
+def parameter_name(name: str, cell: int) -> str:
+    """The name of a parameter in the network, from that within its cell. Files of different age differ."""
+    if name.startswith(("classifier", "stem", "pos_enc")):
+        return name
+    name = f"{name}weight" if name.endswith("to_out.0.") else name
+    parts = name.split(".")
+    if parts[0] == "_ops" and len(parts) > 2 and parts[2].isdigit():
+        parts.insert(2, "op")
+    return f"cells.{cell}.{'.'.join(parts)}"
+
+
+def make_graph(
+    adjacent: NDArray[np.bool_],
+    rows: NDArray[Any],
+    primitives: list[str],
+    names: list[str],
+    shapes: dict[str, tuple[int, ...]],
+) -> ArchGraph:
+    """A graph from a file's matrix and rows of nodes, and the shapes of the network's parameters."""
+    edges = np.argwhere(adjacent)
+    order, levels = sort_by_level(len(rows), edges)
+    position = np.argsort(order)
+    placed_edges: NDArray[np.int32] = position[edges].astype(np.int32)
+    placed_edges = placed_edges[np.lexsort((placed_edges[:, 0], placed_edges[:, 1]))]
+    kinds = np.array([primitive_of(primitives[kind]) for kind in rows[order, 0].tolist()], dtype=np.int8)
+    weights: list[str | None] = []
+    norm_biases: list[str | None] = []
+    node_shapes: list[tuple[int, ...] | None] = []
+    for kind, (_, cell, name) in zip(kinds.tolist(), rows[order].tolist(), strict=True):
+        full = parameter_name(names[name], cell)
+        found = shapes.get(full)
+        weights.append(full if found is not None else None)
+        bias = f"{full.removesuffix('weight')}bias"
+        norm_biases.append(bias if PRIMITIVES[kind] in ("bn", "ln") and bias in shapes else None)
+        pool = (1, 1, 3, 3) if PRIMITIVES[kind] in ("max_pool", "avg_pool") else None
+        node_shapes.append((*found, 1, 1, 1)[:4] if found is not None else pool)
+    placed = {name: shapes[name] for name in (*weights, *norm_biases) if name is not None}
+    last = [node for node, name in enumerate(weights) if name is not None and name.startswith("classifier.")]
+    if len(last) < 2:
+        raise ValueError("it has no classification layer")
+    return ArchGraph(
+        primitives=kinds,
+        edges=placed_edges,
+        level_offsets=np.flatnonzero(np.diff(levels, prepend=-1, append=levels[-1] + 1)).astype(np.int32),
+        shapes=node_shapes,
+        weights=weights,
+        norm_biases=norm_biases,
+        classifier_weight=last[-2],
+        classifier_bias=last[-1],
+        parameter_shapes=placed,
+        skipped={name: "the file's graph does not have it" for name in shapes if name not in placed},
+    )
+
+
+def sort_by_level(nodes: int, edges: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The nodes in order of the longest path to them, and how long that is.
+
+    Raises:
+        ValueError: an edge does not lead to a later node.
+    """
+    if (edges[:, 0] >= edges[:, 1]).any():
+        raise ValueError("its nodes are not in topological order")
+    level = [0] * nodes
+    for source, target in edges[np.argsort(edges[:, 1], kind="stable")].tolist():
+        level[target] = max(level[target], level[source] + 1)
+    order = np.argsort(level, kind="stable")
+    return order, np.array(level, dtype=np.int64)[order]
