@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ghnfast.deepnets.generate import ROWS, as_tuple
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 README = ROOT / "README.md"
@@ -98,6 +100,24 @@ def scaling_text() -> str:
     )
 
 
+def deepnets_text() -> str:
+    speed = {entry["what"]: entry["per_second"] for entry in entries("deepnets", "test_graphs")}
+    train, *_ = (entry for entry in entries("deepnets", "test_statistics") if entry["split"] == "train")
+    return (
+        f"On one core, {speed['shapes']:,.0f} training graphs of DeepNets-1M a second are sampled with levels and the "
+        f"shapes of parameters, {speed['distances']:,.0f} with all distances to 50 hops; the statistics of a million "
+        f"take {train['median']:.0f} s on {train['threads']} cores and {train['extra_bytes'] / 2**20:.0f} MiB "
+        f"({machine('deepnets')})."
+    )
+
+
+def statistics_table() -> str:
+    """The statistics of DeepNets-1M, a column for each split; the published ones are in tests/golden/paper.json."""
+    columns = {entry["split"]: entry["statistics"] for entry in entries("deepnets", "test_statistics")}
+    rows = [[title, *(text.format(*as_tuple(found[key])) for found in columns.values())] for title, key, text in ROWS]
+    return table(["", *columns], rows)
+
+
 def draw() -> None:
     """Time against parameters, of every model that the published implementation can predict."""
     import matplotlib
@@ -127,6 +147,8 @@ def main() -> None:
         reference_table() + "\n",
         "![time against parameters](docs/speed.svg)\n",
         scaling_text() + "\n",
+        deepnets_text() + "\n",
+        statistics_table() + "\n",
         END,
     ]
     text = README.read_text()

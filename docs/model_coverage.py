@@ -20,6 +20,7 @@ from models import timm_model, torchvision_model, transformers_model
 import ghnfast
 from ghnfast import ArchGraph, Report
 from ghnfast.nn.slots import make_report, plan_for
+from ghnfast.tracing.members import members_of
 
 TIMM = """
 resnet50d seresnet50 skresnet34 resnest50d res2net50_26w_4s densenet121 vgg16_bn inception_v3 inception_v4
@@ -79,7 +80,7 @@ def line_of(row: Row) -> str:
 def measure(library: str, name: str, build: Callable[[str], nn.Module]) -> Row:
     model = build(name)
     graph = ghnfast.trace(model)
-    return row_of(library, name, model, graph, make_report(plan_for(model, graph)))
+    return row_of(library, name, model, graph, make_report(plan_for(model, members_of(model), graph)))
 
 
 def table(rows: list[Row]) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 from .graph import GraphBatch
 from .nn.ghn import GHN
 from .trace import trace
+from .tracing.members import members_of
 
 Stage = Callable[[], Any]
 
@@ -62,7 +63,7 @@ def stages(model: nn.Module, ghn: GHN, input_shape: Sequence[int] | None = None)
     """
     graph = trace(model, input_shape=input_shape)
     batch = GraphBatch([graph])
-    job = ghn.prepare([model], batch, classifier=True)
+    job = ghn.prepare([model], [members_of(model)], batch, classifier=True)
     with torch.no_grad():
         native = ghn.native()
         states = ghn.node_states(batch, native)

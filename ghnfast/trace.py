@@ -53,7 +53,16 @@ def trace(
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"got {type(model).__name__}; a torch.nn.Module is accepted")
-    members = members_of(model)
+    return trace_members(model, members_of(model), input_shape, example_inputs)
+
+
+def trace_members(
+    model: nn.Module,
+    members: Members,
+    input_shape: Sequence[int] | None,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None,
+) -> ArchGraph:
+    """`trace`, for a caller that knows the members of the model."""
     check_parameters(model, members)
     args, kwargs, described = make_inputs(model, members.parameters, input_shape, example_inputs)
     try:

@@ -17,6 +17,7 @@ import ghnfast
 from ghnfast import _C, GHN
 from ghnfast.graph import PREDICTED_DTYPES, GraphBatch
 from ghnfast.nn.native import KNOWN
+from ghnfast.tracing.members import members_of
 
 SMALL: dict[str, Any] = {"max_shape": (8, 8, 3, 3), "num_classes": 10, "hid": 8}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -73,7 +74,7 @@ def test_native_is_what_the_modules_compute(config: str, dtype: torch.dtype) -> 
         assert native is not None
         states = ghn.node_states(batch, native)
         torch.testing.assert_close(states, ghn.node_states(batch, None), **tolerance)
-        layout = ghn.prepare(models, batch, classifier=True).layout
+        layout = ghn.prepare(models, list(map(members_of, models)), batch, classifier=True).layout
         found, wanted = (ghn.decode_source(states, layout, which) for which in (native, None))
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, **tolerance)

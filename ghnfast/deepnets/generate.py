@@ -239,7 +239,7 @@ ROWS = (
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
 def format_statistics(columns: dict[str, dict[str, Any]]) -> str:

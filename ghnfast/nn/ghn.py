@@ -19,7 +19,7 @@ from ..errors import CheckpointError, PredictError, UntrainedWarning
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..ops.backend import as_arrays, backend_for, is_plain
 from ..ops.decode import DecodeSource, NotFinite, decode_into, decode_to
-from ..trace import trace
+from ..trace import trace, trace_members
 from ..tracing.members import Members, members_of
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
@@ -182,8 +182,14 @@ class GHN(nn.Module):
         """`predict` without its warning."""
         single = isinstance(model, nn.Module)
         models: list[nn.Module] = as_list(nn.Module, model, "model")
-        graphs = self.graphs_of(models, graph, input_shape, example_inputs)
-        plans = self.predict_batch(models, graphs, classifier)
+        if not models:
+            raise PredictError("an empty list of models was given; one model or more is accepted")
+        members = [members_of(model) for model in models]
+        if graph is None:
+            graphs = [trace_members(*each, input_shape, example_inputs) for each in zip(models, members, strict=True)]
+        else:
+            graphs = graphs_for(models, graph)
+        plans = self.predict_batch(models, members, graphs, classifier)
         if not report:
             return model
         reports = [make_report(plan) for plan in plans]
@@ -241,38 +247,26 @@ class GHN(nn.Module):
         content = checkpoint.Checkpoint(dict(self.config), self.state_dict(), source=self.name, epoch=self.epoch)
         checkpoint.write(path, content)
 
-    def graphs_of(
-        self,
-        models: Sequence[nn.Module],
-        graph: ArchGraph | Sequence[ArchGraph] | None,
-        input_shape: Sequence[int] | None,
-        example_inputs: Any,
-    ) -> list[ArchGraph]:
-        if not models:
-            raise PredictError("an empty list of models was given; one model or more is accepted")
-        if graph is None:
-            return [trace(model, input_shape=input_shape, example_inputs=example_inputs) for model in models]
-        graphs: list[ArchGraph] = as_list(ArchGraph, graph, "graph")
-        if len(graphs) != len(models):
-            raise PredictError(f"{len(graphs)} graphs were given for {len(models)} models; one per model is accepted")
-        return graphs
-
     @torch.no_grad()
-    def predict_batch(self, models: Sequence[nn.Module], graphs: Sequence[ArchGraph], classifier: bool) -> list[Plan]:
+    def predict_batch(
+        self, models: Sequence[nn.Module], members: Sequence[Members], graphs: Sequence[ArchGraph], classifier: bool
+    ) -> list[Plan]:
         batch = GraphBatch(graphs)
-        job = self.prepare(models, batch, classifier)
-        members = members_of(self)
-        state = state_of(members.parameters)
-        self.check_weights(members, state)
-        native = self.native(members, state)
+        job = self.prepare(models, members, batch, classifier)
+        own = members_of(self)
+        state = state_of(own.parameters)
+        self.check_weights(own, state)
+        native = self.native(own, state)
         with torch.autocast(self.primitive_embedding.weight.device.type, enabled=False):
             source = self.decode_source(self.node_states(batch, native), job.layout, native)
         job.write(source, self.name)
         return job.plans
 
-    def prepare(self, models: Sequence[nn.Module], batch: GraphBatch, classifier: bool) -> Job:
+    def prepare(
+        self, models: Sequence[nn.Module], members: Sequence[Members], batch: GraphBatch, classifier: bool
+    ) -> Job:
         """Everything that needs no computation: what is predicted, how, and where it is written."""
-        plans = [plan_for(model, graph) for model, graph in zip(models, batch.graphs, strict=True)]
+        plans = [plan_for(*each) for each in zip(models, members, batch.graphs, strict=True)]
         if not classifier:
             plans = [plan.without_classifier() for plan in plans]
         if not any(plan.parameters for plan in plans):
@@ -376,6 +370,13 @@ class GHN(nn.Module):
                 "No parameter was changed."
             )
         self.checked = state
+
+
+def graphs_for(models: Sequence[nn.Module], given: ArchGraph | Sequence[ArchGraph]) -> list[ArchGraph]:
+    graphs: list[ArchGraph] = as_list(ArchGraph, given, "graph")
+    if len(graphs) != len(models):
+        raise PredictError(f"{len(graphs)} graphs were given for {len(models)} models; one per model is accepted")
+    return graphs
 
 
 def as_list(accepted: Any, given: Any, what: str) -> list[Any]:

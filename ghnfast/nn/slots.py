@@ -18,7 +18,7 @@ from .. import _C
 from ..errors import PredictError
 from ..graph import PREDICTED_DTYPES, PRIMITIVES, ArchGraph, embedding_shape
 from ..ops.decode import Role
-from ..tracing.members import members_of
+from ..tracing.members import Members
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,13 +156,12 @@ def slots_of(graph: ArchGraph) -> Slots:
     return KNOWN_SLOTS[graph]
 
 
-def plan_for(model: nn.Module, graph: ArchGraph) -> Plan:
-    """The parameters of a model that its graph predicts.
+def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
+    """The parameters of a model with these members that its graph predicts.
 
     Raises:
         PredictError: the graph is that of another model, or a parameter cannot be written.
     """
-    members = members_of(model)
     parameters = dict(zip(members.names, members.parameters, strict=True))
     slots = slots_of(graph)
     found: list[Any] = list(map(parameters.get, slots.names))
