@@ -69,7 +69,7 @@ def test_sweep(benchmark: Any, ghn: ghnfast.GHN, reference: Any, name: str) -> N
             return ghn.gnn(sorted_states, graph)
 
     torch.testing.assert_close(ours(), theirs()[order], rtol=1e-4, atol=1e-5)
-    medians = versus(benchmark, ours, {"reference": theirs}, 15)
+    medians = versus(benchmark, ours, {"reference": theirs}, 41)
     benchmark.extra_info.update(model=name, times_faster=medians["reference"] / medians["main"])
 
 

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -906,6 +907,13 @@ PYBIND11_MODULE(_C, module) {
   define_search_space(module);
   define_kernels<float>(module);
   define_kernels<double>(module);
+  module.def(
+      "environment",
+      [](const char* name) -> py::object {
+        const char* value = std::getenv(name);
+        return value == nullptr ? py::object(py::none()) : py::str(value);
+      },
+      py::arg("name"), "A variable of the environment: as os.environ.get, without its conversions.");
   module.def("instruction_sets", &ghnfast::instruction_sets, "Those that this machine has, the fastest last.");
   module.def("use_instruction_set", &ghnfast::use_instruction_set, py::arg("name"));
 }

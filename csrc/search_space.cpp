@@ -590,13 +590,7 @@ std::int64_t elements_of(NetworkSettings settings, bool large_images) {
   return describe(settings, false).elements;
 }
 
-// A graph has no more nodes than its trace has operations, and no network of the space was seen with less than a tenth:
-// most are known to fit without a graph.
 bool has_as_many_nodes(const NetworkTrace& trace, const SplitRules& rules) {
-  const auto operations = trace.operations.kinds.size();
-  if (operations >= 10 * rules.nodes_least && operations <= rules.nodes_most) {
-    return true;
-  }
   const auto nodes = build_graph(trace.operations).operations.size();
   return nodes >= rules.nodes_least && nodes <= rules.nodes_most;
 }

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import _C
 from ..errors import BackendError
 
 VARIABLE = "GHNFAST_BACKEND"
 BACKENDS = ("torch", "cpp")
 CPP_DTYPES = (torch.float32, torch.float64)
 PLAIN_TYPES = {Tensor, torch.nn.Parameter}
+# Looked up once: right after other code has run, each step of a dotted name is a wait for memory.
+dispatch_modes = torch._C._len_torch_dispatch_stack
+functorch_level = torch._C._functorch.peek_interpreter_stack
+is_compiling = torch.compiler.is_compiling
 
 
 def backend_for(tensor: Tensor) -> str:
@@ -24,7 +28,7 @@ def backend_for(tensor: Tensor) -> str:
         BackendError: `GHNFAST_BACKEND` asks for one that does not exist, or cannot work on the tensor.
     """
     fits = tensor.is_cpu and tensor.dtype in CPP_DTYPES
-    chosen = os.environ.get(VARIABLE)
+    chosen = _C.environment(VARIABLE)
     if not chosen:
         return "cpp" if fits else "torch"
     if chosen not in BACKENDS:
@@ -45,9 +49,9 @@ def is_plain(tensors: Sequence[Tensor]) -> bool:
     return (
         not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
         and {type(tensor) for tensor in tensors} <= PLAIN_TYPES
-        and not torch._C._len_torch_dispatch_stack()
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and not torch.compiler.is_compiling()
+        and not dispatch_modes()
+        and functorch_level() is None
+        and not is_compiling()
     )
 
 
