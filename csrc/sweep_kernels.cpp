@@ -420,14 +420,18 @@ void run_sweep(const Topology& topology, const PackedSweep<T>& sweep, const Swee
         for_each_source(topology, run, node, [&](std::int64_t source) {
           add_scaled(run.received + node * width, run.direct + source * width, T(1), width);
         });
-        gather_band(near, sweep, run.far, run.received + node * width);
+        if (has_far) {
+          gather_band(near, sweep, run.far, run.received + node * width);
+        }
       }
       visit(sweep, run, node);
       if (reverse) {
         for_each_source(topology, run, node, [&](std::int64_t target) {
           add_scaled(run.received + target * width, run.direct + node * width, T(1), width);
         });
-        scatter_band(near, sweep, run.far + node * width, run.received);
+        if (has_far) {
+          scatter_band(near, sweep, run.far + node * width, run.received);
+        }
       }
     }
     if (reverse && has_far) {
