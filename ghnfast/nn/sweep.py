@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -48,7 +49,9 @@ class GatedSweep(nn.Module):
     @property
     def weights(self) -> SweepWeights:
         """The weights of all layers; the same object while they are the same tensors."""
-        layers = (*self.mlp.linear_layers, self.gru, *(self.mlp_ve.linear_layers if self.ve else ()))
+        own_layers: dict[str, Any] = self._modules  # past `__getattr__`, which takes longer than the rest
+        far = own_layers["mlp_ve"].linear_layers if self.ve else ()
+        layers = (*own_layers["mlp"].linear_layers, own_layers["gru"], *far)
         own = [weight for layer in layers for weight in layer._parameters.values()]
         known = self.known_weights
         if known is None or len(known.flat) != len(own) or not all(map(operator.is_, known.flat, own)):

@@ -106,11 +106,10 @@ def test_light_networks_run_with_predicted_tensors(split: str) -> None:
         real = item.build()
         values = {name: value.detach().clone() for name, value in real.named_parameters()}
         images = torch.randn(2, 3, 32, 32)
-        ours = torch.func.functional_call(network.train(), values, (images,))
         torch.manual_seed(0)
         theirs = real.train()(images)
         torch.manual_seed(0)
-        ours = torch.func.functional_call(network, values, (images,))
+        ours = torch.func.functional_call(network.train(), values, (images,))
         first = (output[0] if isinstance(output, tuple) else output for output in (ours, theirs))
         torch.testing.assert_close(*first)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -52,7 +53,9 @@ def test_golden_graph(key: str) -> None:
 @pytest.mark.parametrize("split", ["train", "search", "deep", "dense", "bnfree"])
 @pytest.mark.parametrize("large_images", [False, True])
 def test_sampled_graph(split: str, large_images: bool) -> None:
-    for item in DeepNets1M(split, seed=9, size=4, large_images=large_images):
+    """GHNFAST_TEST_NETWORKS=200 looks at 2,000 networks."""
+    count = int(os.environ.get("GHNFAST_TEST_NETWORKS", "2"))
+    for item in DeepNets1M(split, seed=9, size=count, large_images=large_images):
         network = item.build(light=True).eval()
         assert_same(item.graph, ghnfast.trace(network))
 
