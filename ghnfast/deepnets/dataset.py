@@ -24,8 +24,8 @@ from .genotype import GENOTYPES, Genotype
 from .network import Network
 from .space import args_of, genotype_of, graph_from, settings_of
 
-# The splits that are sampled, in the order of `Split` in csrc/search_space.hpp, and how many networks they have: as many
-# as were published, but for `search`, of which no publication says it.
+# The splits that are sampled, in the order of `Split` in csrc/search_space.hpp, and how many networks they have:
+# as many as published; for `search` no publication says it.
 SIZES = {
     "train": 1_000_000,
     "val": 500,
