@@ -163,6 +163,19 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
 
 
+def test_hooks_of_all_modules_are_called(ghn: GHN, model: nn.Module) -> None:
+    called: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, output: called.append(module))
+    try:
+        ghn.predict(model)
+    finally:
+        handle.remove()
+    assert {*model, ghn.gnn} <= set(called)  # type: ignore[misc]
+    called.clear()
+    ghn.predict(model)
+    assert not called
+
+
 def test_a_subclass_is_asked(model: nn.Module) -> None:
     class Zero(GHN):
         def initial_states(self, batch: GraphBatch) -> Tensor:

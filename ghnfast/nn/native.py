@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from .. import _C
 from ..ops.backend import as_arrays, backend_for, is_plain
-from ..tracing.members import Members, members_of
+from ..tracing.members import Members, has_global_hooks, members_of
 from .decoder import ConvDecoder, layer_weights
 from .embedding import ShapeEncoder
 from .sweep import GatedSweep, Mlp, NodeMlp
@@ -46,7 +45,7 @@ def native_for(ghn: GHN, members: Members | None = None, state: WeightState = No
     if backend_for(ghn.primitive_embedding.weight) != "cpp":
         return None
     members = members_of(ghn) if members is None else members
-    if torch_module._has_any_global_hook() or not all(map(is_untouched, members.modules[1:])):
+    if has_global_hooks() or not all(map(is_untouched, members.modules[1:])):
         return None
     if not is_plain(members.parameters):
         return None

@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from torch._C import _len_torch_function_stack as mode_count
 from torch._C import _pop_torch_function_stack as pop_mode
 from torch._C import _push_on_torch_function_stack as push_mode
-from torch.nn.modules import module as torch_module
 
 from .. import _C
 from .layers import convolution, normalize, projection
-from .members import Members
+from .members import Members, has_global_hooks
 from .pools import GLOBAL_AVERAGE, adaptive_pool, pool
 from .tracer import SCALARS, Kind, Tracer, Value
 from .views import activate, activation_kind
@@ -126,7 +125,7 @@ def private_copy(model: nn.Module, members: Members, tracer: Tracer) -> Iterator
     of modules would lead back to the model.
     """
     modules = members.modules
-    if torch_module._has_any_global_hook() or not members.plain:
+    if has_global_hooks() or not members.plain:
         yield model
         return
     known = {kind: leaf for kind, leaf in LEAVES.items() if kind.forward is FORWARDS[kind]}

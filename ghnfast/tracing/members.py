@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from .. import _C
 
@@ -45,6 +46,20 @@ def members_of(model: nn.Module) -> Members:
     named = list(model.named_parameters())
     names, parameters = [name for name, _ in named], [parameter for _, parameter in named]
     return Members(list(model.modules()), names, parameters, list(model.buffers()), plain=False)
+
+
+# Hooks of all modules. Torch's own question for any of them is younger than torch 2.6.
+GLOBAL_HOOKS: tuple[Mapping[int, Any], ...] = (
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_forward_hooks,
+    torch_module._global_backward_pre_hooks,
+    torch_module._global_backward_hooks,
+)
+
+
+def has_global_hooks() -> bool:
+    """Whether a call of any module does more than that module says."""
+    return any(GLOBAL_HOOKS)
 
 
 @contextmanager
