@@ -26,6 +26,14 @@ from ppuda.deepnets1m.graph import Graph
 from ppuda.deepnets1m.graph import GraphBatch as ReferenceBatch
 from ppuda.ghn.nn import GHN as ReferenceGHN
 
+# The published code fails on these: on operations and parameters that it does not know, or on cycles in its graph.
+UNSUPPORTED = """
+    efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5
+    efficientnet_b6 efficientnet_b7 efficientnet_v2_l efficientnet_v2_m maxvit_t regnet_y_400mf swin_b swin_s
+    swin_t swin_v2_b swin_v2_s swin_v2_t vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32
+""".split()
+SUPPORTED = [name for name in torchvision.models.list_models(torchvision.models) if name not in UNSUPPORTED]
+
 
 @pytest.fixture(scope="session")
 def reference(ghn: ghnfast.GHN) -> Any:
@@ -80,14 +88,10 @@ def by_level(nodes: int, edges: np.ndarray) -> np.ndarray:
     return np.argsort(level, kind="stable")
 
 
-@pytest.mark.parametrize("name", torchvision.models.list_models(torchvision.models))
+@pytest.mark.parametrize("name", SUPPORTED)
 def test_model(benchmark: Any, ghn: ghnfast.GHN, reference: Any, name: str) -> None:
     ours, theirs = make(name), make(name)
     theirs.eval()  # so that batch statistics are not estimated from the random image it runs
-    try:
-        quietly(reference, theirs)
-    except Exception as error:  # the published code's own, of any kind; ours is called below, unguarded
-        pytest.skip(f"the published implementation cannot predict it: {type(error).__name__}: {str(error)[:100]}")
     others = {"reference": lambda: quietly(reference, theirs), "fill": fill(ours)}
     benchmark.extra_info.update(model=name, parameters=sum(parameter.numel() for parameter in ours.parameters()))
     medians = versus(benchmark, lambda: ghn.run(ours, None, None, None, True, False), others, 7)

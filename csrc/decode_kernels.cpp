@@ -12,16 +12,6 @@ inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b
 
 // Products ------------------------------------------------------------------------------------------------------------
 
-constexpr int kVectorsPerPanel = 2;
-#if defined(__AVX512F__)
-constexpr int kRowsPerBlock = 8;  // 16 of 32 registers hold sums
-#else
-constexpr int kRowsPerBlock = 4;  // 8 of 16
-#endif
-
-template <typename T>
-constexpr std::int64_t kPanelWidth = kVectorsPerPanel * kLanes<T>;
-
 // Writes `row`, or zeros for null, into a column of the matrix.
 template <typename T>
 inline void fill_column(const T* row, std::int64_t width, std::int64_t column, T* panels) {

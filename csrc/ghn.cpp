@@ -91,9 +91,8 @@ class DecoderInputs {
                 const std::vector<DecoderCall>& calls, T* hidden, T* blocks, int threads)
       : ghn_(ghn), states_(states), nodes_(nodes), calls_(calls), hidden_(hidden), blocks_(blocks), threads_(threads) {
     for (const auto& call : calls) {
-      kernel_rows_ += call.decoder == Decoder::kKernel ? call.count * call.cells : 0;
+      rows_ += call.decoder == Decoder::kKernel ? call.count * call.cells : 0;
     }
-    rows_ = kernel_rows_;
     for (const auto& call : calls) {
       class_rows_.push_back(rows_);
       rows_ += call.decoder == Decoder::kClassWeight ? call.count : 0;
@@ -212,7 +211,7 @@ class DecoderInputs {
   const std::vector<DecoderCall>& calls_;
   T *hidden_, *blocks_;
   int threads_;
-  std::int64_t kernel_rows_ = 0, rows_ = 0;
+  std::int64_t rows_ = 0;  // of kernels, and behind them one for each class weight
   std::vector<std::int64_t> class_rows_;
 };
 

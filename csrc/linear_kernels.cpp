@@ -8,16 +8,6 @@ namespace ghnfast {
 namespace GHNFAST_ISA {
 namespace {
 
-constexpr int kVectorsPerPanel = 2;
-#if defined(__AVX512F__)
-constexpr int kRowsPerBlock = 8;  // 16 of 32 registers hold sums
-#else
-constexpr int kRowsPerBlock = 4;  // 8 of 16
-#endif
-
-template <typename T>
-constexpr std::int64_t kPanelWidth = kVectorsPerPanel * kLanes<T>;
-
 template <typename T>
 inline const T* row_of(const LinearJob<T>& job, std::int64_t index) {
   return job.x + (job.rows == nullptr ? index : job.rows[index]) * job.x_stride;

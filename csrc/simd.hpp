@@ -36,6 +36,17 @@ using Vector = typename VectorOf<T>::Type;
 template <typename T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
+// Products of matrices take the columns of one of them in panels, and this many rows of the other at once.
+constexpr int kVectorsPerPanel = 2;
+#if defined(__AVX512F__)
+constexpr int kRowsPerBlock = 8;  // 16 of 32 registers hold sums
+#else
+constexpr int kRowsPerBlock = 4;  // 8 of 16
+#endif
+
+template <typename T>
+constexpr std::int64_t kPanelWidth = kVectorsPerPanel * kLanes<T>;
+
 template <typename T>
 inline Vector<T> load(const T* from) {
   return *reinterpret_cast<const typename VectorOf<T>::Anywhere*>(from);

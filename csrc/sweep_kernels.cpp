@@ -276,45 +276,26 @@ inline void scatter_common(const Bands& bands, const PackedSweep<T>& sweep, std:
   });
 }
 
-// What the nodes [first, end) receive from those before `first`.
+// What the nodes [first, end) receive from those before `first`; in reverse, what they send to those.
 template <typename T>
-inline void gather_far(const Topology& topology, const PackedSweep<T>& sweep, const SweepRun<T>& run,
-                       std::int64_t first, std::int64_t end) {
+inline void exchange_far(const Topology& topology, const PackedSweep<T>& sweep, const SweepRun<T>& run,
+                         std::int64_t first, std::int64_t end, bool reverse) {
   const bool together = end - first == kNodesAtOnce;
   const auto bands = together ? bands_from(topology, run, first) : Bands{};
   for (auto node = first; node < end; ++node) {
     const auto band = part(band_of(topology, run, node), 0, together ? bands.common : first);
-    gather_band(band, sweep, run.far, run.received + node * sweep.width);
-  }
-  for (int done = 0; together && done < sweep.width;) {
-    if (done + 2 * kLanes<T> <= sweep.width) {
-      gather_common<T, 2>(bands, sweep, first, run.far + done, run.received + done);
-      done += 2 * kLanes<T>;
+    if (reverse) {
+      scatter_band(band, sweep, run.far + node * sweep.width, run.received);
     } else {
-      gather_common<T, 1>(bands, sweep, first, run.far + done, run.received + done);
-      done += kLanes<T>;
+      gather_band(band, sweep, run.far, run.received + node * sweep.width);
     }
   }
-}
-
-// The reverse: what the nodes [first, end) send to those before `first`.
-template <typename T>
-inline void scatter_far(const Topology& topology, const PackedSweep<T>& sweep, const SweepRun<T>& run,
-                        std::int64_t first, std::int64_t end) {
-  const bool together = end - first == kNodesAtOnce;
-  const auto bands = together ? bands_from(topology, run, first) : Bands{};
-  for (auto node = first; node < end; ++node) {
-    const auto band = part(band_of(topology, run, node), 0, together ? bands.common : first);
-    scatter_band(band, sweep, run.far + node * sweep.width, run.received);
-  }
   for (int done = 0; together && done < sweep.width;) {
-    if (done + 2 * kLanes<T> <= sweep.width) {
-      scatter_common<T, 2>(bands, sweep, first, run.far + done, run.received + done);
-      done += 2 * kLanes<T>;
-    } else {
-      scatter_common<T, 1>(bands, sweep, first, run.far + done, run.received + done);
-      done += kLanes<T>;
-    }
+    const bool two = done + 2 * kLanes<T> <= sweep.width;
+    const auto exchange = reverse ? (two ? &scatter_common<T, 2> : &scatter_common<T, 1>)
+                                  : (two ? &gather_common<T, 2> : &gather_common<T, 1>);
+    exchange(bands, sweep, first, run.far + done, run.received + done);
+    done += (two ? 2 : 1) * kLanes<T>;
   }
 }
 
@@ -411,7 +392,7 @@ void run_sweep(const Topology& topology, const PackedSweep<T>& sweep, const Swee
     const auto first = (reverse ? blocks - 1 - step : step) * kNodesAtOnce;
     const auto end = first + kNodesAtOnce < run.nodes ? first + kNodesAtOnce : run.nodes;
     if (!reverse && has_far) {
-      gather_far(topology, sweep, run, first, end);
+      exchange_far(topology, sweep, run, first, end, false);
     }
     for (auto at = first; at < end; ++at) {
       const auto node = reverse ? end - 1 - (at - first) : at;
@@ -435,7 +416,7 @@ void run_sweep(const Topology& topology, const PackedSweep<T>& sweep, const Swee
       }
     }
     if (reverse && has_far) {
-      scatter_far(topology, sweep, run, first, end);
+      exchange_far(topology, sweep, run, first, end, true);
     }
   }
 }

@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_statistics_are_those_of_the_paper() -> None:
-    """2,000 networks here; 20,000 keep within the same bounds, which the bench checks."""
+    """Of 2,000 networks; bench/results has those of a million."""
     paper = golden("paper")
     column = {key: values[0] for key, values in paper["deepnets1m_statistics"].items() if key != "columns"}
     found = generate.gather_statistics("train", 2000, seed=0, threads=2)
