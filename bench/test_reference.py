@@ -26,7 +26,8 @@ from ppuda.deepnets1m.graph import Graph
 from ppuda.deepnets1m.graph import GraphBatch as ReferenceBatch
 from ppuda.ghn.nn import GHN as ReferenceGHN
 
-# The published code fails on these: on operations and parameters that it does not know, or on cycles in its graph.
+# The published code raises errors of its own on these: for shapes that its decoder cannot view, for torch's vision
+# transformers, or for nodes that do not reach the end of its graph.
 UNSUPPORTED = """
     efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5
     efficientnet_b6 efficientnet_b7 efficientnet_v2_l efficientnet_v2_m maxvit_t regnet_y_400mf swin_b swin_s

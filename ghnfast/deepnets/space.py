@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
 from typing import Any
 
 from .. import _C
 from ..graph import ArchGraph
 from ..tracing.tracer import Fate, fate_reason
 from .genotype import OPERATIONS, Genotype
-from .network import check_settings
+from .network import Network, check_settings
 from .operations import is_norm
 
 # The arguments of `Network` that the published data set has, and what C++ calls them.
@@ -31,43 +31,34 @@ FIELDS = {
 }
 # Batch normalization without running statistics, as the published files call it.
 PUBLISHED_NORM = "bnorm"
+SIGNATURE = inspect.signature(Network)
+SIGNATURE = SIGNATURE.replace(parameters=[p for name, p in SIGNATURE.parameters.items() if name != "auxiliary"])
+CHECKED = [name for name in inspect.signature(check_settings).parameters if name != "genotype"]
 NUMBER_OF = {name: number for number, name in enumerate(OPERATIONS)}
 
 
-def settings_of(
-    *,
-    genotype: Genotype | Mapping[str, Any] | str,
-    num_classes: int,
-    C: int,
-    n_cells: int,
-    is_imagenet_input: bool = True,
-    ks: int = 3,
-    stem_pool: bool = False,
-    stem_type: int = 0,
-    norm: str | None = "bn-track",
-    preproc: bool = True,
-    C_mult: int = 2,
-    fc_layers: int = 0,
-    fc_dim: int = 0,
-    glob_avg: bool = True,
-    is_vit: bool | None = None,
-) -> _C.NetworkSettings:
-    """The arguments of `Network`, with its defaults, for C++.
+def settings_of(**args: Any) -> _C.NetworkSettings:
+    """The arguments of `Network`, with its defaults, for C++; `auxiliary` is none of them (see `graph_of`).
 
     Raises:
+        TypeError: an argument that `Network` does not have, or one that it needs is missing.
         ValueError: settings that are out of range or cannot work together.
     """
-    genotype = Genotype.of(genotype)
-    check_settings(genotype, num_classes, C, n_cells, ks, stem_type, preproc, C_mult, fc_layers, fc_dim)
+    bound = SIGNATURE.bind(**args)
+    bound.apply_defaults()
+    given = bound.arguments
+    genotype = Genotype.of(given["genotype"])
+    check_settings(genotype, **{name: given[name] for name in CHECKED})
     settings = _C.NetworkSettings()
     settings.set_cells(
         numbered(genotype.normal), genotype.normal_concat, numbered(genotype.reduce), genotype.reduce_concat
     )
-    settings.num_classes, settings.channels, settings.cells, settings.kernel = num_classes, C, n_cells, ks
-    settings.large_images, settings.stem_pool, settings.stem_type = is_imagenet_input, stem_pool, stem_type
-    settings.normed, settings.preprocessed, settings.channel_factor = is_norm(norm), preproc, C_mult
-    settings.fc_layers, settings.fc_width, settings.global_average = max(1, fc_layers), fc_dim, glob_avg
-    settings.vit = genotype.uses("msa") if is_vit is None else is_vit
+    for field, name in FIELDS.items():
+        if field != "norm":
+            setattr(settings, name, given[field])
+    settings.normed = is_norm(given["norm"])
+    settings.num_classes, settings.large_images = given["num_classes"], given["is_imagenet_input"]
+    settings.vit = genotype.uses("msa") if given["is_vit"] is None else given["is_vit"]
     return settings
 
 
