@@ -91,6 +91,16 @@ py::tuple hop_bands(const Int64Array& graph_offsets, const Int64Array& edge_offs
   return py::make_tuple(to_array(bands.starts), to_array(bands.offsets), to_array(bands.closeness));
 }
 
+py::tuple reversed_bands(const Int32Array& starts, const Int64Array& offsets, const UInt8Array& closeness) {
+  check_offsets(offsets, "offsets", closeness.size());
+  if (offsets.size() != starts.size() + 1) {
+    throw std::invalid_argument("there are " + std::to_string(starts.size()) + " bands and " +
+                                std::to_string(offsets.size()) + " offsets; one more is accepted");
+  }
+  const auto bands = ghnfast::reversed_bands({to_vector(starts), to_vector(offsets), to_vector(closeness)});
+  return py::make_tuple(to_array(bands.starts), to_array(bands.offsets), to_array(bands.closeness));
+}
+
 py::array_t<std::int64_t> inspect_tensors(const py::list& tensors, const py::list& shapes, const py::tuple& dtypes) {
   const auto found = ghnfast::inspect_tensors(tensors, shapes, dtypes);
   return to_array(found).reshape({static_cast<py::ssize_t>(found.size() / 2), py::ssize_t{2}});
@@ -881,6 +891,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("hop_bands", &hop_bands, py::arg("graph_offsets"), py::arg("edge_offsets"), py::arg("edge_sources"),
              py::arg("cutoff"), py::arg("threads"),
              "Shortest paths: (starts, offsets, closeness); closeness is cutoff + 1 - distance, or 0.");
+  module.def("reversed_bands", &reversed_bands, py::arg("starts"), py::arg("offsets"), py::arg("closeness"),
+             "The shortest paths of `hop_bands` by where they come from: (starts, offsets, closeness).");
   module.def(
       "inspect_tensors", &inspect_tensors, py::arg("tensors"), py::arg("shapes"), py::arg("dtypes"),
       "(tensors, 2): address and number of the dtype of each tensor that is nothing but contiguous memory of the "

@@ -603,4 +603,38 @@ HopBands hop_bands(const std::vector<std::int64_t>& graph_offsets, const std::ve
   return bands;
 }
 
+HopBands reversed_bands(const HopBands& bands) {
+  const auto nodes = static_cast<std::int64_t>(bands.starts.size());
+  std::vector<std::int64_t> last(nodes, -1);
+  const auto for_each_path = [&](auto&& visit) {
+    for (std::int64_t target = 0; target < nodes; ++target) {
+      const auto begin = bands.offsets[target], size = bands.offsets[target + 1] - begin;
+      const std::int64_t first = bands.starts[target];
+      if (first < 0 || first + size > nodes || (size > 0 && first > target)) {
+        throw std::invalid_argument("the band of node " + std::to_string(target) + " is out of range");
+      }
+      for (std::int64_t index = 0; index < size; ++index) {
+        if (bands.closeness[begin + index] != 0) {
+          visit(first + index, target, bands.closeness[begin + index]);
+        }
+      }
+    }
+  };
+  for_each_path([&](std::int64_t source, std::int64_t target, std::uint8_t) { last[source] = target; });
+  HopBands reversed;
+  reversed.offsets.push_back(0);
+  for (std::int64_t source = 0; source < nodes; ++source) {
+    reversed.starts.push_back(static_cast<std::int32_t>(source + 1));
+    reversed.offsets.push_back(reversed.offsets.back() + std::max<std::int64_t>(last[source] - source, 0));
+  }
+  reversed.closeness.resize(reversed.offsets.back());
+  for_each_path([&](std::int64_t source, std::int64_t target, std::uint8_t closeness) {
+    if (target <= source) {
+      throw std::invalid_argument("a path leads from node " + std::to_string(source) + " to " + std::to_string(target));
+    }
+    reversed.closeness[reversed.offsets[source] + target - source - 1] = closeness;
+  });
+  return reversed;
+}
+
 }  // namespace ghnfast

@@ -83,4 +83,9 @@ struct HopBands {
 HopBands hop_bands(const std::vector<std::int64_t>& graph_offsets, const std::vector<std::int64_t>& edge_offsets,
                    const std::vector<std::int32_t>& edge_sources, std::int32_t cutoff, int threads);
 
+// The same paths, by the node that they come from: per source u one byte for each of the nodes starts[u], starts[u] +
+// 1,
+// ... up to the last that a path leads to. Throws std::invalid_argument where a band starts after its target.
+HopBands reversed_bands(const HopBands& bands);
+
 }  // namespace ghnfast

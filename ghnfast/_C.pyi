@@ -16,6 +16,9 @@ def hop_bands(
     cutoff: int,
     threads: int,
 ) -> tuple[NDArray[int32], NDArray[int64], NDArray[uint8]]: ...
+def reversed_bands(
+    starts: NDArray[int32], offsets: NDArray[int64], closeness: NDArray[uint8]
+) -> tuple[NDArray[int32], NDArray[int64], NDArray[uint8]]: ...
 
 class Topology:
     def __init__(

@@ -69,7 +69,7 @@ def stages(model: nn.Module, ghn: GHN, input_shape: Sequence[int] | None = None)
         states = ghn.node_states(batch, native)
 
     def decode() -> None:
-        job.write(ghn.decode_source(states, job.layout, native), ghn.name)
+        job.write(ghn.decode_source(states, job.layout, native), ghn.name, ghn.precision)
 
     def no_grad(function: Stage) -> Stage:
         return torch.no_grad()(function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import kernel_device  # noqa: F401  (first: before anything imports Triton)
 import pytest
 from golden_data import golden_ghn
 

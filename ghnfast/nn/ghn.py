@@ -18,7 +18,7 @@ from .. import _C, checkpoint
 from ..errors import CheckpointError, PredictError, UntrainedWarning
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..ops.backend import as_arrays, backend_for, is_plain
-from ..ops.decode import DecodeSource, NotFinite, decode_into, decode_to
+from ..ops.decode import PRECISIONS, DecodeSource, NotFinite, decode_into, decode_to
 from ..trace import trace, trace_members
 from ..tracing.members import Members, members_of
 from .decoder import ConvDecoder
@@ -44,14 +44,15 @@ class Job:
     parameters: list[Tensor]
     memory: NDArray[np.int64] | None
 
-    def write(self, source: DecodeSource, ghn: str) -> None:
+    def write(self, source: DecodeSource, ghn: str, precision: str) -> None:
         """The last step: decode into the parameters."""
         try:
             if self.memory is not None and backend_for(source.hidden) == "cpp" and is_plain(source):
                 decode_to(source, self.layout.targets, self.memory)
                 torch.autograd.graph.increment_version(self.parameters)
             else:
-                decode_into(source, self.layout.targets, list(map(decoded_part, self.forms, self.parameters)))
+                outputs = list(map(decoded_part, self.forms, self.parameters))
+                decode_into(source, self.layout.targets, outputs, precision)
         except NotFinite as error:
             name, dtype = self.names[error.index], self.parameters[error.index].dtype
             raise PredictError(
@@ -114,6 +115,7 @@ class GHN(nn.Module):
         self.untrained = False  # whether it is the default that nobody has trained
         self.epoch: int | None = None
         self.checked: WeightState = None  # the weights that are known to be finite, and their versions
+        self.rounding = "float32"
         if layernorm:
             self.ln = nn.LayerNorm(hid)
         # Published checkpoints call this table `embed`, which is also the name of a public method; the method is what
@@ -125,6 +127,19 @@ class GHN(nn.Module):
         self.vector_length = max(rows, columns)
         self.decoder_1d = Mlp(hid, 2 * hid, 2 * self.vector_length, last_relu=False)
         self.bias_class = nn.Sequential(nn.ReLU(), nn.Linear(self.vector_length, num_classes))
+
+    @property
+    def precision(self) -> str:
+        """How the operands of the decoder's last product may be rounded on a GPU: "float32" (they are not), "tf32" or
+        "bfloat16". Sums, and everything else, are float32 in any case.
+        """
+        return self.rounding
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        if value not in PRECISIONS:
+            raise ValueError(f"precision is {value!r}; {', '.join(map(repr, PRECISIONS))} are accepted")
+        self.rounding = value
 
     # Prediction ----------------------------------------------------------------------------------------------------
 
@@ -259,7 +274,7 @@ class GHN(nn.Module):
         native = self.native(own, state)
         with torch.autocast(self.primitive_embedding.weight.device.type, enabled=False):
             source = self.decode_source(self.node_states(batch, native), job.layout, native)
-        job.write(source, self.name)
+        job.write(source, self.name, self.precision)
         return job.plans
 
     def prepare(

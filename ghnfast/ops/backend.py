@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import _C
 from ..errors import BackendError
 
 VARIABLE = "GHNFAST_BACKEND"
-BACKENDS = ("torch", "cpp")
+BACKENDS = ("torch", "cpp", "triton")
 CPP_DTYPES = (torch.float32, torch.float64)
+# The oldest GPUs that the kernels are compiled for in the tests: NVIDIA's Ampere.
+LEAST_CAPABILITY = (8, 0)
 PLAIN_TYPES = {Tensor, torch.nn.Parameter}
 # Looked up once: right after other code has run, each step of a dotted name is a wait for memory.
 dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -22,7 +29,10 @@ is_compiling = torch.compiler.is_compiling
 
 
 def backend_for(tensor: Tensor) -> str:
-    """The implementation for operations on a tensor: "torch" (plain PyTorch) or "cpp" (C++, on the CPU).
+    """The implementation for operations on a tensor.
+
+    "cpp" (C++) for float32 and float64 on the CPU, "triton" for float32 on a GPU where Triton is installed, else
+    "torch" (plain PyTorch).
 
     Raises:
         BackendError: `GHNFAST_BACKEND` asks for one that does not exist, or cannot work on the tensor.
@@ -30,15 +40,43 @@ def backend_for(tensor: Tensor) -> str:
     fits = tensor.is_cpu and tensor.dtype in CPP_DTYPES
     chosen = _C.environment(VARIABLE)
     if not chosen:
-        return "cpp" if fits else "torch"
+        return "cpp" if fits else "torch" if tensor.is_cpu or triton_refusal(tensor) else "triton"
     if chosen not in BACKENDS:
-        raise BackendError(f"{VARIABLE} is {chosen!r}; {' and '.join(map(repr, BACKENDS))} are accepted")
+        raise BackendError(f"{VARIABLE} is {chosen!r}; {', '.join(map(repr, BACKENDS))} are accepted")
     if chosen == "cpp" and not fits:
         raise BackendError(
             f"{VARIABLE} is 'cpp', and the GHN is {tensor.dtype} on {tensor.device}; float32 and float64 on the CPU "
             "are accepted"
         )
+    refusal = triton_refusal(tensor) if chosen == "triton" else ""
+    if refusal:
+        raise BackendError(f"{VARIABLE} is 'triton', and {refusal}")
     return chosen
+
+
+def triton_refusal(tensor: Tensor) -> str:
+    """Why the Triton kernels cannot work on a tensor; empty where they can."""
+    if not has_triton():
+        return "Triton is not installed; pip install 'ghnfast[triton]'"
+    if tensor.dtype != torch.float32:
+        return f"the GHN is {tensor.dtype}; float32 is accepted"
+    if tensor.is_cpu:
+        interpreting = os.environ.get("TRITON_INTERPRET") == "1"
+        return "" if interpreting else "the GHN is on the CPU; a GPU, or TRITON_INTERPRET=1 for tests, is accepted"
+    if tensor.is_cuda and capability_of(tensor.device) >= LEAST_CAPABILITY:
+        return ""
+    least = ".".join(map(str, LEAST_CAPABILITY))
+    return f"the GHN is on {tensor.device}; GPUs of compute capability {least} and more are accepted"
+
+
+@functools.cache
+def has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def capability_of(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def is_plain(tensors: Sequence[Tensor]) -> bool:
@@ -62,3 +100,26 @@ def as_arrays(*tensors: Tensor) -> Any:
 
 def as_array(tensor: Tensor) -> Any:
     return tensor.numpy(force=tensor.requires_grad or tensor.is_neg())
+
+
+def uploaded(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
+    """Arrays as tensors on a device, in one copy; on the CPU in their own memory."""
+    if device.type == "cpu":
+        return [torch.from_numpy(array) for array in arrays]
+    sizes = [array.nbytes for array in arrays]
+    starts = np.cumsum([0, *(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)])
+    packed = np.empty(starts[-1], dtype=np.uint8)
+    for array, start, size in zip(arrays, starts, sizes, strict=False):
+        packed[start : start + size] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    there = torch.from_numpy(packed).to(device)
+    parts = [there[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+    dtypes = [torch.from_numpy(array[:0]).dtype for array in arrays]
+    return [part.view(dtype).view(a.shape) for part, dtype, a in zip(parts, dtypes, arrays, strict=True)]
+
+
+ALIGNMENT = 16  # bytes
+
+
+def autocasts(tensor: Tensor) -> bool:
+    """Whether torch would round operands on the device of a tensor (automatic mixed precision)."""
+    return torch.is_autocast_enabled(tensor.device.type)

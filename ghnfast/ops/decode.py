@@ -1,15 +1,16 @@
 """The last step of decoding: a product, its normalization, and the parameters that repeat the result.
 
 A block holds what is decoded for one parameter, at most as large as the decoder's own shape; the parameter repeats it.
-`decode` and `decode_into` are the operation; `naive_blocks`, `tile` and `store` define it, in plain PyTorch, and
-csrc/decode.cpp is what runs on a CPU. Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021),
-section 3.3 and appendix B.2.
+`decode` and `decode_into` are the operation; `naive_blocks`, `tile` and `store` define it, in plain PyTorch;
+csrc/decode.cpp is what runs on a CPU, kernels/decode.py on a GPU. Source: Parameter Prediction for Unseen Deep
+Architectures (NeurIPS 2021), section 3.3 and appendix B.2.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -24,7 +25,11 @@ from torch import Tensor
 from .. import _C
 from ..errors import PredictError
 from ..graph import PREDICTED_DTYPES
-from .backend import as_arrays, backend_for, is_plain
+from .backend import as_arrays, autocasts, backend_for, is_plain, uploaded
+
+# How the operands of a product may be rounded where that is faster, with sums in float32: not at all, to the 10 bits of
+# TensorFloat-32, or to bfloat16. Kernels of several cells are faster with either on a GPU; nothing else rounds.
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 class Role(IntEnum):
@@ -84,6 +89,10 @@ class DecodeTargets:
     table: NDArray[np.int64]
     scales: NDArray[np.float64]
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [torch.from_numpy(self.table), torch.from_numpy(self.scales)]
+
     def __iter__(self) -> Iterator[Target]:
         return (Target(*row) for row in self.table.tolist())
 
@@ -100,23 +109,33 @@ class DecodeSource(NamedTuple):
     blocks: Tensor  # (elements,)
 
 
-def decode(source: DecodeSource, targets: DecodeTargets) -> list[Tensor]:
+def decode(source: DecodeSource, targets: DecodeTargets, precision: str = "float32") -> list[Tensor]:
     """The values of all targets, each (out, in, cells); differentiable once with respect to `source`.
+
+    Under autocast, they are computed and returned in the dtype of the weight all the same.
+
+    Args:
+        precision: one of `PRECISIONS`.
 
     Raises:
         BackendError: see `GHNFAST_BACKEND`.
     """
-    if backend_for(source.hidden) == "torch":
+    if autocasts(source.hidden):
+        with torch.autocast(source.hidden.device.type, enabled=False):
+            return decode(DecodeSource(*(tensor.to(source.weight.dtype) for tensor in source)), targets, precision)
+    backend = backend_for(source.hidden)
+    if backend == "torch":
         blocks = naive_blocks(source, targets)
         return [
             tile(block, (target.out, target.in_, target.cells)) for block, target in zip(blocks, targets, strict=True)
         ]
     shapes = [(target.out, target.in_, target.cells) for target in targets]
     sizes = [math.prod(shape) for shape in shapes]
-    if is_plain(source):
+    if backend == "cpp" and is_plain(source):
         flat = native_decode(source, targets, sum(sizes))
     else:
-        flat = decode_op(*source, torch.from_numpy(targets.table), torch.from_numpy(targets.scales), sum(sizes))
+        tables = targets.tensors if backend == "cpp" else triton_tables(targets, None, source.hidden)
+        flat = decode_op(*source, tables, sum(sizes), product_runs(targets.table), precision)
     parts = flat.split(sizes)
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
@@ -129,35 +148,52 @@ class NotFinite(PredictError):
         self.index = index
 
 
-def decode_into(source: DecodeSource, targets: DecodeTargets, outputs: Sequence[Tensor]) -> None:
+def decode_into(
+    source: DecodeSource, targets: DecodeTargets, outputs: Sequence[Tensor], precision: str = "float32"
+) -> None:
     """Write the values of all targets into tensors, in their dtype, on their device, without gradients.
+
+    On a GPU, this waits for the device once, to know whether the values were finite. While a CUDA graph is captured it
+    does not: then nobody is told, and what is not finite is not written when the graph is replayed. A call with the
+    same outputs must have come before.
 
     Args:
         outputs: one per target, with one dimension (in), two (out, in) or four (out, in, height, width).
+        precision: one of `PRECISIONS`.
 
     Raises:
         NotFinite: a value is not finite; nothing is written.
         BackendError: see `GHNFAST_BACKEND`.
     """
-    if backend_for(source.hidden) == "torch":
+    backend = backend_for(source.hidden)
+    if backend == "torch":
         naive_decode_into(source, targets, outputs)
         return
-    # What C++ cannot write to gets copies.
-    direct = [output if is_reachable(output) else output.new_empty(output.shape, device="cpu") for output in outputs]
-    if is_plain([*source, *direct]):
-        native_decode_into(source, targets, direct)
+    # What cannot be written to in place gets copies.
+    device = source.hidden.device
+    direct = [
+        output if is_reachable(output, device) else output.new_empty(output.shape, device=device) for output in outputs
+    ]
+    check_sizes(direct, targets.table)
+    memory = memory_table(direct, targets.table)
+    if backend == "cpp" and is_plain([*source, *direct]):
+        decode_to(source, targets, memory)
         torch.autograd.graph.increment_version(direct)
     else:
-        decode_into_op(*source, torch.from_numpy(targets.table), torch.from_numpy(targets.scales), direct)
+        arrays = targets.table, targets.scales, memory
+        tables = [*map(torch.from_numpy, arrays)] if backend == "cpp" else triton_tables(targets, memory, source.hidden)
+        status = decode_into_op(*source, tables, direct, precision)
+        if not (status.is_cuda and torch.cuda.is_current_stream_capturing()) and int(status) != FINE:
+            raise NotFinite(int(status))
     for output, written in zip(outputs, direct, strict=True):
         if written is not output:
             output.copy_(written)
 
 
-def is_reachable(output: Tensor) -> bool:
-    """Whether a tensor is in the CPU's memory, its kernels' cells evenly spaced."""
-    if not output.is_cpu or output.is_contiguous() or output.ndim < 4:
-        return output.is_cpu
+def is_reachable(output: Tensor, device: torch.device) -> bool:
+    """Whether a tensor is in the memory of a device, its kernels' cells evenly spaced."""
+    if output.device != device or output.is_contiguous() or output.ndim < 4:
+        return output.device == device
     return output.shape[2] == 1 or output.stride(2) == output.shape[3] * output.stride(3)
 
 
@@ -278,24 +314,76 @@ def strides_of(output: Tensor) -> tuple[int, int, int]:
     return strides[0], strides[1], (strides[3] if output.shape[3] > 1 else strides[2]) if len(strides) == 4 else 0
 
 
+# The status of values that are all finite; else it is the number of the first target whose values are not.
+FINE = 2**31 - 1
+
+# Tables as the Triton kernels take them, by device; of those with memory, the last alone.
+KNOWN_TABLES: weakref.WeakKeyDictionary[DecodeTargets, dict[torch.device, dict[bytes, list[Tensor]]]]
+KNOWN_TABLES = weakref.WeakKeyDictionary()
+
+
+def triton_tables(targets: DecodeTargets, memory: NDArray[np.int64] | None, hidden: Tensor) -> list[Tensor]:
+    """`Tables` of kernels/decode.py on the device of hidden states; `memory` None for targets one behind the other."""
+    from ..kernels import decode as kernels
+
+    known = KNOWN_TABLES.setdefault(targets, {})
+    key = b"" if memory is None else memory.tobytes()
+    found = known.get(hidden.device, {})
+    if key not in found:
+        arrays = kernels.tables(targets.table, targets.scales, memory, hidden.shape[1])
+        found = known[hidden.device] = {key: uploaded(arrays, hidden.device)}
+    return found[key]
+
+
 @torch.library.custom_op(
     "ghnfast::decode_into",
     mutates_args=("outputs",),
     device_types="cpu",
-    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor targets, Tensor scales, "
-    "Tensor(a6!)[] outputs) -> ()",
+    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, Tensor(a5!)[] outputs, "
+    "str precision) -> Tensor",
 )
 def decode_into_op(
-    hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor, outputs: list[Tensor]
-) -> None:
-    """Write all targets into `outputs`; see `decode_into`."""
-    source = DecodeSource(hidden, weight, bias, blocks)
-    native_decode_into(source, DecodeTargets(targets.numpy(), scales.numpy()), outputs)
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    outputs: list[Tensor],
+    precision: str,
+) -> Tensor:
+    """Write all targets into `outputs`, if they are finite; see `decode_into`.
+
+    Args:
+        tables: targets, scales and the memory of the outputs (`memory_table`), which must be theirs; for Triton
+            `triton_tables`.
+
+    Returns:
+        () int32, `FINE` or the number of the first target with a value that is not finite.
+    """
+    if backend_for(hidden) == "triton":
+        return triton_decode_into(hidden, weight, bias, blocks, tables, outputs, precision)
+    table, scales, memory = (tensor.numpy() for tensor in tables)
+    status = FINE
+    try:
+        decode_to(DecodeSource(hidden, weight, bias, blocks), DecodeTargets(table, scales), memory)
+    except NotFinite as error:
+        status = error.index
+    return torch.tensor(status, dtype=torch.int32)
 
 
-def native_decode_into(source: DecodeSource, targets: DecodeTargets, outputs: Sequence[Tensor]) -> None:
-    check_sizes(outputs, targets.table)
-    decode_to(source, targets, memory_table(outputs, targets.table))
+@decode_into_op.register_kernel("cuda")
+def triton_decode_into(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    outputs: list[Tensor],
+    precision: str,
+) -> Tensor:
+    from ..kernels import decode as kernels
+
+    return kernels.decode_into(hidden, weight, bias, blocks, kernels.Tables(*tables), precision)
 
 
 def decode_to(source: DecodeSource, targets: DecodeTargets, memory: NDArray[np.int64]) -> None:
@@ -308,31 +396,67 @@ def decode_to(source: DecodeSource, targets: DecodeTargets, memory: NDArray[np.i
 
 
 def check_sizes(outputs: Sequence[Tensor], table: NDArray[np.int64]) -> None:
-    """C++ writes what the table says."""
+    """What writes to memory writes what the table says."""
     if [output.numel() for output in outputs] != sizes_of(table).tolist():
         raise ValueError("the sizes of the outputs differ from those of the targets")
 
 
 @decode_into_op.register_fake
 def _(
-    hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor, outputs: list[Tensor]
-) -> None:
-    return None
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    outputs: list[Tensor],
+    precision: str,
+) -> Tensor:
+    return hidden.new_empty((), dtype=torch.int32)
 
 
 @torch.library.custom_op(
     "ghnfast::decode",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor targets, Tensor scales, SymInt elements) "
-    "-> Tensor",
+    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, SymInt elements, Tensor runs, "
+    "str precision) -> Tensor",
 )
 def decode_op(
-    hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor, elements: int
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    elements: int,
+    runs: Tensor,
+    precision: str,
 ) -> Tensor:
-    """The values of all targets one behind the other: (elements,)."""
-    source = DecodeSource(hidden, weight, bias, blocks)
-    return native_decode(source, DecodeTargets(targets.numpy(), scales.numpy()), elements)
+    """The values of all targets one behind the other: (elements,).
+
+    Args:
+        tables: targets and scales; for Triton `triton_tables`.
+        runs: `product_runs`, on the CPU, for the backward pass.
+    """
+    if backend_for(hidden) == "triton":
+        return triton_decode(hidden, weight, bias, blocks, tables, elements, runs, precision)
+    table, scales = (tensor.numpy() for tensor in tables)
+    return native_decode(DecodeSource(hidden, weight, bias, blocks), DecodeTargets(table, scales), elements)
+
+
+@decode_op.register_kernel("cuda")
+def triton_decode(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    elements: int,
+    runs: Tensor,
+    precision: str,
+) -> Tensor:
+    from ..kernels import decode as kernels
+
+    return kernels.decode(hidden, weight, bias, blocks, kernels.Tables(*tables), elements, precision)
 
 
 def native_decode(source: DecodeSource, targets: DecodeTargets, elements: int) -> Tensor:
@@ -348,7 +472,14 @@ def native_decode(source: DecodeSource, targets: DecodeTargets, elements: int) -
 
 @decode_op.register_fake
 def _(
-    hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor, elements: int
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    elements: int,
+    runs: Tensor,
+    precision: str,
 ) -> Tensor:
     return hidden.new_empty(elements)
 
@@ -357,57 +488,95 @@ def _(
     "ghnfast::decode_backward",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor targets, Tensor scales) "
+    schema="(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, Tensor runs) "
     "-> Tensor[]",
 )
 def decode_backward_op(
-    grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    runs: Tensor,
 ) -> list[Tensor]:
     """The gradients of hidden, weight, bias and blocks."""
+    if backend_for(hidden) == "triton":
+        return triton_decode_backward(grad, hidden, weight, bias, blocks, tables, runs)
     flat, a, b, c, d = as_arrays(grad, hidden, weight, bias, blocks)
-    threads = torch.get_num_threads()
-    products, grad_blocks = _C.decode_backward(flat, a, b, c, d, targets.numpy(), scales.numpy(), threads)
+    table, scales = (tensor.numpy() for tensor in tables)
+    products, grad_blocks = map(
+        torch.from_numpy, _C.decode_backward(flat, a, b, c, d, table, scales, torch.get_num_threads())
+    )
+    return [*product_gradients(products, hidden, weight, bias, runs), grad_blocks]
+
+
+@decode_backward_op.register_kernel("cuda")
+def triton_decode_backward(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    runs: Tensor,
+) -> list[Tensor]:
+    from ..kernels import decode as kernels
+
+    elements = sum((last - first) * rows * columns for rows, columns, first, last in runs.tolist())
+    products, grad_blocks = kernels.decode_backward(grad, blocks, kernels.Tables(*tables), elements)
+    with torch.autocast(grad.device.type, enabled=False):
+        return [*product_gradients(products, hidden, weight, bias, runs), grad_blocks]
+
+
+def product_gradients(products: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, runs: Tensor) -> list[Tensor]:
+    """The gradients of hidden, weight and bias from those of products, which follow each other run by run."""
     grad_hidden, grad_weight, grad_bias = (torch.zeros_like(tensor) for tensor in (hidden, weight, bias))
     at = 0
-    for rows, columns, first, last in product_runs(targets.numpy()):
+    for rows, columns, first, last in runs.tolist():
         size = (last - first) * rows * columns
-        part = torch.from_numpy(products[at : at + size]).view(last - first, rows * columns)
+        part = products[at : at + size].view(last - first, rows * columns)
         at += size
         grad_hidden[first:last] += part @ weight[:rows, :columns].flatten(0, 1)
         grad_weight[:rows, :columns] += (part.T @ hidden[first:last]).unflatten(0, (rows, columns))
         grad_bias[:rows, :columns] += part.sum(0).unflatten(0, (rows, columns))
-    return [grad_hidden, grad_weight, grad_bias, torch.from_numpy(grad_blocks)]
+    return [grad_hidden, grad_weight, grad_bias]
 
 
-def product_runs(table: NDArray[np.int64]) -> Iterator[tuple[int, int, int, int]]:
-    """(rows, columns, first, last): products in a row with blocks of equal size, from hidden states side by side."""
-    run: tuple[int, int, int, int] | None = None
-    for target in map(Target._make, table.tolist()):
-        if target.kind != TargetKind.PRODUCT:
-            continue
-        if run is not None and run[:2] == (target.rows, target.columns) and run[3] == target.first:
-            run = (*run[:3], target.first + target.cells)
-            continue
-        if run is not None:
-            yield run
-        run = (target.rows, target.columns, target.first, target.first + target.cells)
-    if run is not None:
-        yield run
+def product_runs(table: NDArray[np.int64]) -> Tensor:
+    """(runs, 4): rows, columns, first, last of products with blocks of equal size, from hidden states side by side."""
+    runs: list[list[int]] = []
+    for target in map(Target._make, table[table[:, 6] == TargetKind.PRODUCT].tolist()):
+        shape = [target.rows, target.columns]
+        if runs and runs[-1][:2] == shape and runs[-1][3] == target.first:
+            runs[-1][3] += target.cells
+        else:
+            runs.append([*shape, target.first, target.first + target.cells])
+    return torch.tensor(runs, dtype=torch.int64).view(-1, 4)
 
 
 @decode_backward_op.register_fake
 def _(
-    grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, targets: Tensor, scales: Tensor
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    runs: Tensor,
 ) -> list[Tensor]:
     return [torch.empty_like(tensor) for tensor in (hidden, weight, bias, blocks)]
 
 
 def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:6])
+    *source, tables, _, runs, _ = inputs
+    ctx.save_for_backward(*source, runs, *tables)
 
 
-def decode_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (*decode_backward_op(grad, *ctx.saved_tensors), None, None, None)
+def decode_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    *source, runs = ctx.saved_tensors[:5]
+    tables = list(ctx.saved_tensors[5:])
+    return (*decode_backward_op(grad, *source, tables, runs), [None] * len(tables), None, None, None)
 
 
 decode_op.register_autograd(decode_backward, setup_context=keep_for_backward)

@@ -1,8 +1,8 @@
 """Gated message passing over architecture graphs.
 
-`gated_sweep` is the operation; `naive_gated_sweep` defines it, in plain PyTorch, and csrc/sweep.cpp is what runs on a
-CPU. Source: Graph HyperNetworks (Zhang et al., ICLR 2019), equations 3 and 4, and Parameter Prediction for Unseen Deep
-Architectures (NeurIPS 2021), equation 4, for the virtual edges.
+`gated_sweep` is the operation; `naive_gated_sweep` defines it, in plain PyTorch; csrc/sweep.cpp is what runs on a CPU,
+kernels/sweep.py on a GPU. Source: Graph HyperNetworks (Zhang et al., ICLR 2019), equations 3 and 4, and Parameter
+Prediction for Unseen Deep Architectures (NeurIPS 2021), equation 4, for the virtual edges.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import _C
 from ..graph import Topology
-from .backend import as_arrays, backend_for, is_plain
+from .backend import as_arrays, autocasts, backend_for, is_plain, uploaded
 
 
 class MlpWeights(NamedTuple):
@@ -78,6 +78,9 @@ def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Te
     this sweep has already updated, then h_v = GRU(m_v, h_v). A message depends on its sender alone, so it is
     computed once, when the sender is updated. Differentiable once with respect to states and weights.
 
+    Under autocast, it is computed and returned in the weights' dtype all the same: rounding would add up over its
+    steps. On a GPU it waits for nothing; a CUDA graph can capture it once a first call has brought `topology` there.
+
     Args:
         states: (nodes, hid), the nodes' initial states.
         topology: the edges and, for virtual edges, the shortest paths (`GraphBatch.topology`).
@@ -88,13 +91,19 @@ def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Te
     Raises:
         BackendError: see `GHNFAST_BACKEND`.
     """
-    if backend_for(states) == "torch":
+    if autocasts(states):
+        with torch.autocast(states.device.type, enabled=False):
+            return gated_sweep(states.to(weights.gru.weight_input.dtype), topology, weights)
+    backend = backend_for(states)
+    if backend == "torch":
         return naive_gated_sweep(states, topology, weights)
-    if is_plain([states, *weights.flat]):
+    if backend == "cpp" and is_plain([states, *weights.flat]):
         return native_gated_sweep(states, weights.arrays(), topology.native)
-    result: Tensor = gated_sweep_op(
-        states, weights.flat, [torch.from_numpy(a) for a in topology.arrays], topology.cutoff
+    differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (states, *weights.flat))
+    tables = (
+        [torch.from_numpy(a) for a in topology.arrays] if backend == "cpp" else triton_tables(topology, states.device)
     )
+    result: Tensor = gated_sweep_op(states, weights.flat, tables, topology.cutoff, differentiated)[0]
     return result
 
 
@@ -196,37 +205,85 @@ def native_gated_sweep(states: Tensor, weights: list[NDArray[Any]], topology: _C
     return torch.from_numpy(_C.gated_sweep(initial, weights, topology, torch.get_num_threads()))
 
 
+# Topologies as the Triton kernels take them, by device.
+KNOWN_TABLES: weakref.WeakKeyDictionary[Topology, dict[torch.device, list[Tensor]]] = weakref.WeakKeyDictionary()
+
+
+def triton_tables(topology: Topology, device: torch.device) -> list[Tensor]:
+    """graph_offsets, and the bands by target and by source: starts, offsets, closeness (see kernels/sweep.py)."""
+    known = KNOWN_TABLES.setdefault(topology, {})
+    if device not in known:
+        own = topology.band_starts, topology.band_offsets, topology.closeness
+        starts, offsets, closeness = _C.reversed_bands(*own)
+        arrays = [
+            topology.graph_offsets,
+            np.concatenate([own[0], starts]),
+            np.concatenate([own[1], own[1][-1] + offsets[1:]]),
+            np.concatenate([own[2], closeness]),
+        ]
+        known[device] = uploaded(arrays, device)
+    return known[device]
+
+
 @torch.library.custom_op(
     "ghnfast::gated_sweep",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor states, Tensor[] weights, Tensor[] topology, SymInt cutoff) -> Tensor",
+    schema="(Tensor states, Tensor[] weights, Tensor[] topology, SymInt cutoff, bool keep) -> Tensor[]",
 )
-def gated_sweep_op(states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int) -> Tensor:
-    """Final node states.
+def gated_sweep_op(
+    states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool
+) -> list[Tensor]:
+    """Final node states, and behind them what the backward pass reads where it does not recompute it.
 
     Args:
         weights: those of the direct MLP, the GRU and, where there are virtual edges, their MLP: 8 or 12 tensors.
-        topology: the arrays of `Topology`, without the levels.
+        topology: the arrays of `Topology`, without the levels; for Triton `triton_tables`.
+        keep: whether there will be a backward pass.
     """
-    return native_gated_sweep(states, as_arrays(*weights), native_topology(topology, cutoff))
+    if backend_for(states) == "triton":
+        return triton_gated_sweep(states, weights, topology, cutoff, keep)
+    return [native_gated_sweep(states, as_arrays(*weights), native_topology(topology, cutoff))]
+
+
+@gated_sweep_op.register_kernel("cuda")
+def triton_gated_sweep(
+    states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool
+) -> list[Tensor]:
+    from ..kernels import sweep
+
+    return sweep.gated_sweep(states, weights, topology, cutoff, keep)
 
 
 @gated_sweep_op.register_fake
-def _(states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int) -> Tensor:
-    return torch.empty_like(states, memory_format=torch.contiguous_format)
+def _(states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool) -> list[Tensor]:
+    nodes, hid = states.shape
+    final = states.new_empty(nodes, hid)
+    if not keep or backend_for(states) != "triton":
+        return [final]
+    heads, width = (2 if len(weights) == 12 else 1), weights[0].shape[0]
+    shapes = (nodes, hid), (2, nodes, heads, hid), (2, nodes, 5, hid), (2, nodes, heads, width)
+    return [final, *(states.new_empty(shape) for shape in shapes)]
 
 
 @torch.library.custom_op(
     "ghnfast::gated_sweep_backward",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor grad, Tensor states, Tensor[] weights, Tensor[] topology, SymInt cutoff) -> Tensor[]",
+    schema="(Tensor grad, Tensor states, Tensor[] kept, Tensor[] weights, Tensor[] topology, SymInt cutoff) "
+    "-> Tensor[]",
 )
 def gated_sweep_backward_op(
-    grad: Tensor, states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int
+    grad: Tensor,
+    states: Tensor,
+    kept: list[Tensor],
+    weights: list[Tensor],
+    topology: list[Tensor],
+    cutoff: int,
 ) -> list[Tensor]:
-    """The gradients of the states and of each weight."""
+    """The gradients of the states and of each weight; `kept` is everything that the forward pass returned."""
+    if backend_for(states) == "triton":
+        return triton_gated_sweep_backward(grad, states, kept, weights, topology, cutoff)
     arrays = native_topology(topology, cutoff)
     grad_final, initial = as_arrays(grad, states)
     grad_states, grad_weights = _C.gated_sweep_backward(
@@ -235,22 +292,48 @@ def gated_sweep_backward_op(
     return [torch.from_numpy(array) for array in (grad_states, *grad_weights)]
 
 
+@gated_sweep_backward_op.register_kernel("cuda")
+def triton_gated_sweep_backward(
+    grad: Tensor,
+    states: Tensor,
+    kept: list[Tensor],
+    weights: list[Tensor],
+    topology: list[Tensor],
+    cutoff: int,
+) -> list[Tensor]:
+    from ..kernels import sweep
+
+    return sweep.gated_sweep_backward(grad, states, kept, weights, topology, cutoff)
+
+
 @gated_sweep_backward_op.register_fake
-def _(grad: Tensor, states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int) -> list[Tensor]:
+def _(
+    grad: Tensor,
+    states: Tensor,
+    kept: list[Tensor],
+    weights: list[Tensor],
+    topology: list[Tensor],
+    cutoff: int,
+) -> list[Tensor]:
     return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (states, *weights)]
 
 
-def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    states, weights, topology, ctx.cutoff = inputs
-    ctx.save_for_backward(states, *weights, *topology)
-    ctx.weight_count = len(weights)
+def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    states, weights, topology, ctx.cutoff, _ = inputs
+    kept = output if len(output) > 1 else []
+    ctx.save_for_backward(states, *kept, *weights, *topology)
+    ctx.counts = len(kept), len(weights)
+    ctx.set_materialize_grads(False)
 
 
-def sweep_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def sweep_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     states, *others = ctx.saved_tensors
-    weights, topology = others[: ctx.weight_count], others[ctx.weight_count :]
-    grads = gated_sweep_backward_op(grad, states, weights, topology, ctx.cutoff)
-    return grads[0], grads[1:], [None] * len(topology), None
+    kept_count, weight_count = ctx.counts
+    kept, others = others[:kept_count], others[kept_count:]
+    weights, topology = others[:weight_count], others[weight_count:]
+    grad = torch.zeros_like(states) if grads[0] is None else grads[0]
+    found = gated_sweep_backward_op(grad, states, kept, weights, topology, ctx.cutoff)
+    return found[0], found[1:], [None] * len(topology), None, None
 
 
 gated_sweep_op.register_autograd(sweep_backward, setup_context=keep_for_backward)

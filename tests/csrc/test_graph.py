@@ -276,3 +276,39 @@ def test_edges_against_the_order_are_rejected(core: ModuleType, source: int) -> 
 def test_offsets_that_fit_nothing_are_rejected(core: ModuleType, graphs: list[int], edges: list[int]) -> None:
     with pytest.raises(ValueError, match="must rise from 0 to"):
         core.hop_bands(np.array(graphs, dtype=np.int64), np.array(edges, dtype=np.int64), np.array([0]), 5, 1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_reversed_bands_hold_the_same_paths(core: ModuleType, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    size = int(random.integers(2, 30))
+    pairs = {(int(target), int(random.integers(0, target))) for target in random.integers(1, size, 40)}
+    edges = np.array(sorted(pairs), dtype=np.int32)[:, ::-1]
+    offsets = np.searchsorted(edges[:, 1], np.arange(size + 1))
+    bands = core.hop_bands(np.array([0, size]), offsets, np.ascontiguousarray(edges[:, 0]), 4, 1)
+    starts, ends, closeness = core.reversed_bands(*bands)
+    forward, backward = np.zeros((size, size)), np.zeros((size, size))
+    for node in range(size):
+        begin, band = bands[0][node], bands[2][bands[1][node] : bands[1][node + 1]]
+        forward[begin : begin + len(band), node] = band
+        band = closeness[ends[node] : ends[node + 1]]
+        assert len(band) == 0 or band[-1] > 0
+        backward[node, starts[node] : starts[node] + len(band)] = band
+    assert np.array_equal(forward, backward)
+
+
+@pytest.mark.parametrize(
+    ("starts", "offsets", "closeness", "message"),
+    [
+        ([0, 0], [0, 1], [1], "2 bands and 2 offsets"),
+        ([0, 2], [0, 0, 1], [1], "the band of node 1 is out of range"),
+        ([0, -1], [0, 0, 1], [1], "the band of node 1 is out of range"),
+        ([0, 0], [0, 1, 1], [1], "a path leads from node 0 to 0"),
+    ],
+)
+def test_malformed_bands_are_rejected(
+    core: ModuleType, starts: list[int], offsets: list[int], closeness: list[int], message: str
+) -> None:
+    arrays = np.array(starts, dtype=np.int32), np.array(offsets, dtype=np.int64), np.array(closeness, dtype=np.uint8)
+    with pytest.raises(ValueError, match=message):
+        core.reversed_bands(*arrays)

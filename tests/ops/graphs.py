@@ -1,4 +1,4 @@
-"""Random topologies and weights for the tests of operations."""
+"""Random topologies and weights for the tests of sweeps, and their comparison with the definition."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ghnfast import ArchGraph
 from ghnfast.graph import MAX_DISTANCE, GraphBatch, Topology
-from ghnfast.ops.sweep import GruWeights, MlpWeights, SweepWeights
+from ghnfast.ops.sweep import GruWeights, MlpWeights, SweepWeights, gated_sweep, naive_gated_sweep
 
 
 def graph_of(nodes: int, edges: Sequence[tuple[int, int]] | np.ndarray) -> ArchGraph:
@@ -43,13 +43,15 @@ def topology_of(*graphs: ArchGraph, cutoff: int = MAX_DISTANCE) -> Topology:
     return GraphBatch(graphs).topology(cutoff)
 
 
-def sweep_weights(hid: int, virtual: bool, dtype: torch.dtype = torch.float32, seed: int = 0) -> SweepWeights:
+def sweep_weights(
+    hid: int, virtual: bool, dtype: torch.dtype = torch.float32, seed: int = 0, device: str = "cpu"
+) -> SweepWeights:
     """Random weights that require gradients, in the proportions of a GHN's."""
     generator = torch.Generator().manual_seed(seed)
 
     def made(*shape: int) -> Tensor:
         values = torch.randn(shape, generator=generator, dtype=torch.float64) / shape[-1] ** 0.5
-        return values.to(dtype).requires_grad_()
+        return values.to(device, dtype).requires_grad_()
 
     def mlp(hidden: int) -> MlpWeights:
         return MlpWeights(made(hidden, hid), made(hidden), made(hid, hidden), made(hid))
@@ -61,3 +63,20 @@ def sweep_weights(hid: int, virtual: bool, dtype: torch.dtype = torch.float32, s
 
 def tensors_of(weights: SweepWeights) -> list[Tensor]:
     return [*weights.direct, *weights.gru, *(weights.virtual or ())]
+
+
+def assert_same_sweep(topology: Topology, weights: SweepWeights, hid: int, seed: int = 0) -> None:
+    """Values within 1e-5, gradients within 1e-5 of their largest."""
+    nodes = len(topology.levels)
+    generator = torch.Generator().manual_seed(seed)
+    like = weights.gru.bias_input
+    states, grad = (torch.randn(nodes, hid, generator=generator, dtype=torch.float64).to(like) for _ in range(2))
+    states = states.detach().requires_grad_()
+    ours, naive = gated_sweep(states, topology, weights), naive_gated_sweep(states, topology, weights)
+    torch.testing.assert_close(ours, naive, rtol=1e-5, atol=1e-5)
+    inputs = [states, *tensors_of(weights)]
+    found_grads = torch.autograd.grad(ours, inputs, grad)
+    # Where there is no message, the naive version does not use the weights that make them.
+    wanted_grads = torch.autograd.grad(naive, inputs, grad, allow_unused=True, materialize_grads=True)
+    for found, wanted in zip(found_grads, wanted_grads, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * max(1, float(wanted.abs().max())))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from decoding import BIAS, NORM_WEIGHT, PRODUCT, SCALED, TARGETS, assert_same_decoding, make, naive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -11,7 +12,6 @@ from torch import Tensor
 from ghnfast.errors import BackendError
 from ghnfast.ops.decode import (
     DecodeSource,
-    DecodeTargets,
     NotFinite,
     Role,
     TargetKind,
@@ -19,59 +19,14 @@ from ghnfast.ops.decode import (
     decode_into,
     decode_into_op,
     decode_op,
-    naive_blocks,
+    memory_table,
     normalization,
-    tile,
+    product_runs,
 )
-
-PRODUCT, SCALED, NORM_WEIGHT, BIAS = TargetKind
-# (rows, columns, cells, out, in, kind)
-TARGETS = [
-    (6, 5, 9, 6, 5, PRODUCT),
-    (6, 5, 9, 20, 17, PRODUCT),
-    (6, 5, 1, 13, 5, PRODUCT),
-    (6, 1, 25, 13, 1, PRODUCT),
-    (2, 5, 4, 2, 11, PRODUCT),
-    (1, 7, 1, 1, 30, NORM_WEIGHT),
-    (1, 7, 1, 1, 7, BIAS),
-    (10, 5, 1, 10, 33, SCALED),
-]
-
-
-def make(
-    targets: list[tuple[int, ...]], dtype: torch.dtype = torch.float32, sizes: tuple[int, int, int] = (6, 5, 16)
-) -> tuple[DecodeSource, DecodeTargets]:
-    """A source that requires gradients, and targets whose blocks lie one behind the other."""
-    generator = torch.Generator().manual_seed(len(targets))
-    first = {True: 0, False: 0}
-    table, scales = [], []
-    for rows, columns, cells, out, in_, kind in targets:
-        product = kind == PRODUCT
-        table.append((first[product], rows, columns, cells, out, in_, kind))
-        first[product] += cells if product else rows * columns * cells
-        scales.append(0.25 + len(table) / 8 if kind in (PRODUCT, SCALED) else 1.0)
-    shapes = [(first[True], sizes[2]), sizes, sizes[:2], (first[False],)]
-    source = DecodeSource(*(torch.randn(s, generator=generator, dtype=dtype).requires_grad_() for s in shapes))
-    return source, DecodeTargets(torch.tensor(table).reshape(-1, 7).numpy(), torch.tensor(scales).double().numpy())
-
-
-def naive(source: DecodeSource, targets: DecodeTargets) -> list[Tensor]:
-    shapes = [(target.out, target.in_, target.cells) for target in targets]
-    return [tile(block, shape) for block, shape in zip(naive_blocks(source, targets), shapes, strict=True)]
-
-
-def assert_same_as_naive(source: DecodeSource, targets: DecodeTargets) -> None:
-    ours, wanted = decode(source, targets), naive(source, targets)
-    torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
-    grads = [torch.randn_like(value) for value in wanted]
-    found = torch.autograd.grad(ours, source, grads)
-    expected = torch.autograd.grad(wanted, source, grads, allow_unused=True, materialize_grads=True)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1.0, float(b.abs().max()) if b.numel() else 1.0))
 
 
 def test_values_and_gradients() -> None:
-    assert_same_as_naive(*make(TARGETS))
+    assert_same_decoding(*make(TARGETS))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -83,7 +38,7 @@ def test_random_targets(data: st.DataObject) -> None:
         out, in_, cells = (data.draw(st.integers(1, limit)) for limit in (30, 30, 30))
         kind = data.draw(st.sampled_from([PRODUCT, PRODUCT, SCALED]))
         targets.append((min(out, sizes[0]), min(in_, sizes[1]), cells, out, in_, kind))
-    assert_same_as_naive(*make(targets, sizes=sizes))
+    assert_same_decoding(*make(targets, sizes=sizes))
 
 
 @pytest.mark.parametrize("backend", ["torch", "cpp"])
@@ -132,18 +87,21 @@ def test_nothing_is_written_where_a_value_is_not_finite(
 def test_operators() -> None:
     """Schema, fake implementations, autograd registration and torch.compile's view of the operators."""
     source, targets = make(TARGETS)
-    table = torch.from_numpy(targets.table), torch.from_numpy(targets.scales)
     elements = sum(target.out * target.in_ * target.cells for target in targets)
-    torch.library.opcheck(decode_op, (*source, *table, elements))
+    runs = product_runs(targets.table)
+    torch.library.opcheck(decode_op, (*source, targets.tensors, elements, runs, "float32"))
     outputs = [torch.empty(target.out, target.in_, target.cells, 1) for target in targets]
-    torch.library.opcheck(decode_into_op, (*(tensor.detach() for tensor in source), *table, outputs))
+    tables = [*targets.tensors, torch.from_numpy(memory_table(outputs, targets.table))]
+    source = DecodeSource(*(tensor.detach() for tensor in source))
+    # The table of memory holds addresses: operators on copies of the outputs, as other checks make, would miss them.
+    torch.library.opcheck(decode_into_op, (*source, tables, outputs, "float32"), test_utils="test_schema")
+    torch.library.opcheck(decode_into_op, (*source, tables, outputs, "float32"), test_utils="test_faketensor")
 
 
 def test_outputs_of_other_sizes_are_rejected() -> None:
     source, targets = make(TARGETS[:2])
-    table = torch.from_numpy(targets.table), torch.from_numpy(targets.scales)
     with torch.no_grad(), pytest.raises(ValueError, match="the sizes of the outputs differ"):
-        decode_into_op(*source, *table, [torch.empty(6, 5, 3, 3), torch.empty(20, 17, 3, 2)])
+        decode_into(source, targets, [torch.empty(6, 5, 3, 3), torch.empty(20, 17, 3, 2)])
 
 
 @pytest.mark.parametrize("backend", ["torch", "cpp"])
@@ -170,7 +128,7 @@ def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     for ours, wanted in zip(decode(source, targets), naive(source, targets), strict=True):
         assert torch.equal(ours, wanted)
     monkeypatch.setenv("GHNFAST_BACKEND", "numpy")
-    with pytest.raises(BackendError, match="'numpy'; 'torch' and 'cpp' are accepted"):
+    with pytest.raises(BackendError, match="'numpy'; 'torch', 'cpp', 'triton' are accepted"):
         decode(source, targets)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graphs import graph_of, random_graph, sweep_weights, tensors_of, topology_of
+from graphs import assert_same_sweep, graph_of, random_graph, sweep_weights, tensors_of, topology_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -26,24 +26,7 @@ def operator_arguments(states: Tensor, topology: Topology, weights: SweepWeights
         topology.band_offsets,
         topology.closeness,
     )
-    return states, tensors_of(weights), [torch.from_numpy(array) for array in arrays], topology.cutoff
-
-
-def assert_same_as_naive(topology: Topology, weights: SweepWeights, hid: int, seed: int = 0) -> None:
-    """Values within 1e-5, gradients within 1e-5 of their largest."""
-    nodes = len(topology.levels)
-    generator = torch.Generator().manual_seed(seed)
-    dtype = weights.gru.bias_input.dtype
-    states, grad = (torch.randn(nodes, hid, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
-    states.requires_grad_()
-    ours, naive = gated_sweep(states, topology, weights), naive_gated_sweep(states, topology, weights)
-    torch.testing.assert_close(ours, naive, rtol=1e-5, atol=1e-5)
-    inputs = [states, *tensors_of(weights)]
-    found_grads = torch.autograd.grad(ours, inputs, grad)
-    # Where there is no message, the naive version does not use the weights that make them.
-    wanted_grads = torch.autograd.grad(naive, inputs, grad, allow_unused=True, materialize_grads=True)
-    for found, wanted in zip(found_grads, wanted_grads, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * max(1, float(wanted.abs().max())))
+    return states, tensors_of(weights), [torch.from_numpy(array) for array in arrays], topology.cutoff, True
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -56,7 +39,7 @@ def assert_same_as_naive(topology: Topology, weights: SweepWeights, hid: int, se
 def test_random_batches(seed: int, shapes: list[tuple[int, int, int]], hid: int, virtual: bool) -> None:
     graphs = [random_graph(seed + index, *shape) for index, shape in enumerate(shapes)]
     topology = topology_of(*graphs, cutoff=50 if virtual else 1)
-    assert_same_as_naive(topology, sweep_weights(hid, virtual, seed=seed), hid, seed)
+    assert_same_sweep(topology, sweep_weights(hid, virtual, seed=seed), hid, seed)
 
 
 @pytest.mark.parametrize("virtual", [True, False])
@@ -73,13 +56,13 @@ def test_random_batches(seed: int, shapes: list[tuple[int, int, int]], hid: int,
 )
 def test_degenerate_graphs(nodes: int, edges: list[tuple[int, int]], virtual: bool) -> None:
     topology = topology_of(graph_of(nodes, edges), cutoff=50 if virtual else 1)
-    assert_same_as_naive(topology, sweep_weights(32, virtual), 32)
+    assert_same_sweep(topology, sweep_weights(32, virtual), 32)
 
 
 @pytest.mark.parametrize("cutoff", [1, 2, 3])
 def test_virtual_edges_of_a_shorter_reach(cutoff: int) -> None:
     topology = topology_of(random_graph(0, 15, 3, 2), cutoff=cutoff)
-    assert_same_as_naive(topology, sweep_weights(16, True), 16)
+    assert_same_sweep(topology, sweep_weights(16, True), 16)
 
 
 def chain(nodes: int) -> np.ndarray:
@@ -93,7 +76,7 @@ def test_large_graphs(edges: np.ndarray) -> None:
     weights = sweep_weights(8, True, torch.float64)
     for weight in tensors_of(weights):
         weight.data /= 1 + len(edges) / 5000  # sums of hundreds of messages saturate the gates
-    assert_same_as_naive(topology, weights, 8)
+    assert_same_sweep(topology, weights, 8)
 
 
 def test_a_chain_of_ten_thousand_nodes() -> None:
@@ -149,7 +132,7 @@ def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendError, match=r"the GHN is torch\.bfloat16 on cpu; float32 and float64 on the CPU are"):
         gated_sweep(states.bfloat16(), topology, weights)
     monkeypatch.setenv("GHNFAST_BACKEND", "cuda")
-    with pytest.raises(BackendError, match="GHNFAST_BACKEND is 'cuda'; 'torch' and 'cpp' are accepted"):
+    with pytest.raises(BackendError, match="GHNFAST_BACKEND is 'cuda'; 'torch', 'cpp', 'triton' are accepted"):
         gated_sweep(states, topology, weights)
 
 

@@ -1,0 +1,474 @@
+"""The last step of decoding in one launch: product, normalization, and the store of every repeat.
+
+All tensors of a model, or of a batch of models, are one launch over a list of work items. An item computes a tile of a
+block in registers and stores it wherever the parameter repeats it, through a table of addresses, in the parameter's own
+dtype. The backward kernel sums over the repeats. Sums have one order: results are the same in every run.
+
+`ghnfast.ops.decode.naive_blocks` and `tile` define what is computed. Source: Parameter Prediction for Unseen Deep
+Architectures (NeurIPS 2021), section 3.3 and appendix B.2.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .common import on_device_of, sigmoid, tanh
+
+# Rows of the decoder's last weight, and their elements, that an item holds in registers at most, for all targets of one
+# cell that share them.
+HELD_ROWS, HELD = 32, 8192
+# How many targets of one cell share an item.
+GROUP = 4
+# Repeats that are stored at once, and elements of a block that one item of a given block stores.
+REPEATS, GIVEN_TILE = 8, 128
+# The tile of a kernel's product, as (out * in, cells, width): the smallest that `tl.dot` takes, in cells.
+KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK = 32, 16, 32
+# Elements that an item stores: more than it takes to load what it stores.
+STORED = 1 << 16
+# With 168 registers a thread, which is enough not to spill (tests/kernels/test_compile.py), a multiprocessor runs three
+# programs.
+OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 168}
+
+# The columns of the table of targets: `Target` of ghnfast.ops.decode; the bits of the scale, a float64; where it is
+# written: the address, or the first element where all targets share memory, the dtype's number in `POINTERS`, and the
+# strides of (out, in, cells) in elements; and the first element of a product's gradient.
+FIRST, ROWS, COLUMNS, CELLS, OUT, IN, KIND, SCALE, ADDRESS, ELEMENT, STRIDE_OUT, STRIDE_IN, STRIDE_CELL, GRADIENT = (
+    tl.constexpr(column) for column in range(14)
+)
+TABLE_WIDTH = tl.constexpr(14)
+# The columns of the table of items: what it does, the first target, how many, which tile, and which part of the
+# repeats, of how many.
+ITEM_WIDTH = tl.constexpr(6)
+# What an item does.
+ONE_CELL, KERNEL, GIVEN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+# Kinds of targets, as in ghnfast.ops.decode.TargetKind.
+PRODUCT, SCALED, NORM_WEIGHT, BIAS = (tl.constexpr(kind) for kind in range(4))
+# Dtypes of targets, in the order of ghnfast.graph.PREDICTED_DTYPES.
+FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = (tl.constexpr(number) for number in range(4))
+# The status of targets that are all finite; else it is the number of the first that is not.
+FINE = tl.constexpr(2**31 - 1)
+
+
+class Blocks(NamedTuple):
+    """Block sizes, as the kernels take them."""
+
+    WIDTH: int
+    TILE: int  # elements of the block of a product of one cell
+
+
+def blocks_for(width: int) -> Blocks:
+    padded = triton.next_power_of_2(width)
+    return Blocks(padded, min(max(HELD // padded, 1), HELD_ROWS))
+
+
+# Device functions -----------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def scale_of(target):
+    return tl.load((target + SCALE).to(tl.pointer_type(tl.float64), bitcast=True)).to(tl.float32)
+
+
+@triton.jit
+def size_of(target, column: tl.constexpr):
+    """In 32 bits: divisions of 64 bits take several times as long."""
+    return tl.load(target + column).to(tl.int32)
+
+
+@triton.jit
+def normalized(x, kind, scale):
+    return tl.where(kind == NORM_WEIGHT, 2.0 * sigmoid(x / 2), tl.where(kind == BIAS, tanh(x / 5), x * scale))
+
+
+@triton.jit
+def load_weight(weight, element, elements, columns, max_columns, width, WIDTH: tl.constexpr):
+    """(elements, WIDTH): the rows of the last layer for elements of a block (rows, columns)."""
+    k = tl.arange(0, WIDTH)[None, :]
+    row = (element // columns) * max_columns + element % columns
+    return tl.load(weight + row[:, None] * width + k, mask=(element < elements)[:, None] & (k < width), other=0.0)
+
+
+@triton.jit
+def load_bias(bias, element, elements, columns, max_columns):
+    row = (element // columns) * max_columns + element % columns
+    return tl.load(bias + row, mask=element < elements, other=0.0)
+
+
+@triton.jit
+def store_as(flat, target, offset, value, mask, FLAT: tl.constexpr):
+    address = tl.load(target + ADDRESS)
+    if FLAT:
+        tl.store(flat + address + offset, value, mask=mask)
+    else:
+        element = tl.load(target + ELEMENT)
+        if element == FLOAT32:
+            tl.store(address.to(tl.pointer_type(tl.float32)) + offset, value, mask=mask)
+        elif element == FLOAT64:
+            tl.store(address.to(tl.pointer_type(tl.float64)) + offset, value.to(tl.float64), mask=mask)
+        elif element == FLOAT16:
+            tl.store(address.to(tl.pointer_type(tl.float16)) + offset, value.to(tl.float16), mask=mask)
+        else:
+            tl.store(address.to(tl.pointer_type(tl.bfloat16)) + offset, value.to(tl.bfloat16), mask=mask)
+
+
+@triton.jit
+def repeats_of(target):
+    """How often a target repeats its block: (in all, along its second dimension)."""
+    along = tl.cdiv(size_of(target, IN), size_of(target, COLUMNS))
+    return tl.cdiv(size_of(target, OUT), size_of(target, ROWS)) * along, along
+
+
+@triton.jit
+def store_repeats(flat, target, value, element, elements, part, parts, REPEATS: tl.constexpr, FLAT: tl.constexpr):
+    """Store elements of a block (rows, columns, cells), numbered row-major, to this part of its repeats."""
+    rows, columns, cells = size_of(target, ROWS), size_of(target, COLUMNS), size_of(target, CELLS)
+    out, in_ = size_of(target, OUT), size_of(target, IN)
+    stride_out, stride_in = tl.load(target + STRIDE_OUT), tl.load(target + STRIDE_IN)
+    i, j, cell = element // (columns * cells), element // cells % columns, element % cells
+    within = i * stride_out + j * stride_in + cell * tl.load(target + STRIDE_CELL)
+    repeats, along = repeats_of(target)
+    end = repeats * (part + 1) // parts
+    value = tl.broadcast_to(value[None, :], [REPEATS, value.shape[0]])
+    for start in range(repeats * part // parts, end, REPEATS):
+        repeat = start + tl.arange(0, REPEATS)
+        row, column = repeat // along * rows, repeat % along * columns
+        mask = (repeat < end)[:, None] & (element < elements)[None, :]
+        mask &= (row[:, None] + i[None, :] < out) & (column[:, None] + j[None, :] < in_)
+        offset = (row * stride_out + column * stride_in)[:, None] + within[None, :]
+        store_as(flat, target, offset, value, mask, FLAT)
+
+
+@triton.jit
+def decode_one_cell(
+    hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
+    WIDTH: tl.constexpr, TILE: tl.constexpr, REPEATS: tl.constexpr, FLAT: tl.constexpr,
+):  # fmt: skip
+    """Products of one cell, of targets with blocks of equal size: weight . hidden + bias."""
+    target = targets + first * TABLE_WIDTH
+    columns = size_of(target, COLUMNS)
+    element, elements = tile * TILE + tl.arange(0, TILE), size_of(target, ROWS) * columns
+    matrix = load_weight(weight, element, elements, columns, max_columns, width, WIDTH)
+    offset = load_bias(bias, element, elements, columns, max_columns)
+    k = tl.arange(0, WIDTH)
+    for _ in range(count):
+        x = tl.load(hidden + tl.load(target + FIRST) * width + k, mask=k < width, other=0.0)
+        value = (tl.sum(matrix * x[None, :], axis=1) + offset) * scale_of(target)
+        store_repeats(flat, target, value, element, elements, part, parts, REPEATS, FLAT)
+        target += TABLE_WIDTH
+
+
+@triton.jit
+def decode_kernel_cells(
+    hidden, weight, bias, flat, target, tile, part, parts, width, max_columns,
+    TILE: tl.constexpr, CELLS_TILE: tl.constexpr, CHUNK: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Products of several cells, as matrices: (out * in, cells)."""
+    rows, columns, cells = size_of(target, ROWS), size_of(target, COLUMNS), size_of(target, CELLS)
+    out, in_ = size_of(target, OUT), size_of(target, IN)
+    stride_out, stride_in, stride_cell = (
+        tl.load(target + STRIDE_OUT), tl.load(target + STRIDE_IN), tl.load(target + STRIDE_CELL)
+    )  # fmt: skip
+    first, scale = tl.load(target + FIRST), scale_of(target)
+    element, elements = tile * TILE + tl.arange(0, TILE), rows * columns
+    i, j = element // columns, element % columns
+    offset = load_bias(bias, element, elements, columns, max_columns)
+    row_of_weight = (i * max_columns + j)[:, None] * width
+    repeats, along = repeats_of(target)
+    for start_cell in range(0, cells, CELLS_TILE):
+        cell = start_cell + tl.arange(0, CELLS_TILE)
+        total = tl.zeros([TILE, CELLS_TILE], dtype=tl.float32)
+        for start in range(0, width, CHUNK):
+            k = start + tl.arange(0, CHUNK)
+            a = tl.load(
+                weight + row_of_weight + k[None, :],
+                mask=(element < elements)[:, None] & (k < width)[None, :],
+                other=0.0,
+            )
+            b = tl.load(
+                hidden + (first + cell)[None, :] * width + k[:, None],
+                mask=(cell < cells)[None, :] & (k < width)[:, None],
+                other=0.0,
+            )
+            if PRECISION == "bfloat16":
+                a, b = a.to(tl.bfloat16), b.to(tl.bfloat16)
+                # Triton's interpreter would multiply the bits.
+                total = tl.dot(a.to(tl.float32), b.to(tl.float32), total) if INTERPRETED else tl.dot(a, b, total)
+            elif PRECISION == "tf32":
+                total = tl.dot(a, b, total, input_precision="tf32")
+            else:
+                total = tl.dot(a, b, total, input_precision="ieee")
+        value = (total + offset[:, None]) * scale
+        within = (i * stride_out + j * stride_in)[:, None] + (cell * stride_cell)[None, :]
+        inside = (element < elements)[:, None] & (cell < cells)[None, :]
+        for repeat in range(repeats * part // parts, repeats * (part + 1) // parts):
+            row, column = repeat // along * rows, repeat % along * columns
+            mask = inside & ((row + i < out) & (column + j < in_))[:, None]
+            store_as(flat, target, row * stride_out + column * stride_in + within, value, mask, FLAT)
+
+
+# Kernels --------------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def decode_kernel(
+    hidden,  # (hidden rows, width) float32
+    weight,  # (max rows, max columns, width) float32
+    bias,  # (max rows, max columns) float32
+    blocks,  # (elements,) float32
+    flat,  # all targets one behind the other, float32, written if FLAT
+    targets,  # (targets, TABLE_WIDTH) int64
+    items,  # (items, ITEM_WIDTH) int32
+    status,  # () int32: unless it is FINE, nothing is written
+    width,
+    max_columns,
+    WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
+    GIVEN_TILE: tl.constexpr,
+    REPEATS: tl.constexpr,
+    KERNEL_TILE: tl.constexpr,
+    KERNEL_CELLS: tl.constexpr,
+    KERNEL_CHUNK: tl.constexpr,
+    FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """target[o, p, c] = normalize(weight[i, j] . hidden[first + c] + bias[i, j]), i = o mod rows, j = p mod columns."""
+    item = items + tl.program_id(0) * ITEM_WIDTH
+    what, first, count = tl.load(item), tl.load(item + 1), tl.load(item + 2)
+    tile, part, parts = tl.load(item + 3), tl.load(item + 4), tl.load(item + 5)
+    target = targets + first * TABLE_WIDTH
+    if tl.load(status) == FINE:
+        if what == ONE_CELL:
+            decode_one_cell(
+                hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
+                WIDTH, TILE, REPEATS, FLAT,
+            )  # fmt: skip
+        elif what == KERNEL:
+            decode_kernel_cells(
+                hidden, weight, bias, flat, target, tile, part, parts, width, max_columns,
+                KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, FLAT, PRECISION, INTERPRETED,
+            )  # fmt: skip
+        else:
+            elements = size_of(target, ROWS) * size_of(target, COLUMNS) * size_of(target, CELLS)
+            element = tile * GIVEN_TILE + tl.arange(0, GIVEN_TILE)
+            block = tl.load(blocks + tl.load(target + FIRST) + element, mask=element < elements, other=0.0)
+            value = normalized(block, tl.load(target + KIND), scale_of(target))
+            store_repeats(flat, target, value, element, elements, part, parts, REPEATS, FLAT)
+
+
+@triton.jit
+def check_kernel(
+    hidden,
+    weight,
+    bias,
+    blocks,
+    largest,  # (2,) float32: the largest absolute values of weight and bias
+    targets,
+    status,  # () int32, lowered to the number of the first target with a value that its dtype cannot hold
+    width,
+    max_columns,
+    WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
+    GIVEN_TILE: tl.constexpr,
+):
+    """Whether all values are finite: a program per target.
+
+    |weight . x + bias| <= max |weight| * sum |x| + max |bias|: products are computed only where this is too large.
+    """
+    target = targets + tl.program_id(0) * TABLE_WIDTH
+    rows, columns, cells = size_of(target, ROWS), size_of(target, COLUMNS), size_of(target, CELLS)
+    first, kind, scale = tl.load(target + FIRST), tl.load(target + KIND), scale_of(target)
+    element_type = tl.load(target + ELEMENT)
+    limit = tl.where(element_type == FLOAT16, 65504.0, 3.4028234663852886e38)
+    limit = tl.where(element_type == BFLOAT16, 3.3895313892515355e38, limit)
+    broken = 0
+    if kind == PRODUCT:
+        k = tl.arange(0, WIDTH)
+        for cell in range(cells):
+            x = tl.load(hidden + (first + cell) * width + k, mask=k < width, other=0.0)
+            bound = (tl.load(largest) * tl.sum(tl.abs(x), axis=0) + tl.load(largest + 1)) * tl.abs(scale)
+            if not (bound <= limit):
+                for start in range(0, rows * columns, TILE):
+                    element = start + tl.arange(0, TILE)
+                    matrix = load_weight(weight, element, rows * columns, columns, max_columns, width, WIDTH)
+                    offset = load_bias(bias, element, rows * columns, columns, max_columns)
+                    value = (tl.sum(matrix * x[None, :], axis=1) + offset) * scale
+                    broken += tl.sum(tl.where(tl.abs(value) <= limit, 0, 1), axis=0)
+    else:
+        elements = rows * columns * cells
+        for start in range(0, elements, GIVEN_TILE):
+            element = start + tl.arange(0, GIVEN_TILE)
+            value = normalized(tl.load(blocks + first + element, mask=element < elements, other=0.0), kind, scale)
+            broken += tl.sum(tl.where(tl.abs(value) <= limit, 0, 1), axis=0)
+    if broken > 0:
+        tl.atomic_min(status, tl.program_id(0))
+
+
+@triton.jit
+def decode_backward_kernel(
+    grad,  # (elements,) float32: of all targets one behind the other
+    blocks,
+    grad_products,  # (elements,) float32, written: of products, before the scale; (cells, rows, columns) each
+    grad_blocks,  # (elements,) float32, written
+    targets,
+    items,
+    TILE: tl.constexpr,
+    REPEATS: tl.constexpr,
+):
+    """Sum the gradients of a block's repeats, and go back through its normalization."""
+    item = items + tl.program_id(0) * ITEM_WIDTH
+    target = targets + tl.load(item + 1) * TABLE_WIDTH
+    rows, columns, cells = size_of(target, ROWS), size_of(target, COLUMNS), size_of(target, CELLS)
+    out, in_ = size_of(target, OUT), size_of(target, IN)
+    element, elements = tl.load(item + 3) * TILE + tl.arange(0, TILE), rows * columns * cells
+    i, j, cell = element // (columns * cells), element // cells % columns, element % cells
+    source = grad + tl.load(target + ADDRESS)
+    within = (i * in_ + j) * cells + cell
+    repeats, along = repeats_of(target)
+    total = tl.zeros([REPEATS, TILE], dtype=tl.float32)
+    for start in range(0, repeats, REPEATS):
+        repeat = start + tl.arange(0, REPEATS)
+        row, column = repeat // along * rows, repeat % along * columns
+        mask = (repeat < repeats)[:, None] & (element < elements)[None, :]
+        mask &= (row[:, None] + i[None, :] < out) & (column[:, None] + j[None, :] < in_)
+        total += tl.load(source + ((row * in_ + column) * cells)[:, None] + within[None, :], mask=mask, other=0.0)
+    summed = tl.sum(total, axis=0)
+    first, kind, scale = tl.load(target + FIRST), tl.load(target + KIND), scale_of(target)
+    if kind == PRODUCT:
+        place = tl.load(target + GRADIENT) + (cell * rows + i) * columns + j
+        tl.store(grad_products + place, summed * scale, mask=element < elements)
+    else:
+        block = tl.load(blocks + first + element, mask=element < elements, other=0.0)
+        s, t = sigmoid(block / 2), tanh(block / 5)
+        slope = tl.where(kind == NORM_WEIGHT, s * (1.0 - s), tl.where(kind == BIAS, (1.0 - t * t) / 5, scale))
+        tl.store(grad_blocks + first + element, summed * slope, mask=element < elements)
+
+
+# Launchers ------------------------------------------------------------------------------------------------------------
+
+
+class Tables(NamedTuple):
+    """What a decoding is made of, on its device."""
+
+    targets: Tensor  # (targets, 14) int64, see `FIRST`
+    items: Tensor  # (items, 6) int32
+    backward_items: Tensor  # (items, 6) int32; none where nothing goes backward
+
+
+def tables(
+    targets: NDArray[np.int64], scales: NDArray[np.float64], memory: NDArray[np.int64] | None, width: int
+) -> list[NDArray[np.generic]]:
+    """The arrays of `Tables`, to be copied to the device.
+
+    Args:
+        targets: (targets, 7), a `Target` of ghnfast.ops.decode a row.
+        memory: (targets, 5), address, dtype and strides of each, or None where they lie one behind the other.
+        width: that of hidden states.
+    """
+    first, rows, columns, cells, out, in_, kind = targets.T
+    block, sizes, product = rows * columns * cells, out * in_ * cells, kind == PRODUCT.value
+    if memory is None:
+        starts = np.cumsum(sizes) - sizes
+        memory = np.stack([starts, np.zeros_like(first), in_ * cells, cells, np.ones_like(first)], axis=1)
+    of_products = np.where(product, block, 0)
+    gradients = np.cumsum(of_products) - of_products
+    table = np.concatenate([targets, scales.view(np.int64)[:, None], memory, gradients[:, None]], axis=1)
+    single, tile = product & (cells == 1), blocks_for(width).TILE
+    what = np.where(single, ONE_CELL.value, np.where(product, KERNEL.value, GIVEN.value))
+    # Targets of one cell with blocks of equal size follow each other: up to GROUP of them share an item.
+    same = np.zeros(len(targets), dtype=bool)
+    same[1:] = single[1:] & single[:-1] & (rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1])
+    run_starts = np.flatnonzero(~same)
+    position = np.arange(len(targets)) - run_starts[np.cumsum(~same) - 1]
+    heads = np.flatnonzero(position % GROUP == 0)
+    counts = np.diff(heads, append=len(targets))
+    tiled = np.where(product, rows * columns, block)[heads]
+    tiles = -(-tiled // np.choose(what[heads], [tile, KERNEL_TILE, GIVEN_TILE]))
+    stored = np.add.reduceat(sizes, heads)
+    items = expanded(what[heads], heads, counts, tiles, np.maximum(stored // (tiles * STORED), 1))
+    everything = np.arange(len(targets))
+    ones = np.ones_like(everything)
+    return [table, items, expanded(what, everything, ones, -(-block // GIVEN_TILE), ones)]
+
+
+def expanded(
+    what: NDArray[np.int64],
+    first: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    tiles: NDArray[np.int64],
+    parts: NDArray[np.int64],
+) -> NDArray[np.int32]:
+    """(items, 6): every tile and part of units of work; those that take longest come first."""
+    order = np.argsort(-counts * (what != GIVEN.value), kind="stable")
+    what, first, counts, tiles, parts = (column[order] for column in (what, first, counts, tiles, parts))
+    sizes = tiles * parts
+    unit = np.repeat(np.arange(len(sizes)), sizes)
+    index = np.arange(len(unit)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    columns = what[unit], first[unit], counts[unit], index % tiles[unit], index // tiles[unit], parts[unit]
+    return np.stack(columns, axis=1).astype(np.int32)
+
+
+def decode(
+    hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, tables: Tables, elements: int, precision: str
+) -> Tensor:
+    """The values of all targets one behind the other: (elements,)."""
+    flat = hidden.new_empty(elements)
+    fine = torch.full((), FINE.value, dtype=torch.int32, device=hidden.device)
+    launch(hidden, weight, bias, blocks, flat, tables, fine, True, precision)
+    return flat
+
+
+def decode_into(hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, tables: Tables, precision: str) -> Tensor:
+    """Write the values of all targets to the addresses in the table, if all are finite.
+
+    Returns:
+        () int32 on the device: the number of the first target with a value that is not finite, or 2^31 - 1.
+    """
+    hidden, weight, bias, blocks = (tensor.contiguous() for tensor in (hidden, weight, bias, blocks))
+    status = torch.full((), FINE.value, dtype=torch.int32, device=hidden.device)
+    largest = torch.stack([torch.linalg.vector_norm(tensor, float("inf")) for tensor in (weight, bias)])
+    width = hidden.shape[1]
+    with on_device_of(hidden):
+        check_kernel[(len(tables.targets),)](
+            hidden, weight, bias, blocks, largest, tables.targets, status, width, weight.shape[1], *blocks_for(width),
+            GIVEN_TILE, **OPTIONS,
+        )  # fmt: skip
+    launch(hidden, weight, bias, blocks, hidden, tables, status, False, precision)
+    return status
+
+
+def launch(
+    hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, flat: Tensor, tables: Tables, status: Tensor,
+    is_flat: bool, precision: str,
+) -> None:  # fmt: skip
+    hidden, weight, bias, blocks = (tensor.contiguous() for tensor in (hidden, weight, bias, blocks))
+    width = hidden.shape[1]
+    with on_device_of(hidden):
+        decode_kernel[(len(tables.items),)](
+            hidden, weight, bias, blocks, flat, tables.targets, tables.items, status, width, weight.shape[1],
+            *blocks_for(width), GIVEN_TILE, REPEATS, KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, is_flat, precision,
+            not hidden.is_cuda, **OPTIONS,
+        )  # fmt: skip
+
+
+def decode_backward(grad: Tensor, blocks: Tensor, tables: Tables, product_elements: int) -> tuple[Tensor, Tensor]:
+    """The gradients of products, (cells, rows, columns) of one target behind the other, and of blocks.
+
+    Args:
+        product_elements: how many the first are.
+    """
+    products, grad_blocks = blocks.new_empty(product_elements), torch.zeros_like(blocks)
+    with on_device_of(blocks):
+        decode_backward_kernel[(len(tables.backward_items),)](
+            grad.contiguous(), blocks.contiguous(), products, grad_blocks, tables.targets, tables.backward_items,
+            GIVEN_TILE, REPEATS, **OPTIONS,
+        )  # fmt: skip
+    return products, grad_blocks

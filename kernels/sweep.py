@@ -1,0 +1,545 @@
+"""The gated sweep of a batch of graphs in one launch, and its backward in another.
+
+A program owns a graph: it walks the graph's nodes in topological order, then in reverse, and no other program reads
+what it writes, so that no barrier spans the grid. Node states, messages and weights are float32. All arithmetic of a
+node happens between the loads of its neighbours' messages and the store of its state, and weights stay in registers for
+all nodes where they fit. Every sum has one order: results are the same in every run.
+
+`ghnfast.ops.sweep.naive_gated_sweep` defines what is computed. Source: Graph HyperNetworks (Zhang et al., ICLR 2019),
+equations 3 and 4; Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), equation 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .common import on_device_of, sigmoid, tanh
+
+# Up to this width, the weights of a graph's program stay in registers: 8 hid^2 of them with virtual edges.
+RESIDENT_HID = 32
+# Elements of a weight (hid, columns) that are read at once where they do not.
+CHUNK = 2048
+# Elements of messages (senders, MLPs, hid) that are gathered at once.
+GATHERED = 4096
+# Eight warps have registers for all this without spilling (tests/kernels/test_compile.py); four have not. The loops
+# have no stages: a node reads what the one before it has written.
+OPTIONS = {"num_warps": 8, "num_stages": 1, "maxnreg": 255}
+
+
+class Blocks(NamedTuple):
+    """Block sizes, as the kernels take them."""
+
+    HEADS: int  # MLPs: for edges, and for virtual edges
+    HID: int
+    WIDTH: int  # of the MLPs' hidden layers
+    SENDERS: int  # messages that are gathered at once
+    RESIDENT: bool
+    CHUNK: int
+
+
+def blocks_for(heads: int, hid: int, width: int) -> Blocks:
+    padded = triton.next_power_of_2(hid)
+    senders = max(GATHERED // (heads * padded), 1)
+    return Blocks(heads, padded, triton.next_power_of_2(width), senders, hid <= RESIDENT_HID, max(CHUNK // padded, 1))
+
+
+# Device functions -----------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def load_matrix(pointer, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """(ROWS, COLUMNS), zero beyond (rows, columns)."""
+    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    return tl.load(pointer + row * columns + column, mask=(row < rows) & (column < columns), other=0.0)
+
+
+@triton.jit
+def load_transposed(pointer, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """(COLUMNS, ROWS), zero beyond (columns, rows)."""
+    row, column = tl.arange(0, ROWS)[None, :], tl.arange(0, COLUMNS)[:, None]
+    return tl.load(pointer + row * columns + column, mask=(row < rows) & (column < columns), other=0.0)
+
+
+@triton.jit
+def load_layers(pointer, rows, columns, HEADS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A layer of each MLP: (HEADS, ROWS, COLUMNS)."""
+    head = tl.arange(0, HEADS)[:, None, None]
+    row, column = tl.arange(0, ROWS)[None, :, None], tl.arange(0, COLUMNS)[None, None, :]
+    mask = (row < rows) & (column < columns)
+    return tl.load(pointer + (head * rows + row) * columns + column, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_transposed_layers(pointer, rows, columns, HEADS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A layer of each MLP, transposed: (HEADS, COLUMNS, ROWS)."""
+    head = tl.arange(0, HEADS)[:, None, None]
+    row, column = tl.arange(0, ROWS)[None, None, :], tl.arange(0, COLUMNS)[None, :, None]
+    mask = (row < rows) & (column < columns)
+    return tl.load(pointer + (head * rows + row) * columns + column, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_rows(pointer, length, HEADS: tl.constexpr, LENGTH: tl.constexpr):
+    """(HEADS, LENGTH), zero beyond `length`."""
+    head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, LENGTH)[None, :]
+    return tl.load(pointer + head * length + column, mask=column < length, other=0.0)
+
+
+@triton.jit
+def store_rows(pointer, values, length, HEADS: tl.constexpr, LENGTH: tl.constexpr):
+    head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, LENGTH)[None, :]
+    tl.store(pointer + head * length + column, values, mask=column < length)
+
+
+@triton.jit
+def load_vector(pointer, length, LENGTH: tl.constexpr):
+    """(LENGTH,), zero beyond `length`."""
+    column = tl.arange(0, LENGTH)
+    return tl.load(pointer + column, mask=column < length, other=0.0)
+
+
+@triton.jit
+def store_vector(pointer, values, length, LENGTH: tl.constexpr):
+    column = tl.arange(0, LENGTH)
+    tl.store(pointer + column, values, mask=column < length)
+
+
+@triton.jit
+def stream_layers(pointer, rows, columns, x, stride, HEADS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+    """W x of each MLP's layer, (HEADS, ROWS), read in chunks; a head's x lies at x + head * stride."""
+    head = tl.arange(0, HEADS)[:, None, None]
+    row, column = tl.arange(0, ROWS)[None, :, None], tl.arange(0, CHUNK)[None, None, :]
+    total = tl.zeros([HEADS, ROWS, CHUNK], dtype=tl.float32)
+    for start in range(0, columns, CHUNK):
+        inside = start + column < columns
+        weight = tl.load(
+            pointer + (head * rows + row) * columns + start + column, mask=(row < rows) & inside, other=0.0
+        )
+        total += weight * tl.load(x + head * stride + start + column, mask=inside, other=0.0)
+    return tl.sum(total, axis=2)
+
+
+@triton.jit
+def stream_transposed_layers(
+    pointer, rows, columns, x, HEADS: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr
+):
+    """W^T x of each MLP's layer, (HEADS, COLUMNS), read in chunks; a head's x lies at x + head * rows."""
+    head = tl.arange(0, HEADS)[:, None, None]
+    row, column = tl.arange(0, CHUNK)[None, None, :], tl.arange(0, COLUMNS)[None, :, None]
+    total = tl.zeros([HEADS, COLUMNS, CHUNK], dtype=tl.float32)
+    for start in range(0, rows, CHUNK):
+        inside = start + row < rows
+        weight = tl.load(
+            pointer + (head * rows + start + row) * columns + column, mask=inside & (column < columns), other=0.0
+        )
+        total += weight * tl.load(x + head * rows + start + row, mask=inside, other=0.0)
+    return tl.sum(total, axis=2)
+
+
+@triton.jit
+def stream_gates(weight_input, weight_hidden, m, h, hid, HID: tl.constexpr, CHUNK: tl.constexpr):
+    """The products of a GRU, read in chunks: of reset and update together, of new apart; (HID,) each."""
+    row, column = tl.arange(0, HID)[:, None], tl.arange(0, CHUNK)[None, :]
+    reset = tl.zeros([HID, CHUNK], dtype=tl.float32)
+    update, new_input, new_hidden = reset, reset, reset
+    square = hid * hid
+    for start in range(0, hid, CHUNK):
+        inside = start + column < hid
+        place, mask = row * hid + start + column, (row < hid) & inside
+        x, y = tl.load(m + start + column, mask=inside, other=0.0), tl.load(h + start + column, mask=inside, other=0.0)
+        reset += tl.load(weight_input + place, mask=mask, other=0.0) * x
+        reset += tl.load(weight_hidden + place, mask=mask, other=0.0) * y
+        update += tl.load(weight_input + square + place, mask=mask, other=0.0) * x
+        update += tl.load(weight_hidden + square + place, mask=mask, other=0.0) * y
+        new_input += tl.load(weight_input + 2 * square + place, mask=mask, other=0.0) * x
+        new_hidden += tl.load(weight_hidden + 2 * square + place, mask=mask, other=0.0) * y
+    return tl.sum(reset, axis=1), tl.sum(update, axis=1), tl.sum(new_input, axis=1), tl.sum(new_hidden, axis=1)
+
+
+@triton.jit
+def stream_transposed_gates(weight, grad_gates, last, hid, HID: tl.constexpr, CHUNK: tl.constexpr):
+    """W^T grad, (HID,), of reset, update and the gate number `last` of `grad_gates`, read in chunks."""
+    row, column = tl.arange(0, CHUNK)[None, :], tl.arange(0, HID)[:, None]
+    total = tl.zeros([HID, CHUNK], dtype=tl.float32)
+    for start in range(0, hid, CHUNK):
+        inside = start + row < hid
+        place, mask = weight + (start + row) * hid + column, inside & (column < hid)
+        grad = grad_gates + start + row
+        total += tl.load(place, mask=mask, other=0.0) * tl.load(grad, mask=inside, other=0.0)
+        total += tl.load(place + hid * hid, mask=mask, other=0.0) * tl.load(grad + hid, mask=inside, other=0.0)
+        total += tl.load(place + 2 * hid * hid, mask=mask, other=0.0) * tl.load(
+            grad + last * hid, mask=inside, other=0.0
+        )
+    return tl.sum(total, axis=1)
+
+
+@triton.jit
+def weights_of_messages(closeness, cutoff, HEADS: tl.constexpr):
+    """(senders, HEADS): 1 at distance 1 for the edges' MLP, and 1 / distance for that of virtual edges."""
+    distance = (cutoff + 1 - closeness).to(tl.float32)
+    head = tl.arange(0, HEADS)[None, :]
+    weight = tl.where((head == 0) & (closeness != cutoff)[:, None], 0.0, 1.0 / distance[:, None])
+    return tl.where((closeness > 0)[:, None], weight, 0.0)
+
+
+# Kernels --------------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def sweep_kernel(
+    states,  # (nodes, hid)
+    middle,  # (nodes, hid), written: the states between the two sweeps
+    final,  # (nodes, hid), written
+    messages,  # (2, nodes, HEADS, hid), written: what each node sends, in each sweep
+    gates,  # (2, nodes, 5, hid), written if KEEP: received, reset, update, new, and the new gate's hidden part
+    hidden,  # (2, nodes, HEADS, width), written if KEEP: the MLPs' hidden layers
+    weight_1,  # (HEADS, width, hid)
+    bias_1,  # (HEADS, width)
+    weight_2,  # (HEADS, hid, width)
+    bias_2,  # (HEADS, hid)
+    weight_input,  # (3, hid, hid)
+    weight_hidden,  # (3, hid, hid)
+    bias_input,  # (3, hid)
+    bias_hidden,  # (3, hid)
+    graph_offsets,  # (graphs + 1,) int64
+    band_starts,  # (2 * nodes,) int32: by target, then by source
+    band_offsets,  # (2 * nodes + 1,) int64
+    closeness,  # uint8, at most `cutoff`
+    nodes,
+    hid,
+    width,
+    cutoff,
+    HEADS: tl.constexpr,
+    HID: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SENDERS: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    CHUNK: tl.constexpr,
+    KEEP: tl.constexpr,  # for the backward kernel, and where weights do not stay
+):
+    """m_v = sum_u MLP(h_u) + sum_u MLP_ve(h_u) / d(u, v), then h_v = GRU(m_v, h_v): a program per graph."""
+    begin = tl.load(graph_offsets + tl.program_id(0))
+    count = tl.load(graph_offsets + tl.program_id(0) + 1) - begin
+    square = hid * hid
+    bias_reset = load_vector(bias_input, hid, HID) + load_vector(bias_hidden, hid, HID)
+    bias_update = load_vector(bias_input + hid, hid, HID) + load_vector(bias_hidden + hid, hid, HID)
+    bias_new_input = load_vector(bias_input + 2 * hid, hid, HID)
+    bias_new_hidden = load_vector(bias_hidden + 2 * hid, hid, HID)
+    layer_bias_1, layer_bias_2 = load_rows(bias_1, width, HEADS, WIDTH), load_rows(bias_2, hid, HEADS, HID)
+    if RESIDENT:
+        reset_input = load_matrix(weight_input, hid, hid, HID, HID)
+        reset_hidden = load_matrix(weight_hidden, hid, hid, HID, HID)
+        update_input = load_matrix(weight_input + square, hid, hid, HID, HID)
+        update_hidden = load_matrix(weight_hidden + square, hid, hid, HID, HID)
+        new_input = load_matrix(weight_input + 2 * square, hid, hid, HID, HID)
+        new_hidden = load_matrix(weight_hidden + 2 * square, hid, hid, HID, HID)
+        layer_1 = load_layers(weight_1, width, hid, HEADS, WIDTH, HID)
+        layer_2 = load_layers(weight_2, hid, width, HEADS, HID, WIDTH)
+    for sweep in range(2):
+        if sweep == 0:
+            before = states
+            after = middle
+        else:
+            before = middle
+            after = final
+        sent = messages + sweep * nodes * HEADS * hid
+        for index in range(count):
+            node = tl.where(sweep == 0, begin + index, begin + count - 1 - index)
+            row = sweep * nodes + node
+            first, band = tl.load(band_starts + row).to(tl.int64), tl.load(band_offsets + row)
+            senders = tl.load(band_offsets + row + 1) - band
+            head, column = tl.arange(0, HEADS)[None, :, None], tl.arange(0, HID)[None, None, :]
+            gathered = tl.zeros([SENDERS, HEADS, HID], dtype=tl.float32)
+            for start in range(0, senders, SENDERS):
+                sender = start + tl.arange(0, SENDERS)
+                near = tl.load(closeness + band + sender, mask=sender < senders, other=0).to(tl.int32)
+                weight = weights_of_messages(near, cutoff, HEADS)[:, :, None]
+                place = sent + ((first + sender)[:, None, None] * HEADS + head) * hid + column
+                gathered += weight * tl.load(place, mask=(weight > 0) & (column < hid), other=0.0)
+            received = tl.sum(tl.reshape(gathered, [SENDERS * HEADS, HID]), axis=0)
+
+            kept = gates + row * 5 * hid
+            if KEEP:
+                store_vector(kept, received, hid, HID)
+            if RESIDENT:
+                m, h = received[None, :], load_vector(before + node * hid, hid, HID)[None, :]
+                of_reset = tl.sum(reset_input * m + reset_hidden * h, axis=1)
+                of_update = tl.sum(update_input * m + update_hidden * h, axis=1)
+                of_input, of_hidden = tl.sum(new_input * m, axis=1), tl.sum(new_hidden * h, axis=1)
+            else:
+                tl.debug_barrier()
+                of_reset, of_update, of_input, of_hidden = stream_gates(
+                    weight_input, weight_hidden, kept, before + node * hid, hid, HID, CHUNK
+                )
+            reset, update = sigmoid(of_reset + bias_reset), sigmoid(of_update + bias_update)
+            of_hidden += bias_new_hidden
+            new = tanh(of_input + bias_new_input + reset * of_hidden)
+            state = (1.0 - update) * new + update * load_vector(before + node * hid, hid, HID)
+            store_vector(after + node * hid, state, hid, HID)
+            if KEEP:
+                store_vector(kept + hid, reset, hid, HID)
+                store_vector(kept + 2 * hid, update, hid, HID)
+                store_vector(kept + 3 * hid, new, hid, HID)
+                store_vector(kept + 4 * hid, of_hidden, hid, HID)
+
+            if RESIDENT:
+                inner = tl.sum(layer_1 * state[None, None, :], axis=2)
+            else:
+                tl.debug_barrier()
+                inner = stream_layers(weight_1, width, hid, after + node * hid, 0, HEADS, WIDTH, CHUNK)
+            inner = tl.maximum(inner + layer_bias_1, 0.0)
+            kept_hidden = hidden + row * HEADS * width
+            if KEEP:
+                store_rows(kept_hidden, inner, width, HEADS, WIDTH)
+            if RESIDENT:
+                message = tl.sum(layer_2 * inner[:, None, :], axis=2)
+            else:
+                tl.debug_barrier()
+                message = stream_layers(weight_2, hid, width, kept_hidden, width, HEADS, HID, CHUNK)
+            store_rows(sent + node * HEADS * hid, tl.maximum(message + layer_bias_2, 0.0), hid, HEADS, HID)
+            tl.debug_barrier()  # the next node reads the message
+
+
+@triton.jit
+def sweep_backward_kernel(
+    grad_final,  # (nodes, hid)
+    grad_middle,  # (nodes, hid), written
+    grad_states,  # (nodes, hid), written
+    grad_received,  # (2, nodes, hid), written: the gradients of what nodes received
+    grad_gates,  # (2, nodes, 4, hid), written: before the activations of reset, update, new; the new gate's hidden part
+    grad_hidden,  # (2, nodes, HEADS, width), written: before the activation of the MLPs' hidden layers
+    grad_messages,  # (2, nodes, HEADS, hid), written: before the activation of messages
+    states,  # (nodes, hid)
+    middle,  # as the forward kernel left them, up to `hidden`
+    messages,
+    gates,
+    hidden,
+    weight_1,
+    weight_2,
+    weight_input,
+    weight_hidden,
+    graph_offsets,
+    band_starts,
+    band_offsets,
+    closeness,
+    nodes,
+    hid,
+    width,
+    cutoff,
+    HEADS: tl.constexpr,
+    HID: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SENDERS: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Nodes in the opposite order: what a node sent has its gradient once all its receivers have theirs.
+
+    Weights have gradients of their own outside: they are products over all nodes of what this kernel writes.
+    """
+    begin = tl.load(graph_offsets + tl.program_id(0))
+    count = tl.load(graph_offsets + tl.program_id(0) + 1) - begin
+    square = hid * hid
+    if RESIDENT:
+        layer_1 = load_transposed_layers(weight_1, width, hid, HEADS, WIDTH, HID)
+        layer_2 = load_transposed_layers(weight_2, hid, width, HEADS, HID, WIDTH)
+        reset_input = load_transposed(weight_input, hid, hid, HID, HID)
+        reset_hidden = load_transposed(weight_hidden, hid, hid, HID, HID)
+        update_input = load_transposed(weight_input + square, hid, hid, HID, HID)
+        update_hidden = load_transposed(weight_hidden + square, hid, hid, HID, HID)
+        new_input = load_transposed(weight_input + 2 * square, hid, hid, HID, HID)
+        new_hidden = load_transposed(weight_hidden + 2 * square, hid, hid, HID, HID)
+    for turn in range(2):
+        sweep = 1 - turn
+        if sweep == 0:
+            before = states
+            grad_after = grad_middle
+            grad_before = grad_states
+        else:
+            before = middle
+            grad_after = grad_final
+            grad_before = grad_middle
+        grads = grad_received + sweep * nodes * hid
+        for index in range(count):
+            node = tl.where(sweep == 1, begin + index, begin + count - 1 - index)
+            row = sweep * nodes + node
+            band_row = turn * nodes + node  # who receives in one sweep sends in the other
+            first, band = tl.load(band_starts + band_row).to(tl.int64), tl.load(band_offsets + band_row)
+            receivers = tl.load(band_offsets + band_row + 1) - band
+            column = tl.arange(0, HID)[None, :]
+            gathered = tl.zeros([SENDERS, HEADS, HID], dtype=tl.float32)
+            for start in range(0, receivers, SENDERS):
+                receiver = start + tl.arange(0, SENDERS)
+                near = tl.load(closeness + band + receiver, mask=receiver < receivers, other=0).to(tl.int32)
+                weight = weights_of_messages(near, cutoff, HEADS)[:, :, None]
+                place = grads + (first + receiver)[:, None] * hid + column
+                grad = tl.load(place, mask=(near > 0)[:, None] & (column < hid), other=0.0)
+                gathered += weight * grad[:, None, :]
+            grad_sent = tl.sum(gathered, axis=0)
+            sent = load_rows(messages + row * HEADS * hid, hid, HEADS, HID)
+            grad_sent = tl.where(sent > 0, grad_sent, 0.0)
+            store_rows(grad_messages + row * HEADS * hid, grad_sent, hid, HEADS, HID)
+
+            if RESIDENT:
+                grad_inner = tl.sum(layer_2 * grad_sent[:, None, :], axis=2)
+            else:
+                tl.debug_barrier()
+                place = grad_messages + row * HEADS * hid
+                grad_inner = stream_transposed_layers(weight_2, hid, width, place, HEADS, WIDTH, CHUNK)
+            inner = load_rows(hidden + row * HEADS * width, width, HEADS, WIDTH)
+            grad_inner = tl.where(inner > 0, grad_inner, 0.0)
+            store_rows(grad_hidden + row * HEADS * width, grad_inner, width, HEADS, WIDTH)
+            if RESIDENT:
+                of_heads = tl.sum(layer_1 * grad_inner[:, None, :], axis=2)
+            else:
+                tl.debug_barrier()
+                place = grad_hidden + row * HEADS * width
+                of_heads = stream_transposed_layers(weight_1, width, hid, place, HEADS, HID, CHUNK)
+            grad_state = tl.sum(of_heads, axis=0) + load_vector(grad_after + node * hid, hid, HID)
+
+            kept = gates + row * 5 * hid
+            reset, update = load_vector(kept + hid, hid, HID), load_vector(kept + 2 * hid, hid, HID)
+            new, of_hidden = load_vector(kept + 3 * hid, hid, HID), load_vector(kept + 4 * hid, hid, HID)
+            h = load_vector(before + node * hid, hid, HID)
+            grad_update = grad_state * (h - new) * update * (1.0 - update)
+            grad_new = grad_state * (1.0 - update) * (1.0 - new * new)
+            grad_reset = grad_new * of_hidden * reset * (1.0 - reset)
+            grad_of_hidden = grad_new * reset
+            written = grad_gates + row * 4 * hid
+            store_vector(written, grad_reset, hid, HID)
+            store_vector(written + hid, grad_update, hid, HID)
+            store_vector(written + 2 * hid, grad_new, hid, HID)
+            store_vector(written + 3 * hid, grad_of_hidden, hid, HID)
+
+            if RESIDENT:
+                r, z, n, n_hidden = (
+                    grad_reset[None, :],
+                    grad_update[None, :],
+                    grad_new[None, :],
+                    grad_of_hidden[None, :],
+                )
+                of_received = tl.sum(reset_input * r + update_input * z + new_input * n, axis=1)
+                of_state = tl.sum(reset_hidden * r + update_hidden * z + new_hidden * n_hidden, axis=1)
+            else:
+                tl.debug_barrier()
+                of_received = stream_transposed_gates(weight_input, written, 2, hid, HID, CHUNK)
+                of_state = stream_transposed_gates(weight_hidden, written, 3, hid, HID, CHUNK)
+            store_vector(grads + node * hid, of_received, hid, HID)
+            store_vector(grad_before + node * hid, of_state + grad_state * update, hid, HID)
+            tl.debug_barrier()  # the next node reads the gradient of what this one received
+
+
+# Launchers ------------------------------------------------------------------------------------------------------------
+
+
+class Layers(NamedTuple):
+    """The weights of a sweep as the kernels take them: the MLPs' layers stacked."""
+
+    weight_1: Tensor  # (heads, width, hid)
+    bias_1: Tensor  # (heads, width)
+    weight_2: Tensor  # (heads, hid, width)
+    bias_2: Tensor  # (heads, hid)
+    weight_input: Tensor  # (3 hid, hid)
+    weight_hidden: Tensor
+    bias_input: Tensor  # (3 hid,)
+    bias_hidden: Tensor
+
+
+def layers_of(weights: Sequence[Tensor]) -> Layers:
+    """From the direct MLP's, the GRU's and, where there are virtual edges, their MLP's weights."""
+    direct, gru, virtual = weights[:4], weights[4:8], weights[8:]
+    mlps = [direct, virtual] if virtual else [direct]
+    return Layers(*(torch.stack(layer) for layer in zip(*mlps, strict=True)), *(w.contiguous() for w in gru))
+
+
+def gated_sweep(
+    states: Tensor, weights: Sequence[Tensor], topology: Sequence[Tensor], cutoff: int, keep: bool
+) -> list[Tensor]:
+    """Final node states (nodes, hid), and behind them what `gated_sweep_backward` needs, if it is to be kept.
+
+    Args:
+        states: (nodes, hid) float32.
+        weights: 8 or 12 tensors, see `ghnfast.ops.sweep.SweepWeights.flat`.
+        topology: graph_offsets, band_starts, band_offsets and closeness, see `sweep_kernel`.
+    """
+    layers, states = layers_of(weights), states.contiguous()
+    nodes, hid = states.shape
+    heads, width, _ = layers.weight_1.shape
+    middle, final = torch.empty_like(states), torch.empty_like(states)
+    messages = states.new_empty(2, nodes, heads, hid)
+    blocks = blocks_for(heads, hid, width)
+    written = keep or not blocks.RESIDENT
+    gates = states.new_empty((2, nodes, 5, hid) if written else 0)
+    hidden = states.new_empty((2, nodes, heads, width) if written else 0)
+    with on_device_of(states):
+        sweep_kernel[(len(topology[0]) - 1,)](
+            states, middle, final, messages, gates, hidden, *layers, *topology, nodes, hid, width, cutoff,
+            *blocks, written, **OPTIONS,
+        )  # fmt: skip
+    return [final, middle, messages, gates, hidden] if keep else [final]
+
+
+def gated_sweep_backward(
+    grad: Tensor,
+    states: Tensor,
+    kept: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    topology: Sequence[Tensor],
+    cutoff: int,
+) -> list[Tensor]:
+    """The gradients of the states and of each weight.
+
+    Args:
+        kept: everything that `gated_sweep` returned.
+    """
+    final, middle, messages, gates, hidden = kept
+    layers, states = layers_of(weights), states.contiguous()
+    nodes, hid = states.shape
+    heads, width, _ = layers.weight_1.shape
+    grad_middle, grad_states = torch.empty_like(states), torch.empty_like(states)
+    grad_received = states.new_empty(2, nodes, hid)
+    grad_gates = states.new_empty(2, nodes, 4, hid)
+    grad_hidden, grad_messages = torch.empty_like(hidden), torch.empty_like(messages)
+    with on_device_of(states):
+        sweep_backward_kernel[(len(topology[0]) - 1,)](
+            grad.contiguous(), grad_middle, grad_states, grad_received, grad_gates, grad_hidden, grad_messages,
+            states, middle, messages, gates, hidden, layers.weight_1, layers.weight_2, layers.weight_input,
+            layers.weight_hidden, *topology, nodes, hid, width, cutoff, *blocks_for(heads, hid, width), **OPTIONS,
+        )  # fmt: skip
+    with torch.autocast(states.device.type, enabled=False):
+        after = torch.cat([middle, final])
+        direct, *virtual = (
+            mlp_gradients(after, *(part[:, :, head].flatten(0, 1) for part in (hidden, grad_hidden, grad_messages)))
+            for head in range(heads)
+        )
+        gru = gru_gradients(torch.cat([states, middle]), gates[:, :, 0].flatten(0, 1), grad_gates.flatten(0, 1))
+    return [grad_states, *direct, *gru, *(grad for mlp in virtual for grad in mlp)]
+
+
+def mlp_gradients(senders: Tensor, hidden: Tensor, grad_hidden: Tensor, grad_messages: Tensor) -> list[Tensor]:
+    """The gradients of an MLP's four weights, from the messages of both sweeps.
+
+    Args:
+        senders: (2 nodes, hid), the states that messages were computed from.
+        hidden, grad_hidden, grad_messages: (2 nodes, width or hid), see `sweep_backward_kernel`.
+    """
+    return [grad_hidden.T @ senders, grad_hidden.sum(0), grad_messages.T @ hidden, grad_messages.sum(0)]
+
+
+def gru_gradients(before: Tensor, received: Tensor, grad_gates: Tensor) -> list[Tensor]:
+    """The gradients of the GRU's four weights.
+
+    Args:
+        before, received: (2 nodes, hid), what each update read.
+        grad_gates: (2 nodes, 4, hid), see `sweep_backward_kernel`.
+    """
+    nodes, hid = before.shape
+    of_input = grad_gates[:, :3].reshape(nodes, 3 * hid)
+    of_hidden = torch.cat([of_input[:, : 2 * hid], grad_gates[:, 3]], 1)
+    return [of_input.T @ received, of_hidden.T @ before, of_input.sum(0), of_hidden.sum(0)]

@@ -1,0 +1,124 @@
+"""Compile every kernel for a GPU, in each configuration that the launchers use, and say what it takes.
+
+    python tests/kernels/compiled.py 90
+
+prints a JSON list: kernel, what it was launched for, registers, bytes of stack (which is where registers spill to) and
+of shared memory. No GPU is needed. The launchers are called on tensors of the CPU; what they would launch is compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+from ghnfast.kernels import decode, sweep
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ghnfast.ops.decode import PRECISIONS
+
+POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", torch.uint8: "*u8"}
+HIDS = (8, 16, 32, 64, 128)
+
+
+class Recorder:
+    """Stands for a kernel: compiles what is launched instead of launching it."""
+
+    def __init__(self, kernel: Any, architecture: int, found: list[dict[str, Any]]) -> None:
+        self.kernel, self.architecture, self.found = kernel, architecture, found
+        self.purpose = ""
+
+    def __getitem__(self, grid: Any) -> Any:
+        return self.compile
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        signature, constants, attributes = {}, {}, {}
+        for index, (parameter, value) in enumerate(zip(self.kernel.params, arguments, strict=True)):
+            if parameter.is_constexpr:
+                signature[parameter.name], constants[index,] = "constexpr", value
+            elif isinstance(value, torch.Tensor):
+                signature[parameter.name], attributes[index,] = POINTERS[value.dtype], [["tt.divisibility", 16]]
+            else:
+                signature[parameter.name] = "i32"
+        source = ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=attributes)
+        compiled = triton.compile(source, target=GPUTarget("cuda", self.architecture, 32), options=options)
+        used = resources(compiled.asm["cubin"])
+        threads = 32 * options["num_warps"]
+        name = self.kernel.fn.__name__
+        entry = {"kernel": name, "for": self.purpose, "threads": threads, **used, "shared": compiled.metadata.shared}
+        self.found.append(entry)
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers and bytes of stack of the kernel in a binary."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        output = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"REG:(\d+) STACK:(\d+)", output)
+    assert match, output
+    return {"registers": int(match[1]), "stack": int(match[2])}
+
+
+def sweeps(hid: int, virtual: bool) -> None:
+    """Launch the sweep and its backward pass as for a batch of two graphs."""
+    width, nodes = (hid // 2 if virtual else hid), 5
+    mlp = [(width, hid), (width,), (hid, width), (hid,)]
+    gru = [(3 * hid, hid), (3 * hid, hid), (3 * hid,), (3 * hid,)]
+    weights = [torch.zeros(shape) for shape in mlp + gru + (mlp if virtual else [])]
+    ends = torch.tensor([0, 2, 5]), torch.zeros(2 * nodes, dtype=torch.int32), torch.zeros(2 * nodes + 1).long()
+    topology = [*ends, torch.zeros(0, dtype=torch.uint8)]
+    states = torch.zeros(nodes, hid)
+    sweep.gated_sweep(states, weights, topology, 50, False)
+    kept = sweep.gated_sweep(states, weights, topology, 50, True)
+    sweep.gated_sweep_backward(states, states, kept, weights, topology, 50)
+
+
+def decodings(hid: int, precision: str) -> None:
+    width = 8 * hid
+    hidden, weight, bias, blocks = (
+        torch.zeros(3, width),
+        torch.zeros(64, 64, width),
+        torch.zeros(64, 64),
+        torch.zeros(8),
+    )
+    targets = np.array([[0, 64, 64, 1, 64, 64, 0], [1, 64, 64, 2, 64, 64, 0], [0, 1, 8, 1, 1, 8, 2]])
+    arrays = decode.tables(targets, np.ones(3), None, width)
+    tables = decode.Tables(*map(torch.from_numpy, arrays))
+    decode.decode(hidden, weight, bias, blocks, tables, 64 * 64 * 3 + 8, precision)
+    decode.decode_into(hidden, weight, bias, blocks, tables, precision)
+    if precision == "float32":
+        decode.decode_backward(torch.zeros(64 * 64 * 3 + 8), blocks, tables, 64 * 64 * 3)
+
+
+def main(architecture: int) -> None:
+    found: list[dict[str, Any]] = []
+    recorders = []
+    for module in (sweep, decode):
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            recorders.append(Recorder(getattr(module, name), architecture, found))
+            setattr(module, name, recorders[-1])
+    for hid in HIDS:
+        for virtual in (True, False):
+            for recorder in recorders:
+                recorder.purpose = f"hid {hid}, {'with' if virtual else 'without'} virtual edges"
+            sweeps(hid, virtual)
+    for hid in HIDS:
+        for precision in PRECISIONS:
+            for recorder in recorders:
+                recorder.purpose = f"hid {hid}, {precision}"
+            decodings(hid, precision)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

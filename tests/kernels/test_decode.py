@@ -1,0 +1,219 @@
+"""kernels/decode.py against the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from decoding import BIAS, NORM_WEIGHT, PRODUCT, SCALED, TARGETS, assert_same_decoding, make, naive
+from ghnfast.kernels import decode as kernels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_device import DEVICE
+
+from ghnfast.ops.decode import (
+    DecodeSource,
+    DecodeTargets,
+    NotFinite,
+    decode,
+    decode_into,
+    decode_into_op,
+    decode_op,
+    memory_table,
+    product_runs,
+    triton_tables,
+)
+
+
+def made(
+    targets: list[tuple[int, ...]], sizes: tuple[int, int, int] = (6, 5, 16)
+) -> tuple[DecodeSource, DecodeTargets]:
+    source, table = make(targets, sizes=sizes, device=DEVICE)
+    return DecodeSource(*(tensor.detach().requires_grad_() for tensor in source)), table
+
+
+def test_values_and_gradients() -> None:
+    assert_same_decoding(*made(TARGETS))
+
+
+@pytest.mark.parametrize("width", [32, 64, 72, 256, 1024])
+def test_widths(width: int) -> None:
+    targets = [(6, 5, 1, 13, 11, PRODUCT), (6, 5, 9, 7, 5, PRODUCT), (1, 4, 1, 1, 9, BIAS)]
+    source, table = made(targets, (6, 5, width))
+    source = DecodeSource((source.hidden / width**0.5).detach().requires_grad_(), *source[1:])
+    assert_same_decoding(source, table)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_random_targets(data: st.DataObject) -> None:
+    sizes = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([32, 40])))
+    targets: list[tuple[int, ...]] = []
+    for _ in range(data.draw(st.integers(1, 5))):
+        out, in_, cells = (data.draw(st.integers(1, limit)) for limit in (40, 40, 30))
+        kind = data.draw(st.sampled_from([PRODUCT, PRODUCT, SCALED]))
+        targets.append((min(out, sizes[0]), min(in_, sizes[1]), cells, out, in_, kind))
+    assert_same_decoding(*made(targets, sizes))
+
+
+def test_many_targets_of_one_cell_share_items() -> None:
+    """More than share one item, with different repeats, and others between them."""
+    targets = [(6, 5, 1, 6 + index, 5 + 3 * index, PRODUCT) for index in range(kernels.GROUP + 3)]
+    targets += [(6, 4, 1, 6, 4, PRODUCT), (2, 4, 1, 2, 40, PRODUCT), (2, 4, 1, 2, 4, PRODUCT)]
+    source, table = made(targets)
+    arrays = kernels.tables(table.table, table.scales, None, 16)
+    counts = {(first, count) for _, first, count, *_ in arrays[1].tolist()}
+    assert counts == {(0, 4), (4, 3), (7, 1), (8, 2)}
+    assert_same_decoding(source, table)
+
+
+@pytest.mark.parametrize("cells", [1, 4])
+def test_repeats_are_shared_between_items(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "STORED", 64)
+    source, table = made([(4, 4, cells, 33, 29, PRODUCT), (1, 5, 1, 1, 700, NORM_WEIGHT)])
+    items = kernels.tables(table.table, table.scales, None, 16)[1]
+    assert items[:, 5].max() > 5
+    assert_same_decoding(source, table)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_writing_gives_the_same_values(dtype: torch.dtype) -> None:
+    """In every dtype, and into memory of every layout."""
+    source, targets = made(TARGETS)
+    wanted = naive(source, targets)
+    outputs = [torch.empty(value.shape, dtype=dtype, device=DEVICE) for value in wanted]
+    shaped = [
+        outputs[0].view(6, 5, 3, 3),
+        torch.empty(20, 17, 3, 3, dtype=dtype, device=DEVICE).to(memory_format=torch.channels_last),
+        torch.empty(5, 26, dtype=dtype, device=DEVICE)[:, ::2].T,
+        torch.empty(13, 1, 5, 5, dtype=dtype, device=DEVICE).transpose(2, 3),  # cells that are not evenly spaced
+        outputs[4].view(2, 11, 2, 2),
+        torch.empty(60, dtype=dtype, device=DEVICE)[::2],
+        outputs[6].view(7),
+        outputs[7].view(10, 33),
+    ]
+    versions = [output._version for output in shaped]
+    with torch.no_grad():
+        decode_into(source, targets, shaped)
+    for value, output, version in zip(wanted, shaped, versions, strict=True):
+        tolerance = {} if dtype.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-5}
+        torch.testing.assert_close(output.reshape(value.shape), value.to(dtype), **tolerance)
+        assert output._version > version  # autograd sees the write
+
+
+def test_targets_of_several_dtypes_in_one_call() -> None:
+    source, targets = made(TARGETS[:4])
+    dtypes = [torch.float16, torch.float32, torch.float64, torch.bfloat16]
+    wanted = naive(source, targets)
+    outputs = [torch.empty_like(v, dtype=d).unsqueeze(-1) for v, d in zip(wanted, dtypes, strict=True)]
+    with torch.no_grad():
+        decode_into(source, targets, outputs)
+    for value, output in zip(wanted, outputs, strict=True):
+        tolerance = {} if output.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-5}
+        torch.testing.assert_close(output[..., 0], value.to(output.dtype), **tolerance)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, which interprets the kernels
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [(index, value) for index in (0, 2, 4, 7) for value in (float("inf"), float("nan"), 1e30)]
+    + [(5, float("nan")), (6, float("nan"))],
+)
+def test_nothing_is_written_where_a_value_is_not_finite(index: int, value: float) -> None:
+    """1e30 is within float32, and beyond it after the product or the scale of 1e10 that targets get here."""
+    source, targets = made(TARGETS)
+    first = int(targets.table[index, 0])
+    tensor = source.hidden if targets.table[index, 6] == PRODUCT else source.blocks
+    targets.scales[:] = 1e10
+    with torch.no_grad():
+        tensor[first] = value
+    outputs = [torch.full((t.out, t.in_, t.cells, 1), 5.0, device=DEVICE) for t in targets]
+    with torch.no_grad(), pytest.raises(NotFinite) as caught:
+        decode_into(source, targets, outputs)
+    assert caught.value.index == index
+    assert all((output == 5).all() for output in outputs)
+
+
+def test_values_that_only_a_narrow_dtype_cannot_hold() -> None:
+    source, targets = made(TARGETS[:3])
+    targets.scales[1] = 1e6
+    outputs = [torch.full((t.out, t.in_, t.cells, 1), 5.0, device=DEVICE) for t in targets]
+    with torch.no_grad():
+        decode_into(source, targets, outputs)
+        assert all((output != 5).any() for output in outputs)
+        halves = [output.half().fill_(5) for output in outputs]
+        with pytest.raises(NotFinite) as caught:
+            decode_into(source, targets, halves)
+    assert caught.value.index == 1
+    assert all((output == 5).all() for output in halves)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, which interprets the kernels
+def test_large_hidden_states_with_finite_values() -> None:
+    """Where the bound on values is too large, the values themselves are looked at."""
+    source, targets = made(TARGETS[:3])
+    with torch.no_grad():
+        source.hidden.mul_(0)
+        source.hidden[:, 0], source.hidden[:, 1] = 3e38, -3e38
+        source.weight[..., 0] = source.weight[..., 1] = 0.75
+        source.weight[0, 0, 2] = 3e38
+        outputs = [torch.full((t.out, t.in_, t.cells, 1), 5.0, device=DEVICE) for t in targets]
+        decode_into(source, targets, outputs)
+    assert all(torch.isfinite(output).all() and (output != 5).all() for output in outputs)
+
+
+def test_operators() -> None:
+    """Schema, fake implementations, autograd registration and torch.compile's view of the operators."""
+    source, targets = made(TARGETS)
+    elements, runs = sum(t.out * t.in_ * t.cells for t in targets), product_runs(targets.table)
+    tables = triton_tables(targets, None, source.hidden)
+    torch.library.opcheck(decode_op, (*source, tables, elements, runs, "float32"))
+    outputs = [torch.empty(t.out, t.in_, t.cells, 1, device=DEVICE) for t in targets]
+    tables = triton_tables(targets, memory_table(outputs, targets.table), source.hidden)
+    source = DecodeSource(*(tensor.detach() for tensor in source))
+    torch.library.opcheck(decode_into_op, (*source, tables, outputs, "float32"), test_utils="test_schema")
+    torch.library.opcheck(decode_into_op, (*source, tables, outputs, "float32"), test_utils="test_faketensor")
+
+
+def test_results_are_the_same_in_every_run() -> None:
+    source, targets = made(TARGETS)
+
+    def run() -> list[torch.Tensor]:
+        values = decode(source, targets)
+        return [*values, *torch.autograd.grad([value.square().sum() for value in values], source)]
+
+    assert all(map(torch.equal, run(), run()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_does_not_round(dtype: torch.dtype) -> None:
+    source, targets = made(TARGETS)
+    rounded = source._replace(hidden=source.hidden.detach().to(dtype).requires_grad_())
+    with torch.autocast(DEVICE, dtype=dtype):
+        values = decode(rounded, targets)
+        grads = torch.autograd.grad([value.sum() for value in values], rounded)
+    wanted = naive(rounded._replace(hidden=rounded.hidden.float()), targets)
+    torch.testing.assert_close(values, wanted, rtol=1e-5, atol=1e-5)
+    assert [grad.dtype for grad in grads] == [dtype] + [torch.float32] * 3
+
+
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tf32", 2e-3), ("bfloat16", 1e-2)])
+def test_precisions(precision: str, error: float) -> None:
+    """Relative to the largest value: operands of 24, 11 and 8 significant bits."""
+    source, targets = made([(6, 5, 9, 20, 17, PRODUCT)], (6, 5, 256))
+    (wanted,) = naive(source, targets)
+    (found,) = decode(source, targets, precision)
+    relative = float(((found - wanted).abs().max() / wanted.abs().max()).detach())
+    assert relative < error
+    assert precision != "bfloat16" or relative > 1e-5  # it does round
+
+
+def test_tables_are_kept_for_the_same_outputs() -> None:
+    source, targets = made(TARGETS[:2])
+    outputs = [torch.empty(t.out, t.in_, t.cells, 1, device=DEVICE) for t in targets]
+    memory = memory_table(outputs, targets.table)
+    first = triton_tables(targets, memory, source.hidden)
+    assert triton_tables(targets, memory.copy(), source.hidden) is first
+    other = memory_table([output.clone() for output in outputs], targets.table)
+    assert triton_tables(targets, other, source.hidden) is not first
+    assert not np.array_equal(memory, other)
