@@ -7,7 +7,7 @@ CPP_FILES := $(wildcard csrc/*.cpp csrc/*.hpp)
 # Tests run in parallel, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup predict test lint unit sanitize bench coverage format clean
+.PHONY: setup predict test lint unit sanitize bench gpu coverage format clean
 
 setup: $(VENV)/.ready
 
@@ -48,7 +48,7 @@ sanitize-%: setup
 # implementation is measured beside ours where PYTHONPATH has it (ppuda and what it needs).
 bench: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt matplotlib
-	for part in models scaling candidates deepnets; do \
+	for part in models scaling candidates deepnets precision; do \
 		$(BIN)/python -m pytest bench/test_$$part.py --benchmark-json=bench/results/cpu-$$part.json || exit 1; \
 	done
 	if $(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("ppuda") is None)'; then \
@@ -57,6 +57,16 @@ bench: setup
 		echo 'ppuda is not on PYTHONPATH: the figures beside it stay as they are'; \
 	fi
 	$(BIN)/python bench/report.py
+
+# On a machine with a GPU, where ghnfast is installed in $(PYTHON): the kernels' tests on the device, then measurements into
+# bench/results/gpu-*.json and the README. Beside the published implementation where PYTHONPATH has it.
+gpu: export PYTHONSAFEPATH := 1
+gpu:
+	@$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu needs a GPU that torch can use")'
+	$(PYTHON) -m pytest tests/kernels tests/gpu
+	name=$$($(PYTHON) -c 'import torch; print("-".join(torch.cuda.get_device_name().lower().split()))') && \
+		$(PYTHON) -m pytest bench/test_gpu.py --benchmark-json=bench/results/gpu-$$name.json
+	$(PYTHON) bench/report.py
 
 # Regenerates docs/coverage.md.
 coverage: setup

@@ -34,6 +34,10 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     """What the numbers depend on, and nothing that names the machine."""
     cpu = machine_info.get("cpu", {})
     machine_info.clear()
+    if torch.cuda.is_available():
+        machine_info.update(
+            gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda, triton=importlib.metadata.version("triton")
+        )
     machine_info.update(
         cpu=cpu.get("brand_raw", platform.processor()),
         threads=torch.get_num_threads(),

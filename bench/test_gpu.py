@@ -1,0 +1,282 @@
+"""On a GPU: predicting models, a batch as in training, the last step's bandwidth, and what launch parameters do.
+
+Times of kernels are medians of `triton.testing.do_bench`, which empties the cache between runs; others are host times
+up to the end of the work.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from graphs import sweep_weights, tensors_of
+from turns import versus
+
+import ghnfast
+from ghnfast.deepnets import DeepNets1M
+from ghnfast.graph import GraphBatch
+from ghnfast.nn.slots import decoded_part
+from ghnfast.ops.decode import DecodeSource, decode_into_op, memory_table
+from ghnfast.ops.decode import triton_tables as decode_tables
+from ghnfast.ops.sweep import gated_sweep, naive_gated_sweep, triton_tables
+from ghnfast.profiling import Stage, fill
+from ghnfast.tracing.members import members_of
+
+if not torch.cuda.is_available():
+    pytest.skip("there is no GPU", allow_module_level=True)
+
+import triton
+from ghnfast.kernels import decode as decode_kernels
+from ghnfast.kernels import sweep as sweep_kernels
+
+MODELS = ("resnet50", "densenet121", "vgg16", "vit_b_16", "convnext_tiny", "wide_resnet50_2", "mobilenet_v3_large")
+LARGE = ("resnet50", "convnext_tiny", "wide_resnet50_2", "vit_b_16", "vgg16")  # over 20 million parameters
+
+
+@pytest.fixture(scope="module")
+def gpu_ghn() -> ghnfast.GHN:
+    return ghnfast.load("untrained", device="cuda")
+
+
+def finished(function: Stage) -> Stage:
+    """The same, and wait for the GPU."""
+
+    def run() -> None:
+        with torch.no_grad():
+            function()
+        torch.cuda.synchronize()
+
+    return run
+
+
+@contextmanager
+def plain_pytorch() -> Iterator[None]:
+    os.environ["GHNFAST_BACKEND"] = "torch"
+    try:
+        yield
+    finally:
+        del os.environ["GHNFAST_BACKEND"]
+
+
+def kernel_ms(function: Stage) -> float:
+    with torch.no_grad():
+        return float(triton.testing.do_bench(function, return_mode="median"))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
+    """Main: everything, with the graph given. `device`: from embedding to parameters."""
+    ghn = gpu_ghn
+    model = torchvision.models.get_model(name, weights=None).cuda()
+    graph = ghnfast.trace(model)
+    batch = GraphBatch([graph])
+    job = ghn.prepare([model], [members_of(model)], batch, classifier=True)
+    with torch.no_grad():
+        states = ghn.node_states(batch, None)
+        source = ghn.decode_source(states, job.layout, None)
+
+    def given() -> None:
+        ghn.run(model, graph, None, None, True, False)
+
+    def on_device() -> None:
+        job.write(ghn.decode_source(ghn.node_states(batch, None), job.layout, None), ghn.name, ghn.precision)
+
+    def plain() -> None:
+        with plain_pytorch():
+            given()
+
+    others = {
+        "trace": lambda: ghnfast.trace(model),
+        "graph": lambda: triton_tables(GraphBatch([graph]).topology(), states.device),
+        "states": lambda: ghn.node_states(batch, None),
+        "source": lambda: ghn.decode_source(states, job.layout, None),
+        "decode": lambda: job.write(source, ghn.name, ghn.precision),
+        "device": on_device,
+        "plain": plain,
+        "fill": fill(model),
+    }
+    benchmark.extra_info.update(
+        model=name, nodes=len(graph), parameters=sum(parameter.numel() for parameter in model.parameters())
+    )
+    versus(benchmark, finished(given), {name: finished(function) for name, function in others.items()}, 25)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "densenet121"])
+def test_reference(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
+    """Beside the published implementation on the same GPU, both from their graphs, where PYTHONPATH has it."""
+    pytest.importorskip("ppuda", reason="the published implementation (ppuda) is not on PYTHONPATH")
+    from ppuda.deepnets1m.graph import Graph
+    from ppuda.deepnets1m.graph import GraphBatch as ReferenceBatch
+    from ppuda.ghn.nn import GHN as ReferenceGHN
+    from test_reference import make, quietly
+
+    reference = ReferenceGHN(**gpu_ghn.config, debug_level=0).eval().cuda()
+    reference.load_state_dict(gpu_ghn.state_dict())
+    ours, theirs = make(name).cuda(), make(name).cuda().eval()
+    graph = ghnfast.trace(ours)
+    reference_graph = quietly(lambda: ReferenceBatch([Graph(make(name), ve_cutoff=50)]))
+
+    def published() -> None:
+        quietly(reference, theirs, reference_graph.to_device("cuda"))
+
+    others = {"reference": finished(published)}
+    medians = versus(benchmark, finished(lambda: gpu_ghn.run(ours, graph, None, None, True, False)), others, 9)
+    benchmark.extra_info.update(model=name, times_faster=medians["reference"] / medians["main"])
+
+
+def training_graphs() -> list[ghnfast.ArchGraph]:
+    """Eight training networks with 2,200 nodes and some more, as meta-batches have."""
+    split = DeepNets1M("train")
+    graphs = sorted((split[index].graph for index in range(400)), key=lambda graph: abs(len(graph) - 280))[:8]
+    assert sum(map(len, graphs)) >= 2200
+    return graphs
+
+
+@pytest.fixture(scope="module")
+def training_problem() -> tuple[torch.Tensor, Any, Any]:
+    topology = GraphBatch(training_graphs()).topology()
+    weights = sweep_weights(32, True, device="cuda")
+    for weight in tensors_of(weights):
+        weight.detach_().requires_grad_()
+    return torch.randn(len(topology.levels), 32, device="cuda", requires_grad=True), topology, weights
+
+
+def test_training_batch(benchmark: Any, training_problem: Any) -> None:
+    """The sweep forward and backward."""
+    states, topology, weights = training_problem
+    inputs = [states, *tensors_of(weights)]
+
+    def ours() -> None:
+        torch.autograd.grad(gated_sweep(states, topology, weights).sum(), inputs)
+        torch.cuda.synchronize()
+
+    def plain() -> None:
+        torch.autograd.grad(naive_gated_sweep(states, topology, weights).sum(), inputs)
+        torch.cuda.synchronize()
+
+    versus(benchmark, ours, {"plain": plain}, 15)
+    with torch.enable_grad():
+        both = float(triton.testing.do_bench(ours, return_mode="median"))
+    forward = kernel_ms(lambda: gated_sweep(states, topology, weights))
+    benchmark.extra_info.update(nodes=len(states), graphs=8, both_ms=both, forward_ms=forward)
+
+
+def writing(ghn: ghnfast.GHN, name: str) -> tuple[Stage, Stage, int]:
+    """The last step for a model without the preparation of the host, what it is without the check, and its bytes."""
+    model = torchvision.models.get_model(name, weights=None).cuda()
+    batch = GraphBatch([ghnfast.trace(model)])
+    job = ghn.prepare([model], [members_of(model)], batch, classifier=True)
+    with torch.no_grad():
+        source = DecodeSource(*ghn.decode_source(ghn.node_states(batch, None), job.layout, None))
+    outputs = list(map(decoded_part, job.forms, job.parameters))
+    targets = job.layout.targets
+    tables = decode_tables(targets, memory_table(outputs, targets.table), source.hidden)
+    fine = torch.full((), 2**31 - 1, dtype=torch.int32, device="cuda")
+    kernel_tables = decode_kernels.Tables(*tables)
+
+    def whole() -> None:
+        decode_into_op(*source, tables, outputs, "float32")
+
+    def store() -> None:
+        decode_kernels.launch(*source, source.hidden, kernel_tables, fine, False, "float32")
+
+    return whole, store, sum(output.numel() * output.element_size() for output in outputs)
+
+
+def copy_rate() -> float:
+    """Bytes copied a second from the card's memory to the card's memory (each is read once and written once)."""
+    a, b = (torch.empty(1 << 28, device="cuda") for _ in range(2))
+    return a.numel() * 4 / (kernel_ms(lambda: b.copy_(a)) / 1e3)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_bandwidth(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
+    """Bytes of parameters written a second, beside bytes copied a second."""
+    whole, store, size = writing(gpu_ghn, name)
+    benchmark.pedantic(finished(whole), rounds=5, warmup_rounds=1)
+    whole_ms, store_ms, copied = kernel_ms(whole), kernel_ms(store), copy_rate()
+    benchmark.extra_info.update(
+        model=name,
+        bytes=size,
+        whole_ms=whole_ms,
+        store_ms=store_ms,
+        written_per_second=size / whole_ms * 1e3,
+        copied_per_second=copied,
+        share_of_copy=size / whole_ms * 1e3 / copied,
+        # Of all traffic of a copy, which reads as much as it writes.
+        share_of_traffic=size / whole_ms * 1e3 / (2 * copied),
+    )
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_precision(benchmark: Any, gpu_ghn: ghnfast.GHN, precision: str) -> None:
+    """The largest error of a kernel's parameters, relative to their largest value."""
+    exact, rounded = (torchvision.models.resnet50().cuda() for _ in range(2))
+    gpu_ghn.predict(exact)
+    gpu_ghn.precision = precision
+    try:
+        benchmark.pedantic(finished(lambda: gpu_ghn.run(rounded, None, None, None, True, False)), rounds=5)
+    finally:
+        gpu_ghn.precision = "float32"
+    errors = [
+        float((a - b).abs().max() / a.abs().max())
+        for a, b in zip(exact.parameters(), rounded.parameters(), strict=True)
+        if a.ndim == 4 and a.shape[2] > 1
+    ]
+    benchmark.extra_info.update(model="resnet50", precision=precision, largest_error=max(errors))
+
+
+@pytest.mark.parametrize("warps", [4, 8, 16])
+@pytest.mark.parametrize("gathered", [2048, 4096, 8192])
+def test_tuning_of_sweeps(
+    benchmark: Any, training_problem: Any, monkeypatch: pytest.MonkeyPatch, warps: int, gathered: int
+) -> None:
+    states, topology, weights = training_problem
+    registers = min(255, 65536 // (32 * warps))
+    monkeypatch.setattr(sweep_kernels, "OPTIONS", {**sweep_kernels.OPTIONS, "num_warps": warps, "maxnreg": registers})
+    monkeypatch.setattr(sweep_kernels, "GATHERED", gathered)
+    inputs = [states, *tensors_of(weights)]
+
+    def both() -> None:
+        torch.autograd.grad(gated_sweep(states, topology, weights).sum(), inputs)
+
+    benchmark.pedantic(both, rounds=3, warmup_rounds=1)
+    with torch.enable_grad():
+        both_ms = float(triton.testing.do_bench(both, return_mode="median"))
+    forward_ms = kernel_ms(lambda: gated_sweep(states, topology, weights))
+    benchmark.extra_info.update(warps=warps, gathered=gathered, both_ms=both_ms, forward_ms=forward_ms)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(None, None)]
+    + [("STORED", 1 << size) for size in (14, 18, 20)]
+    + [("GROUP", count) for count in (1, 2, 8)]
+    + [("REPEATS", count) for count in (4, 16)]
+    + [("KERNEL_TILE", size) for size in (64,)]
+    + [("num_warps", count) for count in (2, 8)],
+)
+@pytest.mark.parametrize("model", ["resnet50", "vgg16"])
+def test_tuning_of_decoding(
+    benchmark: Any,
+    gpu_ghn: ghnfast.GHN,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    name: str | None,
+    value: int | None,
+) -> None:
+    """One parameter away from those that are used."""
+    if name == "num_warps":
+        monkeypatch.setattr(decode_kernels, "OPTIONS", {**decode_kernels.OPTIONS, "num_warps": value})
+    elif name is not None:
+        monkeypatch.setattr(decode_kernels, name, value)
+    whole, store, size = writing(gpu_ghn, model)
+    benchmark.pedantic(finished(whole), rounds=3, warmup_rounds=1)
+    benchmark.extra_info.update(
+        model=model, parameter=name, value=value, bytes=size, whole_ms=kernel_ms(whole), store_ms=kernel_ms(store)
+    )

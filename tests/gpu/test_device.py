@@ -1,0 +1,142 @@
+"""On a GPU: no waiting, CUDA graphs, models and GHNs on different devices, large graphs, rounding."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from decoding import TARGETS, make
+from graphs import graph_of, random_graph, sweep_weights, tensors_of, topology_of
+from torch import nn
+
+import ghnfast
+from ghnfast.graph import GraphBatch
+from ghnfast.ops.decode import DecodeSource, decode, decode_into
+from ghnfast.ops.sweep import gated_sweep, naive_gated_sweep
+
+DEVICE = torch.device("cuda")
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """Whatever waits for the GPU raises an error."""
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def leaves(source: DecodeSource) -> DecodeSource:
+    return DecodeSource(*(tensor.detach().requires_grad_() for tensor in source))
+
+
+def sweep_problem() -> tuple[torch.Tensor, Any, Any]:
+    topology = topology_of(*(random_graph(seed, 12, 4, 2) for seed in range(4)))
+    weights = sweep_weights(32, True, device="cuda")
+    for weight in tensors_of(weights):
+        weight.detach_().requires_grad_()
+    return torch.randn(len(topology.levels), 32, device=DEVICE), topology, weights
+
+
+def test_operators_do_not_wait(no_waiting: None) -> None:
+    states, topology, weights = sweep_problem()
+    states.requires_grad_()
+    source, targets = make(TARGETS, device="cuda")
+    source = leaves(source)
+
+    def run() -> None:
+        gated_sweep(states, topology, weights).sum().backward()
+        sum(value.sum() for value in decode(source, targets)).backward()
+
+    run()  # brings the tables to the device
+    torch.cuda.set_sync_debug_mode("error")
+    run()
+
+
+def test_cuda_graph_of_a_sweep() -> None:
+    states, topology, weights = sweep_problem()
+    with torch.no_grad():
+        gated_sweep(states, topology, weights)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = gated_sweep(states, topology, weights)
+        states.copy_(torch.randn_like(states))
+        weights.gru.weight_input.mul_(0.5)
+        graph.replay()
+        torch.testing.assert_close(captured, naive_gated_sweep(states, topology, weights), rtol=1e-5, atol=1e-5)
+
+
+def test_cuda_graph_of_decoding() -> None:
+    source, targets = make(TARGETS, device="cuda")
+    source = DecodeSource(*(tensor.detach() for tensor in source))
+    outputs = [torch.zeros(t.out, t.in_, t.cells, 1, device=DEVICE) for t in targets]
+    with torch.no_grad():
+        decode_into(source, targets, outputs)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            decode_into(source, targets, outputs)
+        source.hidden.mul_(-0.5)
+        graph.replay()
+        for output, wanted in zip(outputs, decode(source, targets), strict=True):
+            torch.testing.assert_close(output[..., 0], wanted, rtol=1e-5, atol=1e-5)
+        before = [output.clone() for output in outputs]
+        source.hidden[0, 0] = float("nan")
+        graph.replay()
+    assert all(map(torch.equal, outputs, before))
+
+
+def network() -> nn.Module:
+    convolutions = nn.Conv2d(3, 70, 7), nn.BatchNorm2d(70), nn.ReLU(), nn.Conv2d(70, 130, 1), nn.Conv2d(130, 8, 3)
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 1000))
+
+
+@pytest.mark.parametrize("model_device", ["cpu", "cuda"])
+@pytest.mark.parametrize("ghn_device", ["cpu", "cuda"])
+def test_devices(ghn_imagenet: ghnfast.GHN, ghn_device: str, model_device: str) -> None:
+    expected = ghn_imagenet.predict(network())
+    model = copy.deepcopy(ghn_imagenet).to(ghn_device).predict(network().to(model_device))
+    for (name, found), wanted in zip(model.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_gradients_of_a_whole_ghn(ghn_imagenet: ghnfast.GHN) -> None:
+    batch = GraphBatch([ghnfast.trace(network())])
+
+    def gradients(device: str) -> dict[str, torch.Tensor]:
+        ghn = copy.deepcopy(ghn_imagenet).to(device)
+        job = ghn.prepare([network().to(device)], [ghnfast.tracing.members.members_of(network())], batch, True)
+        source = ghn.decode_source(ghn.node_states(batch, None), job.layout, None)
+        sum(value.square().sum() for value in decode(source, job.layout.targets)).backward()
+        return {name: p.grad.cpu() for name, p in ghn.named_parameters() if p.grad is not None}
+
+    ours, wanted = gradients("cuda"), gradients("cpu")
+    assert ours.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4 * float(value.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["chain", "dense"])
+def test_large_graphs(kind: str) -> None:
+    size = 10_000 if kind == "chain" else 400
+    chain = np.stack([np.arange(size - 1), np.arange(1, size)], axis=1)
+    edges = chain if kind == "chain" else np.stack(np.triu_indices(size, 1), axis=1)
+    topology = topology_of(graph_of(size, edges))
+    weights = sweep_weights(32, True, device="cuda")
+    with torch.no_grad():
+        for weight in tensors_of(weights):
+            weight /= 1 + len(edges) / 5000  # sums of hundreds of messages saturate the gates
+        states = torch.randn(size, 32, device=DEVICE)
+        found = gated_sweep(states, topology, weights)
+        doubled = [type(part)(*(w.double() for w in part)) for part in (weights.direct, weights.virtual, weights.gru)]
+        wanted = naive_gated_sweep(states.double(), topology, type(weights)(*doubled))
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_a_second_gpu(ghn_imagenet: ghnfast.GHN) -> None:
+    expected = ghn_imagenet.predict(network())
+    model = copy.deepcopy(ghn_imagenet).to("cuda:1").predict(network().to("cuda:1"))
+    for found, wanted in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-6)
