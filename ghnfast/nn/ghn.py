@@ -18,14 +18,14 @@ from .. import _C, checkpoint
 from ..errors import CheckpointError, PredictError, UntrainedWarning
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..ops.backend import as_arrays, backend_for, is_plain
-from ..ops.decode import PRECISIONS, DecodeSource, NotFinite, decode_into, decode_to
+from ..ops.decode import PRECISIONS, DecodeSource, NotFinite, decode, decode_into, decode_to
 from ..trace import trace, trace_members
 from ..tracing.members import Members, members_of
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
 from .layout import NODE, Decoder, Layout, Sizes, lay_out, memory_of, table_of
 from .native import Native, WeightState, native_for, state_of
-from .slots import Form, Plan, decoded_part, make_report, nothing_reason, plan_for
+from .slots import Form, Plan, Slots, decoded_part, make_report, nothing_reason, plan_for, slots_of
 from .sweep import GatedSweep, Mlp, NodeMlp
 
 
@@ -210,6 +210,28 @@ class GHN(nn.Module):
         reports = [make_report(plan) for plan in plans]
         return (model, reports[0]) if single else (model, reports)
 
+    def forward(self, graphs: ArchGraph | Sequence[ArchGraph]) -> list[dict[str, Tensor]]:
+        """The parameters of networks with these graphs, differentiable: for `torch.func.functional_call`, in training.
+
+        Parameters without a path between input and output have no node, and are not predicted. Of position encodings
+        that begin with rows for tokens, which are not predicted either, those rows are zero.
+
+        Returns:
+            For each graph {name: float tensor in the parameter's shape}.
+        """
+        batch = GraphBatch(as_list(ArchGraph, graphs, "graphs"))
+        slots = [slots_of(graph) for graph in batch.graphs]
+        layout = lay_out(self.table_of_batch(batch, slots, [slice(None)] * len(slots)), self.sizes)
+        native = self.native()
+        source = self.decode_source(self.node_states(batch, native), layout, native)
+        values = decode(source, layout.targets, self.precision)
+        owners = [(graph, slot) for graph, own in enumerate(slots) for slot in range(len(own.names))]
+        found: list[dict[str, Tensor]] = [{} for _ in slots]
+        for index, value in zip(layout.order.tolist(), values, strict=True):
+            graph, slot = owners[index]
+            found[graph][slots[graph].names[slot]] = shaped(value, slots[graph].forms[slot])
+        return found
+
     @property
     def primitive_embedding(self) -> nn.Embedding:
         """The embedding table of the primitives."""
@@ -286,10 +308,8 @@ class GHN(nn.Module):
             plans = [plan.without_classifier() for plan in plans]
         if not any(plan.parameters for plan in plans):
             raise PredictError("nothing is predicted: " + nothing_reason(plans))
-        tables = [table_of(plan.slots, self.sizes)[plan.rows] for plan in plans]
-        for rows, offset in zip(tables, batch.offsets, strict=False):
-            rows[:, NODE] += offset
-        table, found = np.concatenate(tables), np.concatenate([plan.memory for plan in plans])
+        table = self.table_of_batch(batch, [plan.slots for plan in plans], [plan.rows for plan in plans])
+        found = np.concatenate([plan.memory for plan in plans])
         layout = lay_out(table, self.sizes)
         slots = [(plan.slots, row) for plan in plans for row in plan.rows.tolist()]
         parameters = [parameter for plan in plans for parameter in plan.parameters]
@@ -302,6 +322,15 @@ class GHN(nn.Module):
             [parameters[index] for index in order],
             memory_of(table, found, layout) if found[:, 1].min() >= 0 else None,
         )
+
+    def table_of_batch(
+        self, batch: GraphBatch, slots: Sequence[Slots], rows: Sequence[NDArray[np.int64] | slice]
+    ) -> NDArray[np.int64]:
+        """The rows that are wanted of each graph's slots, as `lay_out` takes them."""
+        tables = [table_of(own, self.sizes)[wanted].copy() for own, wanted in zip(slots, rows, strict=True)]
+        for table, offset in zip(tables, batch.offsets, strict=False):
+            table[:, NODE] += offset
+        return np.concatenate(tables)
 
     @property
     def sizes(self) -> Sizes:
@@ -385,6 +414,13 @@ class GHN(nn.Module):
                 "No parameter was changed."
             )
         self.checked = state
+
+
+def shaped(value: Tensor, form: Form) -> Tensor:
+    """A decoded value (out, in, cells) as the parameter that it is."""
+    if form.tokens:
+        value = F.pad(value.flatten(1), (0, 0, form.tokens, 0))
+    return value.reshape(form.parameter_shape)
 
 
 def graphs_for(models: Sequence[nn.Module], given: ArchGraph | Sequence[ArchGraph]) -> list[ArchGraph]:
