@@ -27,3 +27,7 @@ class DatasetError(GhnfastError, ValueError):
 
 class BackendError(GhnfastError, ValueError):
     """The implementation that `GHNFAST_BACKEND` asks for does not exist, or cannot be used here."""
+
+
+class TrainingError(GhnfastError, ValueError):
+    """A training run or an evaluation cannot start or go on: its data, configuration or checkpoint is not usable."""

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
+
+
+def use_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreted, a program takes as long for a large block as for a small one: make them few."""
+    from ghnfast.kernels import decode, sweep
+
+    if DEVICE == "cpu":
+        for name, size in {"HELD_ROWS": 1024, "HELD": 1 << 20, "GIVEN_TILE": 4096, "KERNEL_TILE": 1024}.items():
+            monkeypatch.setattr(decode, name, size)
+        monkeypatch.setattr(decode, "KERNEL_CHUNK", 256)
+        monkeypatch.setattr(decode, "STORED", 1 << 30)
+        monkeypatch.setattr(decode, "REPEATS", 64)
+        monkeypatch.setattr(sweep, "GATHERED", 1 << 15)

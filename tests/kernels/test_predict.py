@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from golden_data import assert_same_prediction, golden, golden_ghn
-from kernel_device import DEVICE
+from kernel_device import DEVICE, use_large_blocks
 from test_golden import DEEPNETS, TORCHVISION_PREDICTIONS, deepnets_model, sized_model
 from torch import nn
 
@@ -21,7 +21,8 @@ NETWORKS = ["test/36"] if INTERPRETED else DEEPNETS
 
 
 @pytest.mark.parametrize("key", MODELS)
-def test_torchvision_prediction(key: str) -> None:
+def test_torchvision_prediction(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_large_blocks(monkeypatch)
     name, config = key.split("/")
     model, input_shape = sized_model(name, config.split("-")[1])
     ghn = copy.deepcopy(golden_ghn(config)).to(DEVICE)

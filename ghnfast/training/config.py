@@ -1,0 +1,195 @@
+"""The configuration of a training run: one flat table, from a file and the command line, saved with the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import TrainingError
+
+SCHEDULES = ("step", "cosine", "constant")
+AMP = ("none", "bfloat16", "float16")
+SUFFIXES = (".toml", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `train` does. The defaults train GHN-2 for CIFAR-10 as published (NeurIPS 2021, appendix C.1).
+
+    Data: `data`, see `ghnfast.training.load_data`; `root`, its folder; `batch_size` images; `workers`, processes that
+    read them.
+    Networks: `meta_batch` of them per image batch, together of at most `max_nodes` nodes (the last are left out);
+    `networks`, how many of the train split; `num_ch` and `fc_dim`, see `DeepNets1M`.
+    GHN: the arguments of `ghnfast.GHN`; `init`, a checkpoint to start from.
+    Optimization: Adam with `lr`, `weight_decay`, gradients clipped to the norm `grad_clip`; `steps` in all, or `epochs`
+    over the images; `schedule` "step" (times `gamma` at each of `milestones`, shares of all steps), "cosine" (to zero)
+    or "constant"; `warmup` steps of linear rise. `label_smoothing`; `predicted_decay`, a penalty on the norm of each
+    predicted tensor. `amp`: the dtype of autocast for the networks.
+    Run: `seed`; `device`; `max_skipped`, the steps in a row without a finite loss that end the run; `log_every` and
+    `save_every` steps; `tensorboard`.
+    """
+
+    data: str = "cifar10"
+    root: str = "data"
+    batch_size: int = 64
+    workers: int = 0
+    meta_batch: int = 8
+    max_nodes: int = 2200
+    networks: int = 1_000_000
+    num_ch: tuple[int, int] = (16, 128)
+    fc_dim: tuple[int, int] = (64, 512)
+    max_shape: tuple[int, int, int, int] = (64, 64, 11, 11)
+    hypernet: str = "gatedgnn"
+    decoder: str = "conv"
+    weight_norm: bool = True
+    ve: bool = True
+    layernorm: bool = True
+    hid: int = 32
+    init: str = ""
+    lr: float = 1e-3
+    weight_decay: float = 1e-5
+    grad_clip: float = 5.0
+    steps: int = 0
+    epochs: int = 300
+    schedule: str = "step"
+    milestones: tuple[float, ...] = (2 / 3, 5 / 6)
+    gamma: float = 0.1
+    warmup: int = 0
+    label_smoothing: float = 0.0
+    predicted_decay: float = 0.0
+    amp: str = "none"
+    seed: int = 0
+    device: str = "cpu"
+    max_skipped: int = 100
+    log_every: int = 100
+    save_every: int = 500
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        positive = (
+            "batch_size meta_batch max_nodes networks hid lr grad_clip gamma max_skipped log_every save_every".split()
+        )
+        for name in positive:
+            require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        for name in ("weight_decay", "warmup", "predicted_decay", "steps", "epochs", "workers", "seed"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.steps > 0 or self.epochs > 0, "steps", self.steps, "a positive number, or epochs,")
+        require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 or more, below 1,")
+        require(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(map(repr, SCHEDULES)))
+        require(self.amp in AMP, "amp", self.amp, " or ".join(map(repr, AMP)))
+        require(self.amp != "float16" or self.device != "cpu", "amp", self.amp, "'bfloat16' or 'none' on the CPU")
+        inside = all(0 < share < 1 for share in self.milestones)
+        require(inside and list(self.milestones) == sorted(self.milestones), "milestones", self.milestones,
+                "rising shares of all steps, each between 0 and 1,")  # fmt: skip
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """Of the step with this number, of so many."""
+        rate = self.lr
+        if self.schedule == "step":
+            rate *= self.gamma ** sum(step >= share * steps for share in self.milestones)
+        elif self.schedule == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * step / steps))
+        return rate * min(1.0, (step + 1) / self.warmup) if self.warmup else rate
+
+    def as_toml(self) -> str:
+        """The configuration as a file: JSON's numbers, strings, booleans and lists are TOML's."""
+        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in dataclasses.asdict(self).items())
+
+
+def require(condition: bool, name: str, given: Any, accepted: str) -> None:
+    if not condition:
+        raise TrainingError(f"{name} is {given!r}; {accepted} is accepted")
+
+
+def make_config(values: Mapping[str, Any]) -> TrainConfig:
+    """A configuration from names and values; strings are read as what the name stands for.
+
+    Raises:
+        TrainingError: an unknown name, or a value that is not accepted.
+    """
+    kinds = typing.get_type_hints(TrainConfig)
+    for name in values:
+        if name not in kinds:
+            close = difflib.get_close_matches(name, kinds, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; accepted are {', '.join(kinds)}"
+            raise TrainingError(f"the configuration has no {name!r}{hint}")
+    return TrainConfig(**{name: converted(name, value, kinds[name]) for name, value in values.items()})
+
+
+def converted(name: str, value: Any, kind: Any) -> Any:
+    """A value as its type."""
+    if isinstance(value, str) and kind is not str:
+        try:
+            value = json.loads(value if not isinstance(kind, types.GenericAlias) else f"[{value.strip('[]()')}]")
+        except json.JSONDecodeError:
+            raise TrainingError(f"{name} is {value!r}; {words_for(kind)} is accepted") from None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(kind, types.GenericAlias):
+        inner = typing.get_args(kind)
+        fits = isinstance(value, (list, tuple)) and (inner[-1] is Ellipsis or len(value) == len(inner))
+        if fits:
+            return tuple(converted(name, item, inner[0]) for item in value)
+    elif type(value) is kind:
+        return value
+    raise TrainingError(f"{name} is {value!r}; {words_for(kind)} is accepted")
+
+
+def words_for(kind: Any) -> str:
+    if isinstance(kind, types.GenericAlias):
+        inner = typing.get_args(kind)
+        return "a list of numbers" if inner[-1] is Ellipsis else f"a list of {len(inner)} numbers"
+    return {bool: "true or false", int: "an integer", float: "a number", str: "a string"}[kind]
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The names and values in a .toml or .yaml file.
+
+    Raises:
+        TrainingError: it cannot be read, or is no such file.
+    """
+    file = Path(path)
+    if file.suffix not in SUFFIXES:
+        raise TrainingError(f"the configuration is {file}; a file with the suffix {', '.join(SUFFIXES)} is accepted")
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"the configuration {file} cannot be read: {error}") from error
+    values = parse_toml(text, file) if file.suffix == ".toml" else parse_yaml(text, file)
+    if not isinstance(values, dict):
+        raise TrainingError(f"the configuration {file} is no table of names and values")
+    return values
+
+
+def parse_toml(text: str, file: Path) -> Any:
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        try:
+            import tomli as tomllib
+        except ImportError as error:
+            raise TrainingError("TOML files need Python 3.11, or tomli: pip install 'ghnfast[training]'") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TrainingError(f"the configuration {file} is no TOML: {error}") from error
+
+
+def parse_yaml(text: str, file: Path) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise TrainingError("YAML files need PyYAML: pip install 'ghnfast[training]'") from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise TrainingError(f"the configuration {file} is no YAML: {' '.join(str(error).split())}") from error

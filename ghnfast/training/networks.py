@@ -1,0 +1,107 @@
+"""The networks of a training step: which, their graphs, and running them with predicted parameters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..deepnets import DeepNets1M
+from ..graph import ArchGraph
+from .data import shuffled
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class MetaBatch:
+    """The networks of one step that this process trains on.
+
+    Attributes:
+        networks: without memory for their parameters.
+        graphs: their graphs.
+        places: where each stands in the meta-batch of all processes.
+        total: how many networks that has.
+    """
+
+    networks: list[nn.Module]
+    graphs: list[ArchGraph]
+    places: list[int]
+    total: int
+
+
+@dataclass(frozen=True, eq=False)
+class MetaBatches:
+    """Meta-batch number `step`: the next networks of the data set's order, as many as `max_nodes` allows."""
+
+    dataset: DeepNets1M
+    size: int
+    max_nodes: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def per_epoch(self) -> int:
+        return max(len(self.dataset) // self.size, 1)
+
+    def __getitem__(self, step: int) -> MetaBatch:
+        epoch, number = divmod(step, self.per_epoch)
+        order = shuffled(len(self.dataset), self.seed, epoch)
+        chosen: list[int] = []
+        nodes = 0
+        for index in order[number * self.size : (number + 1) * self.size].tolist():
+            nodes += self.dataset.num_nodes(index)
+            if chosen and nodes > self.max_nodes:
+                break
+            chosen.append(index)
+        places = list(range(self.rank, len(chosen), self.world_size))
+        items = [self.dataset[chosen[place]] for place in places]
+        return MetaBatch(
+            [item.build(light=True) for item in items], [item.graph for item in items], places, len(chosen)
+        )
+
+
+def ahead(source: Any, start: int, stop: int, depth: int = 2) -> Iterator[Any]:
+    """source[start], ..., source[stop - 1]; the next ones are made in a thread while one is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(source.__getitem__, step) for step in range(start, min(start + depth, stop))]
+        try:
+            for step in range(start, stop):
+                result = waiting.pop(0).result()
+                if step + depth < stop:
+                    waiting.append(pool.submit(source.__getitem__, step + depth))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def run_network(network: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """The logits of a network with these parameters, which stay as they are.
+
+    What is not among them is not predicted, for it has no path to the output: zeros stand for it.
+    """
+    missing = {
+        name: zeros(tuple(parameter.shape), images.device)
+        for name, parameter in network.named_parameters()
+        if name not in parameters
+    }
+    output = torch.func.functional_call(network, {**parameters, **missing}, (images,))
+    return main_logits(output)
+
+
+@functools.lru_cache(maxsize=1024)
+def zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.zeros((), device=device).expand(shape)
+
+
+def main_logits(output: Any) -> Tensor:
+    """The logits in what a network returns: auxiliary heads come second."""
+    logits: Tensor = output[0] if isinstance(output, tuple) else getattr(output, "logits", output)
+    return logits
