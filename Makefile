@@ -66,7 +66,7 @@ gpu:
 	$(PYTHON) -m pytest tests/kernels tests/gpu
 	name=$$($(PYTHON) -c 'import torch; print("-".join(torch.cuda.get_device_name().lower().split()))') && \
 		$(PYTHON) -m pytest bench/test_gpu.py --benchmark-json=bench/results/gpu-$$name.json
-	$(PYTHON) bench/report.py
+	$(PYTHON) bench/report.py --without-plot
 
 # Regenerates docs/coverage.md.
 coverage: setup

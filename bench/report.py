@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,8 @@ def main() -> None:
     new, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: "\n".join(parts), text, flags=re.S)
     assert count == 1, f"{README} has no place for the tables"
     README.write_text(new)
-    draw()
+    if "--without-plot" not in sys.argv:
+        draw()
 
 
 if __name__ == "__main__":

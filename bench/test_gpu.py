@@ -225,7 +225,7 @@ def test_precision(benchmark: Any, gpu_ghn: ghnfast.GHN, precision: str) -> None
         gpu_ghn.precision = "float32"
     errors = [
         float((a - b).abs().max() / a.abs().max())
-        for a, b in zip(exact.parameters(), rounded.parameters(), strict=True)
+        for a, b in ((p.detach(), q.detach()) for p, q in zip(exact.parameters(), rounded.parameters(), strict=True))
         if a.ndim == 4 and a.shape[2] > 1
     ]
     benchmark.extra_info.update(model="resnet50", precision=precision, largest_error=max(errors))

@@ -1,4 +1,4 @@
-"""The command line: `ghnfast predict`, `ghnfast graph`, `ghnfast bench` and `ghnfast generate`.
+"""The command line: `ghnfast predict`, `graph`, `bench`, `generate`, `train` and `evaluate`.
 
 Results go to stdout, notices and errors to stderr. What a user can put right (a wrong name, a folder that is not there,
 any `GhnfastError`) is one line and the exit code 2; what should not happen keeps its traceback.
@@ -40,6 +40,10 @@ from .nn.slots import Report
 from .predict import load, predict
 from .profiling import extra_memory, medians, stages
 from .trace import trace
+from .training import baseline, evaluate, format_results, load_data, make_config, read_config, train
+from .training.data import DATA_SETS
+from .training.evaluate import STATISTICS
+from .training.trainer import CONFIG
 
 _log = logging.getLogger("ghnfast")
 
@@ -110,6 +114,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_graph(commands)
     add_bench(commands)
     add_generate(commands)
+    add_train(commands)
+    add_evaluate(commands)
     return parser
 
 
@@ -172,6 +178,46 @@ def add_generate(commands: Any) -> None:
     parser.add_argument("--out", metavar="FOLDER", help="write deepnets1m_*.hdf5 and deepnets1m_*_meta.json into it")
     parser.add_argument("--json", action="store_true", help="print the statistics as one JSON object")
     parser.set_defaults(run=run_generate)
+
+
+def add_train(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a GHN",
+        description="Train a GHN on an image data set and networks of DeepNets-1M. A run that was interrupted goes on "
+        "when the command is repeated; with --out alone, from the configuration it has saved. torchrun shares the "
+        "networks of each step between several processes.",
+    )
+    parser.add_argument("values", nargs="*", metavar="NAME=VALUE", help="of the configuration; these come last")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the run lives")
+    parser.add_argument("--config", metavar="FILE", help="a .toml or .yaml file with names and values")
+    parser.set_defaults(run=run_train)
+
+
+def add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure the accuracy of networks with predicted parameters",
+        description="Predict the parameters of networks of DeepNets-1M, and measure their accuracy on test images; or, "
+        "with --baseline, train the same networks from random initialization.",
+    )
+    parser.add_argument("--ghn", default=UNTRAINED, metavar="NAME_OR_PATH", help=f"the GHN; default: {UNTRAINED}")
+    parser.add_argument("--data", default="mnist5k", choices=DATA_SETS, help="the images; default: mnist5k")
+    parser.add_argument("--root", default="data", metavar="FOLDER", help="where the images are; default: data")
+    parser.add_argument("--split", default="test", help="of networks, or several: test,wide,deep; default: test")
+    parser.add_argument("--limit", type=parse_count, metavar="N", help="networks of each split; default: all")
+    parser.add_argument("--validation", action="store_true", help="on validation images, rather than on test images")
+    parser.add_argument(
+        "--batch-statistics", choices=STATISTICS, default=STATISTICS[0], help="of batch normalization; default: batch"
+    )
+    parser.add_argument("--baseline", choices=("sgd", "adam"), help="train the networks with it")
+    parser.add_argument("--epochs", type=parse_count, default=0, metavar="N", help="that --baseline trains")
+    parser.add_argument("--steps", type=parse_count, default=0, metavar="N", help="that --baseline trains")
+    parser.add_argument("--batch-size", type=parse_count, default=64, metavar="N", help="images at once; default: 64")
+    parser.add_argument("--seed", type=parse_seed, default=0, metavar="S", help="of networks and training; default: 0")
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument("--json", metavar="FILE", help="write the results to a file, too")
+    parser.set_defaults(run=run_evaluate)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -668,8 +714,57 @@ def run_generate(arguments: argparse.Namespace) -> str:
     return "\n".join([format_statistics(columns), *(f"wrote {path}" for path in written)])
 
 
+# Train and evaluate ---------------------------------------------------------------------------------------------------
+
+
+def run_train(arguments: argparse.Namespace) -> str:
+    folder = Path(arguments.out)
+    values: dict[str, Any] = {}
+    known = folder / CONFIG
+    if arguments.config is not None or known.exists():
+        values.update(read_config(arguments.config if arguments.config is not None else known))
+    for text in arguments.values:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{text!r} was given; NAME=VALUE is accepted")
+        values[name] = value
+    try:
+        return f"wrote {train(make_config(values), folder)}"
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {in_words(error)}") from error
+    except KeyboardInterrupt:
+        raise UsageError(f"interrupted; the same command goes on from the checkpoint in {folder}") from None
+
+
+def run_evaluate(arguments: argparse.Namespace) -> str:
+    out = check_output(arguments.json, (".json",))
+    check_device(arguments.device)
+    splits = arguments.split.split(",")
+    ghn = None if arguments.baseline else load(arguments.ghn, device=arguments.device)
+    data = load_data(arguments.data, arguments.root, validation=arguments.validation)
+    with progress_bar("evaluating", None) as step:
+        options = {
+            "limit": arguments.limit,
+            "validation": arguments.validation,
+            "batch_statistics": arguments.batch_statistics,
+            "batch_size": arguments.batch_size,
+            "seed": arguments.seed,
+            "progress": step,
+        }
+        if ghn is not None:
+            name, results = ghn.name, evaluate(ghn, data, splits, **options)
+        else:
+            how = {"optimizer": arguments.baseline, "epochs": arguments.epochs, "steps": arguments.steps}
+            results = baseline(data, splits, device=arguments.device, **how, **options)
+            length = f"{arguments.epochs} epochs" if arguments.epochs else f"{arguments.steps} steps"
+            name = f"{arguments.baseline}, {length}"
+    if out is not None:
+        write_text(out, json.dumps(results, indent=1) + "\n")
+    return format_results({name: results})
+
+
 @contextlib.contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
+def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
     """Tells how far something is on a terminal, where tqdm is installed; nothing elsewhere."""
     try:
         from tqdm import tqdm

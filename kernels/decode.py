@@ -119,6 +119,18 @@ def store_as(flat, target, offset, value, mask, FLAT: tl.constexpr):
 
 
 @triton.jit
+def rounded_to_tf32(x):
+    """To the nearest: the multiplier would cut off the last 13 bits."""
+    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def share_of(repeats, part, parts):
+    """The repeats up to this part of so many."""
+    return (repeats.to(tl.int64) * part // parts).to(tl.int32)
+
+
+@triton.jit
 def repeats_of(target):
     """How often a target repeats its block: (in all, along its second dimension)."""
     along = tl.cdiv(size_of(target, IN), size_of(target, COLUMNS))
@@ -134,9 +146,9 @@ def store_repeats(flat, target, value, element, elements, part, parts, REPEATS: 
     i, j, cell = element // (columns * cells), element // cells % columns, element % cells
     within = i * stride_out + j * stride_in + cell * tl.load(target + STRIDE_CELL)
     repeats, along = repeats_of(target)
-    end = repeats * (part + 1) // parts
+    end = share_of(repeats, part + 1, parts)
     value = tl.broadcast_to(value[None, :], [REPEATS, value.shape[0]])
-    for start in range(repeats * part // parts, end, REPEATS):
+    for start in range(share_of(repeats, part, parts), end, REPEATS):
         repeat = start + tl.arange(0, REPEATS)
         row, column = repeat // along * rows, repeat % along * columns
         mask = (repeat < end)[:, None] & (element < elements)[None, :]
@@ -202,13 +214,13 @@ def decode_kernel_cells(
                 # Triton's interpreter would multiply the bits.
                 total = tl.dot(a.to(tl.float32), b.to(tl.float32), total) if INTERPRETED else tl.dot(a, b, total)
             elif PRECISION == "tf32":
-                total = tl.dot(a, b, total, input_precision="tf32")
+                total = tl.dot(rounded_to_tf32(a), rounded_to_tf32(b), total, input_precision="tf32")
             else:
                 total = tl.dot(a, b, total, input_precision="ieee")
         value = (total + offset[:, None]) * scale
         within = (i * stride_out + j * stride_in)[:, None] + (cell * stride_cell)[None, :]
         inside = (element < elements)[:, None] & (cell < cells)[None, :]
-        for repeat in range(repeats * part // parts, repeats * (part + 1) // parts):
+        for repeat in range(share_of(repeats, part, parts), share_of(repeats, part + 1, parts)):
             row, column = repeat // along * rows, repeat % along * columns
             mask = inside & ((row + i < out) & (column + j < in_))[:, None]
             store_as(flat, target, row * stride_out + column * stride_in + within, value, mask, FLAT)

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import on_device_of, sigmoid, tanh
+from .common import on_device_of, relu, sigmoid, tanh
 
 # Up to this width, the weights of a graph's program stay in registers: 8 hid^2 of them with virtual edges.
 RESIDENT_HID = 32
@@ -191,7 +191,7 @@ def weights_of_messages(closeness, cutoff, HEADS: tl.constexpr):
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["nodes"])  # one kernel for batches of all sizes
 def sweep_kernel(
     states,  # (nodes, hid)
     middle,  # (nodes, hid), written: the states between the two sweeps
@@ -293,7 +293,7 @@ def sweep_kernel(
             else:
                 tl.debug_barrier()
                 inner = stream_layers(weight_1, width, hid, after + node * hid, 0, HEADS, WIDTH, CHUNK)
-            inner = tl.maximum(inner + layer_bias_1, 0.0)
+            inner = relu(inner + layer_bias_1)
             kept_hidden = hidden + row * HEADS * width
             if KEEP:
                 store_rows(kept_hidden, inner, width, HEADS, WIDTH)
@@ -302,11 +302,11 @@ def sweep_kernel(
             else:
                 tl.debug_barrier()
                 message = stream_layers(weight_2, hid, width, kept_hidden, width, HEADS, HID, CHUNK)
-            store_rows(sent + node * HEADS * hid, tl.maximum(message + layer_bias_2, 0.0), hid, HEADS, HID)
+            store_rows(sent + node * HEADS * hid, relu(message + layer_bias_2), hid, HEADS, HID)
             tl.debug_barrier()  # the next node reads the message
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["nodes"])  # one kernel for batches of all sizes
 def sweep_backward_kernel(
     grad_final,  # (nodes, hid)
     grad_middle,  # (nodes, hid), written

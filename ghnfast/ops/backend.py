@@ -102,10 +102,33 @@ def as_array(tensor: Tensor) -> Any:
     return tensor.numpy(force=tensor.requires_grad or tensor.is_neg())
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+# The tables that captured CUDA graphs read: nobody tells when such a graph is gone.
+CAPTURED: list[list[Tensor]] = []
+
+
+def kept_for_capture(tables: list[Tensor]) -> list[Tensor]:
+    """The same tables; for good, where a CUDA graph that is being captured will read them."""
+    if is_capturing(tables[0].device):
+        CAPTURED.append(tables)
+    return tables
+
+
+@torch.inference_mode(False)  # what is uploaded is used again, where gradients are asked for
 def uploaded(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
-    """Arrays as tensors on a device, in one copy; on the CPU in their own memory."""
+    """Arrays as tensors on a device, in one copy; on the CPU in their own memory.
+
+    Raises:
+        BackendError: a CUDA graph is being captured, which nothing can be uploaded in.
+    """
     if device.type == "cpu":
         return [torch.from_numpy(array) for array in arrays]
+    if is_capturing(device):
+        raise BackendError("a CUDA graph is being captured; the same call, on the same tensors, must have come before")
     sizes = [array.nbytes for array in arrays]
     starts = np.cumsum([0, *(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)])
     packed = np.empty(starts[-1], dtype=np.uint8)

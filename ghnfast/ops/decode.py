@@ -23,9 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .. import _C
-from ..errors import PredictError
+from ..errors import BackendError, PredictError
 from ..graph import PREDICTED_DTYPES
-from .backend import as_arrays, autocasts, backend_for, is_plain, uploaded
+from .backend import as_arrays, autocasts, backend_for, is_capturing, is_plain, kept_for_capture, uploaded
 
 # How the operands of a product may be rounded where that is faster, with sums in float32: not at all, to the 10 bits of
 # TensorFloat-32, or to bfloat16. Kernels of several cells are faster with either on a GPU; nothing else rounds.
@@ -154,8 +154,8 @@ def decode_into(
     """Write the values of all targets into tensors, in their dtype, on their device, without gradients.
 
     On a GPU, this waits for the device once, to know whether the values were finite. While a CUDA graph is captured it
-    does not: then nobody is told, and what is not finite is not written when the graph is replayed. A call with the
-    same outputs must have come before.
+    does not: then nobody is told, and when the graph is replayed, nothing is written where a value is not finite. A
+    call with the same outputs must have come before, all of them on the GPU, the cells of kernels evenly spaced.
 
     Args:
         outputs: one per target, with one dimension (in), two (out, in) or four (out, in, height, width).
@@ -163,7 +163,7 @@ def decode_into(
 
     Raises:
         NotFinite: a value is not finite; nothing is written.
-        BackendError: see `GHNFAST_BACKEND`.
+        BackendError: see `GHNFAST_BACKEND`; or a CUDA graph is being captured, and cannot hold this call.
     """
     backend = backend_for(source.hidden)
     if backend == "torch":
@@ -174,6 +174,8 @@ def decode_into(
     direct = [
         output if is_reachable(output, device) else output.new_empty(output.shape, device=device) for output in outputs
     ]
+    if is_capturing(device) and any(a is not b for a, b in zip(direct, outputs, strict=True)):
+        raise BackendError("a CUDA graph is being captured; outputs on the GPU with evenly spaced cells are accepted")
     check_sizes(direct, targets.table)
     memory = memory_table(direct, targets.table)
     if backend == "cpp" and is_plain([*source, *direct]):
@@ -183,7 +185,7 @@ def decode_into(
         arrays = targets.table, targets.scales, memory
         tables = [*map(torch.from_numpy, arrays)] if backend == "cpp" else triton_tables(targets, memory, source.hidden)
         status = decode_into_op(*source, tables, direct, precision)
-        if not (status.is_cuda and torch.cuda.is_current_stream_capturing()) and int(status) != FINE:
+        if not is_capturing(device) and int(status) != FINE:
             raise NotFinite(int(status))
     for output, written in zip(outputs, direct, strict=True):
         if written is not output:
@@ -332,7 +334,7 @@ def triton_tables(targets: DecodeTargets, memory: NDArray[np.int64] | None, hidd
     if key not in found:
         arrays = kernels.tables(targets.table, targets.scales, memory, hidden.shape[1])
         found = known[hidden.device] = {key: uploaded(arrays, hidden.device)}
-    return found[key]
+    return kept_for_capture(found[key])
 
 
 @torch.library.custom_op(

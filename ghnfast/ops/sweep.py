@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import _C
 from ..graph import Topology
-from .backend import as_arrays, autocasts, backend_for, is_plain, uploaded
+from .backend import as_arrays, autocasts, backend_for, is_plain, kept_for_capture, uploaded
 
 
 class MlpWeights(NamedTuple):
@@ -222,7 +222,7 @@ def triton_tables(topology: Topology, device: torch.device) -> list[Tensor]:
             np.concatenate([own[2], closeness]),
         ]
         known[device] = uploaded(arrays, device)
-    return known[device]
+    return kept_for_capture(known[device])
 
 
 @torch.library.custom_op(

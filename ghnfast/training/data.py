@@ -6,6 +6,7 @@ A batch is a function of the seed and its number, so that a run that is resumed 
 from __future__ import annotations
 
 import functools
+import importlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -264,13 +265,12 @@ def load_folder(name: str, root: Path, validation: bool, size: int) -> ImageData
 
 
 def import_datasets() -> Any:
-    try:
-        from torchvision import datasets
+    from .. import vision  # noqa: F401  (first: it makes torchvision importable beside a CPU torch)
 
-        from .. import vision  # noqa: F401  (makes torchvision importable beside a CPU torch)
+    try:
+        return importlib.import_module("torchvision.datasets")
     except ImportError as error:
         raise TrainingError("this data set needs torchvision: pip install 'ghnfast[vision]'") from error
-    return datasets
 
 
 @dataclass(frozen=True, eq=False)

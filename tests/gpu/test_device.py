@@ -40,6 +40,7 @@ def sweep_problem() -> tuple[torch.Tensor, Any, Any]:
     return torch.randn(len(topology.levels), 32, device=DEVICE), topology, weights
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_operators_do_not_wait(no_waiting: None) -> None:
     states, topology, weights = sweep_problem()
     states.requires_grad_()

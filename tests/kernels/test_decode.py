@@ -197,7 +197,7 @@ def test_autocast_does_not_round(dtype: torch.dtype) -> None:
     assert [grad.dtype for grad in grads] == [dtype] + [torch.float32] * 3
 
 
-@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tf32", 2e-3), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tf32", 1e-3), ("bfloat16", 1e-2)])
 def test_precisions(precision: str, error: float) -> None:
     """Relative to the largest value: operands of 24, 11 and 8 significant bits."""
     source, targets = made([(6, 5, 9, 20, 17, PRODUCT)], (6, 5, 256))
@@ -205,7 +205,7 @@ def test_precisions(precision: str, error: float) -> None:
     (found,) = decode(source, targets, precision)
     relative = float(((found - wanted).abs().max() / wanted.abs().max()).detach())
     assert relative < error
-    assert precision != "bfloat16" or relative > 1e-5  # it does round
+    assert precision == "float32" or relative > 1e-5  # it does round
 
 
 def test_tables_are_kept_for_the_same_outputs() -> None:

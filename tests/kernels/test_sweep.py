@@ -133,3 +133,20 @@ def test_what_triton_does_not_take() -> None:
     states = torch.randn(len(topology.levels), 8, dtype=torch.float64, device=DEVICE)
     with pytest.raises(BackendError, match=r"'triton', and the GHN is torch\.float64; float32 is accepted"):
         gated_sweep(states, topology, sweep_weights(8, True, torch.float64, device=DEVICE))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, which interprets the kernels
+def test_nan_reaches_whatever_it_is_sent_to() -> None:
+    topology, weights = topology_of(graph_of(4, [(0, 1), (1, 2), (2, 3)])), weights_on_device(8, True)
+    states = torch.randn(4, 8, device=DEVICE)
+    states[0, 3] = float("nan")
+    with torch.no_grad():
+        assert gated_sweep(states, topology, weights).isnan().any(1).all()
+
+
+def test_tables_that_inference_made_serve_training() -> None:
+    topology, weights = topology_of(random_graph(1, 3, 2, 1)), weights_on_device(8, True)
+    states = torch.randn(len(topology.levels), 8, device=DEVICE)
+    with torch.inference_mode():
+        gated_sweep(states, topology, weights)
+    gated_sweep(states.clone().requires_grad_(), topology, weights).sum().backward()

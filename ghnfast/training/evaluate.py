@@ -1,0 +1,299 @@
+"""How good predicted parameters are: the accuracy of networks that a GHN has never seen, beside trained ones.
+
+Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), section 5 and appendix D.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..deepnets import DeepNets1M
+from ..deepnets.dataset import PREDEFINED, SPLITS, DeepNet
+from ..errors import TrainingError
+from ..nn import GHN
+from .data import BIG, Batches, ImageData, Images
+from .networks import main_logits
+
+STATISTICS = ("batch", "recalibrated")
+BATCH_SIZE = 64
+CALIBRATION_BATCHES = 16
+TOP = 5
+EVALUATED = ("test", "wide", "deep", "dense", "bnfree", "predefined")
+Json = dict[str, Any]
+Progress = Callable[[int], object]
+Parameters = Callable[[DeepNet, nn.Module], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Which networks are evaluated on which images, and how.
+
+    Attributes:
+        data: the images.
+        splits: of networks: test, wide, deep, dense, bnfree, val, or predefined (ResNet-50 and a ViT).
+        limit: the first so many networks of each split; all by default.
+        validation: use the validation images rather than the test images.
+        batch_statistics: of batch normalization: "batch", those of each batch of images, as in the paper, or
+            "recalibrated", estimated on training images.
+        batch_size: images at once.
+        root: the folder of the published networks; sampled ones by default.
+        seed: of sampled networks, and of initialization.
+        progress: called with 1 after each network.
+
+    Raises:
+        TrainingError: a split does not exist or is empty, or there are no such images.
+    """
+
+    data: ImageData
+    splits: Sequence[str] = ("test",)
+    limit: int | None = None
+    validation: bool = False
+    batch_statistics: str = "batch"
+    batch_size: int = BATCH_SIZE
+    root: str | None = None
+    seed: int = 0
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        accepted = [name for name in SPLITS if name != "train"]
+        for split in self.splits:
+            if split not in accepted:
+                raise TrainingError(f"the split is {split!r}; {', '.join(accepted)} are accepted")
+        if self.limit is not None and self.limit < 1:
+            raise TrainingError(f"limit is {self.limit}: the splits would be empty; 1 or more is accepted")
+        if self.validation and self.data.val is None:
+            raise TrainingError(f"{self.data.name} was loaded without validation images; it has to be loaded with them")
+        if self.batch_statistics not in STATISTICS:
+            names = " and ".join(map(repr, STATISTICS))
+            raise TrainingError(f"batch_statistics is {self.batch_statistics!r}; {names} are accepted")
+
+    def run(self, parameters: Parameters, device: torch.device) -> dict[str, Json]:
+        """The results of networks that `parameters` gives parameters to."""
+        return {split: self.measure(self.items_of(split), parameters, device) for split in self.splits}
+
+    def items_of(self, split: str) -> list[DeepNet]:
+        large = self.data.input_shape[1] > 100
+        dataset = DeepNets1M(split, self.root, seed=self.seed, large_images=large, num_classes=self.data.num_classes)
+        return [dataset[index] for index in range(min(self.limit or len(dataset), len(dataset)))]
+
+    def measure(self, items: Sequence[DeepNet], parameters: Parameters, device: torch.device) -> Json:
+        images = self.data.val if self.validation and self.data.val is not None else self.data.test
+        top1, top5, seconds = [], [], 0.0
+        for item in items:
+            torch.manual_seed((self.seed * BIG + item.index) % (1 << 62))
+            network = item.build(self.data.num_classes).to(device)
+            start = time.perf_counter()
+            parameters(item, network)
+            seconds += time.perf_counter() - start
+            found = accuracies(network, images, self.data.calibration, self.batch_statistics, self.batch_size, device)
+            top1.append(found[0])
+            top5.append(found[1])
+            if self.progress is not None:
+                self.progress(1)
+        best = max(range(len(top1)), key=top1.__getitem__)
+        return {
+            "n": len(top1),
+            "mean": statistics.fmean(top1),
+            "stderr": statistics.stdev(top1) / len(top1) ** 0.5 if len(top1) > 1 else 0.0,
+            "max": top1[best],
+            "best": best,
+            "mean_top5": statistics.fmean(top5),
+            "networks": top1,
+            "seconds": seconds / len(top1),
+        }
+
+
+def evaluate(ghn: GHN, data: ImageData, splits: Sequence[str] = ("test",), **options: Any) -> dict[str, Json]:
+    """Predict every network of DeepNets-1M's splits, and measure its accuracy on images.
+
+    Args:
+        splits, options: see `Evaluation`.
+
+    Returns:
+        For each split: n, mean, stderr (of the mean), max and best (the index of the best network) of top-1 accuracy in
+        percent; mean_top5; networks, the top-1 accuracy of each; seconds to predict one, on average.
+
+    Raises:
+        TrainingError: the GHN is for another number of classes; or see `Evaluation`.
+    """
+    evaluation = Evaluation(data, splits, **options)
+    if ghn.num_classes != data.num_classes:
+        raise TrainingError(
+            f"the GHN is for {ghn.num_classes} classes, and {data.name} has {data.num_classes}; the same is accepted"
+        )
+
+    def parameters(item: DeepNet, network: nn.Module) -> None:
+        ghn.run(network, item.graph, None, None, True, False)
+
+    return evaluation.run(parameters, ghn.primitive_embedding.weight.device)
+
+
+def baseline(
+    data: ImageData,
+    splits: Sequence[str] = ("test",),
+    *,
+    optimizer: str = "sgd",
+    steps: int = 0,
+    epochs: int = 0,
+    lr: float | None = None,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> dict[str, Json]:
+    """What `evaluate` measures, of the same networks trained from random initialization.
+
+    Args:
+        splits, options: see `Evaluation`.
+        optimizer: "sgd" (momentum 0.9) or "adam"; the rate, 0.025 or 0.001 by default, falls to zero with a cosine.
+        steps, epochs: how long, in batches of images or in passes over the training images.
+
+    Raises:
+        TrainingError: not exactly one of `steps` and `epochs` is given; or see `Evaluation`.
+    """
+    evaluation = Evaluation(data, splits, **options)
+    if optimizer not in ("sgd", "adam"):
+        raise TrainingError(f"the optimizer is {optimizer!r}; 'sgd' and 'adam' are accepted")
+    if (steps > 0) == (epochs > 0) or min(steps, epochs) < 0:
+        raise TrainingError(f"steps is {steps} and epochs is {epochs}; one positive number is accepted")
+    batches = Batches(data.train, evaluation.batch_size, evaluation.seed)
+
+    def parameters(item: DeepNet, network: nn.Module) -> None:
+        fit(network, batches, steps or epochs * batches.per_epoch, optimizer, lr)
+
+    return evaluation.run(parameters, torch.device(device))
+
+
+@torch.no_grad()
+def accuracies(
+    network: nn.Module,
+    images: Images,
+    calibration: Images,
+    batch_statistics: str = "batch",
+    batch_size: int = BATCH_SIZE,
+    device: torch.device | str = "cpu",
+) -> tuple[float, float]:
+    """Top-1 and top-5 accuracy in percent; see `evaluate`."""
+    network.eval()
+    if batch_statistics == "recalibrated":
+        network = recalibrated(network, Batches(calibration, batch_size, 0), device)
+    right = torch.zeros(2, dtype=torch.float64)
+    with statistics_of_batches(network) if batch_statistics == "batch" else no_change():
+        for chosen, labels in batches_in_order(images, batch_size):
+            logits = main_logits(network(chosen.to(device))).cpu()
+            ranked = logits.nan_to_num(-torch.inf).topk(min(TOP, logits.shape[1])).indices == labels[:, None]
+            right += torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()]).double()
+    top1, top5 = (100 * right / len(images)).tolist()
+    return top1, top5
+
+
+def batches_in_order(images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All images; in an order that is the same every time, so that batches hold all classes."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
+    for start in range(0, len(order), size):
+        yield images.batch(order[start : start + size], 0)
+
+
+def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextmanager
+def no_change() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def statistics_of_batches(network: nn.Module) -> Iterator[None]:
+    """Within it, batch normalization uses the statistics of each batch, and leaves its running ones as they are."""
+    layers = batch_norms(network)
+    kept = [(layer.track_running_stats, layer.running_mean, layer.running_var) for layer in layers]
+    for layer in layers:
+        layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
+    try:
+        yield
+    finally:
+        for layer, (tracks, mean, variance) in zip(layers, kept, strict=True):
+            layer.track_running_stats, layer.running_mean, layer.running_var = tracks, mean, variance
+
+
+@torch.no_grad()
+def recalibrated(
+    network: nn.Module, batches: Batches, device: torch.device | str = "cpu", count: int = CALIBRATION_BATCHES
+) -> nn.Module:
+    """A copy of a network whose running batch statistics are those of some batches of training images."""
+    network = copy.deepcopy(network).eval()
+    layers = batch_norms(network)
+    for layer in layers:
+        if layer.running_mean is None:
+            layer.track_running_stats = True
+            for name, value in (("running_mean", 0.0), ("running_var", 1.0)):
+                setattr(layer, name, torch.full((layer.num_features,), value, device=device))
+            layer.num_batches_tracked = torch.zeros((), dtype=torch.long, device=device)
+        layer.reset_running_stats()
+        layer.momentum = None  # an equal share for each batch
+        layer.train()
+    for number in range(min(count, batches.per_epoch)):
+        network(batches[number][0].to(device))
+    return network.eval()
+
+
+def fit(
+    network: nn.Module, batches: Batches, steps: int, optimizer: str = "sgd", lr: float | None = None, seed: int = 0
+) -> None:
+    """Train a network for some steps: the baseline."""
+    device = next(network.parameters()).device
+    network.train()
+    if optimizer == "sgd":
+        made: torch.optim.Optimizer = torch.optim.SGD(
+            network.parameters(), lr or 0.025, momentum=0.9, weight_decay=3e-4
+        )
+    else:
+        made = torch.optim.Adam(network.parameters(), lr or 1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, steps)
+    for step in range(steps):
+        torch.manual_seed((batches.seed * BIG + step) % (1 << 62))
+        images, labels = batches[step]
+        loss = F.cross_entropy(main_logits(network(images.to(device))), labels.to(device))
+        made.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        made.step()
+        schedule.step()
+
+
+def format_results(rows: Mapping[str, Mapping[str, Json]]) -> str:
+    """A table as in the paper (tables 3 and 4): a row for each method, top-1 accuracy in percent."""
+    head = ["method"]
+    found = {split for results in rows.values() for split in results}
+    splits = [split for split in SPLITS if split in found]
+    for split in splits:
+        head += {"test": ["test, mean", "test, max"], "predefined": list(PREDEFINED)}.get(split, [split])
+    lines = [head]
+    for method, results in rows.items():
+        line = [method]
+        for split in splits:
+            entry = results.get(split)
+            mean = "-" if entry is None else f"{entry['mean']:.1f} +- {entry['stderr']:.1f}"
+            if split == "test":
+                line += [mean, "-" if entry is None else f"{entry['max']:.1f}"]
+            elif split == "predefined":
+                numbers = [f"{value:.1f}" for value in entry["networks"]] if entry is not None else []
+                line += (numbers + ["-"] * len(PREDEFINED))[: len(PREDEFINED)]
+            else:
+                line.append(mean)
+        lines.append(line)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(text.ljust(width) if column == 0 else text.rjust(width) for column, (text, width) in
+                  enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )  # fmt: skip

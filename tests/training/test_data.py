@@ -1,0 +1,151 @@
+"""Image data sets."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ghnfast.vision  # noqa: F401  (first: it makes torchvision importable beside a CPU torch)
+from ghnfast.errors import TrainingError
+from ghnfast.training import load_data
+from ghnfast.training.data import CROP_PADDING, MNIST_STATISTICS, Batches, ImagesInMemory, cropped, stratified
+
+
+def test_mnist5k() -> None:
+    data = load_data("mnist5k", validation=False)
+    assert data.val is None
+    assert (len(data.train), len(data.test), data.num_classes, data.input_shape) == (4000, 1000, 10, (3, 32, 32))
+    images, labels = data.test.batch(range(1000), 0)
+    assert images.shape == (1000, 3, 32, 32)
+    assert labels.bincount().tolist() == [100] * 10
+    pixels = images[:, 0] * MNIST_STATISTICS[1][0] + MNIST_STATISTICS[0][0]
+    assert pixels.min() > -1e-6
+    assert pixels.max() < 1 + 1e-6
+    assert pixels[:, :2].abs().max() < 1e-6  # padded
+    assert torch.equal(images[:, 0], images[:, 1])
+
+
+def test_mnist5k_splits_share_no_image() -> None:
+    data = load_data("mnist5k")
+    assert isinstance(data.train, ImagesInMemory)
+    seen = [{bytes(image.numpy().tobytes()) for image in part.pixels} for part in (data.train, data.val, data.test)]  # type: ignore[union-attr]
+    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[2]
+    assert not seen[1] & seen[2]
+
+
+def test_stratified() -> None:
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    others, held = stratified(labels, 20, 0)
+    assert labels[held].bincount().tolist() == [12, 6, 2]
+    assert sorted([*others.tolist(), *held.tolist()]) == list(range(100))
+    assert not torch.equal(stratified(labels, 20, 1)[1], held)
+
+
+def write_cifar(folder: Path, classes: int, per_file: int) -> np.ndarray:
+    """Tiny files in the format of CIFAR-10 or CIFAR-100; returns the training images (N, 3, 32, 32)."""
+    random = np.random.default_rng(0)
+    label, names = ("labels", [f"data_batch_{i}" for i in range(1, 6)]) if classes == 10 else ("fine_labels", ["train"])
+    folder.mkdir(parents=True)
+    pixels = []
+    for name in [*names, "test_batch" if classes == 10 else "test"]:
+        values = random.integers(0, 256, (per_file, 3072), dtype=np.uint8)
+        entry = {"data": values, label: [int(i % classes) for i in range(per_file)]}
+        (folder / name).write_bytes(pickle.dumps(entry))
+        pixels.append(values.reshape(-1, 3, 32, 32))
+    meta = {"label_names": [str(i) for i in range(classes)], "fine_label_names": [str(i) for i in range(classes)]}
+    (folder / ("batches.meta" if classes == 10 else "meta")).write_bytes(pickle.dumps(meta))
+    return np.concatenate(pixels[:-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "folder"), [("cifar10", 10, "cifar-10-batches-py"), ("cifar100", 100, "cifar-100-python")]
+)
+def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, classes: int, folder: str) -> None:
+    from torchvision.datasets import cifar
+
+    pixels = write_cifar(tmp_path / folder, classes, 20)
+    with pytest.raises(TrainingError, match=rf"{name} cannot be read from .*Dataset not found or corrupted"):
+        load_data(name, tmp_path)  # not the published files
+    monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)
+    data = load_data(name, tmp_path)
+    assert data.num_classes == classes
+    count = len(pixels)
+    assert data.val is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (count - count // 10, count // 10, 20)
+    assert isinstance(data.val, ImagesInMemory)
+    assert np.array_equal(data.val.pixels.numpy(), pixels[count - count // 10 :])  # the last tenth, as published
+    images, _ = data.calibration.batch([0, 1], 0)
+    mean, deviation = (np.array(values).reshape(3, 1, 1) for values in data.calibration.statistics)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(images.numpy(), (pixels[:2] / 255 - mean) / deviation, rtol=1e-5, atol=1e-5)
+
+
+def write_folder(root: Path, parts: dict[str, list[str]], count: int) -> None:
+    random = np.random.default_rng(0)
+    for part, classes in parts.items():
+        for label in classes:
+            (root / part / label).mkdir(parents=True)
+            for number in range(count):
+                values = random.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+                Image.fromarray(values).save(root / part / label / f"{number}.png")
+
+
+def test_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"train": ["a", "b"], "val": ["a", "b"]}, 10)
+    data = load_data("folder", tmp_path, image_size=32)
+    assert data.val is not None
+    assert (len(data.train), len(data.val), len(data.test), data.num_classes) == (18, 2, 20, 2)
+    images, labels = data.train.batch([0, 1, 2], 5)
+    assert images.shape == (3, 3, 32, 32)
+    assert torch.equal(images, data.train.batch([0, 1, 2], 5)[0])
+    assert not torch.equal(images, data.train.batch([0, 1, 2], 6)[0])
+    assert torch.equal(data.test.batch([0], 1)[0], data.test.batch([0], 2)[0])
+    assert labels.dtype == torch.int64
+
+
+def test_folder_with_other_classes(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"train": ["a", "b"], "test": ["a", "c"]}, 2)
+    with pytest.raises(TrainingError, match="has other classes in"):
+        load_data("folder", tmp_path, image_size=32)
+    with pytest.raises(TrainingError, match="imagenet cannot be read from"):
+        load_data("imagenet", tmp_path / "nowhere")
+
+
+def test_crops_are_parts_of_the_padded_image() -> None:
+    images = torch.arange(2 * 3 * 32 * 32, dtype=torch.float32).view(2, 3, 32, 32) + 1
+    found = cropped(images, torch.Generator().manual_seed(3))
+    padded = torch.nn.functional.pad(images, (CROP_PADDING,) * 4)
+    for index in range(2):
+        places = [
+            (down, right)
+            for down in range(2 * CROP_PADDING + 1)
+            for right in range(2 * CROP_PADDING + 1)
+            if torch.equal(padded[index, :, down : down + 32, right : right + 32], found[index])
+        ]
+        assert len(places) == 1
+
+
+def test_batches_are_a_function_of_their_number() -> None:
+    images = ImagesInMemory(
+        torch.randint(256, (10, 3, 32, 32), dtype=torch.uint8), torch.arange(10), MNIST_STATISTICS, crop=True, flip=True
+    )
+    batches = Batches(images, 4, 0)
+    assert batches.per_epoch == 2
+    first, again = batches[5], Batches(images, 4, 0)[5]
+    assert all(map(torch.equal, first, again))
+    epoch = torch.cat([batches[step][1] for step in (4, 5)])
+    assert len(epoch.unique()) == 8
+    assert not torch.equal(epoch, torch.cat([batches[step][1] for step in (0, 1)]))
+    assert not torch.equal(Batches(images, 4, 1)[5][1], first[1])
+
+
+def test_unknown_data() -> None:
+    with pytest.raises(
+        TrainingError, match="the data set is 'mnist'; cifar10, cifar100, imagenet, mnist5k, folder are"
+    ):
+        load_data("mnist")

@@ -1,0 +1,169 @@
+"""Evaluation: accuracies, batch statistics, baselines, and the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import ghnfast
+from ghnfast.cli import main
+from ghnfast.deepnets import DeepNets1M
+from ghnfast.errors import TrainingError
+from ghnfast.training import ImageData, accuracies, baseline, evaluate, format_results, recalibrated
+from ghnfast.training.data import Batches
+
+
+@pytest.fixture(scope="module")
+def ghn() -> ghnfast.GHN:
+    torch.manual_seed(0)
+    return ghnfast.GHN(max_shape=(8, 8, 3, 3), num_classes=10, hid=8).eval()
+
+
+class Biased(nn.Module):
+    """Always of the same opinion: classes in this order."""
+
+    def __init__(self, order: list[int]) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(10).index_put((torch.tensor(order),), torch.arange(10, 0, -1.0)))
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return self.logits.expand(len(images), 10), None
+
+
+def test_accuracies(few_images: ImageData) -> None:
+    """Labels are 0 to 9, and 0 and 1 once more."""
+    network = Biased([1, 2, 3, 4, 5, 6, 7, 8, 9, 0])
+    top1, top5 = accuracies(network, few_images.test, few_images.calibration, batch_size=5)
+    assert (top1, top5) == pytest.approx((100 * 2 / 12, 100 * 6 / 12))
+
+
+def test_predictions_that_are_not_numbers_are_wrong(few_images: ImageData) -> None:
+    network = Biased([1, 2, 3, 4, 5, 6, 7, 8, 9, 0])
+    network.logits.data[1] = float("nan")
+    top1, _ = accuracies(network, few_images.test, few_images.calibration)
+    assert top1 == pytest.approx(100 / 12)  # class 2 is next
+
+
+def normalized_network() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+
+
+def test_statistics_of_batches_leave_the_running_ones(few_images: ImageData) -> None:
+    network = normalized_network()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    first = accuracies(network, few_images.test, few_images.calibration, "batch", 6)
+    network[1].running_mean.fill_(1e6)
+    assert accuracies(network, few_images.test, few_images.calibration, "batch", 6) == first
+    network[1].running_mean.fill_(0)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network[1].track_running_stats
+
+
+@pytest.mark.parametrize("tracks", [True, False])
+def test_recalibrated_statistics_are_means_over_batches(few_images: ImageData, tracks: bool) -> None:
+    network = normalized_network()
+    if not tracks:
+        network[1] = nn.BatchNorm2d(4, track_running_stats=False)
+    batches = Batches(few_images.calibration, 4, 0)
+    found = recalibrated(network, batches, count=3)
+    with torch.no_grad():
+        features = [network[0](batches[number][0]) for number in range(3)]
+    mean = torch.stack([feature.mean((0, 2, 3)) for feature in features]).mean(0)
+    variance = torch.stack([feature.var((0, 2, 3)) for feature in features]).mean(0)
+    torch.testing.assert_close(found[1].running_mean, mean)
+    torch.testing.assert_close(found[1].running_var, variance)
+    assert network[1].running_mean is None or torch.equal(network[1].running_mean, torch.zeros(4))
+    assert not found[1].training
+
+
+@pytest.mark.parametrize("batch_statistics", ["batch", "recalibrated"])
+def test_evaluation(few_images: ImageData, ghn: ghnfast.GHN, batch_statistics: str) -> None:
+    counted: list[int] = []
+    options: dict[str, Any] = {"limit": 2, "batch_statistics": batch_statistics, "batch_size": 6}
+    found = evaluate(ghn, few_images, ["test", "bnfree"], progress=counted.append, **options)
+    assert list(found) == ["test", "bnfree"]
+    assert counted == [1] * 4
+    result = found["test"]
+    item = DeepNets1M("test")[1]
+    network = ghn.predict(item.build(), graph=item.graph)
+    wanted = accuracies(network, few_images.test, few_images.calibration, batch_statistics, 6)
+    assert result["networks"][1] == wanted[0]
+    assert result["n"] == 2
+    assert result["mean"] == pytest.approx(sum(result["networks"]) / 2)
+    assert result["max"] == max(result["networks"]) == result["networks"][result["best"]]
+    assert result["stderr"] == pytest.approx(abs(result["networks"][0] - result["networks"][1]) / 2)
+
+
+def test_a_baseline_learns(few_images: ImageData) -> None:
+    """The dozen images that it is trained on."""
+    result = baseline(few_images, ["test"], limit=1, optimizer="adam", steps=12, batch_size=12)["test"]
+    assert result["mean"] > 50
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"splits": ["testing"]},
+            "the split is 'testing'; val, test, search, wide, deep, dense, bnfree, predefined are",
+        ),
+        ({"splits": ["train"]}, "the split is 'train'"),
+        ({"limit": 0}, "limit is 0: the splits would be empty"),
+        ({"batch_statistics": "running"}, "batch_statistics is 'running'; 'batch' and 'recalibrated' are accepted"),
+    ],
+)
+def test_bad_input(few_images: ImageData, ghn: ghnfast.GHN, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        evaluate(ghn, few_images, **changes)
+
+
+def test_other_classes(few_images: ImageData) -> None:
+    with pytest.raises(TrainingError, match="the GHN is for 7 classes, and few has 10; the same is accepted"):
+        evaluate(ghnfast.GHN(max_shape=(8, 8, 3, 3), num_classes=7, hid=8), few_images)
+
+
+def test_baselines_need_a_length(few_images: ImageData) -> None:
+    with pytest.raises(TrainingError, match="steps is 0 and epochs is 0; one positive number is accepted"):
+        baseline(few_images)
+    with pytest.raises(TrainingError, match="the optimizer is 'lion'; 'sgd' and 'adam' are accepted"):
+        baseline(few_images, optimizer="lion", steps=1)
+
+
+def test_table() -> None:
+    entry = {"mean": 50.0, "stderr": 1.25, "max": 60.0, "networks": [40.0, 60.0]}
+    text = format_results({"GHN-2": {"test": entry, "wide": entry, "predefined": entry}, "SGD": {"test": entry}})
+    head, first, second = (line.split() for line in text.splitlines())
+    assert head == ["method", "test,", "mean", "test,", "max", "wide", "resnet50", "ViT"]
+    assert first == ["GHN-2", "50.0", "+-", "1.2", "60.0", "50.0", "+-", "1.2", "40.0", "60.0"]
+    assert second == ["SGD", "50.0", "+-", "1.2", "60.0", "-", "-", "-"]
+
+
+def test_command(
+    tmp_path: Path,
+    ghn: ghnfast.GHN,
+    few_images: ImageData,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ghn.save(tmp_path / "ghn.safetensors")
+    monkeypatch.setattr("ghnfast.cli.load_data", lambda *_, **__: few_images)
+    out = tmp_path / "results.json"
+    arguments = ["--ghn", str(tmp_path / "ghn.safetensors"), "--split", "bnfree", "--limit", "2", "--json", str(out)]
+    assert main(["evaluate", *arguments]) == 0
+    results = json.loads(out.read_text())
+    assert results["bnfree"]["n"] == 2
+    assert {"mean", "stderr", "max"} <= results["bnfree"].keys()
+    assert "bnfree" in capsys.readouterr().out
+    shorter = ["--split", "bnfree", "--limit", "1", "--batch-size", "12"]
+    assert main(["evaluate", "--baseline", "sgd", "--steps", "1", *shorter]) == 0
+    assert "sgd, 1 steps" in capsys.readouterr().out
+    assert main(["evaluate", *arguments[:2], "--split", "none"]) == 2
+    assert "the split is 'none'" in capsys.readouterr().err
+    assert main(["train", "--out", str(tmp_path / "run"), "data"]) == 2
+    assert "'data' was given; NAME=VALUE is accepted" in capsys.readouterr().err

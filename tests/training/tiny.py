@@ -1,0 +1,25 @@
+"""The configuration of runs that take seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ghnfast.training import TrainConfig, make_config
+
+TINY = {
+    "data": "mnist5k",
+    "batch_size": 4,
+    "meta_batch": 3,
+    "num_ch": (8, 8),
+    "fc_dim": (8, 8),
+    "max_shape": (8, 8, 3, 3),
+    "hid": 8,
+    "steps": 6,
+    "schedule": "cosine",
+    "log_every": 1,
+    "save_every": 2,
+}
+
+
+def tiny_config(**changes: Any) -> TrainConfig:
+    return make_config({**TINY, **changes})
