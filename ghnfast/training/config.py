@@ -30,10 +30,12 @@ class TrainConfig:
     Networks: `meta_batch` of them per image batch, together of at most `max_nodes` nodes (the last are left out);
     `networks`, how many of the train split; `num_ch` and `fc_dim`, see `DeepNets1M`.
     GHN: the arguments of `ghnfast.GHN`; `init`, a checkpoint to start from.
-    Optimization: Adam with `lr`, `weight_decay`, gradients clipped to the norm `grad_clip`; `steps` in all, or `epochs`
-    over the images; `schedule` "step" (times `gamma` at each of `milestones`, shares of all steps), "cosine" (to zero)
-    or "constant"; `warmup` steps of linear rise. `label_smoothing`; `predicted_decay`, a penalty on the norm of each
-    predicted tensor. `amp`: the dtype of autocast for the networks.
+    Optimization: Adam with `lr`, `weight_decay`, gradients clipped to the norm `grad_clip`; `network_clip`, if not 0,
+    is the largest norm that one network's gradient of its parameters keeps, so that a network that explodes (one in
+    thirty has no normalization) does not decide a step. `steps` in all, or `epochs` over the images; `schedule` "step"
+    (times `gamma` at each of `milestones`, shares of all steps), "cosine" (to zero) or "constant"; `warmup` steps of
+    linear rise. `label_smoothing`; `predicted_decay`, a penalty on the norm of each predicted tensor. `amp`: the dtype
+    of autocast for the networks.
     Run: `seed`; `device`; `max_skipped`, the steps in a row without a finite loss that end the run; `log_every` and
     `save_every` steps; `tensorboard`.
     """
@@ -58,6 +60,7 @@ class TrainConfig:
     lr: float = 1e-3
     weight_decay: float = 1e-5
     grad_clip: float = 5.0
+    network_clip: float = 0.0
     steps: int = 0
     epochs: int = 300
     schedule: str = "step"
@@ -80,7 +83,7 @@ class TrainConfig:
         )
         for name in positive:
             require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
-        for name in ("weight_decay", "warmup", "predicted_decay", "steps", "epochs", "workers", "seed"):
+        for name in ("weight_decay", "network_clip", "warmup", "predicted_decay", "steps", "epochs", "workers", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.steps > 0 or self.epochs > 0, "steps", self.steps, "a positive number, or epochs,")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 or more, below 1,")

@@ -125,6 +125,8 @@ class Trainer:
                 logits = run_network(network.train(), parameters, images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
             self.scaler.scale(loss / batch.total).backward()
+            if self.config.network_clip:
+                clip(list(parameters.values()), self.scaler.get_scale() * self.config.network_clip / batch.total)
             losses.append(loss.detach())
             correct.append((logits.detach().argmax(1) == labels).float().mean())
         result.losses = torch.stack(losses).tolist() if losses else []
@@ -224,6 +226,16 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.skipped, self.out_of_memory = state["step"], state["skipped"], state["out_of_memory"]
         self.all_skipped = state["all_skipped"]
+
+
+def clip(leaves: Sequence[Tensor], limit: float) -> None:
+    """Scale gradients down to this norm; none is left of those that are not finite."""
+    grads = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    norm = torch.stack(torch._foreach_norm(grads)).norm()
+    if bool(torch.isfinite(norm)):
+        torch._foreach_mul_(grads, (limit / norm.clamp(min=1e-12)).clamp(max=1.0))
+    else:
+        torch._foreach_zero_(grads)
 
 
 def is_finite(number: float) -> bool:

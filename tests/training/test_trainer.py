@@ -215,6 +215,27 @@ def test_penalty_on_predicted_tensors(few_images: ImageData) -> None:
         torch.testing.assert_close(decayed - plain, expected, rtol=1e-3, atol=1e-4 * float(1 + expected.abs().max()))
 
 
+@pytest.mark.parametrize("factor", [1e-3, 1e3, float("inf")])
+def test_no_network_outweighs_the_others(few_images: ImageData, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network whose gradients are so many times larger."""
+    trainer, images, labels, batch = make_trainer(few_images, network_clip=0.01)
+    seen: list[float] = []
+
+    def clipped(leaves: Any, limit: float) -> None:
+        grads = [leaf.grad for leaf in leaves if leaf.grad is not None]
+        for grad in grads:
+            grad *= factor if not seen else 1.0
+        trainer_module_clip(leaves, limit)
+        assert all(torch.isfinite(grad).all() for grad in grads)
+        seen.append(float(torch.stack([grad.norm() for grad in grads]).norm()) / limit)
+
+    trainer_module_clip = trainer_module.clip
+    monkeypatch.setattr(trainer_module, "clip", clipped)
+    trainer.train_step(images, labels, batch)
+    assert seen[1:] == pytest.approx([1.0] * (batch.total - 1), rel=1e-3)
+    assert seen[0] < 1 if factor == 1e-3 else seen[0] == pytest.approx(0.0 if factor == float("inf") else 1.0, rel=1e-3)
+
+
 def test_mixed_precision_trains(few_images: ImageData) -> None:
     results = []
     for amp in ("none", "bfloat16"):
