@@ -48,7 +48,7 @@ sanitize-%: setup
 # implementation is measured beside ours where PYTHONPATH has it (ppuda and what it needs).
 bench: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt matplotlib
-	for part in models scaling candidates deepnets precision; do \
+	for part in models scaling candidates deepnets precision training; do \
 		$(BIN)/python -m pytest bench/test_$$part.py --benchmark-json=bench/results/cpu-$$part.json || exit 1; \
 	done
 	if $(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("ppuda") is None)'; then \

@@ -128,6 +128,21 @@ def precision_text() -> str:
     )
 
 
+def training_text() -> str:
+    ratios = {entry["name"]: entry["ratio"] for entry in named_entries("training")}
+    text = (
+        f"A training step (sampling, prediction, networks, backward, update) takes {ratios['test_step']:.2f} times as long "
+        "as the same networks' own forward and backward passes"
+    )
+    if "test_reference_step" in ratios:
+        text += f"; the published trainer {ratios['test_reference_step']:.2f} times"
+    return f"{text} ({machine('training')})."
+
+
+def named_entries(part: str) -> list[Json]:
+    return [{"name": entry["name"], **entry["extra_info"]} for entry in read(part)["benchmarks"]]
+
+
 def gpu_text() -> str:
     """A table for each GPU that was measured."""
     parts = []
@@ -199,6 +214,7 @@ def main() -> None:
         scaling_text() + "\n",
         deepnets_text() + "\n",
         statistics_table() + "\n",
+        training_text() + "\n",
         gpu_text() + "\n",
         precision_text() + "\n",
         END,

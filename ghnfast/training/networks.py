@@ -50,7 +50,8 @@ class MetaBatches:
     def per_epoch(self) -> int:
         return max(len(self.dataset) // self.size, 1)
 
-    def __getitem__(self, step: int) -> MetaBatch:
+    def chosen(self, step: int) -> list[int]:
+        """The indices of the networks of a step, of all processes."""
         epoch, number = divmod(step, self.per_epoch)
         order = shuffled(len(self.dataset), self.seed, epoch)
         chosen: list[int] = []
@@ -60,6 +61,10 @@ class MetaBatches:
             if chosen and nodes > self.max_nodes:
                 break
             chosen.append(index)
+        return chosen
+
+    def __getitem__(self, step: int) -> MetaBatch:
+        chosen = self.chosen(step)
         places = list(range(self.rank, len(chosen), self.world_size))
         items = [self.dataset[chosen[place]] for place in places]
         return MetaBatch(
