@@ -131,8 +131,8 @@ def precision_text() -> str:
 def training_text() -> str:
     ratios = {entry["name"]: entry["ratio"] for entry in named_entries("training")}
     text = (
-        f"A training step (sampling, prediction, networks, backward, update) takes {ratios['test_step']:.2f} times as long "
-        "as the same networks' own forward and backward passes"
+        f"A training step (sampling, prediction, networks, backward, update) takes {ratios['test_step']:.2f} times as "
+        "long as the same networks' own forward and backward passes"
     )
     if "test_reference_step" in ratios:
         text += f"; the published trainer {ratios['test_reference_step']:.2f} times"
