@@ -35,6 +35,7 @@ STORED = 1 << 16
 # With 168 registers a thread, which is enough not to spill (tests/kernels/test_compile.py), a multiprocessor runs three
 # programs.
 OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 168}
+ROUNDING_OPTIONS = {**OPTIONS, "maxnreg": 200}  # rounding operands takes more: two programs
 
 # The columns of the table of targets: `Target` of ghnfast.ops.decode; the bits of the scale, a float64; where it is
 # written: the address, or the first element where all targets share memory, the dtype's number in `POINTERS`, and the
@@ -467,7 +468,7 @@ def launch(
         decode_kernel[(len(tables.items),)](
             hidden, weight, bias, blocks, flat, tables.targets, tables.items, status, width, weight.shape[1],
             *blocks_for(width), GIVEN_TILE, REPEATS, KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, is_flat, precision,
-            not hidden.is_cuda, **OPTIONS,
+            not hidden.is_cuda, **(OPTIONS if precision == "float32" else ROUNDING_OPTIONS),
         )  # fmt: skip
 
 
