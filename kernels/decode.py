@@ -127,8 +127,8 @@ def rounded_to_tf32(x):
 
 @triton.jit
 def share_of(repeats, part, parts):
-    """The repeats up to this part of so many."""
-    return (repeats.to(tl.int64) * part // parts).to(tl.int32)
+    """The repeats up to this part of so many; no product that could overflow."""
+    return repeats // parts * part + tl.minimum(part, repeats % parts)
 
 
 @triton.jit
