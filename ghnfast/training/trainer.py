@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,35 @@ class StepResult:
     skipped: str = ""
 
 
+class Stopwatch:
+    """The time that parts of a step take: on a GPU the device's, which the host is ahead of."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_cuda = device.type == "cuda"
+        self.spans: list[tuple[Any, Any]] = []
+
+    def mark(self) -> Any:
+        if not self.is_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        start = self.mark()
+        yield
+        self.spans.append((start, self.mark()))
+
+    def read(self) -> float:
+        """Seconds since it was last read."""
+        spans, self.spans = self.spans, []
+        if not self.is_cuda:
+            return sum(end - start for start, end in spans)
+        torch.cuda.synchronize()
+        return sum(start.elapsed_time(end) for start, end in spans) / 1e3
+
+
 @dataclass
 class Trainer:
     """A GHN, its optimizer, and one step of training.
@@ -71,8 +100,10 @@ class Trainer:
     all_skipped: int = 0
     optimizer: torch.optim.Optimizer = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
+    watch: Stopwatch = field(init=False)
 
     def __post_init__(self) -> None:
+        self.watch = Stopwatch(self.device)
         self.optimizer = torch.optim.Adam(self.weights, self.config.lr, weight_decay=self.config.weight_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.amp == "float16")
 
@@ -106,18 +137,19 @@ class Trainer:
                 torch.cuda.empty_cache()
         self.finish(result, reason)
         self.step += 1
+        result.ghn_seconds = self.watch.read()
         result.seconds = time.perf_counter() - start
         return result
 
     def backward(self, images: Tensor, labels: Tensor, batch: MetaBatch, result: StepResult) -> None:
         """Losses and gradients of this process's networks."""
-        start = self.now()
         # Networks run one after the other and release what they needed; the GHN's graph waits for all their gradients.
-        predicted = self.ghn(batch.graphs) if batch.graphs else []
-        leaves = [
-            {name: value.detach().requires_grad_() for name, value in parameters.items()} for parameters in predicted
-        ]
-        result.ghn_seconds += self.now() - start
+        with self.watch.running():
+            predicted = self.ghn(batch.graphs) if batch.graphs else []
+            leaves = [
+                {name: value.detach().requires_grad_() for name, value in parameters.items()}
+                for parameters in predicted
+            ]
         losses, correct = [], []
         for network, parameters, place in zip(batch.networks, leaves, batch.places, strict=True):
             torch.manual_seed((self.config.seed * BIG + self.step * BIG + place) % (1 << 62))  # dropout
@@ -131,17 +163,16 @@ class Trainer:
             correct.append((logits.detach().argmax(1) == labels).float().mean())
         result.losses = torch.stack(losses).tolist() if losses else []
         result.top1 = 100 * float(torch.stack(correct).sum()) if correct else 0.0
-        if not all(map(torch.isfinite, losses)):
+        if not all(map(is_finite, result.losses)):
             return
-        start = self.now()
-        pairs = [
-            (value, self.gradient(leaf))
-            for parameters, own in zip(predicted, leaves, strict=True)
-            for value, leaf in zip(parameters.values(), own.values(), strict=True)
-        ]
-        values = [value for value, grad in pairs if grad is not None]
-        torch.autograd.backward(values, [grad for _, grad in pairs if grad is not None])
-        result.ghn_seconds += self.now() - start
+        with self.watch.running():
+            pairs = [
+                (value, self.gradient(leaf))
+                for parameters, own in zip(predicted, leaves, strict=True)
+                for value, leaf in zip(parameters.values(), own.values(), strict=True)
+            ]
+            values = [value for value, grad in pairs if grad is not None]
+            torch.autograd.backward(values, [grad for _, grad in pairs if grad is not None])
 
     def gradient(self, leaf: Tensor) -> Tensor | None:
         """The gradient of a predicted tensor, with that of the penalty on its norm."""
@@ -168,9 +199,8 @@ class Trainer:
             self.skip(result, "a loss is not finite", self.skipped, self.config.max_skipped)
         else:
             self.skipped = self.out_of_memory = 0
-            start = self.now()
-            self.update()
-            result.ghn_seconds += self.now() - start
+            with self.watch.running():
+                self.update()
 
     def skip(self, result: StepResult, reason: str, count: int, limit: int) -> None:
         result.skipped = reason
@@ -200,9 +230,6 @@ class Trainer:
         if self.config.amp == "none":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.config.amp))
-
-    def now(self) -> float:
-        return time.perf_counter()
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
