@@ -152,7 +152,7 @@ class Trainer:
             ]
         losses, correct = [], []
         for network, parameters, place in zip(batch.networks, leaves, batch.places, strict=True):
-            torch.manual_seed((self.config.seed * BIG + self.step * BIG + place) % (1 << 62))  # dropout
+            torch.manual_seed(((self.config.seed * BIG + self.step) * BIG + place) % (1 << 62))  # dropout
             with self.autocast():
                 logits = run_network(network.train(), parameters, images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
@@ -198,9 +198,13 @@ class Trainer:
             self.skipped += 1
             self.skip(result, "a loss is not finite", self.skipped, self.config.max_skipped)
         else:
-            self.skipped = self.out_of_memory = 0
             with self.watch.running():
-                self.update()
+                updated = self.update()
+            if updated:
+                self.skipped = self.out_of_memory = 0
+            else:
+                self.skipped += 1
+                self.skip(result, "a gradient is not finite", self.skipped, self.config.max_skipped)
 
     def skip(self, result: StepResult, reason: str, count: int, limit: int) -> None:
         result.skipped = reason
@@ -211,7 +215,8 @@ class Trainer:
                 "warmup or a smaller meta_batch may help; the last checkpoint is as it was"
             )
 
-    def update(self) -> None:
+    def update(self) -> bool:
+        """Whether gradients were finite, or are the business of the scaler, which tries a smaller scale."""
         for weight in self.weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
@@ -222,9 +227,12 @@ class Trainer:
             for weight, part in zip(self.weights, parts, strict=True):
                 weight.grad = part.view_as(weight)
         self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.weights, self.config.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.grad_clip)
+        if not self.scaler.is_enabled() and not bool(torch.isfinite(norm)):
+            return False
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return True
 
     def autocast(self) -> AbstractContextManager[Any]:
         if self.config.amp == "none":

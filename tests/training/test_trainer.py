@@ -158,6 +158,8 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         logits = run_network(network, parameters, images)
         if state["what"] == "nan":
             return logits * float("nan")
+        if state["what"] == "gradient":
+            logits.register_hook(lambda grad: grad * float("inf"))
         if isinstance(state["what"], Exception):
             raise state["what"]
         return logits
@@ -181,6 +183,18 @@ def test_a_loss_that_is_not_finite_skips_the_step(few_images: ImageData, broken:
     trainer.train_step(images, labels, batch)
     with pytest.raises(TrainingError, match=r"2 steps in a row had no update \(a loss is not finite\)"):
         trainer.train_step(images, labels, batch)
+
+
+def test_a_gradient_that_is_not_finite_skips_the_step(few_images: ImageData, broken: dict[str, Any]) -> None:
+    trainer, images, labels, batch = make_trainer(few_images)
+    broken["what"] = "gradient"
+    before = weights_of(trainer)
+    result = trainer.train_step(images, labels, batch)
+    assert result.skipped == "a gradient is not finite"
+    assert all(map(torch.equal, before, weights_of(trainer)))
+    broken["what"] = None
+    assert not trainer.train_step(images, labels, batch).skipped
+    assert all(torch.isfinite(weight).all() for weight in trainer.weights)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
