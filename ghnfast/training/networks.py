@@ -75,6 +75,9 @@ class MetaBatches:
 def ahead(source: Any, start: int, stop: int, depth: int = 2) -> Iterator[Any]:
     """source[start], ..., source[stop - 1]; the next ones are made in a thread while one is in use."""
     with ThreadPoolExecutor(1) as pool:
+        threads = torch.get_num_threads()
+        pool.submit(use_one_thread).result()
+        torch.set_num_threads(threads)
         waiting = [pool.submit(source.__getitem__, step) for step in range(start, min(start + depth, stop))]
         try:
             for step in range(start, stop):
@@ -85,6 +88,15 @@ def ahead(source: Any, start: int, stop: int, depth: int = 2) -> Iterator[Any]:
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def use_one_thread() -> None:
+    """A second team of OpenMP threads would wait busily beside the first, and take the cores from it: half the speed.
+
+    A thread takes the number over at its first parallel operation.
+    """
+    torch.set_num_threads(1)
+    torch.zeros(1 << 20).add_(1)
 
 
 def run_network(network: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
