@@ -13,7 +13,8 @@ from operator import index as as_index
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import Dataset, Sampler
 
 from .. import _C
@@ -99,7 +100,7 @@ class DeepNet:
         classes = self.num_classes if num_classes is None else num_classes
         if not light:
             return self.make(classes, options)
-        with torch.device("meta"):
+        with WithoutMemory():
             network = self.make(classes, options)
         for module in network.modules():
             for name, buffer in module.named_buffers(recurse=False):
@@ -113,6 +114,21 @@ class DeepNet:
             return make_resnet50(num_classes, self.large_images, options)
         settings = {"is_imagenet_input": self.large_images, **self.args, **options}
         return Network(genotype=self.genotype, num_classes=num_classes, **settings)
+
+
+FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.tensor, torch.rand, torch.randn, torch.arange}
+INITIALIZERS = {Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_}
+
+
+class WithoutMemory(TorchFunctionMode):
+    """Within it, new tensors are on the meta device, and are not initialized: on that device, too, it takes time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in INITIALIZERS and args[0].is_meta:
+            return args[0]
+        if func in FACTORIES and (kwargs is None or kwargs.get("device") is None):
+            kwargs = {**(kwargs or {}), "device": "meta"}
+        return func(*args, **(kwargs or {}))
 
 
 def make_resnet50(num_classes: int, large_images: bool, options: dict[str, Any]) -> nn.Module:
