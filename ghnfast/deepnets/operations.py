@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -180,8 +181,7 @@ class SelfAttention(nn.Module):
     """A transformer block over the pixels, ``(N, C, H, W) -> (N, C, H/stride, W/stride)``.
 
     ``y = x + to_out(softmax(q k^T / sqrt(d)) v)`` with ``q, k, v = to_qkv(ln1(x))`` in 8 heads of ``d = C // 8``
-    channels, then ``y + ff(ln2(y))`` (Dosovitskiy et al., Equations 2 and 3). The softmax is spelled out and not the
-    fused call, so that a trace of the network shows it.
+    channels, then ``y + ff(ln2(y))`` (Dosovitskiy et al., Equations 2 and 3).
 
     Raises:
         ValueError: fewer channels than heads.
@@ -212,9 +212,9 @@ class SelfAttention(nn.Module):
         query, key, value = (
             part.unflatten(2, (self.HEADS, -1)).transpose(1, 2) for part in self.to_qkv(tokens).chunk(3, dim=-1)
         )
-        weights = (query @ key.transpose(-2, -1) * self.scale).softmax(dim=-1)
-        output: Tensor = (weights @ value).transpose(1, 2).flatten(2)
-        return output
+        # Fused: spelled out, its matrices of tokens by tokens took two thirds of the time of training on the CPU.
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
+        return mixed.transpose(1, 2).flatten(2)
 
 
 def _every(stride: int, images: Tensor) -> Tensor:

@@ -290,7 +290,7 @@ def test_errors_in_what_is_made_ahead_are_raised() -> None:
 
 
 def test_another_configuration_does_not_go_on(whole_run: Path) -> None:
-    with pytest.raises(TrainingError, match=r"has lr = 0.001, and 0.5 was given; the same, or another folder"):
+    with pytest.raises(TrainingError, match=r"has lr = 0.0001, and 0.5 was given; the same, or another folder"):
         train(tiny_config(lr=0.5), whole_run)
 
 
