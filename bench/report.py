@@ -1,4 +1,4 @@
-"""Writes the README's tables and docs/speed.svg from bench/results/*.json."""
+"""Writes the README's tables, docs/speed.svg and docs/learning.svg from what was measured and logged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,20 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 README = ROOT / "README.md"
 PLOT = ROOT / "docs" / "speed.svg"
+LEARNING = ROOT / "docs" / "learning.svg"
+LOGS = {"GHN-2": ROOT / "ghnfast" / "default" / "log.jsonl", "GHN-1": RESULTS / "training-ghn1.jsonl",
+        "MLP": RESULTS / "training-mlp.jsonl"}  # fmt: skip
 BEGIN, END = "<!-- bench: made by `make bench` -->", "<!-- /bench -->"
+ACCURACY_BEGIN, ACCURACY_END = "<!-- accuracy: made by bench/report.py -->", "<!-- /accuracy -->"
+METHODS = {
+    "ghn2": "GHN-2, the default",
+    "ghn1": "GHN-1",
+    "mlp": "MLP",
+    "sgd1": "SGD, 1 epoch",
+    "sgd5": "SGD, 5 epochs",
+    "sgd50": "SGD, 50 epochs",
+}
+ACCURACY_SPLITS = ("test", "wide", "deep", "dense", "bnfree")
 SHOWN = ("resnet50", "densenet121", "vgg16", "mobilenet_v3_large", "efficientnet_b0", "squeezenet1_1", "convnext_tiny")
 
 Json = dict[str, Any]
@@ -183,6 +196,53 @@ def gpu_text() -> str:
     )
 
 
+def accuracy_text() -> str:
+    """Top-1 accuracy by method and split, in the layout of the paper's tables 3 and 4."""
+    rows, about = [], []
+    for key, title in METHODS.items():
+        file = RESULTS / f"accuracy-{key}.json"
+        if not file.exists():
+            continue
+        found: Json = json.loads(file.read_text())
+        cells = [accuracy_cell(found.get(split)) for split in ACCURACY_SPLITS]
+        best = f"{found['test']['max']:.1f}" if "test" in found else "-"
+        known = [f"{value:.1f}" for value in found.get("predefined", {}).get("networks", ())] or ["-", "-"]
+        seconds = f"{found['test']['seconds']:.3g}" if "test" in found else "-"
+        rows.append([title, cells[0], best, *cells[1:], *known, seconds])
+        about += [result["about"] for result in found.values()]
+    head = ["", "test, mean", "test, best", *ACCURACY_SPLITS[1:], "ResNet-50", "ViT", "seconds a network"]
+    machines = ", ".join(sorted({each["machine"] for each in about}))
+    return (
+        f"{table(head, rows)}\n\nTop-1 accuracy in percent on 1,000 test digits of `mnist5k`, mean and standard error "
+        "over the networks of a split (n of them), none of which a GHN has seen; batch statistics of each batch, as in "
+        f"the paper. The last column is the time to predict, or to train, one network of the test split ({machines})."
+    )
+
+
+def accuracy_cell(result: Json | None) -> str:
+    return "-" if result is None else f"{result['mean']:.1f} +- {result['stderr']:.1f} (n {result['n']})"
+
+
+def draw_learning() -> None:
+    """Accuracy on training networks and images against steps, from the logs of the runs."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "ghnfast"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for name, file in LOGS.items():
+        if file.exists():
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            axes.plot([line["step"] for line in lines], [line["top1"] for line in lines], label=name, linewidth=1)
+    axes.set(xlabel="step", ylabel="top-1 accuracy (%)", ylim=(0, 100))
+    axes.set_title("Training networks on training digits, means since the last line of the log", fontsize=10)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(LEARNING, metadata={"Date": None})
+
+
 def draw() -> None:
     """Time against parameters, of every model that the published implementation can predict."""
     import matplotlib
@@ -219,12 +279,16 @@ def main() -> None:
         precision_text() + "\n",
         END,
     ]
+    accuracy = [f"{ACCURACY_BEGIN}\n", accuracy_text() + "\n", ACCURACY_END]
     text = README.read_text()
-    new, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: "\n".join(parts), text, flags=re.S)
-    assert count == 1, f"{README} has no place for the tables"
-    README.write_text(new)
+    for begin, end, lines in ((BEGIN, END, parts), (ACCURACY_BEGIN, ACCURACY_END, accuracy)):
+        place = f"{re.escape(begin)}.*?{re.escape(end)}"
+        text, count = re.subn(place, lambda _, lines=lines: "\n".join(lines), text, flags=re.S)  # type: ignore[misc]
+        assert count == 1, f"{README} has no place for {begin}"
+    README.write_text(text)
     if "--without-plot" not in sys.argv:
         draw()
+        draw_learning()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ LARGE = ("resnet50", "convnext_tiny", "wide_resnet50_2", "vit_b_16", "vgg16")  #
 
 @pytest.fixture(scope="module")
 def gpu_ghn() -> ghnfast.GHN:
-    return ghnfast.load("untrained", device="cuda")
+    return ghnfast.GHN().eval().cuda()
 
 
 def finished(function: Stage) -> Stage:

@@ -37,7 +37,7 @@ def test_model(benchmark: Any, ghn: ghnfast.GHN, name: str) -> None:
 FIRST = """
 import sys, ghnfast, ghnfast.vision, torchvision
 from ghnfast.profiling import extra_memory
-model, ghn = torchvision.models.get_model(sys.argv[1], weights=None), ghnfast.load("untrained")
+model, ghn = torchvision.models.get_model(sys.argv[1], weights=None), ghnfast.GHN().eval()
 print(extra_memory(lambda: ghn.run(model, None, None, None, True, False)))
 """
 

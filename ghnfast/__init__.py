@@ -8,7 +8,7 @@
 
 from importlib.metadata import version
 
-from .errors import CheckpointError, DatasetError, GhnfastError, PredictError, TraceError, UntrainedWarning
+from .errors import CheckpointError, DatasetError, DomainWarning, GhnfastError, PredictError, TraceError
 from .graph import ArchGraph
 from .nn import GHN
 from .nn.slots import Report
@@ -22,11 +22,11 @@ __all__ = [
     "ArchGraph",
     "CheckpointError",
     "DatasetError",
+    "DomainWarning",
     "GhnfastError",
     "PredictError",
     "Report",
     "TraceError",
-    "UntrainedWarning",
     "__version__",
     "load",
     "predict",

@@ -5,7 +5,8 @@ Two formats hold the same thing, the constructor arguments of a GHN and its weig
 - the published layout, ``.pt`` or ``.pth``: ``torch.save({"state_dict": ..., "config": ..., "epoch": ...})``, read with
   ``weights_only=True``, so that nothing in the file is ever run;
 - ``.safetensors``: the configuration as JSON in the metadata key ``ghnfast_config``, beside ``ghnfast_format`` (the
-  version of this layout, "1") and, where it is known, ``ghnfast_epoch``.
+  version of this layout, "1") and, where they are known, ``ghnfast_epoch`` and ``ghnfast_trained_on`` (JSON: the name
+  of the images and the shape of one; ``trained_on`` in the other format).
 
 This module knows files and names; it does not know the GHN class, which imports it.
 """
@@ -57,7 +58,8 @@ _ACCEPTED = (
 )
 
 
-UNTRAINED = "untrained"  # the name of the GHN that needs no file: see ghnfast.load
+DEFAULT = "ghn2-mnist5k"  # the GHN that comes with the package
+_DEFAULT_FILE = Path(__file__).parent / "default" / f"{DEFAULT}.safetensors"
 
 
 class PublishedFile(NamedTuple):
@@ -79,6 +81,13 @@ PUBLISHED: Mapping[str, PublishedFile] = MappingProxyType(
 )
 
 
+class TrainedOn(NamedTuple):
+    """The images that a GHN was trained on: their name, and the shape (channels, height, width) of one."""
+
+    data: str
+    input_shape: tuple[int, int, int]
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A GHN as a file holds it.
@@ -88,12 +97,14 @@ class Checkpoint:
         state_dict: the weights by name, on the CPU when they were read from a file.
         source: where it was read from, for messages.
         epoch: the epoch it was saved after, counted from 0, where it is known.
+        trained_on: what it was trained on, where it is known.
     """
 
     config: dict[str, Any]
     state_dict: dict[str, torch.Tensor] = field(repr=False)
     source: str
     epoch: int | None = None
+    trained_on: TrainedOn | None = None
 
 
 # ---------------------------------------------------------------------------------------------- names to files
@@ -118,12 +129,15 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     """The file that a source stands for.
 
     Args:
-        source: a name from ``PUBLISHED``, whose file is downloaded into ``cache_folder()`` on first use and verified
-            on every use; or the path of an existing file. A name wins over a file of that name ("./NAME" is the file).
+        source: ``DEFAULT``, which comes with the package; a name from ``PUBLISHED``, whose file is downloaded into
+            ``cache_folder()`` on first use and verified on every use; or the path of an existing file. A name wins over
+            a file of that name ("./NAME" is the file).
 
     Raises:
         CheckpointError: neither a name nor a file; or the file could not be downloaded or verified.
     """
+    if source == DEFAULT:
+        return _DEFAULT_FILE
     if isinstance(source, str) and source in PUBLISHED:
         return _cached(source)
     if not isinstance(source, (str, os.PathLike)):
@@ -138,14 +152,14 @@ def resolve(source: str | os.PathLike[str]) -> Path:
 
 
 def _names() -> str:
-    names = ", ".join((*PUBLISHED, UNTRAINED))
+    names = ", ".join((DEFAULT, *PUBLISHED))
     return f"names: {names}; the path of a checkpoint file is accepted too"
 
 
 def _suggestion(given: str) -> str:
-    """The published name that is nearly what was given, or whose file's name was given, as a question; else nothing."""
+    """The known name that is nearly what was given, or whose file's name was given, as a question; else nothing."""
     stem = os.path.basename(given).lower().replace("_", "-").removesuffix(".pt")
-    close = difflib.get_close_matches(stem, PUBLISHED, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(stem, (DEFAULT, *PUBLISHED), n=1, cutoff=0.7)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
@@ -264,7 +278,7 @@ def _read_published(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"the checkpoint {path} has no {_list(missing)} (it has {_list(data) or 'no keys'}); {_ACCEPTED}"
         )
-    return _checked(data["config"], data["state_dict"], str(path), data.get("epoch"))
+    return _checked(data["config"], data["state_dict"], str(path), data.get("epoch"), data.get("trained_on"))
 
 
 def _refuse_pickle(path: Path, error: pickle.UnpicklingError) -> NoReturn:
@@ -312,22 +326,35 @@ def _read_safetensors(path: Path) -> Checkpoint:
             f"{found or 'nothing'}; accepted: 'ghnfast_format' = '{_FORMAT}' beside 'ghnfast_config'"
         )
     epoch = metadata.get("ghnfast_epoch")
+    trained_on = metadata.get("ghnfast_trained_on")
     try:
         config = json.loads(metadata["ghnfast_config"])
         number = None if epoch is None else int(epoch)
+        images = None if trained_on is None else json.loads(trained_on)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"the metadata of the checkpoint {path} is damaged ({in_words(error)}); accepted: a JSON object in "
-            "'ghnfast_config', an integer in 'ghnfast_epoch'"
+            "'ghnfast_config', an integer in 'ghnfast_epoch', a JSON list in 'ghnfast_trained_on'"
         ) from error
-    return _checked(config, tensors, str(path), number)
+    return _checked(config, tensors, str(path), number, images)
 
 
-def _checked(config: object, state_dict: object, source: str, epoch: object) -> Checkpoint:
+def _checked(config: object, state_dict: object, source: str, epoch: object, trained_on: object) -> Checkpoint:
     """A checkpoint of these parts, or a CheckpointError that says which of them is not what it should be."""
     if epoch is not None and type(epoch) is not int:
         raise CheckpointError(f"'epoch' in the checkpoint {source} is {_kind(epoch)}; accepted: an int or None")
-    return Checkpoint(_plain_config(config, source), _plain_tensors(state_dict, source), source, epoch)
+    images = None if trained_on is None else _plain_trained_on(trained_on, source)
+    return Checkpoint(_plain_config(config, source), _plain_tensors(state_dict, source), source, epoch, images)
+
+
+def _plain_trained_on(value: object, source: str) -> TrainedOn:
+    match value:
+        case [str(data), [int(channels), int(height), int(width)]] if min(channels, height, width) > 0:
+            return TrainedOn(data, (channels, height, width))
+    raise CheckpointError(
+        f"'trained_on' in the checkpoint {source} is {value!r}; accepted: the name of the images and "
+        "(channels, height, width)"
+    )
 
 
 def _plain_config(config: object, source: str) -> dict[str, Any]:
@@ -411,7 +438,8 @@ def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """
     path = Path(path)
     suffix = _suffix(path, "write")
-    checked = _checked(checkpoint.config, checkpoint.state_dict, f"for {path}", checkpoint.epoch)
+    images = checkpoint.trained_on and (checkpoint.trained_on.data, list(checkpoint.trained_on.input_shape))
+    checked = _checked(checkpoint.config, checkpoint.state_dict, f"for {path}", checkpoint.epoch, images)
     tensors = compact_copies(checked.state_dict)
     try:
         with replacing(path) as file:
@@ -419,10 +447,13 @@ def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
                 metadata = {"ghnfast_format": _FORMAT, "ghnfast_config": json.dumps(checked.config)}
                 if checked.epoch is not None:
                     metadata["ghnfast_epoch"] = str(checked.epoch)
+                if images is not None:
+                    metadata["ghnfast_trained_on"] = json.dumps(images)
                 # Not save_file: what it writes only its owner may read.
                 file.write(safetensors.torch.save(tensors, metadata))
             else:
-                torch.save({"state_dict": tensors, "config": checked.config, "epoch": checked.epoch}, file)
+                content = {"state_dict": tensors, "config": checked.config, "epoch": checked.epoch}
+                torch.save(content if images is None else {**content, "trained_on": images}, file)
     # KeyError: how safetensors says that it has no such type of numbers.
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"the checkpoint {path} could not be written: {in_words(error)}") from error

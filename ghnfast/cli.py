@@ -29,11 +29,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import UNTRAINED
+from .checkpoint import DEFAULT
 from .deepnets.dataset import SIZES
 from .deepnets.generate import format_statistics, gather_statistics, splits_to_write, write_splits
 from .drawing import to_svg
-from .errors import GhnfastError, UntrainedWarning
+from .errors import DomainWarning, GhnfastError
 from .files import compact_copies, in_words, replacing
 from .graph import MAX_DISTANCE, PRIMITIVES, ArchGraph
 from .nn.slots import Report
@@ -127,7 +127,7 @@ def add_predict(commands: Any) -> None:
         f"their initial values, which are drawn with the seed {SEED}: the same command writes the same file.",
     )
     add_model(parser)
-    parser.add_argument("--ghn", default=UNTRAINED, metavar="NAME_OR_PATH", help=f"the GHN; default: {UNTRAINED}")
+    parser.add_argument("--ghn", default=DEFAULT, metavar="NAME_OR_PATH", help=f"the GHN; default: {DEFAULT}")
     parser.add_argument("--out", metavar="FILE", help="write the state dict to a .safetensors or .pt file")
     parser.add_argument(
         "--keep-classifier", action="store_true", help="leave the classification layer as it was initialized"
@@ -158,7 +158,7 @@ def add_bench(commands: Any) -> None:
         "parameter once with torch's fill_. OMP_NUM_THREADS sets the number of threads.",
     )
     add_model(parser)
-    parser.add_argument("--ghn", default=UNTRAINED, metavar="NAME_OR_PATH", help=f"the GHN; default: {UNTRAINED}")
+    parser.add_argument("--ghn", default=DEFAULT, metavar="NAME_OR_PATH", help=f"the GHN; default: {DEFAULT}")
     parser.add_argument("--rounds", type=parse_count, default=15, metavar="N", help="how often each; default: 15")
     parser.add_argument("--json", action="store_true", help="print the seconds as one JSON object")
     parser.set_defaults(run=run_bench)
@@ -201,7 +201,7 @@ def add_evaluate(commands: Any) -> None:
         description="Predict the parameters of networks of DeepNets-1M, and measure their accuracy on test images; or, "
         "with --baseline, train the same networks from random initialization.",
     )
-    parser.add_argument("--ghn", default=UNTRAINED, metavar="NAME_OR_PATH", help=f"the GHN; default: {UNTRAINED}")
+    parser.add_argument("--ghn", default=DEFAULT, metavar="NAME_OR_PATH", help=f"the GHN; default: {DEFAULT}")
     parser.add_argument("--data", default="mnist5k", choices=DATA_SETS, help="the images; default: mnist5k")
     parser.add_argument("--root", default="data", metavar="FOLDER", help="where the images are; default: data")
     parser.add_argument("--split", default="test", help="of networks, or several: test,wide,deep; default: test")
@@ -466,21 +466,19 @@ def run_predict(arguments: argparse.Namespace) -> str:
     graph = trace(model, input_shape=arguments.input_shape)
     traced = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UntrainedWarning)  # the notice says it in terms of the command line
+        warnings.simplefilter("ignore", DomainWarning)  # the notice says it in terms of the command line
         _, report = predict(model, ghn, graph=graph, classifier=not arguments.keep_classifier, report=True)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = {"trace": traced - start, "predict": time.perf_counter() - traced}
 
-    if ghn.name == UNTRAINED:
-        print(
-            "ghnfast: notice: the GHN is untrained: the parameters have the right scale but no knowledge; pass --ghn "
-            "ghn2-imagenet, --ghn ghn2-cifar10 or --ghn FILE for trained ones",
-            file=sys.stderr,
-        )
+    notice = ghn.other_domain(graph)
+    if notice is not None:
+        hint = "pass --input-shape C,H,W if it takes others, or another GHN, such as --ghn ghn2-imagenet"
+        print(f"ghnfast: notice: {notice}; {hint}", file=sys.stderr)
     if out is not None:
         write_weights(out, model)
-    summary = summarize(arguments.model, ghn.name, model, report, seconds, out)
+    summary = summarize(arguments.model, ghn.name, notice, model, report, seconds, out)
     return json.dumps(summary) if arguments.json else format_summary(summary)
 
 
@@ -513,12 +511,18 @@ def write_weights(path: Path, model: nn.Module) -> None:
 
 
 def summarize(
-    name: str, ghn_name: str, model: nn.Module, report: Report, seconds: dict[str, float], out: Path | None
+    name: str,
+    ghn_name: str,
+    notice: str | None,
+    model: nn.Module,
+    report: Report,
+    seconds: dict[str, float],
+    out: Path | None,
 ) -> Json:
     return {
         "model": name,
         "ghn": ghn_name,
-        "untrained": ghn_name == UNTRAINED,
+        "other_domain": notice,
         "parameters": report.elements,
         "predicted_parameters": report.predicted_elements,
         "coverage": report.coverage,
@@ -531,11 +535,11 @@ def summarize(
 
 
 def format_summary(summary: Json) -> str:
-    untrained = " (random weights: right scale, no knowledge)" if summary["untrained"] else ""
+    other = " (trained for other images or classes)" if summary["other_domain"] else ""
     seconds = summary["seconds"]
     lines = [
         f"model       {summary['model']}",
-        f"GHN         {summary['ghn']}{untrained}",
+        f"GHN         {summary['ghn']}{other}",
         f"parameters  {summary['predicted_parameters']:,} of {summary['parameters']:,} predicted "
         f"({100 * summary['coverage']:.2f} %)",
         f"tensors     {summary['predicted_tensors']:,} predicted, {summary['kept_tensors']:,} kept",
@@ -671,9 +675,11 @@ def run_bench(arguments: argparse.Namespace) -> str:
     build = find_model(arguments.model, arguments.num_classes)
     ghn = load(arguments.ghn)
     model = adapt(build(), arguments.small_images)
-    functions = stages(model, ghn, arguments.input_shape)
-    memory = extra_memory(functions["total"])
-    seconds = medians(functions, arguments.rounds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DomainWarning)  # speed does not depend on it
+        functions = stages(model, ghn, arguments.input_shape)
+        memory = extra_memory(functions["total"])
+        seconds = medians(functions, arguments.rounds)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if arguments.json:
         result = {"model": arguments.model, "parameters": parameters, "threads": torch.get_num_threads()}

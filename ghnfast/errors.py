@@ -5,8 +5,8 @@ class GhnfastError(Exception):
     """Base class of every error that ghnfast raises on purpose."""
 
 
-class UntrainedWarning(UserWarning):
-    """The GHN in use was never trained: what it predicts has the right scale and no knowledge."""
+class DomainWarning(UserWarning):
+    """The GHN was trained for other images or classes: what it predicts has the right scale, but not this knowledge."""
 
 
 class TraceError(GhnfastError, RuntimeError):

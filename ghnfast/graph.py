@@ -55,6 +55,7 @@ class ArchGraph:
         classifier_weight, classifier_bias: the nodes of the classification layer, or None.
         parameter_shapes: {name: shape} of the parameters that have a node.
         skipped: {name: reason} of the parameters that have no node.
+        input_shape: the shape (channels, height, width) of one input, or None where it is not known, or not one image.
     """
 
     primitives: NDArray[np.int8]
@@ -67,12 +68,19 @@ class ArchGraph:
     classifier_bias: int | None = None
     parameter_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    input_shape: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.primitives)
 
     def __repr__(self) -> str:
         return f"ArchGraph({len(self)} nodes, {len(self.edges)} edges, {self.depth} levels)"
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many outputs the classification layer has, or None where there is none."""
+        name = None if self.classifier_weight is None else self.weights[self.classifier_weight]
+        return None if name is None else self.parameter_shapes[name][0]
 
     @property
     def ops(self) -> list[str]:

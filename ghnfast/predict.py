@@ -11,13 +11,11 @@ import torch
 from torch import nn
 
 from . import checkpoint
-from .checkpoint import UNTRAINED
+from .checkpoint import DEFAULT
 from .errors import PredictError
 from .files import in_words
 from .graph import ArchGraph
 from .nn.ghn import GHN, from_checkpoint
-
-UNTRAINED_SEED = 0
 
 Source = str | os.PathLike[str]
 
@@ -26,9 +24,9 @@ def load(source: Source, *, device: torch.device | str | None = None) -> GHN:
     """A GHN by name or from a file, in evaluation mode.
 
     Args:
-        source: a published name (`ghn2-cifar10`, `ghn1-cifar10`, `mlp-cifar10`, `ghn2-imagenet`, `ghn1-imagenet`),
-            which is downloaded on first use; `untrained`; or the path of a .pt file in the published layout or of a
-            .safetensors file.
+        source: `ghn2-mnist5k`, which comes with the package; a published name (`ghn2-cifar10`, `ghn1-cifar10`,
+            `mlp-cifar10`, `ghn2-imagenet`, `ghn1-imagenet`), which is downloaded on first use; or the path of a .pt
+            file in the published layout or of a .safetensors file.
         device: where to put it; the CPU by default.
 
     Raises:
@@ -36,30 +34,18 @@ def load(source: Source, *, device: torch.device | str | None = None) -> GHN:
         PredictError: the device cannot be used.
     """
     with torch.inference_mode(False):
-        ghn = untrained() if source == UNTRAINED else from_checkpoint(checkpoint.read(checkpoint.resolve(source)))
+        ghn = from_checkpoint(checkpoint.read(checkpoint.resolve(source)))
+    if source == DEFAULT:
+        ghn.name = DEFAULT
     try:
         return ghn if device is None else ghn.to(device)
     except (RuntimeError, AssertionError) as error:  # torch raises either, by what is missing
         raise PredictError(f"the device {device!r} cannot be used: {in_words(error)}") from error
 
 
-def untrained() -> GHN:
-    """A GHN-2 for ImageNet with random weights, the same ones every time."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.inference_mode(False), torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(UNTRAINED_SEED)
-            ghn = GHN()
-    finally:
-        torch.set_default_dtype(default)
-    ghn.name, ghn.untrained = UNTRAINED, True
-    return ghn.eval()
-
-
 @functools.lru_cache(maxsize=1)
 def default_ghn() -> GHN:
-    return untrained()
+    return load(DEFAULT)
 
 
 def predict(
@@ -79,7 +65,8 @@ def predict(
     Args:
         model: the model, or a list of models, which is one batch. On any device; parameters in float32, float64,
             float16 or bfloat16, frozen ones included.
-        ghn: a GHN, or what `ghnfast.load` takes. By default the `untrained` GHN, with an `UntrainedWarning`.
+        ghn: a GHN, or what `ghnfast.load` takes. By default `ghn2-mnist5k`, which knows 32x32 images of ten digits:
+            other input sizes and class counts get a `DomainWarning`.
         graph: what `ghnfast.trace(model)` returned, for models that were traced before; one per model.
         input_shape, example_inputs: see `ghnfast.trace`.
         classifier: whether the classification layer is predicted too; `False` leaves it as it is.
@@ -99,5 +86,4 @@ def predict(
         if not isinstance(ghn, (str, os.PathLike)):
             raise PredictError(f"ghn is a {type(ghn).__name__}; a ghnfast.GHN, a name or a path is accepted")
         ghn = load(ghn)
-    ghn.warn_if_untrained(stacklevel=3)
-    return ghn.run(model, graph, input_shape, example_inputs, classifier, report)
+    return ghn.run(model, graph, input_shape, example_inputs, classifier, report, stacklevel=3)

@@ -79,8 +79,8 @@ def stages(model: nn.Module, ghn: GHN, input_shape: Sequence[int] | None = None)
         "graph": lambda: GraphBatch([graph]).topology(),
         "sweep": no_grad(lambda: ghn.node_states(batch, native)),
         "decode": no_grad(decode),
-        "total": lambda: ghn.run(model, None, input_shape, None, True, False),
-        "given": lambda: ghn.run(model, graph, None, None, True, False),
+        "total": lambda: ghn.run(model, None, input_shape, None, True, False, stacklevel=2),
+        "given": lambda: ghn.run(model, graph, None, None, True, False, stacklevel=2),
         "fill": fill(model),
     }
 

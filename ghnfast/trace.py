@@ -77,7 +77,8 @@ def trace_members(
                 "example_inputs=(...) if the model takes something else."
             ) from error
     produced = [tracer.value(tensor).operation for tensor in output_tensors(outputs)]
-    return build(tracer, [operation for operation in produced if operation >= 0], type(model).__name__)
+    images = tuple(args[0].shape[1:]) if example_inputs is None else None
+    return build(tracer, [operation for operation in produced if operation >= 0], type(model).__name__, images)
 
 
 def record(
@@ -187,7 +188,7 @@ def output_tensors(outputs: Any) -> Iterator[Tensor]:
             pending.extend(getattr(item, field.name) for field in reversed(fields(item)))
 
 
-def build(tracer: Tracer, outputs: list[int], model_name: str) -> ArchGraph:
+def build(tracer: Tracer, outputs: list[int], model_name: str, input_shape: tuple[int, ...] | None) -> ArchGraph:
     """Hand the traced operations to C++ and name the nodes it returns."""
     if not outputs:
         raise TraceError(f"no output of {model_name} depends on its input; there is no graph")
@@ -212,6 +213,7 @@ def build(tracer: Tracer, outputs: list[int], model_name: str) -> ArchGraph:
         classifier_weight=classifier_weight if classifier_weight >= 0 else None,
         classifier_bias=classifier_bias if classifier_bias >= 0 else None,
         skipped=skip_reasons(tracer, fates, names.keys()) if len(names) < len(tracer.names) else {},
+        input_shape=input_shape,
     )
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from ghnfast import checkpoint
-from ghnfast.checkpoint import Checkpoint, PublishedFile, cache_folder, fitted_weights, read, resolve, write
+from ghnfast.checkpoint import Checkpoint, PublishedFile, TrainedOn, cache_folder, fitted_weights, read, resolve, write
 from ghnfast.errors import CheckpointError
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "checkpoints.json").read_text())
@@ -326,6 +326,21 @@ def test_numpy_numbers_in_a_configuration_are_not_written(tmp_path: Path) -> Non
         says(text, "config['hid']", "of type numpy.", "accepted: names with an int, float, bool, str or None")
 
 
+@pytest.mark.parametrize("value", ["mnist5k", ["mnist5k"], ["mnist5k", [32]], [5, [3, 32, 32]], ["a", [3, 32, 32.0]]])
+def test_what_it_was_trained_on_is_checked(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "ghn.pt"
+    torch.save({"state_dict": {"w": torch.zeros(2)}, "config": CONFIG, "trained_on": value}, path)
+    says(message(read, path), path, "'trained_on'", repr(value), "accepted: the name of the images and (channels")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_it_was_trained_on_round_trips(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"ghn{suffix}"
+    for images in (None, TrainedOn("mnist5k", (3, 32, 32))):
+        write(path, small(trained_on=images))
+        assert read(path).trained_on == images
+
+
 FORMAT, KEY = {"ghnfast_format": "1"}, "ghnfast_config"
 
 
@@ -343,6 +358,9 @@ FORMAT, KEY = {"ghnfast_format": "1"}, "ghnfast_config"
         ({**FORMAT, KEY: '{"hid": {}}'}, ["config['hid']", "of type dict", "accepted: names with an int"]),
         ({**FORMAT, KEY: '{"max_shape": [1]}'}, ["config['max_shape']", "(1,)", "4 positive ints"]),
         ({**FORMAT, KEY: "{}", "ghnfast_epoch": "x"}, ["damaged", "'x'", "an integer in 'ghnfast_epoch'"]),
+        ({**FORMAT, KEY: "{}", "ghnfast_trained_on": "x"}, ["damaged", "a JSON list in 'ghnfast_trained_on'"]),
+        ({**FORMAT, KEY: "{}", "ghnfast_trained_on": '["a", [3, 0, 32]]'}, ["'trained_on'", "[3, 0, 32]", "accepted"]),
+        ({**FORMAT, KEY: "{}", "ghnfast_trained_on": '{"a": 1}'}, ["'trained_on'", "{'a': 1}", "accepted: the name"]),
     ],
 )
 def test_safetensors_metadata(tmp_path: Path, metadata: dict[str, str] | None, parts: list[str]) -> None:

@@ -130,16 +130,17 @@ def test_predict_writes_what_ghnfast_predicts(capsys: pytest.CaptureFixture[str]
     assert names_in(tmp_path) == [out.name]
     model = torchvision_model("resnet18")
     model.load_state_dict(safetensors.torch.load_file(out))
-    expected = ghnfast.load("untrained").predict(torchvision_model("resnet18"))
+    with pytest.warns(ghnfast.DomainWarning):
+        expected = ghnfast.predict(torchvision_model("resnet18"))
     for name, parameter in expected.named_parameters():
         assert torch.equal(model.get_parameter(name), parameter), name
     assert re.search(r"^model +resnet18$", text, re.M)
-    assert re.search(r"^GHN +untrained \(random weights", text, re.M)
+    assert re.search(r"^GHN +ghn2-mnist5k \(trained for other images or classes\)$", text, re.M)
     assert re.search(r"^parameters +11,689,512 of 11,689,512 predicted \(100\.00 %\)$", text, re.M)
     assert re.search(r"^tensors +62 predicted, 0 kept$", text, re.M)
     assert re.search(r"^seconds +\d+\.\d+ tracing, \d+\.\d+ predicting$", text, re.M)
     assert re.search(rf"^written +{re.escape(str(out))}$", text, re.M)
-    assert notice.startswith("ghnfast: notice: the GHN is untrained")
+    assert notice.startswith("ghnfast: notice: ghn2-mnist5k was trained on mnist5k, images of 3x32x32 in 10 classes")
     assert notice.count("\n") == 1
     assert "Warning" not in notice
 
@@ -149,7 +150,8 @@ def test_predict_json(capsys: pytest.CaptureFixture[str]) -> None:
     model = torchvision_model("squeezenet1_1", num_classes=10)
     assert summary["parameters"] == summary["predicted_parameters"] == sum(p.numel() for p in model.parameters())
     assert summary["predicted_tensors"] == len(list(model.parameters()))
-    assert (summary["model"], summary["ghn"], summary["untrained"]) == ("squeezenet1_1", "untrained", True)
+    assert (summary["model"], summary["ghn"]) == ("squeezenet1_1", "ghn2-mnist5k")
+    assert "the model is for 3x64x64 in 10" in summary["other_domain"]
     assert (summary["coverage"], summary["kept_tensors"], summary["kept"], summary["out"]) == (1.0, 0, [], None)
     assert summary["seconds"]["trace"] > 0
     assert summary["seconds"]["predict"] > 0
@@ -191,10 +193,10 @@ def test_predict_with_a_ghn_from_a_file(
     ghn_imagenet.save(path)
     command = ["predict", f"{factories}:make", "--ghn", path, "--out", tmp_path / "weights.safetensors"]
     text, notice = run(capsys, *command)
-    assert "untrained" not in text + notice
+    assert "trained" not in text + notice
     assert re.search(rf"^GHN +{re.escape(str(path))}$", text, re.M)
     summary = run_json(capsys, *command)
-    assert (summary["ghn"], summary["untrained"]) == (str(path), False)
+    assert (summary["ghn"], summary["other_domain"]) == (str(path), None)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -501,7 +503,7 @@ def test_a_failed_drawing_leaves_the_old_file(
         (["predict", "resnet18", "--input-shape", "3,x"], "'3,x' is no shape; positive sizes such as 3,32,32"),
         (["graph", "resnet18", "--input-shape", "3,0,32"], "'3,0,32' is no shape"),
         (["graph", "resnet18", "--num-classes", "0"], "'0' is no positive number"),
-        (["graph", "resnet18", "--ghn", "untrained"], "--ghn"),
+        (["graph", "resnet18", "--ghn", "ghn2-mnist5k"], "--ghn"),
     ],
 )
 def test_usage_errors(capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:

@@ -24,7 +24,7 @@ def values_of(model: nn.Module) -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def ghn() -> ghnfast.GHN:
-    return ghnfast.load("untrained")
+    return ghnfast.GHN().eval()
 
 
 @pytest.mark.usefixtures("backend")

@@ -117,15 +117,18 @@ class DeepNet:
 
 
 FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.tensor, torch.rand, torch.randn, torch.arange}
-INITIALIZERS = {Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_}
+# The last one is called with its tensor by name, and would work out its bounds first.
+INITIALIZERS = {Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_, nn.init.kaiming_uniform_}
 
 
 class WithoutMemory(TorchFunctionMode):
     """Within it, new tensors are on the meta device, and are not initialized: on that device, too, it takes time."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in INITIALIZERS and args[0].is_meta:
-            return args[0]
+        if func in INITIALIZERS:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
         if func in FACTORIES and (kwargs is None or kwargs.get("device") is None):
             kwargs = {**(kwargs or {}), "device": "meta"}
         return func(*args, **(kwargs or {}))

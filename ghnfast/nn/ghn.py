@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import _C, checkpoint
-from ..errors import CheckpointError, PredictError, UntrainedWarning
+from ..errors import CheckpointError, DomainWarning, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..ops.backend import as_arrays, backend_for, is_plain
 from ..ops.decode import PRECISIONS, DecodeSource, NotFinite, decode, decode_into, decode_to
@@ -112,7 +112,7 @@ class GHN(nn.Module):
         }
         self.weight_norm, self.num_classes = weight_norm, num_classes
         self.name = "GHN"
-        self.untrained = False  # whether it is the default that nobody has trained
+        self.trained_on: checkpoint.TrainedOn | None = None
         self.epoch: int | None = None
         self.checked: WeightState = None  # the weights that are known to be finite, and their versions
         self.rounding = "float32"
@@ -173,17 +173,24 @@ class GHN(nn.Module):
             TraceError: the model cannot be traced.
             PredictError: the prediction failed; no parameter has changed.
         """
-        self.warn_if_untrained(stacklevel=3)
-        return self.run(model, graph, input_shape, example_inputs, classifier, report)
+        return self.run(model, graph, input_shape, example_inputs, classifier, report, stacklevel=3)
 
-    def warn_if_untrained(self, stacklevel: int) -> None:
-        if self.untrained:
-            warnings.warn(
-                "this is the untrained GHN: its predictions have the right scale but no knowledge; "
-                "pass ghn='ghn2-imagenet', 'ghn2-cifar10' or a checkpoint for trained ones",
-                UntrainedWarning,
-                stacklevel=stacklevel,
-            )
+    def other_domain(self, graph: ArchGraph) -> str | None:
+        """What is to be said where a model takes other images, or has other classes, than the GHN was trained for.
+
+        None where both are the same, or not known.
+        """
+        if self.trained_on is None:
+            return None
+        data, known = self.trained_on
+        shape, classes = graph.input_shape or known, graph.num_classes or self.num_classes
+        if (shape, classes) == (known, self.num_classes):
+            return None
+        sizes, sizes_known = ("x".join(map(str, each)) for each in (shape, known))
+        return (
+            f"{self.name} was trained on {data}, images of {sizes_known} in {self.num_classes} classes, and the model "
+            f"is for {sizes} in {classes}: the parameters have the right scale, but know nothing of its images"
+        )
 
     def run(
         self,
@@ -193,8 +200,9 @@ class GHN(nn.Module):
         example_inputs: Any,
         classifier: bool,
         report: bool,
+        stacklevel: int,
     ) -> Any:
-        """`predict` without its warning."""
+        """`predict`, whose warnings are about the caller so many frames up."""
         single = isinstance(model, nn.Module)
         models: list[nn.Module] = as_list(nn.Module, model, "model")
         if not models:
@@ -205,6 +213,12 @@ class GHN(nn.Module):
         else:
             graphs = graphs_for(models, graph)
         plans = self.predict_batch(models, members, graphs, classifier)
+        notice = None if self.trained_on is None else next(filter(None, map(self.other_domain, graphs)), None)
+        if notice is not None:
+            hint = (
+                "Pass input_shape=(channels, height, width) if it takes others, or another ghn, such as 'ghn2-imagenet'"
+            )
+            warnings.warn(f"{notice}. {hint}", DomainWarning, stacklevel=stacklevel)
         if not report:
             return model
         reports = [make_report(plan) for plan in plans]
@@ -281,7 +295,7 @@ class GHN(nn.Module):
         Raises:
             CheckpointError: the suffix is another one, or the file cannot be written.
         """
-        content = checkpoint.Checkpoint(dict(self.config), self.state_dict(), source=self.name, epoch=self.epoch)
+        content = checkpoint.Checkpoint(dict(self.config), self.state_dict(), self.name, self.epoch, self.trained_on)
         checkpoint.write(path, content)
 
     @torch.no_grad()
@@ -482,5 +496,5 @@ def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
     weights = checkpoint.fitted_weights(ghn, read)
     ghn = ghn.to_empty(device="cpu")
     ghn.load_state_dict(weights)
-    ghn.name, ghn.epoch = read.source, read.epoch
+    ghn.name, ghn.epoch, ghn.trained_on = read.source, read.epoch, read.trained_on
     return ghn.eval()

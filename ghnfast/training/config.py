@@ -36,8 +36,9 @@ class TrainConfig:
     (times `gamma` at each of `milestones`, shares of all steps), "cosine" (to zero) or "constant"; `warmup` steps of
     linear rise. `label_smoothing`; `predicted_decay`, a penalty on the norm of each predicted tensor. `amp`: the dtype
     of autocast for the networks.
-    Run: `seed`; `device`; `max_skipped`, the steps in a row without a finite loss that end the run; `log_every` and
-    `save_every` steps; `tensorboard`.
+    Run: `seed`; `device`, where under torchrun "cuda" is a GPU for each process and "cuda:0" one that they share;
+    `max_skipped`, the steps in a row without a finite loss that end the run; `log_every` and `save_every` steps;
+    `tensorboard`.
     """
 
     data: str = "cifar10"

@@ -22,7 +22,7 @@ from ..deepnets.dataset import PREDEFINED, SPLITS, DeepNet
 from ..errors import TrainingError
 from ..nn import GHN
 from .data import BIG, Batches, ImageData, Images
-from .networks import main_logits
+from .networks import main_logits, placed
 
 STATISTICS = ("batch", "recalibrated")
 BATCH_SIZE = 64
@@ -133,7 +133,7 @@ def evaluate(ghn: GHN, data: ImageData, splits: Sequence[str] = ("test",), **opt
         )
 
     def parameters(item: DeepNet, network: nn.Module) -> None:
-        ghn.run(network, item.graph, None, None, True, False)
+        ghn.run(network, item.graph, None, None, True, False, stacklevel=2)
 
     return evaluation.run(parameters, ghn.primitive_embedding.weight.device)
 
@@ -188,7 +188,7 @@ def accuracies(
     right = torch.zeros(2, dtype=torch.float64)
     with statistics_of_batches(network) if batch_statistics == "batch" else no_change():
         for chosen, labels in batches_in_order(images, batch_size):
-            logits = main_logits(network(chosen.to(device))).cpu()
+            logits = main_logits(network(placed(chosen, device))).cpu()
             ranked = logits.nan_to_num(-torch.inf).topk(min(TOP, logits.shape[1])).indices == labels[:, None]
             right += torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()]).double()
     top1, top5 = (100 * right / len(images)).tolist()
@@ -242,7 +242,7 @@ def recalibrated(
         layer.momentum = None  # an equal share for each batch
         layer.train()
     for number in range(min(count, batches.per_epoch)):
-        network(batches[number][0].to(device))
+        network(placed(batches[number][0], device))
     return network.eval()
 
 
@@ -262,7 +262,7 @@ def fit(
     for step in range(steps):
         torch.manual_seed((batches.seed * BIG + step) % (1 << 62))
         images, labels = batches[step]
-        loss = F.cross_entropy(main_logits(network(images.to(device))), labels.to(device))
+        loss = F.cross_entropy(main_logits(network(placed(images, device))), labels.to(device))
         made.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
+from ..checkpoint import TrainedOn
 from ..deepnets import DeepNets1M
 from ..errors import TrainingError
 from ..files import in_words, replacing
@@ -28,7 +29,7 @@ from ..nn import GHN
 from ..predict import load
 from .config import TrainConfig
 from .data import BIG, Batches, ImageData, load_data
-from .networks import MetaBatch, MetaBatches, ahead, run_network
+from .networks import MetaBatch, MetaBatches, ahead, placed, run_network
 
 CHECKPOINT, CONFIG, LOG, WEIGHTS = "checkpoint.pt", "config.toml", "log.jsonl", "ghn.safetensors"
 GHN_ARGUMENTS = ("max_shape", "hypernet", "decoder", "weight_norm", "ve", "layernorm", "hid")
@@ -128,9 +129,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         reason = ""
         try:
-            # Channels last: convolutions take a quarter less time on the CPU, and are not slower on GPUs.
-            images = images.to(self.device, memory_format=torch.channels_last)
-            self.backward(images, labels.to(self.device), batch, result)
+            self.backward(placed(images, self.device), labels.to(self.device), batch, result)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -324,6 +323,7 @@ def train(config: TrainConfig, folder: str | os.PathLike[str], *, progress: bool
         run(trainer, data, batches, path, progress and rank == 0)
         if rank == 0:
             trainer.ghn.name, trainer.ghn.epoch = path.name, trainer.step // batches.per_epoch
+            trainer.ghn.trained_on = TrainedOn(data.name, data.input_shape)
             trainer.ghn.save(path / WEIGHTS)
     return path / WEIGHTS
 
@@ -398,7 +398,7 @@ class processes:
     """The process group, where torchrun started several: rank, how many, and the device of this one."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.config, self.size = config, int(os.environ.get("WORLD_SIZE", "1"))
         local = os.environ.get("LOCAL_RANK", "0")
         self.device = torch.device(f"cuda:{local}" if config.device == "cuda" else config.device)
 
@@ -411,7 +411,8 @@ class processes:
             return 0, 1, self.device
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        # NCCL refuses processes that share a GPU, as they do where the configuration names one.
+        distributed.init_process_group("nccl" if self.config.device == "cuda" else "gloo")
         return distributed.get_rank(), self.size, self.device
 
     def __exit__(self, *_: Any) -> None:

@@ -130,7 +130,7 @@ def test_predefined() -> None:
 def test_a_ghn_predicts_items() -> None:
     items = [DeepNets1M("train")[index] for index in range(3)]
     networks = [item.build() for item in items]
-    ghn = ghnfast.load("untrained")
+    ghn = ghnfast.load("ghn2-mnist5k")
     ghn.predict(networks, graph=[item.graph for item in items])
     alone = [item.build() for item in items]
     for item, network, other in zip(items, networks, alone, strict=True):
