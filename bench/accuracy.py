@@ -31,6 +31,11 @@ def machine() -> str:
     return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
 
 
+def git(*arguments: str) -> str:
+    ran = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=RESULTS)
+    return ran.stdout.strip()
+
+
 def main(name: str, options: list[str]) -> int:
     target = RESULTS / f"accuracy-{name}.json"
     start = time.time()
@@ -40,13 +45,13 @@ def main(name: str, options: list[str]) -> int:
         if code:
             return code
         results = json.loads(file.read_text())
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=RESULTS)
     about = {
         "options": " ".join(option.replace(os.getcwd() + os.sep, "") for option in options),
         "machine": machine(),
         "torch": version("torch"),
         "python": platform.python_version(),
-        "commit": git.stdout.strip(),
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "../../ghnfast")),
         "date": time.strftime("%Y-%m-%d"),
         "minutes": round((time.time() - start) / 60, 1),
     }

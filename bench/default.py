@@ -13,16 +13,14 @@ from pathlib import Path
 from ghnfast import checkpoint
 from ghnfast.training.trainer import CONFIG, LOG, WEIGHTS
 
-FOLDER = Path(checkpoint.__file__).parent / "default"
-
 
 def main(run: Path) -> None:
     trained = checkpoint.read(run / WEIGHTS)
     half = {name: weight.half() for name, weight in trained.state_dict.items()}
-    FOLDER.mkdir(exist_ok=True)
-    checkpoint.write(FOLDER / f"{checkpoint.DEFAULT}.safetensors", dataclasses.replace(trained, state_dict=half))
+    target = checkpoint.resolve(checkpoint.DEFAULT)
+    checkpoint.write(target, dataclasses.replace(trained, state_dict=half))
     for name in (CONFIG, LOG):
-        shutil.copyfile(run / name, FOLDER / name)
+        shutil.copyfile(run / name, target.parent / name)
 
 
 if __name__ == "__main__":

@@ -224,14 +224,20 @@ def accuracy_cell(result: Json | None) -> str:
     return "-" if result is None else f"{result['mean']:.1f} +- {result['stderr']:.1f} (n {result['n']})"
 
 
-def draw_learning() -> None:
-    """Accuracy on training networks and images against steps, from the logs of the runs."""
+def pyplot() -> Any:
+    """matplotlib, which writes the same file every time."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "ghnfast"
     from matplotlib import pyplot as plt
 
+    return plt
+
+
+def draw_learning() -> None:
+    """Accuracy on training networks and images against steps, from the logs of the runs."""
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(7, 4))
     for name, file in LOGS.items():
         if file.exists():
@@ -246,12 +252,7 @@ def draw_learning() -> None:
 
 def draw() -> None:
     """Time against parameters, of every model that the published implementation can predict."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "ghnfast"
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     models = entries("reference", "test_model")
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for name, label, marker in (("reference", "published", "s"), ("main", "ghnfast", "o"), ("fill", "fill_", "_")):

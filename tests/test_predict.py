@@ -1190,9 +1190,8 @@ def test_default_takes_small_images_of_ten_classes_without_a_warning() -> None:
         first, report = ghnfast.predict(classifying_network(10), input_shape=DIGITS, report=True)
         second = ghnfast.predict(classifying_network(10), "ghn2-mnist5k", input_shape=DIGITS)
         ghnfast.predict(nn.Sequential(conv(3, 8)), input_shape=DIGITS)  # no classes
-        ghnfast.predict(
-            classifying_network(10), example_inputs=(torch.empty(2, 3, 16, 16),)
-        )  # not known to be one image
+        unknown = (torch.empty(2, 3, 16, 16),)  # it may be anything, and need not be images
+        ghnfast.predict(classifying_network(10), example_inputs=unknown)
     assert report.coverage == 1
     assert_same(values(first), values(second))
 

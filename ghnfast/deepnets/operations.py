@@ -212,7 +212,7 @@ class SelfAttention(nn.Module):
         query, key, value = (
             part.unflatten(2, (self.HEADS, -1)).transpose(1, 2) for part in self.to_qkv(tokens).chunk(3, dim=-1)
         )
-        # Fused: spelled out, its matrices of tokens by tokens took two thirds of the time of training on the CPU.
+        # Fused: spelled out, its matrices of tokens by tokens take most of the time of training on the CPU.
         mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
         return mixed.transpose(1, 2).flatten(2)
 

@@ -119,7 +119,7 @@ def zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def placed(images: Tensor, device: torch.device | str) -> Tensor:
-    """Images on a device with channels last: convolutions take a quarter less time on the CPU, and not more on GPUs."""
+    """Images on a device, with channels last: most convolutions of small networks are faster that way on the CPU."""
     return images.to(device, memory_format=torch.channels_last)
 
 

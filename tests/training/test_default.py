@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -13,7 +12,7 @@ from ghnfast import checkpoint
 from ghnfast.training import evaluate, load_data, make_config, read_config
 from ghnfast.training.trainer import CONFIG, GHN_ARGUMENTS, LOG
 
-FOLDER = Path(checkpoint.__file__).parent / "default"
+FOLDER = checkpoint.resolve(checkpoint.DEFAULT).parent
 
 
 def test_its_file_is_small() -> None:
