@@ -26,7 +26,8 @@ class TrainConfig:
     """What `train` does. The defaults train GHN-2 for CIFAR-10 as published (NeurIPS 2021, appendix C.1).
 
     Data: `data`, see `ghnfast.training.load_data`; `root`, its folder; `batch_size` images; `workers`, processes that
-    read them.
+    read them; `augment`, whether training images are cropped and mirrored as the data set's are; `balanced`, whether
+    each batch has the classes in equal shares, which takes noise out of the gradients that a batch's networks share.
     Networks: `meta_batch` of them per image batch, together of at most `max_nodes` nodes (the last are left out);
     `networks`, how many of the train split; `num_ch` and `fc_dim`, see `DeepNets1M`.
     GHN: the arguments of `ghnfast.GHN`; `init`, a checkpoint to start from.
@@ -45,6 +46,8 @@ class TrainConfig:
     root: str = "data"
     batch_size: int = 64
     workers: int = 0
+    augment: bool = True
+    balanced: bool = False
     meta_batch: int = 8
     max_nodes: int = 2200
     networks: int = 1_000_000

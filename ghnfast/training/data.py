@@ -39,6 +39,10 @@ class Images(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
+    def all_labels(self) -> Tensor:
+        """(images,) int64."""
+
+    @abstractmethod
     def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
         """Normalized images (batch, 3, height, width) float32, labels (batch,) int64; `seed` is for augmentation."""
 
@@ -62,6 +66,9 @@ class ImagesInMemory(Images):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def all_labels(self) -> Tensor:
+        return self.labels
 
     def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
         chosen = torch.as_tensor(indices)
@@ -94,6 +101,9 @@ class ImagesInFolder(Images):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def all_labels(self) -> Tensor:
+        return torch.tensor(self.dataset.targets)[self.indices]
 
     def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
         state = random.getstate()
@@ -217,12 +227,19 @@ def mnist_digits() -> tuple[Tensor, Tensor]:
 def stratified(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the others and of those held out, an equal share of every class."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    rank = torch.empty(len(labels))
-    for label in labels.unique():
-        own = order[labels[order] == label]
-        rank[own] = torch.arange(len(own)) / len(own)  # the first share of each class is held out
-    by_rank = rank.argsort(stable=True)
-    return by_rank[held_out:].sort().values, by_rank[:held_out].sort().values
+    mixed = interleaved(labels, order)
+    return mixed[held_out:].sort().values, mixed[:held_out].sort().values
+
+
+def interleaved(labels: Tensor, order: Tensor) -> Tensor:
+    """An order in which every stretch has its share of every class, and each class the order that it had."""
+    by_class = order[labels[order].argsort(stable=True)]
+    _, counts = labels[by_class].unique_consecutive(return_counts=True)
+    starts = counts.cumsum(0) - counts
+    places = torch.arange(len(labels)) - starts.repeat_interleave(counts)
+    rank = torch.empty(len(labels), dtype=torch.float64)
+    rank[by_class] = places / counts.repeat_interleave(counts).double()
+    return rank.argsort(stable=True)
 
 
 def load_folder(name: str, root: Path, validation: bool, size: int) -> ImageData:
@@ -275,11 +292,16 @@ def import_datasets() -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch number `step` of endless training: a new order in each epoch, the last images of which are left out."""
+    """Batch number `step` of endless training: a new order in each epoch, the last images of which are left out.
+
+    Attributes:
+        balanced: each batch has every class in its share of all images, as nearly as its size allows.
+    """
 
     images: Images
     batch_size: int
     seed: int
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         if len(self.images) < self.batch_size:
@@ -291,9 +313,15 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, number = divmod(step, self.per_epoch)
-        order = shuffled(len(self.images), self.seed, epoch)
+        order = order_of(self, epoch)
         indices = order[number * self.batch_size : (number + 1) * self.batch_size]
         return self.images.batch(indices.tolist(), (self.seed * BIG + step) % (1 << 62))
+
+
+@functools.lru_cache(maxsize=4)
+def order_of(batches: Batches, epoch: int) -> Tensor:
+    order = shuffled(len(batches.images), batches.seed, epoch)
+    return interleaved(batches.images.all_labels(), order) if batches.balanced else order
 
 
 @functools.lru_cache(maxsize=4)

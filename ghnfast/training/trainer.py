@@ -310,7 +310,7 @@ def train(config: TrainConfig, folder: str | os.PathLike[str], *, progress: bool
     path = Path(folder)
     with processes(config) as (rank, world_size, device):
         data = load_data(config.data, config.root)
-        batches = Batches(data.train, config.batch_size, config.seed)
+        batches = make_batches(config, data)
         steps = config.steps or config.epochs * batches.per_epoch
         trainer = Trainer(make_ghn(config, data).to(device), config, steps, rank=rank, world_size=world_size)
         known = read_checkpoint(path)
@@ -384,6 +384,11 @@ def make_dataset(config: TrainConfig, data: ImageData) -> DeepNets1M:
         )
     except ValueError as error:
         raise TrainingError(str(error)) from error
+
+
+def make_batches(config: TrainConfig, data: ImageData) -> Batches:
+    images = data.train if config.augment else data.calibration
+    return Batches(images, config.batch_size, config.seed, config.balanced)
 
 
 def image_stream(batches: Batches, config: TrainConfig, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:

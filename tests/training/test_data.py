@@ -144,6 +144,30 @@ def test_batches_are_a_function_of_their_number() -> None:
     assert not torch.equal(Batches(images, 4, 1)[5][1], first[1])
 
 
+@pytest.mark.parametrize("size", [10, 20, 40])
+def test_balanced_batches(size: int) -> None:
+    labels = torch.arange(100)[torch.randperm(100)] % 10
+    images = ImagesInMemory(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), labels, MNIST_STATISTICS)
+    batches = Batches(images, size, 0, balanced=True)
+    for step in range(8):
+        assert batches[step][1].bincount().tolist() == [size // 10] * 10
+
+
+def test_balanced_batches_of_unequal_classes_hold_every_image() -> None:
+    labels = torch.tensor([0] * 30 + [1] * 20 + [3] * 10)
+    images = ImagesInMemory(
+        torch.arange(60, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2), labels, MNIST_STATISTICS
+    )
+    batches = Batches(images, 6, 0, balanced=True)
+    epochs = [[batches[step] for step in range(epoch * 10, epoch * 10 + 10)] for epoch in (0, 1)]
+    for epoch in epochs:
+        assert len(torch.cat([pixels[:, 0, 0, 0] for pixels, _ in epoch]).unique()) == 60
+        for _, found in epoch:
+            assert ((found.bincount(minlength=4) - torch.tensor([3, 2, 0, 1])).abs() <= 1).all()
+    assert not torch.equal(epochs[0][0][0], epochs[1][0][0])
+    assert all(map(torch.equal, epochs[1][0], Batches(images, 6, 0, balanced=True)[10]))
+
+
 def test_unknown_data() -> None:
     with pytest.raises(
         TrainingError, match="the data set is 'mnist'; cifar10, cifar100, imagenet, mnist5k, folder are"

@@ -23,7 +23,7 @@ from ghnfast.training import ImageData, Trainer, load_data, train
 from ghnfast.training import trainer as trainer_module
 from ghnfast.training.data import Batches
 from ghnfast.training.networks import MetaBatch, MetaBatches, ahead, run_network
-from ghnfast.training.trainer import CHECKPOINT, CONFIG, LOG, make_dataset, make_ghn
+from ghnfast.training.trainer import CHECKPOINT, CONFIG, LOG, make_batches, make_dataset, make_ghn
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
@@ -342,6 +342,16 @@ def test_starting_from_a_ghn(whole_run: Path, few_images: ImageData) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in ghn.state_dict().items())
     with pytest.raises(TrainingError, match=r"ve is True; the configuration says False"):
         make_ghn(tiny_config(init=path, ve=False), few_images)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_images_with_and_without_augmentation(augment: bool) -> None:
+    data = load_data("mnist5k")
+    images, labels = make_batches(tiny_config(augment=augment, balanced=True, batch_size=20), data)[0]
+    assert labels.bincount().tolist() == [2] * 10
+    plain = data.calibration.batch(range(len(data.calibration)), 0)[0].flatten(1)
+    found = [bool((plain == image.flatten()).all(1).any()) for image in images]
+    assert all(found) if not augment else not all(found)
 
 
 def test_state_holds_everything(few_images: ImageData) -> None:
