@@ -30,6 +30,7 @@ from ..predict import load
 from .config import TrainConfig
 from .data import BIG, Batches, ImageData, load_data
 from .networks import MetaBatch, MetaBatches, ahead, placed, run_network
+from .start import start_from_identity
 
 CHECKPOINT, CONFIG, LOG, WEIGHTS = "checkpoint.pt", "config.toml", "log.jsonl", "ghn.safetensors"
 GHN_ARGUMENTS = ("max_shape", "hypernet", "decoder", "weight_norm", "ve", "layernorm", "hid")
@@ -314,13 +315,17 @@ def train(config: TrainConfig, folder: str | os.PathLike[str], *, progress: bool
         steps = config.steps or config.epochs * batches.per_epoch
         trainer = Trainer(make_ghn(config, data).to(device), config, steps, rank=rank, world_size=world_size)
         known = read_checkpoint(path)
+        dataset = make_dataset(config, data)
         if known is not None:
             check_same_run(known["config"], trainer.state()["config"], path)
             trainer.restore(known)
+        else:
+            start_from_identity(trainer.ghn, dataset, config.identity_steps, config.seed)
+        share_weights(trainer)
         if rank == 0:
             path.mkdir(parents=True, exist_ok=True)
             (path / CONFIG).write_text(config.as_toml())
-        run(trainer, data, batches, path, progress and rank == 0)
+        run(trainer, dataset, batches, path, progress and rank == 0)
         if rank == 0:
             trainer.ghn.name, trainer.ghn.epoch = path.name, trainer.step // batches.per_epoch
             trainer.ghn.trained_on = TrainedOn(data.name, data.input_shape)
@@ -346,10 +351,9 @@ def make_ghn(config: TrainConfig, data: ImageData) -> GHN:
         raise TrainingError(str(error)) from error
 
 
-def run(trainer: Trainer, data: ImageData, batches: Batches, path: Path, progress: bool) -> None:
+def run(trainer: Trainer, dataset: DeepNets1M, batches: Batches, path: Path, progress: bool) -> None:
     """All steps that are left."""
     config = trainer.config
-    dataset = make_dataset(config, data)
     networks = MetaBatches(dataset, config.meta_batch, config.max_nodes, config.seed, trainer.rank, trainer.world_size)
     reporter = Reporter(trainer, path if trainer.rank == 0 else None, progress)
     streams = zip(
@@ -369,6 +373,13 @@ def run(trainer: Trainer, data: ImageData, batches: Batches, path: Path, progres
         raise
     finally:
         reporter.close()
+
+
+def share_weights(trainer: Trainer) -> None:
+    """Every process goes on from the first one's weights: theirs may differ by rounding on another machine."""
+    if trainer.world_size > 1:
+        for value in trainer.ghn.state_dict().values():
+            distributed.broadcast(value, 0)
 
 
 def make_dataset(config: TrainConfig, data: ImageData) -> DeepNets1M:

@@ -14,6 +14,7 @@ TINY = {
     "fc_dim": (8, 8),
     "max_shape": (8, 8, 3, 3),
     "hid": 8,
+    "identity_steps": 3,
     "lr": 1e-4,  # a low one: Adam makes updates of that size also of gradients that are rounding errors
     "steps": 6,
     "schedule": "cosine",

@@ -1,0 +1,97 @@
+"""The start of training: networks that pass their channels on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_config
+from torch import nn
+
+from ghnfast.errors import TrainingError
+from ghnfast.training import ImageData
+from ghnfast.training.start import GAIN, identity_for, smooth_filters, start_from_identity
+from ghnfast.training.trainer import make_dataset, make_ghn
+
+TILE = (8, 8)
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 3, 3), (6, 1, 5, 5), (8, 4, 1, 1), (8, 16, 1, 1), (20, 12, 3, 3)])
+def test_identities_pass_channels_on(shape: tuple[int, ...]) -> None:
+    target = identity_for("conv", shape, TILE, 10, 0)
+    assert target is not None
+    rows, columns, height, _ = shape
+    groups = rows if columns == 1 else 1
+    convolution = nn.Conv2d(columns * groups, rows, height, padding="same", bias=False, groups=groups)
+    convolution.weight = nn.Parameter(target)
+    images = torch.randn(2, columns * groups, 7, 7)
+    found = convolution(images) / GAIN
+    for channel in range(rows):
+        if columns == 1:
+            sources = [channel]
+        else:
+            count = min(rows, columns, *TILE)
+            sources = [source for source in range(columns) if source % 8 % count == channel % 8 % count]
+        expected = images[:, sources].sum(1) / len(sources) ** 0.5
+        torch.testing.assert_close(found[:, channel], expected)
+
+
+def test_what_stays_as_it_is() -> None:
+    for name, shape in {
+        "norm.weight": (8,),
+        "pos_enc.weight": (1, 8, 11, 11),
+        "attention.to_qkv.weight": (24, 8),
+        "classifier.1.weight": (10, 8),
+    }.items():
+        assert identity_for(name, shape, TILE, 10, 0) is None
+    hidden = identity_for("classifier.0.weight", (16, 8), TILE, 10, 0)
+    assert hidden is not None
+    assert hidden.shape == (16, 8)
+    assert torch.equal(hidden, GAIN * torch.eye(8).repeat(2, 1))
+
+
+def test_filters_that_read_images() -> None:
+    target = identity_for("stem.weight", (20, 3, 5, 5), TILE, 10, 0)
+    assert target is not None
+    assert torch.equal(target[:8], target[8:16])  # beyond the tile they repeat
+    assert torch.equal(target[:, 0], target[:, 2])
+    torch.testing.assert_close(target.flatten(1).norm(dim=1), torch.full((20,), GAIN))
+    filters = smooth_filters(5, 5, 8, 0)
+    assert torch.linalg.matrix_rank(filters.flatten(1)) == 8
+    assert not torch.equal(filters, smooth_filters(5, 5, 8, 1))
+
+
+@pytest.mark.parametrize("changes", [{}, {"ve": False, "layernorm": False, "weight_norm": False}, {"hypernet": "mlp"}])
+def test_regression_comes_close_and_leaves_the_rest(few_images: ImageData, changes: dict[str, Any]) -> None:
+    config = tiny_config(**changes, hid=16, max_shape=(8, 8, 5, 5))
+    dataset = make_dataset(config, few_images)
+    ghn, again, first = (make_ghn(config, few_images) for _ in range(3))
+    before = {name: value.clone() for name, value in ghn.state_dict().items()}
+    assert start_from_identity(ghn, dataset, 0, 0) == 1
+    assert all(torch.equal(value, before[name]) for name, value in ghn.state_dict().items())
+    distance = start_from_identity(ghn, dataset, 80, 0)
+    assert distance < 0.6
+    start_from_identity(again, dataset, 80, 0)
+    assert all(map(torch.equal, ghn.state_dict().values(), again.state_dict().values()))
+    graph = dataset[12345].graph
+    moved, kept = [], []
+    with torch.no_grad():
+        for (name, value), own in zip(ghn([graph])[0].items(), first([graph])[0].values(), strict=True):
+            target = identity_for(name, tuple(value.shape), TILE, 10, 0)
+            (kept if target is None else moved).append((value - own - (0 if target is None else target)).norm())
+            if target is not None:
+                moved[-1] /= target.norm()
+            else:
+                kept[-1] /= own.norm().clamp(min=1e-1)
+    assert torch.stack(moved).median() < 0.8
+    assert torch.stack(kept).median() < 0.3
+
+
+def test_regression_that_fails_is_an_error(few_images: ImageData) -> None:
+    config = tiny_config()
+    ghn = make_ghn(config, few_images)
+    with torch.no_grad():
+        ghn.primitive_embedding.weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="identity_steps is 2, and the GHN's error is nan"):
+        start_from_identity(ghn, make_dataset(config, few_images), 2, 0)
