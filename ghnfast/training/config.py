@@ -142,8 +142,11 @@ def converted(name: str, value: Any, kind: Any) -> Any:
     """A value as its type."""
     if isinstance(value, str) and kind is not str:
         try:
-            value = json.loads(value if not isinstance(kind, types.GenericAlias) else f"[{value.strip('[]()')}]")
-        except json.JSONDecodeError:
+            if kind is float:  # Python's numbers: JSON has no .001
+                value = float(value)
+            else:
+                value = json.loads(value if not isinstance(kind, types.GenericAlias) else f"[{value.strip('[]()')}]")
+        except ValueError:
             raise TrainingError(f"{name} is {value!r}; {words_for(kind)} is accepted") from None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -152,7 +155,7 @@ def converted(name: str, value: Any, kind: Any) -> Any:
         fits = isinstance(value, (list, tuple)) and (inner[-1] is Ellipsis or len(value) == len(inner))
         if fits:
             return tuple(converted(name, item, inner[0]) for item in value)
-    elif type(value) is kind:
+    elif type(value) is kind and (kind is not float or math.isfinite(value)):
         return value
     raise TrainingError(f"{name} is {value!r}; {words_for(kind)} is accepted")
 

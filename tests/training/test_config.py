@@ -29,6 +29,11 @@ def test_files(tmp_path: Path, suffix: str) -> None:
     assert (config.lr, config.num_ch, config.ve) == (0.5, (16, 32), False)
 
 
+@pytest.mark.parametrize("text", [".001", "0.001", "1e-3", " 1E-3"])
+def test_numbers_from_the_command_line(text: str) -> None:
+    assert make_config({"lr": text}).lr == 0.001
+
+
 def test_a_saved_configuration_is_read_back(tmp_path: Path) -> None:
     config = make_config({"milestones": "0.1,0.9", "data": 'a "quoted" name', "amp": "bfloat16"})
     (tmp_path / "config.toml").write_text(config.as_toml())
@@ -41,6 +46,8 @@ def test_a_saved_configuration_is_read_back(tmp_path: Path) -> None:
         ({"learning_rate": 1.0}, "the configuration has no 'learning_rate'"),
         ({"stesp": 1}, "the configuration has no 'stesp'; did you mean steps?"),
         ({"lr": "fast"}, "lr is 'fast'; a number is accepted"),
+        ({"lr": "inf"}, "lr is inf; a number is accepted"),
+        ({"lr": "nan"}, "lr is nan; a number is accepted"),
         ({"lr": -1}, "lr is -1.0; a positive number is accepted"),
         ({"ve": 1}, "ve is 1; true or false is accepted"),
         ({"steps": 2.5}, "steps is 2.5; an integer is accepted"),
