@@ -32,7 +32,7 @@ class TrainConfig:
     `networks`, how many of the train split; `num_ch` and `fc_dim`, see `DeepNets1M`.
     GHN: the arguments of `ghnfast.GHN`; `init`, a checkpoint to start from; `identity_steps`, steps of regression
     before the first one, which need no images, to a GHN whose networks pass their channels on (see
-    `ghnfast.training.start`): learning is several times faster from there.
+    `ghnfast.training.start`).
     Optimization: Adam with `lr`, `weight_decay`, gradients clipped to the norm `grad_clip`; `network_clip`, if not 0,
     is the largest norm that one network's gradient of its parameters keeps, so that a network that explodes (one in
     thirty has no normalization) does not decide a step. `steps` in all, or `epochs` over the images; `schedule` "step"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -44,15 +45,13 @@ def start_from_identity(ghn: GHN, dataset: DeepNets1M, steps: int, seed: int) ->
         What is left of the distance to the identities in the last step, squared, relative to their norm.
 
     Raises:
-        TrainingError: the GHN does not learn it: the error is not finite.
+        TrainingError: the error is not finite in the end.
     """
-    if steps == 0:
-        return 1.0
     first = copy.deepcopy(ghn)
     networks = MetaBatches(dataset, NETWORKS, MAX_NODES, seed)
     optimizer = torch.optim.Adam(ghn.parameters(), RATE)
     device, tile = ghn.primitive_embedding.weight.device, ghn.decoder.max_shape[:2]
-    distance = torch.ones(())
+    left = 1.0
     for step in range(steps):
         rate = RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / steps)
         for group in optimizer.param_groups:
@@ -74,9 +73,10 @@ def start_from_identity(ghn: GHN, dataset: DeepNets1M, steps: int, seed: int) ->
         (distance + torch.stack(changes).mean()).backward()
         torch.nn.utils.clip_grad_norm_(ghn.parameters(), GRAD_CLIP)
         optimizer.step()
-    if not bool(torch.isfinite(distance.detach())):
-        raise TrainingError(f"identity_steps is {steps}, and the GHN's error is {float(distance.detach())} after them")
-    return float(distance.detach())
+        left = float(distance.detach())
+    if not math.isfinite(left):
+        raise TrainingError(f"identity_steps is {steps}, and the GHN's error is {left} after them")
+    return left
 
 
 @functools.lru_cache(maxsize=4096)
