@@ -115,6 +115,15 @@ def test_slices_and_heads_of_one_channel(genotype: Genotype, large_images: bool)
             )  # fmt: skip
 
 
+def test_a_gate_beside_attention() -> None:
+    """Fused attention counts as many operations as it has spelled out: they decide whether this gate is a node."""
+    beside = [("cse", 1), ("none", 0), ("msa", 0), ("cse", 2), ("none", 0), ("none", 0)]
+    check(
+        genotype=Genotype([("none", 0), ("sep_conv_3x3", 0)], [2], beside, [3]), num_classes=7, C=8, n_cells=2, ks=1,
+        norm=None, preproc=False, C_mult=1, stem_type=0, is_imagenet_input=False,
+    )  # fmt: skip
+
+
 def test_a_genotype_without_a_path_is_named() -> None:
     nothing = Genotype([("none", 0), ("none", 1)], [2], [("none", 0), ("none", 1)], [2])
     with pytest.raises(ValueError, match=r"cut every path of its Genotype\(normal=\[\('none', 0\)"):
