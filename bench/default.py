@@ -1,27 +1,40 @@
-"""Makes the GHN that comes with the package out of a finished training run: python bench/default.py RUN.
+"""Makes the GHN that comes with the package out of finished training runs: python bench/default.py RUN [RUN ...].
 
-Weights are kept as float16, which halves the file; `bench/accuracy.py` measures what is shipped.
+Each run started from the weights of the one before it (`init`). Those of the last are shipped, as float16, which halves
+the file; `bench/accuracy.py` measures what is shipped. Beside them stand each run's configuration, `stage-1.toml` and
+so on, and one log, whose steps count on from run to run.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 from pathlib import Path
 
 from ghnfast import checkpoint
+from ghnfast.training import read_config
 from ghnfast.training.trainer import CONFIG, LOG, WEIGHTS
 
 
-def main(run: Path) -> None:
-    trained = checkpoint.read(run / WEIGHTS)
+def main(runs: list[Path]) -> None:
+    trained = checkpoint.read(runs[-1] / WEIGHTS)
     half = {name: weight.half() for name, weight in trained.state_dict.items()}
     target = checkpoint.resolve(checkpoint.DEFAULT)
     checkpoint.write(target, dataclasses.replace(trained, state_dict=half))
-    for name in (CONFIG, LOG):
-        shutil.copyfile(run / name, target.parent / name)
+    for old in target.parent.glob("*.toml"):
+        old.unlink()
+    lines, done = [], 0
+    for stage, run in enumerate(runs, start=1):
+        shutil.copyfile(run / CONFIG, target.parent / f"stage-{stage}.toml")
+        for line in map(json.loads, (run / LOG).read_text().splitlines()):
+            lines.append(json.dumps({**line, "step": done + line["step"]}))
+        done += read_config(run / CONFIG)["steps"]
+    (target.parent / LOG).write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    main([Path(run) for run in sys.argv[1:]])

@@ -22,8 +22,9 @@ BEGIN, END = "<!-- bench: made by `make bench` -->", "<!-- /bench -->"
 ACCURACY_BEGIN, ACCURACY_END = "<!-- accuracy: made by bench/report.py -->", "<!-- /accuracy -->"
 METHODS = {
     "ghn2": "GHN-2, the default",
-    "ghn1": "GHN-1",
-    "mlp": "MLP",
+    "ghn2-short": "GHN-2, 1,850 steps",
+    "ghn1": "GHN-1, 1,850 steps",
+    "mlp": "MLP, 1,850 steps",
     "sgd1": "SGD, 1 epoch",
     "sgd5": "SGD, 5 epochs",
     "sgd50": "SGD, 50 epochs",

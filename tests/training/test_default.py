@@ -10,9 +10,10 @@ import torch
 import ghnfast
 from ghnfast import checkpoint
 from ghnfast.training import evaluate, load_data, make_config, read_config
-from ghnfast.training.trainer import CONFIG, GHN_ARGUMENTS, LOG
+from ghnfast.training.trainer import GHN_ARGUMENTS, LOG
 
 FOLDER = checkpoint.resolve(checkpoint.DEFAULT).parent
+STAGES = [make_config(read_config(file)) for file in sorted(FOLDER.glob("stage-*.toml"))]
 
 
 def test_its_file_is_small() -> None:
@@ -21,19 +22,26 @@ def test_its_file_is_small() -> None:
     assert {weight.dtype for weight in safetensors.torch.load_file(file).values()} == {torch.float16}
 
 
-def test_it_is_what_its_configuration_says() -> None:
-    config = make_config(read_config(FOLDER / CONFIG))
+def test_it_is_what_its_configurations_say() -> None:
     ghn = ghnfast.load(checkpoint.DEFAULT)
     assert (ghn.name, ghn.num_classes) == ("ghn2-mnist5k", 10)
-    assert ghn.trained_on == (config.data, (3, 32, 32))
-    assert {name: ghn.config[name] for name in GHN_ARGUMENTS} == {name: getattr(config, name) for name in GHN_ARGUMENTS}
     assert {weight.dtype for weight in ghn.parameters()} == {torch.float32}
+    for config in STAGES:
+        assert ghn.trained_on == (config.data, (3, 32, 32))
+        assert {n: ghn.config[n] for n in GHN_ARGUMENTS} == {n: getattr(config, n) for n in GHN_ARGUMENTS}
 
 
-def test_its_log_is_that_of_the_whole_run() -> None:
-    config = make_config(read_config(FOLDER / CONFIG))
+def test_each_stage_starts_from_the_one_before() -> None:
+    assert [bool(config.init) for config in STAGES] == [False, *[True] * (len(STAGES) - 1)]
+
+
+def test_its_log_is_that_of_all_stages() -> None:
     steps = [json.loads(line)["step"] for line in (FOLDER / LOG).read_text().splitlines()]
-    assert steps == [*range(config.log_every, config.steps, config.log_every), config.steps]
+    expected, done = [], 0
+    for config in STAGES:
+        expected += [done + step for step in (*range(config.log_every, config.steps, config.log_every), config.steps)]
+        done += config.steps
+    assert steps == expected
 
 
 def test_networks_it_has_never_seen_read_digits() -> None:
