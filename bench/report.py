@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -200,29 +201,39 @@ def gpu_text() -> str:
 
 def accuracy_text() -> str:
     """Top-1 accuracy by method and split, in the layout of the paper's tables 3 and 4."""
+    files = {key: RESULTS / f"accuracy-{key}.json" for key in METHODS}
+    measured: Json = {key: json.loads(file.read_text()) for key, file in files.items() if file.exists()}
     rows, about = [], []
-    for key, title in METHODS.items():
-        file = RESULTS / f"accuracy-{key}.json"
-        if not file.exists():
-            continue
-        found: Json = json.loads(file.read_text())
+    for key, found in measured.items():
         cells = [accuracy_cell(found.get(split)) for split in ACCURACY_SPLITS]
         best = f"{found['test']['max']:.1f}" if "test" in found else "-"
         known = [f"{value:.1f}" for value in found.get("predefined", {}).get("networks", ())] or ["-", "-"]
         seconds = f"{found['test']['seconds']:.3g}" if "test" in found else "-"
-        rows.append([title, cells[0], best, *cells[1:], *known, seconds])
+        rows.append([METHODS[key], cells[0], best, *cells[1:], *known, seconds])
         about += [result["about"] for result in found.values()]
     head = ["", "test, mean", "test, best", *ACCURACY_SPLITS[1:], "ResNet-50", "ViT", "seconds a network"]
     machines = ", ".join(sorted({each["machine"] for each in about}))
     return (
         f"{table(head, rows)}\n\nTop-1 accuracy in percent on 1,000 test digits of `mnist5k`, mean and standard error "
         "over the networks of a split (n of them), none of which a GHN has seen; batch statistics of each batch, as in "
-        f"the paper. The last column is the time to predict, or to train, one network of the test split ({machines})."
+        f"the paper. The last column is the time to predict, or to train, one network of the test split ({machines}). "
+        f"{same_networks_text(measured)}"
     )
 
 
 def accuracy_cell(result: Json | None) -> str:
-    return "-" if result is None else f"{result['mean']:.1f} +- {result['stderr']:.1f} (n {result['n']})"
+    if result is None:
+        return "-"
+    error = f" +- {result['stderr']:.1f}" if result["n"] > 1 else ""
+    return f"{result['mean']:.1f}{error} (n {result['n']})"
+
+
+def same_networks_text(found: Json) -> str:
+    """What the default reaches on the first networks of the test split, where others were measured on fewer."""
+    default = found["ghn2"]["test"]["networks"]
+    counts = sorted({results["test"]["n"] for results in found.values() if "test" in results} - {len(default)})
+    means = [f"{statistics.fmean(default[:count]):.1f} on the first {count}" for count in counts]
+    return f"Of the test split's networks the default reaches {', '.join(means)}: compare rows on the same n with that."
 
 
 def pyplot() -> Any:
