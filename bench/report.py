@@ -208,7 +208,7 @@ def accuracy_text() -> str:
         cells = [accuracy_cell(found.get(split)) for split in ACCURACY_SPLITS]
         best = f"{found['test']['max']:.1f}" if "test" in found else "-"
         known = [f"{value:.1f}" for value in found.get("predefined", {}).get("networks", ())] or ["-", "-"]
-        seconds = f"{found['test']['seconds']:.3g}" if "test" in found else "-"
+        seconds = in_seconds(found["test"]["seconds"]) if "test" in found else "-"
         where = found["test"]["about"]["machine"] if "test" in found else "-"
         rows.append([METHODS[key], cells[0], best, *cells[1:], *known, seconds, where])
     head = ["", "test, mean", "test, best", *ACCURACY_SPLITS[1:], "ResNet-50", "ViT", "seconds a network", "on"]
@@ -218,6 +218,10 @@ def accuracy_text() -> str:
         f"the paper. The seconds are the time to predict, or to train, one network of the test split. "
         f"{same_networks_text(measured)}"
     )
+
+
+def in_seconds(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def accuracy_cell(result: Json | None) -> str:
