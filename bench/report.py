@@ -215,7 +215,8 @@ def accuracy_text() -> str:
     return (
         f"{table(head, rows)}\n\nTop-1 accuracy in percent on 1,000 test digits of `mnist5k`, mean and standard error "
         "over the networks of a split (n of them), none of which a GHN has seen; batch statistics of each batch, as in "
-        f"the paper. The seconds are the time to predict, or to train, one network of the test split. "
+        "the paper. The seconds are the time to predict, or to train, one network of the test split, on the machine "
+        "beside them; the machine of every other figure is in `bench/results/`. "
         f"{same_networks_text(measured)}"
     )
 
