@@ -25,7 +25,7 @@ import re
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -462,9 +462,14 @@ def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
 # ------------------------------------------------------------------------------------------------ into a module
 
 
-def fitted_weights(module: nn.Module, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+def fitted_weights(
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    rename: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
+) -> dict[str, torch.Tensor]:
     """A checkpoint's weights as a module's ``load_state_dict`` takes them, all of them checked.
 
+    ``rename`` gives the names that files have to the module's weights, and to those of a file that has the module's.
     The 1x1 convolution weights (out, in, 1, 1) may be given as (out, in), as the GHN-3 code base stores them. The
     module may be on the meta device: only its names, shapes and dtypes count.
 
@@ -472,8 +477,8 @@ def fitted_weights(module: nn.Module, checkpoint: Checkpoint) -> dict[str, torch
         CheckpointError: missing or unexpected names, wrong shapes, values that are no floating-point numbers, NaN or
             infinite values; it names the first few of each.
     """
-    expected = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
-    given = _plain_tensors(checkpoint.state_dict, checkpoint.source)
+    expected = rename({name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)})
+    given = rename(_plain_tensors(checkpoint.state_dict, checkpoint.source))
     faults: dict[str, list[str]] = {
         "missing keys": [f"{name} {_shape(value)}" for name, value in expected.items() if name not in given],
         "unexpected keys": [f"{name} {_shape(value)}" for name, value in given.items() if name not in expected],

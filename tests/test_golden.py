@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from models import torchvision_model
 from torch import nn
 
 import ghnfast
+from ghnfast import checkpoint
 from ghnfast.deepnets import Network
 from ghnfast.graph import PRIMITIVES
 from ghnfast.vision import adapt_to_small_images
@@ -38,12 +40,13 @@ def deepnets_model(key: str) -> Network:
 def test_closed_form_weights_are_the_golden_ones() -> None:
     weights = golden_ghn("ghn2-cifar10").state_dict()
     assert weights["ln.weight"].double().sum().item() == pytest.approx(31.26430779695511, rel=1e-12)
-    assert weights["embed.weight"].double().sum().item() == pytest.approx(2.404939202897367, rel=1e-12)
+    assert weights["primitive_embedding.weight"].double().sum().item() == pytest.approx(2.404939202897367, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", GHN_NAMES)
-def test_state_dict_is_the_published_one(name: str) -> None:
-    ours = {key: list(tensor.shape) for key, tensor in golden_ghn(name).state_dict().items()}
+def test_saved_weights_are_those_of_the_published_file(name: str, tmp_path: Path) -> None:
+    golden_ghn(name).save(tmp_path / "ghn.pt")
+    ours = {key: list(tensor.shape) for key, tensor in checkpoint.read(tmp_path / "ghn.pt").state_dict.items()}
     assert ours == golden("checkpoints")[name]["state_dict"]
 
 

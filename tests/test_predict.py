@@ -167,7 +167,7 @@ def ghn_of(kind: str) -> GHN:
 
 
 class Weights:
-    """The weights of a GHN as numpy arrays, by the names of the published checkpoints."""
+    """The weights of a GHN as numpy arrays."""
 
     def __init__(self, ghn: GHN) -> None:
         self.arrays = {name: tensor.detach().double().numpy() for name, tensor in ghn.state_dict().items()}
@@ -217,7 +217,7 @@ def initial_state(weights: Weights, primitive: int, shape: tuple[int, ...] | Non
         # (5, the number of classes, has an entry of its own and counts as 8 all the same, as 4, 6 and 7 do)
         parts = [channel[nearest(CHANNELS, 8 if 4 <= size <= 7 else size)] for size in shape[:2]]
         parts += [spatial[nearest(SPACES, 3 if size == 2 else size)] for size in shape[2:]]
-    result: Array = weights.arrays["embed.weight"][primitive] + np.concatenate(parts)
+    result: Array = weights.arrays["primitive_embedding.weight"][primitive] + np.concatenate(parts)
     return result
 
 
@@ -1108,7 +1108,14 @@ def test_nothing_to_predict_is_an_error_that_says_why() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
-    "weight", ["embed.weight", "gnn.gru.bias_hh", "decoder.conv.2.bias", "decoder_1d.fc.2.weight", "bias_class.1.bias"]
+    "weight",
+    [
+        "primitive_embedding.weight",
+        "gnn.gru.bias_hh",
+        "decoder.conv.2.bias",
+        "decoder_1d.fc.2.weight",
+        "bias_class.1.bias",
+    ],
 )
 def test_broken_ghn_weights_change_nothing(weight: str, value: float) -> None:
     ghn = GHN(max_shape=MAX_SHAPE, num_classes=CLASSES, hid=HID)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
-
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .linear import LayerWeights, layer_weights
 
 
 class ConvDecoder(nn.Module):
@@ -18,7 +18,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, hid: int, max_shape: tuple[int, int, int, int], num_classes: int) -> None:
         super().__init__()
-        self.max_shape, self.channels = max_shape, 4 * hid
+        self.max_shape, self.hid, self.channels = max_shape, hid, 4 * hid
         rows, columns, height, width = max_shape
         self.fc = nn.Sequential(nn.Linear(hid, 4 * hid * height * width), nn.ReLU())
         self.conv = nn.Sequential(nn.Conv2d(4 * hid, 8 * hid, 1), nn.ReLU(), nn.Conv2d(8 * hid, rows * columns, 1))
@@ -26,24 +26,24 @@ class ConvDecoder(nn.Module):
 
     def cells(self, states: Tensor, height: int, width: int) -> Tensor:
         """relu(fc(h)) for the top-left `height` x `width` cells: (count * height * width, 4 hid), row by row."""
-        layer = cast(nn.Linear, self.fc[0])
-        weight = layer.weight.view(-1, *self.max_shape[2:], layer.in_features)[:, :height, :width]
-        bias = layer.bias.view(-1, *self.max_shape[2:])[:, :height, :width]
+        weight, bias = layer_weights(self.fc[0], self.hid)
+        weight = weight.unflatten(0, (-1, *self.max_shape[2:]))[:, :height, :width]
+        bias = bias.unflatten(0, (-1, *self.max_shape[2:]))[:, :height, :width]
         # Cells first, channels last, so that the result is in the order that the next layer reads.
         weight, bias = weight.permute(1, 2, 0, 3).flatten(0, 2), bias.permute(1, 2, 0).flatten()
         return F.relu(F.linear(states, weight, bias)).view(-1, self.channels)
 
     def hidden(self, cells: Tensor) -> Tensor:
         """What the last layer reads for cells (count, 4 hid): (count, 8 hid)."""
-        first = layer_weights(self.conv[0])
+        first = layer_weights(self.conv[0], self.channels, convolution=True)
         return F.relu(F.linear(cells, first.weight, first.bias))
 
     @property
     def last(self) -> LayerWeights:
         """The last layer: weight (out, in, 8 hid), bias (out, in)."""
         rows, columns = self.max_shape[:2]
-        weight, bias = layer_weights(self.conv[2])
-        return LayerWeights(weight.view(rows, columns, -1), bias.view(rows, columns))
+        weight, bias = layer_weights(self.conv[2], 2 * self.channels, convolution=True)
+        return LayerWeights(weight.unflatten(0, (rows, columns)), bias.unflatten(0, (rows, columns)))
 
     def forward(self, states: Tensor, rows: int, columns: int, kernel: tuple[int, int]) -> Tensor:
         """The leading `rows` and `columns` of kernels: (count, rows, columns, *kernel) from states (count, hid).
@@ -62,19 +62,7 @@ class ConvDecoder(nn.Module):
 
     def classifier(self, states: Tensor, columns: int) -> Tensor:
         """Weights of classification layers: (count, num_classes, columns), from cell (0, 0) of a kernel."""
-        predictor = layer_weights(self.class_layer_predictor[1])
+        predictor = layer_weights(self.class_layer_predictor[1], self.max_shape[0], convolution=True)
         block = F.relu(self(states, self.max_shape[0], columns, (1, 1))[..., 0, 0])
         result: Tensor = (predictor.weight @ block) + predictor.bias[:, None]
         return result
-
-
-class LayerWeights(NamedTuple):
-    """A linear layer, or a 1x1 convolution as one: weight (out, in), bias (out,)."""
-
-    weight: Tensor
-    bias: Tensor
-
-
-def layer_weights(module: nn.Module) -> LayerWeights:
-    convolution = cast(nn.Conv2d, module)
-    return LayerWeights(convolution.weight.flatten(1), cast(Tensor, convolution.bias))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -59,10 +58,10 @@ class ShapeEncoder(nn.Module):
 
     def forward(self, shapes: NDArray[np.int64]) -> Tensor:
         """The embeddings (nodes, hid) of shapes (nodes, 4), -1 in those of nodes without a shape."""
-        indices = torch.from_numpy(self.indices(shapes)).to(self.embed_channel.weight.device)
-        channels, spatial = self.embed_channel.weight, self.embed_spatial.weight
-        parts = F.embedding(indices[:, :2], channels).flatten(1), F.embedding(indices[:, 2:], spatial).flatten(1)
-        return torch.cat(parts, 1)
+        device = next(self.parameters()).device
+        indices = torch.from_numpy(self.indices(shapes)).to(device)
+        channels, spatial = self.embed_channel(indices[:, :2]), self.embed_spatial(indices[:, 2:])
+        return torch.cat([channels.flatten(1), spatial.flatten(1)], 1)
 
 
 def rounded_channels(largest: int) -> NDArray[np.int64]:

@@ -118,15 +118,15 @@ class GHN(nn.Module):
         self.rounding = "float32"
         if layernorm:
             self.ln = nn.LayerNorm(hid)
-        # Published checkpoints call this table `embed`, which is also the name of a public method; the method is what
-        # `ghn.embed` means, and the table keeps its place in the state dict.
-        self._modules["embed"] = nn.Embedding(len(PRIMITIVES), hid)
+        # Published checkpoints call this table `embed`, which is the name of a public method here (`PUBLISHED_NAMES`).
+        self.primitive_embedding = nn.Embedding(len(PRIMITIVES), hid)
         self.shape_enc = ShapeEncoder(hid, num_classes, height)
         self.gnn = GatedSweep(hid, ve) if hypernet == "gatedgnn" else NodeMlp(hid)
         self.decoder = ConvDecoder(hid, shape, num_classes)
         self.vector_length = max(rows, columns)
         self.decoder_1d = Mlp(hid, 2 * hid, 2 * self.vector_length, last_relu=False)
         self.bias_class = nn.Sequential(nn.ReLU(), nn.Linear(self.vector_length, num_classes))
+        self.register_load_state_dict_pre_hook(take_published_names)
 
     @property
     def precision(self) -> str:
@@ -246,11 +246,6 @@ class GHN(nn.Module):
             found[graph][slots[graph].names[slot]] = shaped(value, slots[graph].forms[slot])
         return found
 
-    @property
-    def primitive_embedding(self) -> nn.Embedding:
-        """The embedding table of the primitives."""
-        return self._modules["embed"]  # type: ignore[return-value]
-
     def embed(
         self,
         model: nn.Module | ArchGraph | Sequence[nn.Module | ArchGraph],
@@ -285,9 +280,9 @@ class GHN(nn.Module):
 
     def initial_states(self, batch: GraphBatch) -> Tensor:
         """The embedding of every node by its primitive and shape: (nodes, hid)."""
-        table = self.primitive_embedding
-        primitives = torch.from_numpy(batch.primitives).long().to(table.weight.device)
-        return F.embedding(primitives, table.weight) + self.shape_enc(batch.shape_table)
+        primitives = torch.from_numpy(batch.primitives).long().to(next(self.parameters()).device)
+        embedded: Tensor = self.primitive_embedding(primitives)
+        return embedded + self.shape_enc(batch.shape_table)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights and configuration to a .safetensors file, or to a .pt file in the published layout.
@@ -295,7 +290,8 @@ class GHN(nn.Module):
         Raises:
             CheckpointError: the suffix is another one, or the file cannot be written.
         """
-        content = checkpoint.Checkpoint(dict(self.config), self.state_dict(), self.name, self.epoch, self.trained_on)
+        weights = with_published_names(self.state_dict())
+        content = checkpoint.Checkpoint(dict(self.config), weights, self.name, self.epoch, self.trained_on)
         checkpoint.write(path, content)
 
     @torch.no_grad()
@@ -308,7 +304,7 @@ class GHN(nn.Module):
         state = state_of(own.parameters)
         self.check_weights(own, state)
         native = self.native(own, state)
-        with torch.autocast(self.primitive_embedding.weight.device.type, enabled=False):
+        with torch.autocast(own.parameters[0].device.type, enabled=False):
             source = self.decode_source(self.node_states(batch, native), job.layout, native)
         job.write(source, self.name, self.precision)
         return job.plans
@@ -415,7 +411,7 @@ class GHN(nn.Module):
         if state is not None and state == self.checked:
             return
         weights = members.parameters
-        if backend_for(self.primitive_embedding.weight) == "cpp":
+        if backend_for(weights[0]) == "cpp":
             fine = _C.all_finite(as_arrays(*weights), torch.get_num_threads())
         else:
             # A sum is infinite or NaN where any element is, and far cheaper to look at.
@@ -428,6 +424,23 @@ class GHN(nn.Module):
                 "No parameter was changed."
             )
         self.checked = state
+
+
+# The names of weights in published checkpoints, which `GHN.save` writes too, where they differ from ours. Both load.
+PUBLISHED_NAMES = {"primitive_embedding.weight": "embed.weight"}
+
+
+def with_published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A GHN's weights by published names, from either; under both where a name is taken, which is an error later."""
+    renamed = {own: published for own, published in PUBLISHED_NAMES.items() if published not in state}
+    return {renamed.get(name, name): value for name, value in state.items()}
+
+
+def take_published_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename what `load_state_dict` is about to load; `state` is its own copy."""
+    for own, published in PUBLISHED_NAMES.items():
+        if prefix + published in state and prefix + own not in state:
+            state[prefix + own] = state.pop(prefix + published)
 
 
 def shaped(value: Tensor, form: Form) -> Tensor:
@@ -493,7 +506,7 @@ def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
             ghn = GHN(**read.config)
     except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error
-    weights = checkpoint.fitted_weights(ghn, read)
+    weights = checkpoint.fitted_weights(ghn, read, with_published_names)
     ghn = ghn.to_empty(device="cpu")
     ghn.load_state_dict(weights)
     ghn.name, ghn.epoch, ghn.trained_on = read.source, read.epoch, read.trained_on

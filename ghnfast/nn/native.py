@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .. import _C
 from ..ops.backend import as_arrays, backend_for, is_plain
 from ..tracing.members import Members, has_global_hooks, members_of
-from .decoder import ConvDecoder, layer_weights
+from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
+from .linear import own_weights
 from .sweep import GatedSweep, Mlp, NodeMlp
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ def native_for(ghn: GHN, members: Members | None = None, state: WeightState = No
     Args:
         members, state: those of the GHN, where they are known.
     """
-    if backend_for(ghn.primitive_embedding.weight) != "cpp":
-        return None
     members = members_of(ghn) if members is None else members
+    if backend_for(members.parameters[0]) != "cpp":
+        return None
     if has_global_hooks() or not all(map(is_untouched, members.modules[1:])):
         return None
     if not is_plain(members.parameters):
@@ -69,7 +70,7 @@ def make_native(ghn: GHN) -> Native:
     norm = [ghn.ln.weight, ghn.ln.bias] if ghn.config["layernorm"] else []
     layers = [decoder.fc[0], decoder.conv[0], decoder.conv[2], decoder.class_layer_predictor[1]]
     layers += [*ghn.decoder_1d.linear_layers, ghn.bias_class[1]]
-    weights = [tensor for layer in layers for tensor in layer_weights(layer)]
+    weights = [tensor for layer in layers for tensor in own_weights(layer)]  # of `is_untouched` layers
     kind = _C.GhnFloat if ghn.primitive_embedding.weight.dtype == torch.float32 else _C.GhnDouble
     rows, columns = decoder.max_shape[:2]
     return kind(

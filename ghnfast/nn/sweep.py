@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..graph import MAX_DISTANCE, GraphBatch
 from ..ops.sweep import GruWeights, MlpWeights, SweepWeights, apply_mlp, gated_sweep
+from .linear import layer_weights
 
 
 class Mlp(nn.Module):
@@ -16,14 +17,19 @@ class Mlp(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int, last_relu: bool = True) -> None:
         super().__init__()
+        self.inputs, self.hidden = inputs, hidden
         layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
-        self.linear_layers = layers[0], layers[2]  # a tuple: they are registered once, in `fc`
         self.fc = nn.Sequential(*layers, nn.ReLU()) if last_relu else nn.Sequential(*layers)
+
+    @property
+    def linear_layers(self) -> tuple[nn.Module, nn.Module]:
+        layers: dict[str, Any] = self._modules["fc"]._modules  # type: ignore[union-attr]
+        return layers["0"], layers["2"]
 
     @property
     def weights(self) -> MlpWeights:
         first, second = self.linear_layers
-        return MlpWeights(first.weight, first.bias, second.weight, second.bias)  # type: ignore[arg-type]
+        return MlpWeights(*layer_weights(first, self.inputs), *layer_weights(second, self.hidden))
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.fc(x)
