@@ -47,7 +47,6 @@ sanitize-%: setup
 # Measures on the CPU into bench/results/cpu-*.json, and regenerates the README's tables and docs/speed.svg. The published
 # implementation is measured beside ours where PYTHONPATH has it (ppuda and what it needs).
 bench: setup
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt matplotlib
 	for part in models scaling candidates deepnets precision training; do \
 		$(BIN)/python -m pytest bench/test_$$part.py --benchmark-json=bench/results/cpu-$$part.json || exit 1; \
 	done

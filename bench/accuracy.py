@@ -20,7 +20,8 @@ import torch
 
 from ghnfast.cli import main as ghnfast
 
-RESULTS = Path(__file__).resolve().parent / "results"
+FOLDER = Path(__file__).resolve().parent
+RESULTS = FOLDER / "results"
 
 
 def machine() -> str:
@@ -32,12 +33,17 @@ def machine() -> str:
 
 
 def git(*arguments: str) -> str:
-    ran = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=RESULTS)
+    ran = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=FOLDER)
     return ran.stdout.strip()
 
 
 def main(name: str, options: list[str]) -> int:
     target = RESULTS / f"accuracy-{name}.json"
+    # Before the work, which may take hours: what it was done with, and whether that can be told.
+    commit = {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "../ghnfast")),
+    }
     start = time.time()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "results.json"
@@ -50,8 +56,7 @@ def main(name: str, options: list[str]) -> int:
         "machine": machine(),
         "torch": version("torch"),
         "python": platform.python_version(),
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "../../ghnfast")),
+        **commit,
         "date": time.strftime("%Y-%m-%d"),
         "minutes": round((time.time() - start) / 60, 1),
     }

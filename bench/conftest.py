@@ -14,6 +14,8 @@ import torch
 import ghnfast
 import ghnfast.vision
 
+collect_ignore = [] if torch.cuda.is_available() else ["test_gpu.py"]
+
 
 @pytest.fixture(scope="session")
 def ghn() -> ghnfast.GHN:

@@ -18,10 +18,10 @@ from ghnfast.training import read_config
 from ghnfast.training.trainer import CONFIG, LOG, WEIGHTS
 
 
-def main(runs: list[Path]) -> None:
+def main(runs: list[Path], target: Path) -> None:
+    """Write the last run's weights to `target`, and what all of them did beside it."""
     trained = checkpoint.read(runs[-1] / WEIGHTS)
     half = {name: weight.half() for name, weight in trained.state_dict.items()}
-    target = checkpoint.resolve(checkpoint.DEFAULT)
     checkpoint.write(target, dataclasses.replace(trained, state_dict=half))
     for old in target.parent.glob("*.toml"):
         old.unlink()
@@ -37,4 +37,4 @@ def main(runs: list[Path]) -> None:
 if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.exit(__doc__)
-    main([Path(run) for run in sys.argv[1:]])
+    main([Path(run) for run in sys.argv[1:]], checkpoint.resolve(checkpoint.DEFAULT))

@@ -281,7 +281,8 @@ def draw() -> None:
     figure.savefig(PLOT, metadata={"Date": None})
 
 
-def main() -> None:
+def updated(text: str) -> str:
+    """The README with the sections that are made here."""
     parts = [
         f"{BEGIN}\n",
         f"Medians in milliseconds, stages taking turns ({machine('models')}):\n",
@@ -298,12 +299,15 @@ def main() -> None:
         END,
     ]
     accuracy = [f"{ACCURACY_BEGIN}\n", accuracy_text() + "\n", ACCURACY_END]
-    text = README.read_text()
     for begin, end, lines in ((BEGIN, END, parts), (ACCURACY_BEGIN, ACCURACY_END, accuracy)):
         place = f"{re.escape(begin)}.*?{re.escape(end)}"
         text, count = re.subn(place, lambda _, lines=lines: "\n".join(lines), text, flags=re.S)  # type: ignore[misc]
         assert count == 1, f"{README} has no place for {begin}"
-    README.write_text(text)
+    return text
+
+
+def main() -> None:
+    README.write_text(updated(README.read_text()))
     if "--without-plot" not in sys.argv:
         draw()
         draw_learning()

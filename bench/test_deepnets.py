@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from sizes import size
 
 from ghnfast.deepnets import DeepNet, DeepNets1M, generate
 from ghnfast.graph import GraphBatch
 from ghnfast.profiling import extra_memory
 
-COUNT = 3000
+COUNT = size(3000, 10)
+ROUNDS = size(5, 1)
 
 
 def shapes(item: DeepNet) -> None:
@@ -34,7 +36,7 @@ def test_graphs(benchmark: Any, what: Any) -> None:
         for index in range(COUNT):
             what(dataset[index])
 
-    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
+    benchmark.pedantic(run, rounds=ROUNDS, warmup_rounds=1)
     torch.set_num_threads(threads)
     nodes = sum(map(dataset.num_nodes, range(COUNT))) / COUNT
     benchmark.extra_info.update(what=what.__name__, per_second=COUNT / benchmark.stats.stats.median, mean_nodes=nodes)
@@ -43,7 +45,7 @@ def test_graphs(benchmark: Any, what: Any) -> None:
 @pytest.mark.parametrize("split", ["train", "val", "test", "wide", "deep", "dense", "bnfree"])
 def test_statistics(benchmark: Any, split: str) -> None:
     """The published table, of as many networks as were published."""
-    (count,) = generate.splits_to_write(split, None).values()
+    (count,) = generate.splits_to_write(split, size(None, 20)).values()
     threads = torch.get_num_threads()
     found: list[Any] = []
 

@@ -13,13 +13,17 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
+import triton
 from graphs import sweep_weights, tensors_of
+from models import torchvision_model
+from sizes import size
 from turns import versus
 
 import ghnfast
 from ghnfast.deepnets import DeepNets1M
 from ghnfast.graph import GraphBatch
+from ghnfast.kernels import decode as decode_kernels
+from ghnfast.kernels import sweep as sweep_kernels
 from ghnfast.nn.slots import decoded_part
 from ghnfast.ops.decode import DecodeSource, decode_into_op, memory_table
 from ghnfast.ops.decode import triton_tables as decode_tables
@@ -27,15 +31,9 @@ from ghnfast.ops.sweep import gated_sweep, naive_gated_sweep, triton_tables
 from ghnfast.profiling import Stage, fill
 from ghnfast.tracing.members import members_of
 
-if not torch.cuda.is_available():
-    pytest.skip("there is no GPU", allow_module_level=True)
-
-import triton
-from ghnfast.kernels import decode as decode_kernels
-from ghnfast.kernels import sweep as sweep_kernels
-
 MODELS = ("resnet50", "densenet121", "vgg16", "vit_b_16", "convnext_tiny", "wide_resnet50_2", "mobilenet_v3_large")
 LARGE = ("resnet50", "convnext_tiny", "wide_resnet50_2", "vit_b_16", "vgg16")  # over 20 million parameters
+TRAINING_NODES = size(2200, 200)  # of eight networks, as meta-batches have
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +66,11 @@ def kernel_ms(function: Stage) -> float:
         return float(triton.testing.do_bench(function, return_mode="median"))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", size(MODELS, MODELS[-1:]))
 def test_model(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
     """Main: everything, with the graph given. `device`: from embedding to parameters."""
     ghn = gpu_ghn
-    model = torchvision.models.get_model(name, weights=None).cuda()
+    model = torchvision_model(name).cuda()
     graph = ghnfast.trace(model)
     batch = GraphBatch([graph])
     job = ghn.prepare([model], [members_of(model)], batch, classifier=True)
@@ -81,7 +79,7 @@ def test_model(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
         source = ghn.decode_source(states, job.layout, None)
 
     def given() -> None:
-        ghn.run(model, graph, None, None, True, False)
+        ghn.predict(model, graph=graph)
 
     def on_device() -> None:
         job.write(ghn.decode_source(ghn.node_states(batch, None), job.layout, None), ghn.name, ghn.precision)
@@ -125,15 +123,16 @@ def test_reference(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
         quietly(reference, theirs, reference_graph.to_device("cuda"))
 
     others = {"reference": finished(published)}
-    medians = versus(benchmark, finished(lambda: gpu_ghn.run(ours, graph, None, None, True, False)), others, 9)
+    medians = versus(benchmark, finished(lambda: gpu_ghn.predict(ours, graph=graph)), others, 9)
     benchmark.extra_info.update(model=name, times_faster=medians["reference"] / medians["main"])
 
 
 def training_graphs() -> list[ghnfast.ArchGraph]:
-    """Eight training networks with 2,200 nodes and some more, as meta-batches have."""
+    """Eight training networks with at least `TRAINING_NODES` nodes."""
     split = DeepNets1M("train")
-    graphs = sorted((split[index].graph for index in range(400)), key=lambda graph: abs(len(graph) - 280))[:8]
-    assert sum(map(len, graphs)) >= 2200
+    wanted = 280 * TRAINING_NODES // 2200
+    graphs = sorted((split[index].graph for index in range(400)), key=lambda graph: abs(len(graph) - wanted))[:8]
+    assert sum(map(len, graphs)) >= TRAINING_NODES
     return graphs
 
 
@@ -168,7 +167,7 @@ def test_training_batch(benchmark: Any, training_problem: Any) -> None:
 
 def writing(ghn: ghnfast.GHN, name: str) -> tuple[Stage, Stage, int]:
     """The last step for a model without the preparation of the host, what it is without the check, and its bytes."""
-    model = torchvision.models.get_model(name, weights=None).cuda()
+    model = torchvision_model(name).cuda()
     batch = GraphBatch([ghnfast.trace(model)])
     job = ghn.prepare([model], [members_of(model)], batch, classifier=True)
     with torch.no_grad():
@@ -194,7 +193,7 @@ def copy_rate() -> float:
     return a.numel() * 4 / (kernel_ms(lambda: b.copy_(a)) / 1e3)
 
 
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", size(LARGE, LARGE[:1]))
 def test_bandwidth(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
     """Bytes of parameters written a second, beside bytes copied a second."""
     whole, store, size = writing(gpu_ghn, name)
@@ -216,11 +215,11 @@ def test_bandwidth(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 def test_precision(benchmark: Any, gpu_ghn: ghnfast.GHN, precision: str) -> None:
     """The largest error of a kernel's parameters, relative to their largest value."""
-    exact, rounded = (torchvision.models.resnet50().cuda() for _ in range(2))
+    exact, rounded = (torchvision_model("resnet50").cuda() for _ in range(2))
     gpu_ghn.predict(exact)
     gpu_ghn.precision = precision
     try:
-        benchmark.pedantic(finished(lambda: gpu_ghn.run(rounded, None, None, None, True, False)), rounds=5)
+        benchmark.pedantic(finished(lambda: gpu_ghn.predict(rounded)), rounds=5)
     finally:
         gpu_ghn.precision = "float32"
     errors = [

@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 import pytest
-import torchvision
+from models import torchvision_model
+from sizes import size
 from turns import versus
 
 import ghnfast
@@ -22,7 +23,7 @@ ROUNDS = 25
 
 @pytest.mark.parametrize("name", MODELS)
 def test_model(benchmark: Any, ghn: ghnfast.GHN, name: str) -> None:
-    model = torchvision.models.get_model(name, weights=None)
+    model = torchvision_model(name)
     functions = stages(model, ghn)
     total = functions.pop("total")
     benchmark.extra_info.update(
@@ -38,11 +39,11 @@ FIRST = """
 import sys, ghnfast, ghnfast.vision, torchvision
 from ghnfast.profiling import extra_memory
 model, ghn = torchvision.models.get_model(sys.argv[1], weights=None), ghnfast.GHN().eval()
-print(extra_memory(lambda: ghn.run(model, None, None, None, True, False)))
+print(extra_memory(lambda: ghn.predict(model)))
 """
 
 
-@pytest.mark.parametrize("name", ["vgg16"])
+@pytest.mark.parametrize("name", [size("vgg16", "squeezenet1_1")])
 def test_memory_of_a_first_prediction(benchmark: Any, name: str) -> None:
     """In a process that has computed nothing before; with the buffers of torch's libraries and the threads' stacks."""
 

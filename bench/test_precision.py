@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
+from models import torchvision_model
+from sizes import size
 
 import ghnfast
 from ghnfast.graph import GraphBatch
@@ -14,6 +15,7 @@ from ghnfast.ops.decode import DecodeSource, TargetKind, naive_blocks
 from ghnfast.tracing.members import members_of
 
 # Bits of the significand of a float32 that operands keep, with the leading one.
+MODEL = size("resnet50", "resnet18")
 BITS = {"tf32": 11, "bfloat16": 8}
 
 
@@ -26,7 +28,7 @@ def rounded(values: torch.Tensor, bits: int) -> torch.Tensor:
 @pytest.mark.parametrize("precision", BITS)
 def test_precision(benchmark: Any, ghn: ghnfast.GHN, precision: str) -> None:
     """The largest error of a kernel of ResNet-50 with several cells, relative to its largest value."""
-    model = torchvision.models.resnet50(weights=None)
+    model = torchvision_model(MODEL)
     batch = GraphBatch([ghnfast.trace(model)])
     job = ghn.prepare([model], [members_of(model)], batch, classifier=True)
     with torch.no_grad():
@@ -37,10 +39,10 @@ def test_precision(benchmark: Any, ghn: ghnfast.GHN, precision: str) -> None:
         def blocks(source: DecodeSource) -> list[torch.Tensor]:
             return naive_blocks(source, job.layout.targets)
 
-        exact, found = blocks(source), benchmark.pedantic(blocks, args=(others,), rounds=3)
+        exact, found = blocks(source), benchmark.pedantic(blocks, args=(others,), rounds=size(3, 1))
     errors = [
         float((a - b).abs().max() / a.abs().max())
         for a, b, target in zip(exact, found, job.layout.targets, strict=True)
         if target.kind == TargetKind.PRODUCT and target.cells > 1
     ]
-    benchmark.extra_info.update(model="resnet50", precision=precision, largest_error=max(errors))
+    benchmark.extra_info.update(model=MODEL, precision=precision, largest_error=max(errors))

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 from graphs import graph_of
+from sizes import size
 from torch import nn
 from turns import versus
 
 import ghnfast
 from ghnfast.graph import GraphBatch
 from ghnfast.profiling import stages
+
+NODES = {"chain": size((20, 100, 1000, 10_000), (20, 100)), "dense": size((20, 100, 500, 2000), (20, 100))}
+MILLIONS = size((1, 10, 100, 600), (1,))
 
 
 def chain(nodes: int) -> np.ndarray:
@@ -26,7 +30,7 @@ def dense(nodes: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("kind", "nodes"),
-    [*(("chain", nodes) for nodes in (20, 100, 1000, 10_000)), *(("dense", nodes) for nodes in (20, 100, 500, 2000))],
+    [*(("chain", nodes) for nodes in NODES["chain"]), *(("dense", nodes) for nodes in NODES["dense"])],
 )
 def test_nodes(benchmark: Any, ghn: ghnfast.GHN, kind: str, nodes: int) -> None:
     """Shortest paths and the sweep over them; `backward` is the sweep with its gradients."""
@@ -50,7 +54,7 @@ def test_nodes(benchmark: Any, ghn: ghnfast.GHN, kind: str, nodes: int) -> None:
     versus(benchmark, both, {"sweep": sweep, "backward": backward}, 15)
 
 
-@pytest.mark.parametrize("layers", [1, 10, 100, 600], ids=lambda layers: f"{layers}M")
+@pytest.mark.parametrize("layers", MILLIONS, ids=lambda layers: f"{layers}M")
 def test_parameters(benchmark: Any, ghn: ghnfast.GHN, layers: int) -> None:
     """Linear layers of a million parameters each."""
     model = nn.Sequential(*(nn.Linear(1000, 1000) for _ in range(layers)))
@@ -63,8 +67,9 @@ def test_few_parameters(benchmark: Any, ghn: ghnfast.GHN, width: int) -> None:
     run(benchmark, ghn, nn.Sequential(*(nn.Linear(width, width) for _ in range(8))))
 
 
-def run(benchmark: Any, ghn: ghnfast.GHN, model: nn.Module) -> None:
+def run(benchmark: Any, ghn: ghnfast.GHN, model: nn.Sequential) -> None:
     first = model[0]
+    assert isinstance(first, nn.Linear)
     functions = stages(model, ghn, (first.in_features,))
     total = functions.pop("total")
     benchmark.extra_info["parameters"] = sum(parameter.numel() for parameter in model.parameters())

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from sizes import size
 from turns import versus
 
 from ghnfast.training import Trainer, load_data, make_config
@@ -18,14 +19,14 @@ from ghnfast.training.trainer import make_dataset, make_ghn
 # are, the more a GHN costs beside them.
 SETTINGS = {
     "data": "mnist5k",
-    "num_ch": (16, 64),
-    "fc_dim": (64, 256),
+    "num_ch": size((16, 64), (16, 16)),
+    "fc_dim": size((64, 256), (64, 64)),
     "batch_size": 64,
-    "meta_batch": 4,
+    "meta_batch": size(4, 1),
     "steps": 1000,
 }
-STEPS = 4  # of one round
-ROUNDS = 7
+STEPS = size(4, 1)  # of one round
+ROUNDS = size(7, 1)
 
 
 @pytest.mark.parametrize("batch_size", [64, 20])

@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from sizes import size
+
 from ghnfast.profiling import Stage
 
 
@@ -20,7 +22,7 @@ def versus(benchmark: Any, main: Stage, others: Mapping[str, Stage], rounds: int
             function()
             seconds[name].append(time.perf_counter() - start)
 
-    benchmark.pedantic(main, setup=others_first, rounds=rounds, warmup_rounds=1)
+    benchmark.pedantic(main, setup=others_first, rounds=size(rounds, 1), warmup_rounds=1)
     # The first round is the warm-up's.
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     medians["main"] = benchmark.stats.stats.median

@@ -675,11 +675,9 @@ def run_bench(arguments: argparse.Namespace) -> str:
     build = find_model(arguments.model, arguments.num_classes)
     ghn = load(arguments.ghn)
     model = adapt(build(), arguments.small_images)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DomainWarning)  # speed does not depend on it
-        functions = stages(model, ghn, arguments.input_shape)
-        memory = extra_memory(functions["total"])
-        seconds = medians(functions, arguments.rounds)
+    functions = stages(model, ghn, arguments.input_shape)
+    memory = extra_memory(functions["total"])
+    seconds = medians(functions, arguments.rounds)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if arguments.json:
         result = {"model": arguments.model, "parameters": parameters, "threads": torch.get_num_threads()}

@@ -133,7 +133,7 @@ def evaluate(ghn: GHN, data: ImageData, splits: Sequence[str] = ("test",), **opt
         )
 
     def parameters(item: DeepNet, network: nn.Module) -> None:
-        ghn.run(network, item.graph, None, None, True, False, stacklevel=2)
+        ghn.predict(network, graph=item.graph)
 
     return evaluation.run(parameters, ghn.primitive_embedding.weight.device)
 

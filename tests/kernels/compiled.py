@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 import triton
-from ghnfast.kernels import decode, sweep
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from ghnfast.kernels import decode, sweep
 from ghnfast.ops.decode import PRECISIONS
 
 POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", torch.uint8: "*u8"}

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from decoding import BIAS, NORM_WEIGHT, PRODUCT, SCALED, TARGETS, assert_same_decoding, make, naive
-from ghnfast.kernels import decode as kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_device import DEVICE
 
+from ghnfast.kernels import decode as kernels
 from ghnfast.ops.decode import (
     DecodeSource,
     DecodeTargets,

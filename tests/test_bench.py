@@ -1,0 +1,220 @@
+"""Every benchmark runs one round, and what it records is what the README's tables are made from."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import accuracy
+import default
+import pytest
+import report
+import torch
+from models import torchvision_model
+from tiny import TINY
+
+import ghnfast
+from ghnfast import checkpoint, cli, profiling
+from ghnfast.training import ImageData, make_config, train
+from ghnfast.training.data import MNIST_STATISTICS, ImagesInMemory
+from ghnfast.training.trainer import LOG, WEIGHTS
+
+ROOT = Path(__file__).parents[1]
+BENCH = ROOT / "bench"
+NEEDS_PPUDA = "reference"
+
+# Which benchmarks run together, and what the README says of them.
+GROUPS: dict[str, tuple[list[str], list[Callable[[], str]]]] = {
+    "models": (["models"], [report.stages_table]),
+    "speed": (["scaling", "candidates"], [report.scaling_text]),
+    "deepnets": (["deepnets"], [report.deepnets_text, report.statistics_table]),
+    "precision": (["precision"], [report.precision_text]),
+    "training": (["training"], [report.training_text]),
+}
+if torch.cuda.is_available():
+    GROUPS["gpu"] = (["gpu"], [report.gpu_text])
+
+
+def run_once(part: str, results: Path) -> dict[str, Any]:
+    """One round of the benchmarks of a file, in a process as `make bench` starts it."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    target = results / f"{'gpu-any' if part == 'gpu' else f'cpu-{part}'}.json"
+    pytest_once = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-json", target]
+    done = subprocess.run(
+        [*pytest_once, BENCH / f"test_{part}.py"],
+        cwd=ROOT,
+        env={**own, "GHNFAST_BENCH": "once"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    result: dict[str, Any] = json.loads(target.read_text())
+    return result
+
+
+def defined_in(part: str) -> set[str]:
+    names = [line.partition("(")[0] for line in (BENCH / f"test_{part}.py").read_text().splitlines()]
+    return {name.removeprefix("def ") for name in names if name.startswith("def test_")}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_benchmark_runs(group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, texts = GROUPS[group]
+    for part in parts:
+        ran = {entry["name"].partition("[")[0] for entry in run_once(part, tmp_path)["benchmarks"]}
+        expected = {name for name in defined_in(part) if NEEDS_PPUDA not in name or has_ppuda()}
+        assert ran == expected
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    for text in texts:
+        assert text()
+
+
+def test_no_benchmark_is_forgotten() -> None:
+    files = {path.stem.removeprefix("test_") for path in BENCH.glob("test_*.py")}
+    assert files == {part for parts, _ in GROUPS.values() for part in parts} | {"gpu", "reference"}
+
+
+def has_ppuda() -> bool:
+    return importlib.util.find_spec("ppuda") is not None
+
+
+def test_benchmarks_beside_the_published_implementation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_ppuda():
+        with pytest.raises(pytest.skip.Exception, match="ppuda"):
+            importlib.import_module("test_reference")
+        return
+    assert run_once("reference", tmp_path)["benchmarks"]
+
+
+def test_benchmarks_of_gpus_import_without_one() -> None:
+    module = importlib.import_module("test_gpu")
+    assert {name for name in vars(module) if name.startswith("test_")} == defined_in("gpu")
+
+
+def test_an_unknown_size_is_refused() -> None:
+    settings = {**os.environ, "GHNFAST_BENCH": "twice", "PYTHONPATH": str(BENCH)}
+    done = subprocess.run([sys.executable, "-c", "import sizes"], env=settings, capture_output=True, text=True)
+    assert "twice" in done.stderr
+
+
+# profiling -----------------------------------------------------------------------------------------------------------
+
+
+def test_stages_of_a_model_that_the_ghn_was_not_trained_for() -> None:
+    """The default GHN warns of other images; what is timed does not, also where warnings are errors."""
+    ghn, model = ghnfast.load(checkpoint.DEFAULT), torchvision_model("squeezenet1_1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        functions = profiling.stages(model, ghn)
+        seconds = profiling.medians(functions, 1)
+        assert profiling.extra_memory(functions["total"]) != 0
+    assert min(seconds.values()) > 0
+    found = []
+    for name in ("total", "given"):
+        functions["fill"]()
+        functions[name]()
+        found.append([parameter.detach().clone() for parameter in model.parameters()])
+    assert all(map(torch.equal, *found))
+    assert len(found[0][0].unique()) > 1
+
+
+# report --------------------------------------------------------------------------------------------------------------
+
+
+def test_readme_is_what_was_measured() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert report.updated(text) == text, "run python bench/report.py"
+
+
+@pytest.mark.parametrize(("draw", "name"), [(report.draw, "PLOT"), (report.draw_learning, "LEARNING")])
+def test_plots_are_what_was_measured(
+    draw: Callable[[], None], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed: Path = getattr(report, name)
+    monkeypatch.setattr(report, name, tmp_path / "plot.svg")
+    draw()
+    assert numbers_of(tmp_path / "plot.svg") == pytest.approx(numbers_of(committed), abs=1e-3)
+
+
+def numbers_of(drawing: Path) -> list[float]:
+    """The places of all points of all lines and markers; fonts differ between versions of matplotlib."""
+
+    text = drawing.read_text()
+    lines = re.findall(r'<path d="([^"]*)" clip-path', text)
+    places = re.findall(r'<use [^>]*x="([0-9.]+)" y="([0-9.]+)"[^>]*fill', text)
+    found = [float(number) for line in lines for number in re.findall(r"-?[0-9.]+", line)]
+    return found + [float(number) for place in places for number in place]
+
+
+def test_gpu_results_make_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = dict.fromkeys(("states", "source", "decode", "device", "main", "plain", "fill", "trace", "graph"), 1.0)
+    benchmarks = [
+        {"name": "test_model[a]", "extra_info": {"model": "resnet50", "median_ms": times}},
+        {"name": "test_reference[a]", "extra_info": {"model": "resnet50", "times_faster": 12.34}},
+        {"name": "test_training_batch", "extra_info": {"graphs": 8, "nodes": 2200, "forward_ms": 1, "both_ms": 2}},
+        {
+            "name": "test_bandwidth[a]",
+            "extra_info": {"model": "vgg16", "written_per_second": 2e12, "copied_per_second": 1e12},
+        },
+    ]
+    result = {
+        "machine_info": {"gpu": "A GPU", "torch": "2", "triton": "3"},
+        "commit_info": {"id": "0123456789"},
+        "benchmarks": benchmarks,
+    }
+    (tmp_path / "gpu-a.json").write_text(json.dumps(result))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    text = report.gpu_text()
+    for part in ("On one A GPU", "0123456)", "| resnet50 |", "12.3 times faster", "2,200 nodes", "2,000 GB/s"):
+        assert part in text
+
+
+# accuracy and default ------------------------------------------------------------------------------------------------
+
+
+def test_accuracies_are_written_split_by_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "RESULTS", tmp_path)
+    images = ImagesInMemory(torch.full((10, 3, 32, 32), 7, dtype=torch.uint8), torch.arange(10), MNIST_STATISTICS)
+    few = ImageData("few", images, images, images, images, num_classes=10, input_shape=(3, 32, 32))
+    monkeypatch.setattr(cli, "load_data", lambda *args, **settings: few)
+    for split in ("test", "bnfree"):
+        assert accuracy.main("ghn2", ["--split", split, "--limit", "1"]) == 0
+    found = json.loads((tmp_path / "accuracy-ghn2.json").read_text())
+    assert list(found) == ["test", "bnfree"]
+    for split, result in found.items():
+        assert result["about"]["options"] == f"--split {split} --limit 1"
+        assert len(result["about"]["commit"]) == 40
+        assert result["networks"] == [result["mean"]]
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    assert "| GHN-2, the default |" in report.accuracy_text()
+
+
+def test_accuracies_of_options_that_do_not_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(accuracy, "RESULTS", tmp_path)
+    assert accuracy.main("none", ["--split", "tset"]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_become_the_default(tmp_path: Path) -> None:
+    first = train(make_config({**TINY, "steps": 2}), tmp_path / "first")
+    train(make_config({**TINY, "steps": 3, "init": str(first)}), tmp_path / "second")
+    folder = tmp_path / "default"
+    folder.mkdir()
+    (folder / "stage-7.toml").touch()  # of a default before
+    default.main([tmp_path / "first", tmp_path / "second"], folder / "ghn.safetensors")
+    assert sorted(path.name for path in folder.iterdir()) == ["ghn.safetensors", LOG, "stage-1.toml", "stage-2.toml"]
+    steps = [json.loads(line)["step"] for line in (folder / LOG).read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5]
+    shipped, trained = ghnfast.load(folder / "ghn.safetensors"), ghnfast.load(tmp_path / "second" / WEIGHTS)
+    for name, weight in trained.state_dict().items():
+        assert torch.equal(shipped.state_dict()[name], weight.half().to(weight)), name
