@@ -38,6 +38,10 @@ std::int64_t size_of(Element element) {
   }
 }
 
+std::int64_t bytes_of(const DecodeTask& task) {
+  return task.target.out * task.target.in * task.target.cells * size_of(task.memory.element);
+}
+
 double limit_of(Element element) {
   switch (element) {
     case Element::kFloat64:
@@ -139,7 +143,7 @@ class Decoding {
     task.contiguous = (memory.strides[2] == 1 || target.cells == 1) &&
                       (memory.strides[1] == target.cells || target.in == 1) &&
                       (memory.strides[0] == target.in * target.cells || target.out == 1);
-    bytes_ += target.out * target.in * target.cells * size_of(memory.element);
+    bytes_ += bytes_of(task);
     most_values_ = std::max(most_values_, target.columns * target.cells);
     tasks_.push_back(task);
   }
@@ -195,30 +199,30 @@ class Decoding {
         items_.push_back({static_cast<std::int64_t>(index), 0, 0, from, std::min(from + step, rows)});
       }
     }
+    add_given_items();
+  }
+
+  // Large given blocks are cut into runs of their rows; small ones are put together. Every turn takes at least one.
+  void add_given_items() {
     for (std::size_t begin = 0; begin < given_.size();) {
       const auto& target = given_[begin]->target;
-      const auto row_bytes =
-          target.out / target.rows * target.in * target.cells * size_of(given_[begin]->memory.element);
-      if (row_bytes * target.rows > kItemBytes) {
+      const auto first = static_cast<std::int64_t>(begin);
+      if (bytes_of(*given_[begin]) > kItemBytes) {
+        // Block row 0 has the most repeats.
+        const auto repeats = (target.out + target.rows - 1) / target.rows;
+        const auto row_bytes = repeats * target.in * target.cells * size_of(given_[begin]->memory.element);
         const auto step = std::max<std::int64_t>(1, kItemBytes / row_bytes);
         for (std::int64_t from = 0; from < target.rows; from += step) {
-          items_.push_back({-1, static_cast<std::int64_t>(begin), static_cast<std::int64_t>(begin) + 1, from,
-                            std::min(from + step, target.rows)});
+          items_.push_back({-1, first, first + 1, from, std::min(from + step, target.rows)});
         }
         ++begin;
         continue;
       }
-      std::int64_t bytes = 0;
-      const auto first = begin;
-      for (; begin < given_.size() && bytes <= kItemBytes; ++begin) {
-        const auto& next = given_[begin]->target;
-        const auto size = next.out * next.in * next.cells * size_of(given_[begin]->memory.element);
-        if (size > kItemBytes) {
-          break;
-        }
-        bytes += size;
+      std::int64_t bytes = bytes_of(*given_[begin++]);
+      for (; begin < given_.size() && bytes + bytes_of(*given_[begin]) <= kItemBytes; ++begin) {
+        bytes += bytes_of(*given_[begin]);
       }
-      items_.push_back({-1, static_cast<std::int64_t>(first), static_cast<std::int64_t>(begin), 0, -1});
+      items_.push_back({-1, first, static_cast<std::int64_t>(begin), 0, -1});
     }
   }
 
