@@ -861,9 +861,7 @@ PYBIND11_MODULE(_C, module) {
       .value("SQUEEZE_AVG_POOL", Kind::kSqueezeAvgPool)
       .value("SQUEEZE_MAX_POOL", Kind::kSqueezeMaxPool)
       .value("SQUEEZE_PASS", Kind::kSqueezePass)
-      .value("POINTWISE_CONV", Kind::kPointwiseConv)
-      .value("HARDSWISH", Kind::kHardswish)
-      .value("VIEW", Kind::kView);
+      .value("POINTWISE_CONV", Kind::kPointwiseConv);
   py::enum_<ghnfast::Fate>(module, "Fate", py::module_local())
       .value("NODE", ghnfast::Fate::kNode)
       .value("CONTRACTED", ghnfast::Fate::kContracted)

@@ -1,7 +1,6 @@
 #include "graph.hpp"
 
 #include <algorithm>
-#include <iterator>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -38,8 +37,6 @@ Kind primitive_of(Kind kind) {
     case Kind::kMatmul:
     case Kind::kGate:
     case Kind::kSqueezePass:
-    case Kind::kHardswish:
-    case Kind::kView:
       return Kind::kPass;
     default:
       return kind;
@@ -89,51 +86,6 @@ Span inputs_of(const TracedOperations& traced, std::int32_t op) {
   return {data + traced.input_offsets[op], data + traced.input_offsets[op + 1]};
 }
 
-// The operations behind the main output, by depth; within a depth in the order in which a search finds them that walks
-// from one depth to the next, at equal rank in the order of a depth-first search from the output.
-std::vector<std::int32_t> order_by_depth(const TracedOperations& traced) {
-  const auto count = traced.kinds.size();
-  std::vector<std::int32_t> found(count, kNone), depth(count, 0), rank(count, 0), pending, order;
-  if (!traced.outputs.empty()) {
-    pending.push_back(traced.outputs.front());
-  }
-  for (std::int32_t next = 0; !pending.empty();) {
-    const auto op = pending.back();
-    pending.pop_back();
-    if (found[op] == kNone) {
-      found[op] = next++;
-      const auto read = inputs_of(traced, op);
-      pending.insert(pending.end(), std::make_reverse_iterator(read.end()), std::make_reverse_iterator(read.begin()));
-    }
-  }
-  std::vector<std::vector<std::int32_t>> by_depth;
-  for (std::int32_t op = 0; op < static_cast<std::int32_t>(count); ++op) {
-    if (found[op] != kNone) {
-      for (const auto input : inputs_of(traced, op)) {
-        depth[op] = std::max(depth[op], depth[input] + 1);
-      }
-      by_depth.resize(std::max(by_depth.size(), static_cast<std::size_t>(depth[op]) + 1));
-      by_depth[depth[op]].push_back(op);
-    }
-  }
-  for (auto& level : by_depth) {
-    std::vector<std::pair<std::pair<std::int32_t, std::int32_t>, std::int32_t>> keyed;
-    for (const auto op : level) {
-      std::int32_t last = 0;
-      for (const auto input : inputs_of(traced, op)) {
-        last = depth[input] + 1 == depth[op] ? std::max(last, rank[input]) : last;
-      }
-      keyed.push_back({{last, found[op]}, op});
-    }
-    std::sort(keyed.begin(), keyed.end());
-    for (const auto& entry : keyed) {
-      rank[entry.second] = static_cast<std::int32_t>(order.size());
-      order.push_back(entry.second);
-    }
-  }
-  return order;
-}
-
 // Turns the kinds that depend on context (gates, attention, embeddings that are added) into primitives or kPass.
 //
 // Three facts travel along with every value: the squeeze it comes from (a reduction of the image plane that nothing has
@@ -157,7 +109,6 @@ class Resolver {
     for (std::int32_t op = 0; op < static_cast<std::int32_t>(kinds_.size()); ++op) {
       resolve(op);
     }
-    drop_interleaved_gates();
     // Only now are the groups final: a squeeze may join one after its gate.
     std::vector<char> gated(kinds_.size(), 0);
     for (const auto op : gate_squeezes_) {
@@ -218,7 +169,7 @@ class Resolver {
       resolve_matmul(op);
     } else if (kind == Kind::kGate) {
       resolve_gate(op);
-    } else if (kind == Kind::kPass || kind == Kind::kView || kind == Kind::kHardswish || kind == Kind::kSum) {
+    } else if (kind == Kind::kPass || kind == Kind::kSum) {
       squeeze_[op] = common_squeeze(op);
       softmax_[op] = (kind == Kind::kSum || inputs(op).size() == 1) && any(softmax_, op);
       scores_[op] = any(scores_, op);
@@ -258,32 +209,8 @@ class Resolver {
       return;
     }
     kinds_[op] = Kind::kCse;
-    if (traced_.kinds[gate] == Kind::kView && traced_.kinds[*inputs(gate).begin()] == Kind::kHardswish) {
-      hardswish_gates_.push_back(op);
-    }
     squeeze_[op] = features_squeeze;
     gate_squeezes_.push_back(gate_squeeze);
-  }
-
-  // The gates of DeepNets-1M (a hardswish, reshaped, times features) that run beside other branches are no nodes in the
-  // published implementation: it takes a product for a gate where the operation two places before it, in an order by
-  // depth, is a hardswish, and operations of parallel branches get in between. tests/golden/deepnets.json.gz has it so.
-  // Every other gate is a node wherever it stands. The order is right only if there are as many traced operations as
-  // autograd has nodes; ghnfast/tracing/views.py counts slices and copies with that in mind.
-  void drop_interleaved_gates() {
-    if (hardswish_gates_.empty()) {
-      return;
-    }
-    const auto order = order_by_depth(traced_);
-    std::vector<std::int32_t> place(kinds_.size(), kNone);
-    for (std::size_t k = 0; k < order.size(); ++k) {
-      place[order[k]] = static_cast<std::int32_t>(k);
-    }
-    for (const auto op : hardswish_gates_) {
-      if (place[op] >= 2 && traced_.kinds[order[place[op] - 2]] != Kind::kHardswish) {
-        kinds_[op] = Kind::kPass;
-      }
-    }
   }
 
   void mark_attention_offsets(std::int32_t op) {
@@ -301,7 +228,6 @@ class Resolver {
   std::vector<char> scores_;
   std::vector<char> attention_offset_;
   std::vector<std::int32_t> group_;
-  std::vector<std::int32_t> hardswish_gates_;
   std::vector<std::int32_t> gate_squeezes_;
 };
 

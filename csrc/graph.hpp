@@ -33,8 +33,6 @@ enum class Kind : std::int8_t {
   kSqueezeMaxPool,  // likewise, by a maximum
   kSqueezePass,     // any other reduction of the image plane: always contracted
   kPointwiseConv,   // a linear layer or 1x1 convolution: may be the classification layer
-  kHardswish,       // contracted
-  kView,            // contracted: the same values in another shape or order
   kCount
 };
 

@@ -89,30 +89,10 @@ class Recorder {
     }
     trace.shapes.push_back(shape);
     trace.cells.push_back(cell_);
-    strided_.push_back(false);
     return static_cast<std::int32_t>(operations.kinds.size()) - 1;
   }
 
-  std::int32_t pass(std::int32_t x) { return emit(Kind::kPass, {x}); }
-
-  std::int32_t views(std::int32_t x, int count) {
-    for (; count > 0; --count) {
-      x = emit(Kind::kView, {x});
-    }
-    return x;
-  }
-
-  // Every second row and column, as two slices.
-  std::int32_t every_second(std::int32_t x) {
-    x = views(x, 2);
-    strided_[x] = true;
-    return x;
-  }
-
-  // Rows and columns as one dimension: a copy and a view of it where they do not lie next to each other.
-  std::int32_t flatten(std::int32_t x) { return views(x, strided_[x] ? 2 : 1); }
-
-  std::int32_t sum(std::int32_t a, std::int32_t b) { return a == b ? pass(a) : emit(Kind::kSum, {a, b}); }
+  std::int32_t sum(std::int32_t a, std::int32_t b) { return a == b ? a : emit(Kind::kSum, {a, b}); }
 
   std::int32_t convolve(std::int32_t x, std::int32_t weight, bool grouped = false, bool dilated = false) {
     const auto& shape = trace.parameters[weight].shape;
@@ -161,9 +141,9 @@ class Recorder {
     }
     if (settings_.stem_type == 1) {
       auto x = convolve(0, parameter("stem0.0.weight", {channels / 2, 3, kernel, kernel}));
-      x = pass(normalize(x, norm_parameters("stem0.1.weight", "stem0.1.bias", channels / 2)));
+      x = normalize(x, norm_parameters("stem0.1.weight", "stem0.1.bias", channels / 2));
       x = convolve(x, parameter("stem0.3.weight", {channels, channels / 2, 3, 3}));
-      const auto first = pass(normalize(x, norm_parameters("stem0.4.weight", "stem0.4.bias", channels)));
+      const auto first = normalize(x, norm_parameters("stem0.4.weight", "stem0.4.bias", channels));
       x = convolve(first, parameter("stem1.1.weight", {channels, channels, 3, 3}));
       return {first, normalize(x, norm_parameters("stem1.2.weight", "stem1.2.bias", channels))};
     }
@@ -189,9 +169,8 @@ class Recorder {
     if (!settings_.global_average) {
       features *= side() * side();
     }
-    if (x != kNowhere) {
-      x = settings_.global_average ? emit(Kind::kSqueezeGlobAvg, {x}) : x;
-      x = views(x, 1);
+    if (x != kNowhere && settings_.global_average) {
+      x = emit(Kind::kSqueezeGlobAvg, {x});
     }
     for (int layer = 0; layer < layers; ++layer) {
       const std::int64_t outputs = layer + 1 < layers ? settings_.fc_width : settings_.num_classes;
@@ -200,7 +179,7 @@ class Recorder {
       const auto bias = parameter((name + ".bias").c_str(), {outputs});
       features = outputs;
       if (x != kNowhere) {
-        x = linear(layer > 0 ? pass(pass(x)) : x, weight, bias);
+        x = linear(x, weight, bias);
       }
     }
     trace.has_output = x != kNowhere;
@@ -242,8 +221,6 @@ class Recorder {
         states[0] = halve_older ? halve(states[0], first_old) : plain(states[0], first_old);
       }
       states[1] = states[1] == kNowhere ? kNowhere : plain(states[1], first_new);
-    } else if (halve_older && states[0] != kNowhere) {
-      states[0] = every_second(states[0]);
     }
     for (std::size_t edge = 0; edge < genotype.edges.size(); edge += 2) {
       std::int32_t results[2];
@@ -260,26 +237,18 @@ class Recorder {
   }
 
   std::int32_t concatenate(const CellGenotype& genotype, const std::vector<std::int32_t>& states) {
-    std::int32_t present = kNowhere;
-    bool complete = true;
+    // Zero times another state takes the place of one that is cut off.
+    std::vector<std::int32_t> inputs;
     for (const int state : genotype.concat) {
       if (state < 2 || state >= static_cast<int>(states.size())) {
         throw std::invalid_argument("a cell concatenates a state that is not there");
       }
-      present = present == kNowhere ? states[state] : present;
-      complete &= states[state] != kNowhere;
-    }
-    if (present == kNowhere) {
-      return kNowhere;
-    }
-    // Zero times a state takes the place of those that are cut off.
-    const auto zeros = complete ? kNowhere : pass(present);
-    std::vector<std::int32_t> inputs;
-    for (const int state : genotype.concat) {
-      const auto input = states[state] == kNowhere ? zeros : states[state];
-      if (std::find(inputs.begin(), inputs.end(), input) == inputs.end()) {
-        inputs.push_back(input);
+      if (states[state] != kNowhere && std::find(inputs.begin(), inputs.end(), states[state]) == inputs.end()) {
+        inputs.push_back(states[state]);
       }
+    }
+    if (inputs.empty()) {
+      return kNowhere;
     }
     const auto result = emit(Kind::kConcat, {});
     trace.operations.inputs.insert(trace.operations.inputs.end(), inputs.begin(), inputs.end());
@@ -299,9 +268,7 @@ class Recorder {
     return first;
   }
 
-  std::int32_t plain(std::int32_t x, std::int32_t first) {
-    return normalize(convolve(pass(x), first), norm_at(first + 1));
-  }
+  std::int32_t plain(std::int32_t x, std::int32_t first) { return normalize(convolve(x, first), norm_at(first + 1)); }
 
   std::int32_t halving_parameters(std::int64_t inputs, std::int64_t outputs) {
     require(outputs % 2 == 0, "a factorized reduction needs an even number of channels (C)", outputs);
@@ -312,9 +279,7 @@ class Recorder {
   }
 
   std::int32_t halve(std::int32_t x, std::int32_t first) {
-    x = pass(x);
-    const auto even = convolve(x, first);
-    const auto odd = convolve(views(x, 2), first + 1);
+    const auto even = convolve(x, first), odd = convolve(x, first + 1);
     return normalize(emit(Kind::kConcat, {even, odd}), norm_at(first + 2));
   }
 
@@ -395,41 +360,33 @@ class Recorder {
       case Operation::kSepConv3:
       case Operation::kSepConv5:
         for (int half = 0; half < 2; ++half, first += 2 + norms) {
-          x = convolve(convolve(pass(x), first, channels > 1), first + 1);
+          x = convolve(convolve(x, first, channels > 1), first + 1);
           x = normalize(x, norm_at(first + 2));
         }
         return x;
       case Operation::kDilConv3:
       case Operation::kDilConv5:
-        x = convolve(convolve(pass(x), first, channels > 1, true), first + 1);
+        x = convolve(convolve(x, first, channels > 1, true), first + 1);
         return normalize(x, norm_at(first + 2));
       case Operation::kConv7x1:
-        return normalize(convolve(convolve(pass(x), first), first + 1), norm_at(first + 2));
+        return normalize(convolve(convolve(x, first), first + 1), norm_at(first + 2));
       case Operation::kMsa:
-        x = attend(x, channels, first);
-        return stride == 1 ? x : every_second(x);
+        return attend(x, first);
       case Operation::kCse: {
-        auto gate = linear(emit(Kind::kSqueezeGlobAvg, {flatten(x)}), first, first + 1);
-        gate = emit(Kind::kHardswish, {linear(pass(gate), first + 2, first + 3)});
-        x = emit(Kind::kGate, {x, views(gate, 1)});
-        return stride == 1 ? x : every_second(x);
+        const auto squeezed = linear(emit(Kind::kSqueezeGlobAvg, {x}), first, first + 1);
+        return emit(Kind::kGate, {x, linear(squeezed, first + 2, first + 3)});
       }
       default:
         return plain(x, first);
     }
   }
 
-  std::int32_t attend(std::int32_t x, std::int64_t channels, std::int32_t first) {
-    const auto tokens = views(flatten(x), 1);
-    const auto parts = views(linear(emit(Kind::kLn, {tokens}, first + 3, first + 4), first), 1);
-    const auto query = views(parts, 2), key = views(parts, 2), value = views(parts, 2);
-    const auto scores = emit(Kind::kMatmul, {query, views(key, 1)});
-    auto attended = emit(Kind::kMatmul, {emit(Kind::kSoftmax, {pass(scores)}), value});
-    attended = views(attended, channels / kHeads == 1 ? 2 : 3);  // heads of one channel are joined without a copy
-    const auto middle = emit(Kind::kSum, {tokens, linear(attended, first + 1, first + 2)});
-    auto fed = linear(emit(Kind::kLn, {middle}, first + 5, first + 6), first + 7, first + 8);
-    fed = linear(pass(fed), first + 9, first + 10);
-    return views(emit(Kind::kSum, {middle, fed}), 2);
+  std::int32_t attend(std::int32_t x, std::int32_t first) {
+    const auto projected = linear(emit(Kind::kLn, {x}, first + 3, first + 4), first);
+    const auto attended = linear(emit(Kind::kMsa, {projected}), first + 1, first + 2);
+    const auto middle = emit(Kind::kSum, {x, attended});
+    const auto fed = linear(emit(Kind::kLn, {middle}, first + 5, first + 6), first + 7, first + 8);
+    return emit(Kind::kSum, {middle, linear(fed, first + 9, first + 10)});
   }
 
   static constexpr std::int64_t kHeads = 8;
@@ -439,7 +396,6 @@ class Recorder {
   std::string prefix_;
   int cell_ = 0;
   int stem_channels_ = 0;
-  std::vector<bool> strided_;  // whether an operation's result is every second row and column of another's
 };
 
 // Sampling ------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 // The networks of DeepNets-1M: sampling their settings, and their architecture graphs without making a network.
 //
 // Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), section 3 and appendix A.
-// ghnfast/deepnets/network.py has the same networks as modules; what a trace of one records, `describe` records.
+// ghnfast/deepnets/network.py has the same networks as modules; what a trace of one records, `describe` records, but
+// for activations, reshapes and slices, which no graph has.
 #pragma once
 
 #include <array>
@@ -59,7 +60,7 @@ struct NetworkParameter {
   int dimensions = 0;
 };
 
-// A network as a trace of it in evaluation mode records it.
+// A network as a trace of it in evaluation mode records it, see above.
 struct NetworkTrace {
   TracedOperations operations;
   std::vector<std::array<std::int32_t, 2>> weights;  // of each operation: the weight and a normalization's bias, or -1

@@ -106,11 +106,8 @@ def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
 
 
 def is_layer_output(tracer: Tracer, operation: int) -> bool:
-    """Whether a value comes straight from a convolution or linear layer without bias."""
-    made = tracer.operations
-    while made.kinds[operation] == Kind.VIEW:  # views commute with a bias
-        operation = made.inputs[made.input_offsets[operation]]
-    return made.kinds[operation] in (Kind.CONV, Kind.POINTWISE_CONV, Kind.SEP_CONV, Kind.DIL_CONV)
+    """Whether a value comes straight from a convolution or linear layer without bias, reshaped at most."""
+    return tracer.operations.kinds[operation] in (Kind.CONV, Kind.POINTWISE_CONV, Kind.SEP_CONV, Kind.DIL_CONV)
 
 
 def is_along_channels(tracer: Tracer, x: Tensor, vector: Tensor) -> bool:

@@ -36,15 +36,6 @@ def scaled_dot_product_attention(tracer: Tracer, func: Function, args: Arguments
         shapes = ", ".join(str(tuple(item.shape)) for item in (query, key, value))
         raise RuntimeError(f"an attention cannot read query, key and value of shapes {shapes}")
     tracer.note_use((args, kwargs), "an offset of attention scores")
-    if all(map(tracer.is_data, (query, key, value))):
-        # As deep as spelled out, for the order by depth in csrc/graph.cpp (drop_interleaved_gates): the transposed key,
-        # its product with the query, the scale, the softmax, the product with the value.
-        transposed = tracer.emit(Kind.VIEW, [tracer.value(key).operation])
-        mask = argument(args, kwargs, 3, "attn_mask")
-        scores = [tracer.value(query).operation, transposed, *tracer.sources(mask)]
-        for _ in range(3):
-            scores = [tracer.emit(Kind.PASS, scores)]
-        inputs = [*scores, tracer.value(value).operation]
     operation = tracer.emit(Kind.MSA, inputs)
     carrier = next(item for item in tensors_in(args, kwargs) if tracer.is_data(item))
     return tracer.new((*query.shape[:-1], value.shape[-1]), carrier, operation)

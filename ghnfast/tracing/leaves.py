@@ -17,7 +17,6 @@ from enum import Enum
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C import _len_torch_function_stack as mode_count
 from torch._C import _pop_torch_function_stack as pop_mode
@@ -28,20 +27,15 @@ from .layers import convolution, normalize, projection
 from .members import Members, has_global_hooks
 from .pools import GLOBAL_AVERAGE, adaptive_pool, pool
 from .tracer import SCALARS, Kind, Tracer, Value
-from .views import activate, activation_kind
+from .views import activate
 
 # Takes the attributes of a layer, its input, on the meta device and part of the trace, and where that comes from. It
 # returns NotImplemented, before it has recorded anything, where the layer's own forward has to answer.
 Leaf = Callable[[Tracer, dict[str, Any], Tensor, Value], Any]
 
 
-def elementwise(func: Callable[..., Any]) -> Leaf:
-    kind = activation_kind(func)
-
-    def apply(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Any:
-        return activate(tracer, kind, x, value, own.get("inplace", False))
-
-    return apply
+def elementwise(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Tensor:
+    return activate(tracer, x, value, own.get("inplace", False))
 
 
 def identity(tracer: Tracer, own: dict[str, Any], x: Tensor, value: Value) -> Tensor:
@@ -104,14 +98,14 @@ LEAVES: dict[type[nn.Module], Leaf] = {
     nn.AvgPool2d: avg_pool2d,
     nn.AdaptiveAvgPool2d: adaptive_average,
     nn.Identity: identity,
-    nn.ReLU: elementwise(F.relu),
-    nn.ReLU6: elementwise(F.relu6),
-    nn.SiLU: elementwise(F.silu),
-    nn.GELU: elementwise(F.gelu),
-    nn.Sigmoid: elementwise(torch.sigmoid),
-    nn.Hardswish: elementwise(F.hardswish),
-    nn.Hardsigmoid: elementwise(F.hardsigmoid),
-    nn.Dropout: elementwise(F.dropout),
+    nn.ReLU: elementwise,
+    nn.ReLU6: elementwise,
+    nn.SiLU: elementwise,
+    nn.GELU: elementwise,
+    nn.Sigmoid: elementwise,
+    nn.Hardswish: elementwise,
+    nn.Hardsigmoid: elementwise,
+    nn.Dropout: elementwise,
 }
 # A forward that somebody replaced in torch is not the one that is meant here.
 FORWARDS = {kind: kind.forward for kind in LEAVES}

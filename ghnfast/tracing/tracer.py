@@ -61,8 +61,6 @@ class Kind(IntEnum):
     SQUEEZE_MAX_POOL = 21
     SQUEEZE_PASS = 22
     POINTWISE_CONV = 23
-    HARDSWISH = 24
-    VIEW = 25
 
 
 class Fate(IntEnum):

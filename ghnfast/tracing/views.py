@@ -32,15 +32,11 @@ def activation(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
     if value.operation < 0 or not x.is_meta or not (alone or len(tracer.sources(args, kwargs)) == 1):
         return tracer.generic(func, args, kwargs)
     in_place = writes_first_argument(func) or argument_named(func, "inplace", args, kwargs)
-    return activate(tracer, activation_kind(func), x, value, in_place)
+    return activate(tracer, x, value, in_place)
 
 
-def activation_kind(func: Function) -> Kind:
-    return Kind.HARDSWISH if func.__name__.startswith("hardswish") else Kind.PASS
-
-
-def activate(tracer: Tracer, kind: Kind, x: Tensor, value: Value, in_place: bool) -> Tensor:
-    operation = tracer.emit(kind, [value.operation])
+def activate(tracer: Tracer, x: Tensor, value: Value, in_place: bool) -> Tensor:
+    operation = tracer.emit(Kind.PASS, [value.operation])
     return tracer.write(x, operation) if in_place else tracer.new(x.shape, x, operation, value.channel)
 
 
@@ -82,23 +78,13 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
         return tracer.generic(func, args, kwargs)
     others = tensors_in(rest, kwargs) if kwargs or not SCALARS.issuperset(map(type, rest)) else []
     inputs = [value.operation] if name in DONORS or not others else tracer.sources(x, others)
-    if len(inputs) > 1:
-        operation = tracer.emit(Kind.PASS, inputs)
-    elif name in SAME_VALUES:
-        operation = value.operation
-    else:
-        # As many operations as autograd has nodes for the call: the order by depth in csrc/graph.cpp
-        # (drop_interleaved_gates) is that of the published implementation, which counts those.
-        operation = value.operation
-        for _ in range(sliced_dimensions(rest[0]) if name == "getitem" else 1):
-            operation = tracer.emit(Kind.VIEW, [operation])
+    # What is written to other memory is something new there (see `Tracer.after_writes`).
+    operation = tracer.emit(Kind.PASS, inputs) if len(inputs) > 1 or "out" in kwargs else value.operation
     shape = x.shape
     if others or writes_first_argument(func):
         result = tracer.run_meta(func, args, kwargs, operation)
     elif (result := tracer.run_unary(func, x, rest, kwargs)) is x:
         tracer.write(x, operation)
-    if name in ("reshape", "flatten") and result is not x and not result._is_view():
-        operation = tracer.emit(Kind.VIEW, [operation])  # a copy and a view of it
     shared = False
     for tensor in (result,) if type(result) is Tensor else tensors_in(result):
         channel = moved_channel(name, rest, kwargs, shape, tensor.shape, value.channel)
@@ -108,12 +94,6 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
     if shared:
         tracer.share(x)
     return result
-
-
-def sliced_dimensions(index: Any) -> int:
-    """How many dimensions an index changes: each is one operation."""
-    items = index if isinstance(index, tuple) else (index,)
-    return max(1, sum(not (item is Ellipsis or (isinstance(item, slice) and item == slice(None))) for item in items))
 
 
 TRANSPOSED = frozenset("permute transpose swapaxes swapdims movedim moveaxis t get rot90".split())

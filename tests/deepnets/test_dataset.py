@@ -6,6 +6,8 @@ import json
 import pickle
 import shutil
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from golden_data import FOLDER
+from graph_comparison import difference
 from torch.utils.data import DataLoader
 
 import ghnfast
 from ghnfast import DatasetError
-from ghnfast.deepnets import DeepNets1M, Network, NodeBatchSampler, graph_of
+from ghnfast.deepnets import DeepNets1M, Network, NodeBatchSampler
 from ghnfast.deepnets.dataset import SIZES, SPLITS
+from ghnfast.deepnets.generate import NAMES, PRIMITIVE_NAMES, file_rows
 
 FILES = FOLDER / "deepnets1m"
 # The published ranges (tests/golden/paper.json).
@@ -191,29 +195,51 @@ def test_items_pickle() -> None:
 
 @pytest.mark.parametrize("split", [split for split in SPLITS if split != "predefined"])
 def test_published_files(split: str) -> None:
-    """The nodes in a file are those of the genotype.
-
-    These files were written with a newer networkx than the published ones: their rows of nodes are in another order
-    than their matrices. So edges are compared in files of our own only (test_generate.py).
-    """
+    """Every graph in a file is that of its genotype, and every row of nodes and distances is that of a node."""
     dataset = DeepNets1M(split, FILES)
-    stored = json.loads(dataset.published.meta.read_text())[split]["nets"]  # type: ignore[union-attr]
-    assert len(dataset) == len(stored) > 0
-    for item, net in zip(dataset, stored, strict=True):
+    stored = json.loads(dataset.published.meta.read_text())[split]  # type: ignore[union-attr]
+    tables = [list(stored["meta"][table].values()) for table in ("primitives_ext", "unique_op_names")]
+    assert len(dataset) == len(stored["nets"]) > 0
+    for item, net in zip(dataset, stored["nets"], strict=True):
         assert len(item.graph) == dataset.num_nodes(item.index) == net["num_nodes"]
         assert item.genotype is not None
         assert item.genotype.as_dict() == net["genotype"]
         assert item.num_params == net["num_params"]
-        sampled = graph_of(
-            genotype=item.genotype, num_classes=10, is_imagenet_input=False, **{**item.args, "fc_dim": net["fc_dim"]}
+        args = {**item.args, "fc_dim": net["fc_dim"]}
+        sampled = replace(item, args=args, num_classes=10, large_images=False, published=None)
+        for name, shape in item.settings.parameters():
+            assert item.graph.parameter_shapes.get(name, shape) == shape
+        ours, theirs = (list(zip(graph.ops, graph.params, strict=True)) for graph in (sampled.graph, item.graph))
+        assert not difference(ours, sampled.graph.edges.tolist(), theirs, item.graph.edges.tolist())
+        group = dataset.published.group()[str(item.index)]  # type: ignore[union-attr]
+        assert_same_rows(
+            (*file_rows(sampled), [PRIMITIVE_NAMES, NAMES]), (group["adj"][()], group["nodes"][()], tables)
         )
-        assert sorted(filter(None, item.graph.params)) == sorted(filter(None, sampled.params))
-        assert {name: item.graph.parameter_shapes[name] for name in item.graph.parameter_shapes} == {
-            name: shape for name, shape in item.settings.parameters() if name in item.graph.parameter_shapes
-        }
-        if not item.genotype.uses("cse") and not item.genotype.uses("msa"):
-            assert Counter(item.graph.ops) == Counter(sampled.ops)
-            assert len(item.graph.edges) == len(sampled.edges)
+
+
+Rows = tuple[Any, Any, Sequence[Sequence[str]]]  # distances, rows of nodes, and the tables that these index
+
+
+def assert_same_rows(ours: Rows, theirs: Rows) -> None:
+    """The same nodes with the same distances from and to all others, each in some topological order, cell by cell."""
+    found = []
+    for distances, rows, (primitives, names) in (ours, theirs):
+        assert not np.tril(distances).any()
+        assert (np.diff(rows[:, 1].astype(int)) >= 0).all()
+        # The published files count a node without parameters to the last cell before it that has any in their order.
+        labels = [
+            (primitives[kind], names[name], cell if "." in names[name] else -1) for kind, cell, name in rows.tolist()
+        ]
+        near = [
+            (
+                label,
+                frozenset(Counter(zip(labels, distances[node].tolist(), strict=True)).items()),
+                frozenset(Counter(zip(labels, distances[:, node].tolist(), strict=True)).items()),
+            )
+            for node, label in enumerate(labels)
+        ]
+        found.append(Counter(near))
+    assert found[0] == found[1]
 
 
 def test_wide_networks_of_files_have_more_channels() -> None:
