@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <string>
 #include <utility>
@@ -351,12 +352,19 @@ ghnfast::DecodeSource<T> decode_source(const Floats<T>& hidden, const Floats<T>&
 template <typename T>
 std::int64_t decode(const Floats<T>& hidden, const Floats<T>& weight, const Floats<T>& bias, const Floats<T>& blocks,
                     const Int64Array& table, const Floats<double>& scales, const Int64Array& memory_table, bool check,
-                    int threads) {
+                    int threads, const py::object& before_writing) {
   const auto source = decode_source(hidden, weight, bias, blocks);
   const auto targets = decode_targets(table, scales);
   const auto memory = decode_memory(memory_table, targets.size());
+  std::function<void()> call;
+  if (!before_writing.is_none()) {
+    call = [&before_writing] {
+      const py::gil_scoped_acquire acquired;
+      before_writing();
+    };
+  }
   py::gil_scoped_release released;
-  return ghnfast::decode(source, targets, memory, check, threads);
+  return ghnfast::decode(source, targets, memory, check, threads, call);
 }
 
 template <typename T>
@@ -822,9 +830,9 @@ void define_kernels(py::module_& module) {
              "The gradients of a sweep: (of states, [of each weight]).");
   module.def("decode", &decode<T>, py::arg("hidden").noconvert(), py::arg("weight").noconvert(),
              py::arg("bias").noconvert(), py::arg("blocks").noconvert(), py::arg("targets"), py::arg("scales"),
-             py::arg("memory"), py::arg("check"), py::arg("threads"),
+             py::arg("memory"), py::arg("check"), py::arg("threads"), py::arg("before_writing") = py::none(),
              "Write targets to their memory: -1; with check, or the number of one that would not be finite, and "
-             "nothing is written.");
+             "nothing is written. `before_writing` is called when nothing but it can fail any more.");
   module.def("all_finite", &all_finite<T>, py::arg("arrays").noconvert(), py::arg("threads"));
   module.def("decode_backward", &decode_backward<T>, py::arg("grad").noconvert(), py::arg("hidden").noconvert(),
              py::arg("weight").noconvert(), py::arg("bias").noconvert(), py::arg("blocks").noconvert(),

@@ -103,14 +103,15 @@ class Decoding {
     }
     make_tiles();
     make_items();
+    make_scratch();
     pack();
   }
 
   // The number of the first target with a value that is not finite, or -1.
   std::int64_t first_broken() {
-    const Scratch scratch(*this, false);
+    const auto job = scratch_.front()->job_for(*this, false);
     for (const auto* task : given_) {
-      if (!kernels_.given_rows(source_, *task, 0, task->target.rows, scratch.job)) {
+      if (!kernels_.given_rows(source_, *task, 0, task->target.rows, job)) {
         return task - tasks_.data();
       }
     }
@@ -122,20 +123,32 @@ class Decoding {
  private:
   // What one thread needs to work on items.
   struct Scratch {
-    Scratch(const Decoding& of, bool write)
+    explicit Scratch(const Decoding& of)
         : products(of.most_products_, Fill::kNothing),
           values(of.most_values_, Fill::kNothing),
-          unit(of.most_values_ * 8 + 64, Fill::kNothing) {
+          unit(of.most_values_ * 8 + 64, Fill::kNothing) {}
+
+    RowJob<T> job_for(const Decoding& of, bool write) {
+      RowJob<T> job;
       job.write = write;
       job.stream = write && of.bytes_ >= kStreamBytes;
       job.products = products.data();
       job.values = values.data();
       job.unit = unit.data();
+      return job;
     }
+
     Buffer<T> products, values;
     Buffer<char> unit;
-    RowJob<T> job;
   };
+
+  // One for each thread that can have work, and all of them before anything is written: there may be no memory for it.
+  void make_scratch() {
+    const auto workers = std::min<std::int64_t>(std::max(1, threads_), static_cast<std::int64_t>(items_.size()));
+    for (std::int64_t worker = 0; worker < std::max<std::int64_t>(1, workers); ++worker) {
+      scratch_.push_back(std::make_unique<Scratch>(*this));
+    }
+  }
 
   void add_task(const DecodeTarget& target, const DecodeMemory& memory) {
     DecodeTask task{target, memory, limit_of(memory.element), false};
@@ -253,11 +266,11 @@ class Decoding {
   std::int64_t run(bool write) {
     constexpr auto kNone = std::numeric_limits<std::int64_t>::max();
     std::atomic<std::int64_t> broken{kNone}, next{0};
-    const auto workers = std::min<std::int64_t>(std::max(1, threads_), static_cast<std::int64_t>(items_.size()));
-    parallel_for(workers, static_cast<int>(workers), [&](std::int64_t) {
-      const Scratch scratch(*this, write);
+    const auto workers = static_cast<std::int64_t>(scratch_.size());
+    parallel_for(workers, static_cast<int>(workers), [&](std::int64_t worker) {
+      const auto job = scratch_[worker]->job_for(*this, write);
       for (auto item = next.fetch_add(1); item < static_cast<std::int64_t>(items_.size()); item = next.fetch_add(1)) {
-        if (const auto* task = run_item(items_[item], scratch.job)) {
+        if (const auto* task = run_item(items_[item], job)) {
           const auto number = task - tasks_.data();
           for (auto known = broken.load(); number < known && !broken.compare_exchange_weak(known, number);) {
           }
@@ -286,6 +299,7 @@ class Decoding {
   std::vector<ProductTile<T>> tiles_;
   std::unique_ptr<Buffer<T>> panels_;
   std::vector<Item> items_;
+  std::vector<std::unique_ptr<Scratch>> scratch_;
   std::int64_t bytes_ = 0, most_values_ = 0, most_products_ = 0;
 };
 
@@ -339,11 +353,15 @@ void fold(const DecodeSource<T>& source, const DecodeTarget& target, const T* gr
 
 template <typename T>
 std::int64_t decode(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets,
-                    const std::vector<DecodeMemory>& memory, bool check, int threads) {
+                    const std::vector<DecodeMemory>& memory, bool check, int threads,
+                    const std::function<void()>& before_writing) {
   check_targets(source, targets);
   Decoding<T> decoding(source, targets, memory, threads);
   const auto broken = check ? decoding.first_broken() : -1;
   if (broken < 0) {
+    if (before_writing) {
+      before_writing();
+    }
     decoding.write();
   }
   return broken;
@@ -377,9 +395,9 @@ void decode_backward(const DecodeSource<T>& source, const std::vector<DecodeTarg
 }
 
 template std::int64_t decode(const DecodeSource<float>&, const std::vector<DecodeTarget>&,
-                             const std::vector<DecodeMemory>&, bool, int);
+                             const std::vector<DecodeMemory>&, bool, int, const std::function<void()>&);
 template std::int64_t decode(const DecodeSource<double>&, const std::vector<DecodeTarget>&,
-                             const std::vector<DecodeMemory>&, bool, int);
+                             const std::vector<DecodeMemory>&, bool, int, const std::function<void()>&);
 template double largest(const float*, std::int64_t, int);
 template double largest(const double*, std::int64_t, int);
 template void decode_backward(const DecodeSource<float>&, const std::vector<DecodeTarget>&, const float*, float*,

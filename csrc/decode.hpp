@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace ghnfast {
@@ -49,10 +50,12 @@ struct DecodeSource {
 };
 
 // Writes every target into its memory and returns -1. With `check`: or returns the number of a target that would get a
-// value that is not finite in its type, and writes nothing.
+// value that is not finite in its type, and writes nothing. What can fail comes before the first write: allocations,
+// and `before_writing`, if it is not empty, which is called last.
 template <typename T>
 std::int64_t decode(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets,
-                    const std::vector<DecodeMemory>& memory, bool check, int threads);
+                    const std::vector<DecodeMemory>& memory, bool check, int threads,
+                    const std::function<void()>& before_writing = {});
 
 // The largest absolute value; infinite where a value is not a number.
 template <typename T>

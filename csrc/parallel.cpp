@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -55,8 +56,13 @@ GompParallel openmp_entry() {
 
 void run_on_new_threads(Loop& loop, int threads) {
   std::vector<std::thread> others;
-  for (int index = 1; index < threads; ++index) {
-    others.emplace_back([&loop] { loop.take_items(); });
+  others.reserve(threads);
+  try {
+    for (int index = 1; index < threads; ++index) {
+      others.emplace_back([&loop] { loop.take_items(); });
+    }
+  } catch (const std::system_error&) {
+    // No more threads are to be had: those that there are do the work.
   }
   loop.take_items();
   for (auto& thread : others) {

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from numpy import float32, float64, int8, int32, int64, uint8
@@ -92,6 +92,7 @@ def decode(
     memory: NDArray[int64],
     check: bool,
     threads: int,
+    before_writing: Callable[[], object] | None = None,
 ) -> int: ...
 def decode_backward(
     grad: NDArray[T],

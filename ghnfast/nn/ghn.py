@@ -44,15 +44,16 @@ class Job:
     parameters: list[Tensor]
     memory: NDArray[np.int64] | None
 
+    @torch.no_grad()
     def write(self, source: DecodeSource, ghn: str, precision: str) -> None:
-        """The last step: decode into the parameters."""
+        """The last step: decode into the parameters, all of them or none."""
         try:
             if self.memory is not None and backend_for(source.hidden) == "cpp" and is_plain(source):
-                decode_to(source, self.layout.targets, self.memory)
-                torch.autograd.graph.increment_version(self.parameters)
+                decode_to(source, self.layout.targets, self.memory, self.parameters)
             else:
                 outputs = list(map(decoded_part, self.forms, self.parameters))
-                decode_into(source, self.layout.targets, outputs, precision)
+                with torch.autocast(source.hidden.device.type, enabled=False):
+                    decode_into(source, self.layout.targets, outputs, precision)
         except NotFinite as error:
             name, dtype = self.names[error.index], self.parameters[error.index].dtype
             raise PredictError(
@@ -202,7 +203,10 @@ class GHN(nn.Module):
         report: bool,
         stacklevel: int,
     ) -> Any:
-        """`predict`, whose warnings are about the caller so many frames up."""
+        """`predict`, whose warnings are about the caller so many frames up.
+
+        Writing comes last: what is said and returned is ready before it.
+        """
         single = isinstance(model, nn.Module)
         models: list[nn.Module] = as_list(nn.Module, model, "model")
         if not models:
@@ -212,17 +216,17 @@ class GHN(nn.Module):
             graphs = [trace_members(*each, input_shape, example_inputs) for each in zip(models, members, strict=True)]
         else:
             graphs = graphs_for(models, graph)
-        plans = self.predict_batch(models, members, graphs, classifier)
+        job, source = self.compute(models, members, graphs, classifier)
         notice = None if self.trained_on is None else next(filter(None, map(self.other_domain, graphs)), None)
         if notice is not None:
             hint = (
                 "Pass input_shape=(channels, height, width) if it takes others, or another ghn, such as 'ghn2-imagenet'"
             )
             warnings.warn(f"{notice}. {hint}", DomainWarning, stacklevel=stacklevel)
-        if not report:
-            return model
-        reports = [make_report(plan) for plan in plans]
-        return (model, reports[0]) if single else (model, reports)
+        reports = [make_report(plan) for plan in job.plans] if report else []
+        result = (model, reports[0] if single else reports) if report else model
+        job.write(source, self.name, self.precision)
+        return result
 
     def forward(self, graphs: ArchGraph | Sequence[ArchGraph]) -> list[dict[str, Tensor]]:
         """The parameters of networks with these graphs, differentiable: for `torch.func.functional_call`, in training.
@@ -295,9 +299,10 @@ class GHN(nn.Module):
         checkpoint.write(path, content)
 
     @torch.no_grad()
-    def predict_batch(
+    def compute(
         self, models: Sequence[nn.Module], members: Sequence[Members], graphs: Sequence[ArchGraph], classifier: bool
-    ) -> list[Plan]:
+    ) -> tuple[Job, DecodeSource]:
+        """What is to be written, and everything that it is decoded from."""
         batch = GraphBatch(graphs)
         job = self.prepare(models, members, batch, classifier)
         own = members_of(self)
@@ -305,9 +310,7 @@ class GHN(nn.Module):
         self.check_weights(own, state)
         native = self.native(own, state)
         with torch.autocast(own.parameters[0].device.type, enabled=False):
-            source = self.decode_source(self.node_states(batch, native), job.layout, native)
-        job.write(source, self.name, self.precision)
-        return job.plans
+            return job, self.decode_source(self.node_states(batch, native), job.layout, native)
 
     def prepare(
         self, models: Sequence[nn.Module], members: Sequence[Members], batch: GraphBatch, classifier: bool

@@ -73,7 +73,7 @@ class Plan:
     memory: (n, 2) int64, the address and the dtype (`ELEMENTS`) of those that C++ writes to as they are, or -1.
     """
 
-    model: nn.Module
+    members: Members
     slots: Slots
     rows: NDArray[np.int64]
     parameters: list[Tensor]
@@ -86,7 +86,7 @@ class Plan:
         skipped = {**self.skipped, **{self.slots.names[row]: LEFT_ALONE for row in self.rows[optional].tolist()}}
         kept = np.flatnonzero(~optional)
         parameters = [self.parameters[index] for index in kept.tolist()]
-        return Plan(self.model, self.slots, self.rows[kept], parameters, self.memory[kept], skipped)
+        return Plan(self.members, self.slots, self.rows[kept], parameters, self.memory[kept], skipped)
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class Report:
 
     @property
     def coverage(self) -> float:
-        """The share of the model's numbers that were predicted, 0 to 1."""
-        return self.predicted_elements / self.elements
+        """The share of the model's numbers that were predicted, 0 to 1; 1 where it has none."""
+        return self.predicted_elements / self.elements if self.elements else 1.0
 
 
 LEFT_ALONE = "it belongs to the classification layer, which was to be left as it is"
@@ -182,7 +182,7 @@ def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
         rows = rows[rows >= 0]
         found = [found[row] for row in rows.tolist()]
         memory = memory[rows]
-    return Plan(model, slots, rows, found, memory, skipped)
+    return Plan(members, slots, rows, found, memory, skipped)
 
 
 def reason_to_skip(model: nn.Module, slots: Slots, row: int, parameter: Tensor | None) -> str | None:
@@ -300,10 +300,10 @@ def make_report(plan: Plan) -> Report:
         plan.slots.names[row]: decoded_part(plan.slots.forms[row], parameter).numel()
         for row, parameter in zip(rows, plan.parameters, strict=True)
     }
-    parameters = dict(plan.model.named_parameters())
+    names = plan.members.names
     return Report(
-        predicted=[name for name in parameters if name in done],
-        skipped={name: plan.skipped[name] for name in parameters if name in plan.skipped},
+        predicted=[name for name in names if name in done],
+        skipped={name: plan.skipped[name] for name in names if name in plan.skipped},
         predicted_elements=sum(done.values()),
-        elements=sum(parameter.numel() for parameter in parameters.values()),
+        elements=sum(parameter.numel() for parameter in plan.members.parameters),
     )

@@ -8,6 +8,7 @@ Architectures (NeurIPS 2021), section 3.3 and appendix B.2.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import weakref
@@ -153,12 +154,16 @@ def decode_into(
 ) -> None:
     """Write the values of all targets into tensors, in their dtype, on their device, without gradients.
 
+    What can fail comes before the first write, and the writes are one call: whatever is raised, an interrupt from the
+    keyboard included, either all outputs are written or none is.
+
     On a GPU, this waits for the device once, to know whether the values were finite. While a CUDA graph is captured it
     does not: then nobody is told, and when the graph is replayed, nothing is written where a value is not finite. A
     call with the same outputs must have come before, all of them on the GPU, the cells of kernels evenly spaced.
 
     Args:
-        outputs: one per target, with one dimension (in), two (out, in) or four (out, in, height, width).
+        outputs: one per target, with one dimension (in), two (out, in) or four (out, in, height, width); no element
+            of memory belongs to them twice.
         precision: one of `PRECISIONS`.
 
     Raises:
@@ -169,33 +174,33 @@ def decode_into(
     if backend == "torch":
         naive_decode_into(source, targets, outputs)
         return
-    # What cannot be written to in place gets copies.
     device = source.hidden.device
-    direct = [
-        output if is_reachable(output, device) else output.new_empty(output.shape, device=device) for output in outputs
-    ]
-    if is_capturing(device) and any(a is not b for a, b in zip(direct, outputs, strict=True)):
-        raise BackendError("a CUDA graph is being captured; outputs on the GPU with evenly spaced cells are accepted")
+    direct = outputs
+    if not all(is_reachable(output, device) for output in outputs):
+        if is_capturing(device):
+            raise BackendError(
+                "a CUDA graph is being captured; outputs on the GPU with evenly spaced cells are accepted"
+            )
+        # One that cannot be written to in place takes a copy, and then all do: there is one moment of writing.
+        direct = [output.new_empty(output.shape, device=device) for output in outputs]
     check_sizes(direct, targets.table)
     memory = memory_table(direct, targets.table)
     if backend == "cpp" and is_plain([*source, *direct]):
-        decode_to(source, targets, memory)
-        torch.autograd.graph.increment_version(direct)
+        decode_to(source, targets, memory, direct)
     else:
         arrays = targets.table, targets.scales, memory
         tables = [*map(torch.from_numpy, arrays)] if backend == "cpp" else triton_tables(targets, memory, source.hidden)
-        status = decode_into_op(*source, tables, direct, precision)
+        status = decode_into_op(*source, tables, list(direct), precision)
         if not is_capturing(device) and int(status) != FINE:
             raise NotFinite(int(status))
-    for output, written in zip(outputs, direct, strict=True):
-        if written is not output:
-            output.copy_(written)
+    if direct is not outputs:
+        copy_all(outputs, direct)
 
 
 def is_reachable(output: Tensor, device: torch.device) -> bool:
     """Whether a tensor is in the memory of a device, its kernels' cells evenly spaced."""
-    if output.device != device or output.is_contiguous() or output.ndim < 4:
-        return output.device == device
+    if output.is_neg() or output.device != device or output.is_contiguous() or output.ndim < 4:
+        return output.device == device and not output.is_neg()
     return output.shape[2] == 1 or output.stride(2) == output.shape[3] * output.stride(3)
 
 
@@ -231,16 +236,25 @@ def normalize(block: Tensor, kind: int, scale: float) -> Tensor:
 
 
 def naive_decode_into(source: DecodeSource, targets: DecodeTargets, outputs: Sequence[Tensor]) -> None:
-    ready = []
+    places: list[Tensor] = []
+    values: list[Tensor] = []
     for index, (block, output) in enumerate(zip(naive_blocks(source, targets), outputs, strict=True)):
         block = block.to(output.device, output.dtype)
         if not torch.isfinite(block).all():
             raise NotFinite(index)
-        ready.append(block.flatten() if output.ndim == 1 else block.flatten(1) if output.ndim == 2 else block)
-    # From here on, memory is written and nothing else.
-    for block, output in zip(ready, outputs, strict=True):
-        with torch.inference_mode(output.is_inference()):
-            store(block.unflatten(2, output.shape[2:]) if output.ndim == 4 else block, output.detach())
+        block = block.flatten() if output.ndim == 1 else block.flatten(1) if output.ndim == 2 else block
+        for place, value in stores(block.unflatten(2, output.shape[2:]) if output.ndim == 4 else block, output):
+            places.append(place)
+            values.append(value)
+    copy_all(places, values)
+
+
+def copy_all(places: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy values into tensors that they broadcast to, in one call: nothing in Python comes between two copies."""
+    if places:
+        detached = [place.detach() for place in places]
+        with torch.inference_mode(any(place.is_inference() for place in places)):
+            torch._foreach_copy_(detached, list(values))
 
 
 def tile(block: Tensor, shape: Sequence[int]) -> Tensor:
@@ -257,24 +271,28 @@ def tile(block: Tensor, shape: Sequence[int]) -> Tensor:
 
 def store(block: Tensor, target: Tensor) -> None:
     """Write `tile(block, target.shape)` into `target`, without a temporary of its size."""
-    store_from(block, target, 0)
+    copy_all(*zip(*stores(block, target), strict=True))
 
 
-def store_from(block: Tensor, target: Tensor, dim: int) -> None:
-    """`store`, where the dimensions before `dim` are settled: of equal size, or broadcast."""
+def stores(block: Tensor, target: Tensor, dim: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """What `store` copies: parts of the target, and what is broadcast to them.
+
+    Args:
+        dim: the dimensions before it are settled: of equal size, or broadcast.
+    """
     while dim < target.ndim and block.shape[dim] == target.shape[dim]:
         dim += 1
     if dim == target.ndim:
-        target.copy_(block)
+        yield target, block
         return
     length = block.shape[dim]
     repeats, rest = divmod(target.shape[dim], length)
     if repeats:
         # Splitting a dimension is a view whatever the strides are; the block broadcasts along the repeats.
         whole = target.narrow(dim, 0, repeats * length).unflatten(dim, (repeats, length))
-        store_from(block.unsqueeze(dim), whole, dim + 2)
+        yield from stores(block.unsqueeze(dim), whole, dim + 2)
     if rest:
-        store_from(block.narrow(dim, 0, rest), target.narrow(dim, repeats * length, rest), dim + 1)
+        yield from stores(block.narrow(dim, 0, rest), target.narrow(dim, repeats * length, rest), dim + 1)
 
 
 # As operators of torch ------------------------------------------------------------------------------------------------
@@ -388,11 +406,18 @@ def triton_decode_into(
     return kernels.decode_into(hidden, weight, bias, blocks, kernels.Tables(*tables), precision)
 
 
-def decode_to(source: DecodeSource, targets: DecodeTargets, memory: NDArray[np.int64]) -> None:
-    """`decode_into`, in C++, where the memory of the outputs is known (`memory_table`); nobody checks it."""
+def decode_to(
+    source: DecodeSource, targets: DecodeTargets, memory: NDArray[np.int64], outputs: Sequence[Tensor] = ()
+) -> None:
+    """`decode_into`, in C++, where the memory of the outputs is known (`memory_table`); nobody checks it.
+
+    Args:
+        outputs: the tensors whose memory it is, for torch to know that they are written; none where it knows.
+    """
     hidden, weight, bias, blocks = as_arrays(*source)
     threads = torch.get_num_threads()
-    broken = _C.decode(hidden, weight, bias, blocks, targets.table, targets.scales, memory, True, threads)
+    count = functools.partial(torch.autograd.graph.increment_version, list(outputs)) if outputs else None
+    broken = _C.decode(hidden, weight, bias, blocks, targets.table, targets.scales, memory, True, threads, count)
     if broken >= 0:
         raise NotFinite(broken)
 

@@ -99,6 +99,28 @@ def test_values_are_those_of_the_definition(core: ModuleType, instruction_set: s
         np.testing.assert_allclose(output, expected_values(case, index), rtol=0, atol=TOLERANCE[dtype])
 
 
+def test_what_is_called_before_writing_can_prevent_it(core: ModuleType) -> None:
+    case = make_case(TARGETS, np.float32)
+    outputs = [np.full([*row[4:6].tolist(), row[3]], 7, dtype=np.float32) for row in case.table]
+    called: list[bool] = []
+
+    def untouched() -> None:
+        called.append(all((output == 7).all() for output in outputs))
+
+    def refuse() -> None:
+        raise KeyError("not now")
+
+    with pytest.raises(KeyError, match="not now"):
+        core.decode(*case, memory_of(outputs), True, 2, refuse)
+    assert all((output == 7).all() for output in outputs)
+    assert core.decode(*case, memory_of(outputs), True, 2, untouched) == -1
+    assert called == [True]
+    assert not any((output == 7).all() for output in outputs)
+    case.scales[0] = np.inf
+    assert core.decode(*case, memory_of(outputs), True, 2, untouched) == 0
+    assert called == [True]
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_random_targets(core: ModuleType, data: st.DataObject) -> None:
