@@ -8,7 +8,16 @@
 
 from importlib.metadata import version
 
-from .errors import CheckpointError, DatasetError, DomainWarning, GhnfastError, PredictError, TraceError
+from .calibration import calibrate
+from .errors import (
+    CalibrationError,
+    CheckpointError,
+    DatasetError,
+    DomainWarning,
+    GhnfastError,
+    PredictError,
+    TraceError,
+)
 from .graph import ArchGraph
 from .nn import GHN
 from .nn.slots import Report
@@ -20,6 +29,7 @@ __version__ = version("ghnfast")
 __all__ = [
     "GHN",
     "ArchGraph",
+    "CalibrationError",
     "CheckpointError",
     "DatasetError",
     "DomainWarning",
@@ -28,6 +38,7 @@ __all__ = [
     "Report",
     "TraceError",
     "__version__",
+    "calibrate",
     "load",
     "predict",
     "trace",

@@ -31,3 +31,7 @@ class BackendError(GhnfastError, ValueError):
 
 class TrainingError(GhnfastError, ValueError):
     """A training run or an evaluation cannot start or go on: its data, configuration or checkpoint is not usable."""
+
+
+class CalibrationError(GhnfastError, ValueError):
+    """Running statistics could not be estimated from the given images. The model is as it was before the call."""

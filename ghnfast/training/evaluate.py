@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..calibration import gather
 from ..deepnets import DeepNets1M
 from ..deepnets.dataset import PREDEFINED, SPLITS, DeepNet
 from ..errors import TrainingError
@@ -225,24 +226,24 @@ def statistics_of_batches(network: nn.Module) -> Iterator[None]:
             layer.track_running_stats, layer.running_mean, layer.running_var = tracks, mean, variance
 
 
-@torch.no_grad()
 def recalibrated(
     network: nn.Module, batches: Batches, device: torch.device | str = "cpu", count: int = CALIBRATION_BATCHES
 ) -> nn.Module:
-    """A copy of a network whose running batch statistics are those of some batches of training images."""
-    network = copy.deepcopy(network).eval()
-    layers = batch_norms(network)
-    for layer in layers:
+    """A copy of a network whose batch statistics are those of some batches of training images, in evaluation mode.
+
+    Layers without running statistics get some. Those that are not finite are written, too: what such a network says is
+    wrong, as it is with the statistics of batches.
+    """
+    network = copy.deepcopy(network)
+    for layer in batch_norms(network):
         if layer.running_mean is None:
             layer.track_running_stats = True
             for name, value in (("running_mean", 0.0), ("running_var", 1.0)):
                 setattr(layer, name, torch.full((layer.num_features,), value, device=device))
             layer.num_batches_tracked = torch.zeros((), dtype=torch.long, device=device)
-        layer.reset_running_stats()
-        layer.momentum = None  # an equal share for each batch
-        layer.train()
-    for number in range(min(count, batches.per_epoch)):
-        network(placed(batches[number][0], device))
+    images = (placed(batches[number][0], device) for number in range(min(count, batches.per_epoch)))
+    for tally in gather(network, images):
+        tally.write()
     return network.eval()
 
 

@@ -1,0 +1,303 @@
+"""Running statistics of normalization layers: what a GHN does not predict, and evaluation needs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import UninitializedBuffer
+from torch.utils.hooks import RemovableHandle
+
+from .errors import CalibrationError
+
+Model = TypeVar("Model", bound=nn.Module)
+STATISTICS = ("running_mean", "running_var")
+CHUNK = 64  # images at once, where all of them come in one tensor
+LABELS = {"label", "labels", "label_ids", "target", "targets"}
+ACCEPTED = "a tensor of images, a pair (images, labels), or a mapping of the model's keyword arguments is accepted"
+
+
+def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) -> Model:
+    """Set the running statistics of normalization layers to those of images.
+
+    Parameters that a GHN predicts are right for the statistics of batches, and `model.eval()` uses running statistics,
+    which are not predicted: evaluated without them, a model is at chance. Layers are those of torch that have running
+    statistics (`BatchNorm1d` to `3d`, `SyncBatchNorm`, `InstanceNorm` with `track_running_stats`) and their subclasses.
+
+    The model runs on the batches as in evaluation, but that these layers normalize by each batch. Their statistics
+    become the averages over all batches: means weighted by how many values a batch has for a channel, unbiased
+    variances by their degrees of freedom. With batches of one size that is what `momentum=None` and
+    `torch.optim.swa_utils.update_bn` give. `num_batches_tracked` becomes the number of batches.
+
+    Nothing else changes: parameters, gradients, modes, momentum, hooks. Layers that no batch reaches keep what they
+    have. A model without such layers is returned as it is.
+
+    Args:
+        model: on any device, in any mode.
+        batches: yields batches of at least two images: tensors or numpy arrays (batch, channels, height, width), or
+            pairs, the first of which is one; or mappings, as data sets of transformers yield them, whose entries are
+            keyword arguments of the model, labels left out. Floating-point numbers are brought to the device and dtype
+            of the model. One tensor of all images is split into batches of 64.
+        limit: the first so many batches; all by default, so an endless iterable needs one.
+
+    Returns:
+        The model that was given.
+
+    Raises:
+        CalibrationError: there is no batch, one cannot be read, or the model fails on it; or statistics are not finite.
+            The model is as it was.
+    """
+    iterator = check_arguments(model, batches, limit)
+    tallies = gather(model, islice(iterator, limit))
+    for tally in tallies:
+        if tally.broken_at is not None:
+            raise CalibrationError(
+                f"the statistics of the layer {tally.name!r} ({type(tally.layer).__name__}) are not finite in batch "
+                f"{tally.broken_at}: its images, or the parameters before this layer, are too large or not finite. The "
+                "model is as it was"
+            )
+    for tally in tallies:
+        tally.write()
+    return model
+
+
+def check_arguments(model: Any, batches: Any, limit: Any) -> Iterator[Any]:
+    if not isinstance(model, nn.Module):
+        raise CalibrationError(f"the model is a {type(model).__name__}; a torch.nn.Module is accepted")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise CalibrationError(f"limit is {limit!r}; a positive number of batches, or None for all, is accepted")
+    if isinstance(batches, np.ndarray):
+        batches = as_tensor(batches, 0)
+    if isinstance(batches, Tensor):
+        if batches.ndim == 0:
+            raise CalibrationError(f"the batches are a tensor without dimensions; {ACCEPTED}")
+        return iter(batches.split(CHUNK)) if len(batches) else iter(())
+    if isinstance(batches, (str, bytes, Mapping)):
+        raise CalibrationError(f"the batches are a {type(batches).__name__}; an iterable of batches is accepted")
+    try:
+        return iter(batches)
+    except Exception as error:  # whatever the caller's iterable raises
+        raise CalibrationError(
+            f"the batches are a {type(batches).__name__}, which cannot be iterated over: {error}"
+        ) from error
+
+
+@dataclass(eq=False)
+class Tally:
+    """Sums of the statistics of a layer.
+
+    Attributes:
+        mean, variance: weighted sums, float64 on the CPU.
+        values, freedom: the sums of their weights.
+        calls: how often the layer ran.
+        broken_at: the first batch whose statistics are not finite.
+    """
+
+    name: str
+    layer: _NormBase
+    mean: Tensor | float = 0.0
+    variance: Tensor | float = 0.0
+    values: int = 0
+    freedom: int = 0
+    calls: int = 0
+    broken_at: int | None = None
+
+    def add(self, images: Tensor, batch: int) -> None:
+        """What the layer, whose momentum is 1, has found in its input."""
+        if isinstance(self.layer, _InstanceNorm):  # the average over images, of the statistics of each
+            values = freedom = len(images) if images.ndim == self.layer._get_no_batch_dim() + 1 else 1
+        else:
+            values = images.numel() // self.layer.num_features
+            freedom = values - 1
+        if not values:
+            raise ValueError("there are no images in it")
+        mean, variance = (self.layer._buffers[name].to("cpu", torch.float64) for name in STATISTICS)  # type: ignore[union-attr]
+        if self.broken_at is None and not bool(torch.isfinite(mean + variance).all()):
+            self.broken_at = batch
+        self.mean, self.variance = self.mean + values * mean, self.variance + freedom * variance
+        self.values, self.freedom, self.calls = self.values + values, self.freedom + freedom, self.calls + 1
+
+    def write(self) -> None:
+        if not self.calls:
+            return
+        found = (self.mean / self.values, self.variance / self.freedom, self.calls)
+        for name, value in zip((*STATISTICS, "num_batches_tracked"), found, strict=True):
+            buffer = self.layer._buffers.get(name)
+            if buffer is not None:
+                # Memory that was made in inference mode may only be written in it.
+                with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+                    buffer.copy_(torch.as_tensor(value))
+
+
+def gather(model: nn.Module, batches: Iterable[Any]) -> list[Tally]:
+    """The statistics of each layer that has running ones; the model is as it was.
+
+    Raises:
+        CalibrationError: there is no batch, one cannot be read, or the model fails on it.
+    """
+    tallies = [Tally(name, layer) for name, layer in model.named_modules() if has_statistics(name, layer)]
+    if not tallies:
+        return []
+    number = -1
+    with torch.no_grad(), collecting(model, tallies) as count:
+        device, dtype = place_of(model)
+        for number, batch in enumerate(readable(batches)):
+            count[0] = number
+            args, kwargs = arguments_of(model, batch, number, device, dtype)
+            try:
+                model(*args, **kwargs)
+            except Exception as error:  # whatever the model raises
+                shapes = ", ".join(str(tuple(value.shape)) for value in (*args, *kwargs.values()) if is_tensor(value))
+                raise CalibrationError(
+                    f"the model fails on batch {number}, of the shape {shapes}: {type(error).__name__}: {error}. "
+                    "Batches of two images or more, as the model takes them, are accepted (torch.utils.data.DataLoader "
+                    "makes them of a data set); the model is as it was"
+                ) from error
+    if number < 0:
+        raise CalibrationError("the batches are empty: there is nothing to calibrate on; one batch or more is accepted")
+    return tallies
+
+
+def has_statistics(name: str, layer: nn.Module) -> bool:
+    """Whether a layer normalizes by running statistics in evaluation mode."""
+    if isinstance(layer, torch.jit.ScriptModule) and STATISTICS[0] in dict(layer.named_buffers(recurse=False)):
+        raise CalibrationError(f"the layer {name!r} is TorchScript; the model before it was compiled is accepted")
+    if not isinstance(layer, _NormBase) or any(layer._buffers.get(each) is None for each in STATISTICS):
+        return False
+    buffer = layer._buffers[STATISTICS[0]]
+    if isinstance(buffer, UninitializedBuffer) or (buffer is not None and buffer.is_meta):
+        raise CalibrationError(
+            f"the layer {name!r} ({type(layer).__name__}) has no memory yet: it is lazy, or on the meta device"
+        )
+    return layer.track_running_stats or not isinstance(layer, _InstanceNorm)
+
+
+@contextmanager
+def collecting(model: nn.Module, tallies: list[Tally]) -> Iterator[list[int]]:
+    """Within it, the layers tell their tallies what they find; everything is in evaluation mode but them.
+
+    Yields a list, whose only item is to be the number of the batch. The layers have other buffers meanwhile: their own
+    are not written.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    kept = [(dict(tally.layer._buffers), tally.layer.momentum, tally.layer.track_running_stats) for tally in tallies]
+    count, handles = [0], list[RemovableHandle]()
+    try:
+        for module, _ in modes:
+            module.training = False  # not by `eval`, which models override with effects of their own
+        for tally in tallies:
+            layer = tally.layer
+            for name, buffer in kept[len(handles)][0].items():
+                if buffer is not None:
+                    layer._buffers[name] = torch.zeros_like(buffer)
+            layer.training, layer.track_running_stats, layer.momentum = True, True, 1.0
+            handles.append(layer.register_forward_hook(reporting(tally, count), prepend=True, with_kwargs=True))
+        yield count
+    finally:
+        for handle in handles:
+            handle.remove()
+        for tally, (buffers, momentum, tracks) in zip(tallies, kept, strict=True):
+            tally.layer._buffers.update(buffers)
+            tally.layer.momentum, tally.layer.track_running_stats = momentum, tracks
+        for module, mode in modes:
+            module.training = mode
+
+
+def reporting(tally: Tally, count: list[int]) -> Any:
+    def hook(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        tally.add(args[0] if args else next(iter(kwargs.values())), count[0])
+        for name in STATISTICS:  # momentum 1 times what is not finite would not be zero
+            layer._buffers[name].zero_()  # type: ignore[union-attr]
+
+    return hook
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
+
+
+def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device of a model, and the dtype of its parameters."""
+    tensors = [*model.parameters(), *model.buffers()]
+    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
+    return floating[0].device, floating[0].dtype
+
+
+def readable(batches: Iterable[Any]) -> Iterator[Any]:
+    iterator = iter(batches)
+    number = 0
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:  # whatever the caller's iterable raises
+            raise CalibrationError(f"batch {number} cannot be read: {type(error).__name__}: {error}") from error
+        yield batch
+        number += 1
+
+
+def arguments_of(
+    model: nn.Module, batch: Any, number: int, device: torch.device, dtype: torch.dtype
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called with, for a batch."""
+    given = batch
+    if isinstance(batch, (tuple, list)) and batch:
+        batch = batch[0]  # labels come second
+    if isinstance(batch, Mapping):
+        args, kwargs = keywords_of(model, batch, number)
+    elif isinstance(batch, (Tensor, np.ndarray)):
+        args, kwargs = (batch,), {}
+    else:
+        inner = f" of {type(batch).__name__}" if batch is not given else ""
+        raise CalibrationError(f"batch {number} is a {type(given).__name__}{inner}; {ACCEPTED}")
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            value = as_tensor(value, number)
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(device, dtype if value.is_floating_point() else None)
+
+    return tuple(map(moved, args)), {name: moved(value) for name, value in kwargs.items()}
+
+
+def keywords_of(model: nn.Module, batch: Mapping[Any, Any], number: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The entries that a model's forward takes; labels, for which it would compute a loss, only where it needs them."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    named = {parameter.name: parameter.default is parameter.empty for parameter in parameters
+             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)}  # fmt: skip
+    chosen = {
+        name: value
+        for name, value in batch.items()
+        if isinstance(name, str) and (named.get(name, False) or (name not in LABELS and (takes_all or name in named)))
+    }
+    if chosen:
+        return (), chosen
+    others = [value for name, value in batch.items() if name not in LABELS and isinstance(value, (Tensor, np.ndarray))]
+    if len(others) != 1:
+        raise CalibrationError(
+            f"batch {number} has the entries {', '.join(map(repr, batch))}; those that the model's forward takes are "
+            f"accepted: {', '.join(named) or 'none by name'}"
+        )
+    return (others[0],), {}
+
+
+def as_tensor(array: Any, number: int) -> Tensor:
+    try:
+        return torch.as_tensor(array)
+    except (TypeError, ValueError) as error:
+        raise CalibrationError(f"batch {number} is an array of {array.dtype}: {error}") from error
+
+
+def is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)

@@ -1,0 +1,374 @@
+"""Running statistics from images: what they become, what stays as it was, what is accepted."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import ghnfast
+import ghnfast.vision
+from ghnfast.errors import CalibrationError, GhnfastError
+from ghnfast.training import accuracies, load_data
+from ghnfast.training.data import Batches
+
+LAYERS = {
+    "BatchNorm1d": (nn.BatchNorm1d(3), (5,)),
+    "BatchNorm2d": (nn.BatchNorm2d(3, affine=False), (5, 4)),
+    "BatchNorm3d": (nn.BatchNorm3d(3, momentum=None), (2, 5, 4)),
+    "SyncBatchNorm": (nn.SyncBatchNorm(3, momentum=0.0), (5, 4)),
+}
+
+
+def images_of(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 3 + 1
+
+
+def network() -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5),
+            nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10),
+        )  # fmt: skip
+
+
+class Snapshot:
+    """Everything of a model that calibration might change, but the statistics."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parameters = {name: (value, value.clone(), value._version, value.requires_grad, value.grad)
+                           for name, value in model.named_parameters()}  # fmt: skip
+        self.buffers = dict(model.named_buffers())
+        self.values = {name: value.clone() for name, value in self.buffers.items()}
+        self.modes = {name: module.training for name, module in model.named_modules()}
+        self.attributes = {
+            name: {key: value for key, value in vars(module).items() if not isinstance(value, dict)}
+            for name, module in model.named_modules()
+        }
+        self.hooks = {name: list(module._forward_hooks.items()) for name, module in model.named_modules()}
+        self.states = torch.get_rng_state()
+
+    def check(self, model: nn.Module, *, statistics: bool) -> None:
+        """All is as it was; the statistics, too, where `statistics` says so."""
+        now = Snapshot(model)
+        assert now.modes == self.modes
+        assert now.attributes == self.attributes
+        assert now.hooks == self.hooks
+        assert torch.equal(now.states, self.states)
+        for name, (value, kept, version, requires_grad, grad) in self.parameters.items():
+            current = now.parameters[name]
+            assert current[0] is value
+            assert torch.equal(value, kept)
+            assert current[2:4] == (version, requires_grad)
+            assert current[4] is grad
+        assert now.buffers.keys() == self.buffers.keys()
+        for name, buffer in self.buffers.items():
+            assert now.buffers[name] is buffer
+            assert not statistics or torch.equal(buffer, self.values[name])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("sizes", [(8, 8, 8), (7, 2, 4)])
+def test_statistics_are_averages_over_batches(name: str, sizes: tuple[int, ...]) -> None:
+    layer, plane = LAYERS[name]
+    model = nn.Sequential(copy.deepcopy(layer))
+    model[0].running_mean.fill_(float("nan"))  # what was there does not matter
+    batches = [images_of(size, 3, *plane, seed=size + at) for at, size in enumerate(sizes)]
+    assert ghnfast.calibrate(model, batches) is model
+    rows = [batch.transpose(0, 1).flatten(1).double() for batch in batches]
+    mean = torch.cat(rows, 1).mean(1)
+    freedom = [each.shape[1] - 1 for each in rows]
+    variance = sum(n * each.var(1) for n, each in zip(freedom, rows, strict=True)) / sum(freedom)
+    torch.testing.assert_close(model[0].running_mean, mean.float())
+    torch.testing.assert_close(model[0].running_var, variance.float())
+    assert model[0].num_batches_tracked == len(sizes)
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (6, 2)])
+def test_instance_norm(sizes: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.InstanceNorm2d(3, track_running_stats=True), nn.InstanceNorm2d(3))
+    batches = [images_of(size, 3, 5, 4, seed=size) for size in sizes]
+    ghnfast.calibrate(model, batches)
+    everything = torch.cat(batches)
+    torch.testing.assert_close(model[0].running_mean, everything.mean((2, 3)).mean(0))
+    torch.testing.assert_close(model[0].running_var, everything.var((2, 3)).mean(0))
+    assert model[1].running_mean is None
+
+
+def test_batches_of_one_size_give_what_torch_gives() -> None:
+    batches = [images_of(6, 3, 12, 12, seed=seed) for seed in range(4)]
+    ours, theirs = network(), network()
+    ours[3] = theirs[3] = nn.Identity()  # torch leaves dropout on
+    ghnfast.calibrate(ours, batches)
+    torch.optim.swa_utils.update_bn(batches, theirs)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(2, 6), min_size=1, max_size=5), limit=st.none() | st.integers(1, 7))
+def test_a_limit_is_the_first_so_many(sizes: list[int], limit: int | None) -> None:
+    batches = [images_of(size, 3, 12, 12, seed=at) for at, size in enumerate(sizes)]
+    taken: list[int] = []
+
+    def generator() -> Iterator[Tensor]:
+        for at, batch in enumerate(batches):
+            taken.append(at)
+            yield batch
+
+    limited = ghnfast.calibrate(network(), generator(), limit)
+    wanted = ghnfast.calibrate(network(), batches[:limit])
+    assert len(taken) == len(batches[:limit])  # no batch is lost
+    assert all(map(torch.equal, limited.state_dict().values(), wanted.state_dict().values()))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_else_changes(training: bool) -> None:
+    model = network().train(training)
+    model[2].train(not training)  # a mode of its own
+    model[0].weight.requires_grad_(False)
+    model[8].weight.grad = torch.ones(10, 6)
+    model[1].momentum = None
+    model[1].register_forward_hook(lambda *_: None)
+    before = Snapshot(model)
+    ghnfast.calibrate(model, [images_of(4, 3, 12, 12)])
+    before.check(model, statistics=False)
+    assert all(not torch.equal(value, before.values[name]) for name, value in model.named_buffers())
+
+
+def test_dropout_is_off() -> None:
+    model, other = network().train(), network().eval()
+    other[3] = nn.Identity()
+    for each in (model, other):
+        ghnfast.calibrate(each, [images_of(4, 3, 12, 12)])
+    assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
+
+
+def test_a_layer_that_runs_twice_and_one_that_does_not() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.unused = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.norm(input=images) + self.norm(images + 2)
+
+    model = Twice()
+    model.unused.running_mean.fill_(7)
+    images = images_of(4, 3, 5, 5)
+    ghnfast.calibrate(model, [images])
+    torch.testing.assert_close(model.norm.running_mean, images.mean((0, 2, 3)) + 1)
+    torch.testing.assert_close(model.norm.running_var, images.var((0, 2, 3)))
+    assert model.unused.running_mean.tolist() == [7] * 3
+    assert model.unused.num_batches_tracked == 0
+
+
+def test_models_without_such_layers_are_returned_as_they_are() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.BatchNorm2d(4, track_running_stats=False))
+    before = Snapshot(model)
+    assert ghnfast.calibrate(model, iter([images_of(2, 3, 8, 8)])) is model
+    before.check(model, statistics=True)
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
+
+IMAGES, TARGETS = images_of(8, 3, 12, 12), torch.arange(8)
+PAIRS = [(IMAGES[:4], TARGETS[:4]), (IMAGES[4:], TARGETS[4:])]
+FORMS: dict[str, Callable[[], Any]] = {
+    "tensors": lambda: [IMAGES[:4], IMAGES[4:]],
+    "arrays": lambda: (images.numpy() for images, _ in PAIRS),
+    "pairs": lambda: PAIRS,
+    "lists": lambda: iter([list(pair) for pair in PAIRS]),
+    "single": lambda: [(images,) for images, _ in PAIRS],
+    "doubles": lambda: [images.double() for images, _ in PAIRS],
+    "loader": lambda: DataLoader(TensorDataset(IMAGES, TARGETS), batch_size=4),
+    "mappings": lambda: [{"input": images, "labels": labels} for images, labels in PAIRS],
+    "other names": lambda: [{"image": images, "label": labels} for images, labels in PAIRS],
+    "mappings and labels": lambda: [({"input": images}, labels) for images, labels in PAIRS],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_batches(form: str) -> None:
+    wanted = ghnfast.calibrate(network(), [IMAGES[:4], IMAGES[4:]])
+    found = ghnfast.calibrate(network(), FORMS[form]())
+    assert all(map(torch.equal, found.state_dict().values(), wanted.state_dict().values()))
+
+
+def test_one_tensor_of_all_images() -> None:
+    images = images_of(70, 3, 8, 8)
+    wanted = ghnfast.calibrate(network(), [images[:64], images[64:]])
+    for given_images in (images, images.numpy()):
+        found = ghnfast.calibrate(network(), given_images)
+        assert all(map(torch.equal, found.state_dict().values(), wanted.state_dict().values()))
+
+
+class WithKeywords(nn.Module):
+    """As models of transformers are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.seen: set[str] = set()
+
+    def forward(self, pixel_values: Tensor, mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        self.seen = {name for name, value in (("mask", mask), ("labels", labels)) if value is not None}
+        return self.norm(pixel_values)
+
+
+def test_keyword_arguments() -> None:
+    model = WithKeywords()
+    batch = {"pixel_values": IMAGES, "mask": torch.ones(8, dtype=torch.bool), "labels": TARGETS, "path": ["a"] * 8}
+    ghnfast.calibrate(model, [batch])
+    assert model.seen == {"mask"}
+    torch.testing.assert_close(model.norm.running_mean, IMAGES.mean((0, 2, 3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_take_the_dtype_of_the_model(dtype: torch.dtype) -> None:
+    model = network().to(dtype)
+    ghnfast.calibrate(model, PAIRS)
+    with torch.no_grad():
+        features = model[0](IMAGES.to(dtype)).double()
+    assert model[1].running_mean.dtype == dtype
+    torch.testing.assert_close(model[1].running_mean.double(), features.mean((0, 2, 3)), rtol=0.02, atol=0.02)
+
+
+def test_in_inference_mode_and_on_models_made_in_it() -> None:
+    wanted = ghnfast.calibrate(network(), PAIRS)
+    with torch.inference_mode():
+        inside = network()
+        outside = ghnfast.calibrate(wanted.__class__(*network()), PAIRS)
+    found = [ghnfast.calibrate(inside, PAIRS), outside]
+    for each in found:
+        assert all(map(torch.equal, each.state_dict().values(), wanted.state_dict().values()))
+    model = network()
+    with torch.inference_mode():
+        ghnfast.calibrate(model, PAIRS)
+    model.train()(IMAGES).sum().backward()  # its buffers are as usable as they were
+
+
+# What goes wrong ------------------------------------------------------------------------------------------------------
+
+
+def failing(after: int) -> Iterator[Tensor]:
+    for _ in range(after):
+        yield IMAGES
+    raise OSError("the disk is gone")
+
+
+WRONG: dict[str, tuple[Callable[[], Any], Any, str]] = {
+    "nothing": (lambda: [], None, "the batches are empty"),
+    "an empty tensor": (lambda: IMAGES[:0], None, "the batches are empty"),
+    "an empty generator": (lambda: (each for each in ()), None, "the batches are empty"),
+    "a broken generator": (lambda: failing(1), None, "batch 1 cannot be read: OSError: the disk is gone"),
+    "an infinity": (lambda: [IMAGES, IMAGES / 0], None, r"statistics of the layer '1' \(BatchNorm2d\) .* in batch 1"),
+    "too few channels": (lambda: [IMAGES, IMAGES[:, :1]], None, r"the model fails on batch 1, of the shape \(8, 1, 12"),
+    "bytes": (lambda: [(IMAGES * 9).byte()], None, r"the model fails on batch 0"),
+    "a single image": (lambda: IMAGES[:4].unbind(), None, r"batch 0, of the shape \(3, 12, 12\).*DataLoader"),
+    "no images in it": (lambda: [IMAGES[:0]], None, "the model fails on batch 0"),
+    "a word": (lambda: "images", None, "the batches are a str"),
+    "words": (lambda: ["images"], None, "batch 0 is a str; a tensor of images, a pair"),
+    "nested": (lambda: [[[IMAGES]]], None, "batch 0 is a list of list"),
+    "an empty batch": (lambda: [()], None, "batch 0 is a tuple"),
+    "None": (lambda: None, None, "the batches are a NoneType, which cannot be iterated over"),
+    "a number": (lambda: 7, None, "the batches are a int"),
+    "objects": (lambda: [np.array([None])], None, "batch 0 is an array of object"),
+    "a mapping": (lambda: {"pixel_values": IMAGES}, None, "the batches are a dict"),
+    "unknown names": (lambda: [{"a": IMAGES, "b": IMAGES}], None, "batch 0 has the entries 'a', 'b'; .* 'input'|input"),
+    "limit 0": (lambda: PAIRS, 0, "limit is 0; a positive number"),
+    "limit -1": (lambda: PAIRS, -1, "limit is -1"),
+    "limit 1.5": (lambda: PAIRS, 1.5, "limit is 1.5"),
+    "limit True": (lambda: PAIRS, True, "limit is True"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_errors_leave_the_model_as_it_was(case: str) -> None:
+    make, limit, message = WRONG[case]
+    model = ghnfast.calibrate(network().train(), [IMAGES])
+    before = Snapshot(model)
+    with pytest.raises(CalibrationError, match=message):
+        ghnfast.calibrate(model, make(), limit)
+    before.check(model, statistics=True)
+
+
+def test_overflow_of_half_precision_is_an_error() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3)).half()
+    before = Snapshot(model)
+    with pytest.raises(CalibrationError, match="not finite in batch 0"):
+        ghnfast.calibrate(model, [IMAGES * 20_000])
+    before.check(model, statistics=True)
+
+
+def test_interrupts_leave_the_model_as_it_was() -> None:
+    def interrupted() -> Iterator[Tensor]:
+        yield IMAGES
+        raise KeyboardInterrupt
+
+    model = network()
+    before = Snapshot(model)
+    with pytest.raises(KeyboardInterrupt):
+        ghnfast.calibrate(model, interrupted())
+    before.check(model, statistics=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: "resnet18", "the model is a str"),
+        (lambda: nn.Sequential(nn.LazyBatchNorm2d()), "has no memory yet: it is lazy"),
+        (lambda: network().to("meta"), "has no memory yet"),
+        (lambda: torch.jit.script(nn.Sequential(nn.BatchNorm2d(3))), "is TorchScript"),
+    ],
+)
+def test_models_that_cannot_be_calibrated(make: Callable[[], Any], message: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of lazy layers and scripts
+        model = make()
+    with pytest.raises(GhnfastError, match=message):
+        ghnfast.calibrate(model, PAIRS)
+
+
+# The real thing -------------------------------------------------------------------------------------------------------
+
+
+def test_layers_of_timm() -> None:
+    timm = pytest.importorskip("timm.layers")
+    model = nn.Sequential(timm.BatchNormAct2d(3), timm.FrozenBatchNormAct2d(3))
+    ghnfast.calibrate(model, PAIRS)
+    torch.testing.assert_close(model[0].running_mean, IMAGES.mean((0, 2, 3)))
+    torch.testing.assert_close(model[0].running_var, IMAGES.var((0, 2, 3)), rtol=0.01, atol=0)
+    assert torch.equal(model[1].running_mean, torch.zeros(3))  # it tracks nothing
+
+
+def test_digits_are_recognized_in_evaluation_mode() -> None:
+    """A ResNet-18 with the parameters that the GHN of the package predicts."""
+    from torchvision.models import resnet18
+
+    data = load_data("mnist5k")
+    model = ghnfast.vision.adapt_to_small_images(resnet18(num_classes=10))
+    ghnfast.predict(model, input_shape=(3, 32, 32))
+    some = replace(data.test, pixels=data.test.pixels[::10], labels=data.test.labels[::10])  # type: ignore[type-var, attr-defined]
+    images, labels = some.batch(range(100), 0)
+
+    def accuracy() -> float:
+        with torch.no_grad():
+            return 100 * float((model.eval()(images).argmax(1) == labels).float().mean())
+
+    with_batches = accuracies(model, some, data.calibration, "batch")[0]
+    assert accuracy() < 25
+    loader = Batches(data.calibration, 64, 0)
+    ghnfast.calibrate(model, (loader[number] for number in range(3)))
+    assert accuracy() > with_batches - 8
