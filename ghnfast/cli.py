@@ -17,6 +17,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ from .errors import DomainWarning, GhnfastError
 from .files import compact_copies, in_words, replacing
 from .graph import MAX_DISTANCE, PRIMITIVES, ArchGraph
 from .nn.slots import Report
+from .optional import command, import_optional
 from .predict import load, predict
 from .profiling import extra_memory, medians, stages
 from .trace import trace
@@ -61,6 +63,8 @@ MODEL_HELP = (
     "function that returns a torch.nn.Module and needs no arguments"
 )
 
+PROGRAM_HINT = "; what it does as a program belongs under if __name__ == '__main__'"
+
 Json = dict[str, Any]
 
 
@@ -82,10 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         arguments = make_parser().parse_args(argv)
-        # What models print of themselves must not mix with the result, which may be JSON.
-        with contextlib.redirect_stdout(sys.stderr):
-            result: str = arguments.run(arguments)
-        print(result, flush=True)
+        print(result_of(arguments), flush=True)
     except GhnfastError as error:
         print("ghnfast: error:", " ".join(str(error).split()), file=sys.stderr)
         return BAD_INPUT
@@ -94,6 +95,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     return 0
+
+
+def result_of(arguments: argparse.Namespace) -> str:
+    # What models print of themselves must not mix with the result, which may be JSON.
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            result: str = arguments.run(arguments)
+        except SystemExit as error:  # of a model's forward; an exit code of its own would say that all went well
+            raise UsageError(f"the model calls sys.exit({in_call(error)}) when it runs") from error
+    return result
 
 
 # Arguments -----------------------------------------------------------------------------------------------------------
@@ -309,29 +320,11 @@ def find_model(name: str, num_classes: int | None) -> Callable[[], nn.Module]:
 def torchvision_builder(name: str, settings: Mapping[str, Any]) -> Callable[[], nn.Module]:
     if name.endswith(".py") or os.sep in name:
         raise UsageError(f"{name} does not say which function builds the model; FILE.py:FACTORY is accepted")
-    models = import_torchvision_models()
+    models = import_optional("torchvision.models", "models by name need")
     names: list[str] = models.list_models(module=models)
     if name not in names:
         raise UsageError(unknown_model(name, names, models.list_models()))
-    # What these two do by default takes a minute, and scipy.
-    own = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-
-    def build() -> nn.Module:
-        model: nn.Module = models.get_model(name, weights=None, **settings, **own)
-        return model
-
-    return build
-
-
-def import_torchvision_models() -> Any:
-    # Before torchvision, which this makes importable beside any build of torch.
-    importlib.import_module("ghnfast.vision")
-    try:
-        return importlib.import_module("torchvision.models")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "torchvision":
-            raise
-        raise UsageError("models by name need torchvision: pip install 'ghnfast[vision]'") from error
+    return factory_builder(f"{models.__name__}:{name}", settings)
 
 
 def unknown_model(name: str, names: Sequence[str], names_of_all_tasks: Sequence[str]) -> str:
@@ -348,13 +341,16 @@ def factory_builder(name: str, settings: Mapping[str, Any]) -> Callable[[], nn.M
     source, _, attribute = name.rpartition(":")
     is_file = source.endswith(".py") or os.sep in source
     folder = Path(source).absolute().parent if is_file else Path.cwd()
+    what = f"{attribute} in {source}"
     with importable(folder):
         module = load_file(Path(source)) if is_file else import_module(source)
-    factory = find_factory(module, source, attribute)
-    check_call(factory, f"{attribute} in {source}", settings)
+        with blaming(what):  # modules make attributes on demand
+            factory = find_factory(module, source, attribute)
+    check_call(factory, what, settings)
+    settings = {**settings, **quick_settings(factory)}
 
     def build() -> nn.Module:
-        with importable(folder):
+        with importable(folder), blaming(what):
             model = factory(**settings)
         if not isinstance(model, nn.Module):
             raise UsageError(f"{name} returned a {type(model).__name__}; a torch.nn.Module is accepted")
@@ -363,8 +359,16 @@ def factory_builder(name: str, settings: Mapping[str, Any]) -> Callable[[], nn.M
     return build
 
 
+def quick_settings(factory: Callable[..., object]) -> Json:
+    """What makes two of torchvision's factories as quick as the others: by default they take a minute, and scipy."""
+    slow = ("torchvision.models.googlenet", "torchvision.models.inception")
+    return {"init_weights": False} if getattr(factory, "__module__", None) in slow else {}
+
+
 @contextlib.contextmanager
 def importable(folder: Path) -> Iterator[None]:
+    """Within it, modules in the folder can be imported, and so can torchvision, beside any build of torch."""
+    importlib.import_module("ghnfast.vision")
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -374,8 +378,39 @@ def importable(folder: Path) -> Iterator[None]:
             sys.path.remove(str(folder))
 
 
+@contextlib.contextmanager
+def blaming(what: str, hint: str = "") -> Iterator[None]:
+    """Within it code of the user's runs, and `what` is to blame for whatever it raises."""
+    try:
+        yield
+    except GhnfastError:
+        raise
+    except SystemExit as error:
+        raise UsageError(f"{what} calls sys.exit({in_call(error)}){hint}") from error
+    except Exception as error:
+        missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+        install = f"; {command('torchvision')}" if missing.partition(".")[0] == "torchvision" else ""
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UsageError(f"{what} raised {text}{place_of(error)}{install}") from error
+
+
+def in_call(error: SystemExit) -> str:
+    """The argument that sys.exit was called with, as it stands between the parentheses."""
+    return "" if error.code is None else repr(error.code)
+
+
+def place_of(error: Exception) -> str:
+    """Where the user's code raised an error, or called what did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    # Neither this file, nor Python's own that import modules, nor, where there is another, a package's.
+    others = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen")]
+    own = [frame for frame in others if not {"site-packages", "dist-packages"} & {*Path(frame.filename).parts}]
+    frame = next(reversed(own or others), None)
+    return "" if frame is None else f" ({frame.filename}, line {frame.lineno})"
+
+
 def load_file(path: Path) -> ModuleType:
-    """Run a Python file as a module. What the file raises is its own and propagates."""
+    """Run a Python file as a module."""
     if not os.path.isfile(path):
         raise UsageError(f"the file {path} does not exist; FILE.py:FACTORY is accepted")
     if path.suffix != ".py":
@@ -388,34 +423,44 @@ def load_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickles look their module up
-    spec.loader.exec_module(module)
+    with blaming(f"the file {path}", PROGRAM_HINT):
+        spec.loader.exec_module(module)
     return module
 
 
 def import_module(name: str) -> ModuleType:
-    """Import a module. What it raises is its own and propagates."""
+    """Import a module by name."""
     accepted = "PACKAGE.MODULE:FACTORY and FILE.py:FACTORY are accepted"
     if not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"'{name}' is no name of a module; {accepted}")
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        # A module that is there may itself import one that is not, which is its own error.
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise UsageError(f"there is no module '{name}' ({error}); {accepted}") from error
+    if name.partition(".")[0] == "torchvision":
+        import_optional("torchvision", f"{name} needs")
+    with blaming(f"the module {name}", PROGRAM_HINT):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # A module that is there may itself import one that is not, which is its own error.
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise
+            raise UsageError(f"there is no module '{name}' ({error}); {accepted}") from error
 
 
 def find_factory(module: ModuleType, source: str, attribute: str) -> Callable[..., object]:
     accepted = "a function that returns a torch.nn.Module is accepted"
-    if not hasattr(module, attribute):
-        candidates = [key for key, value in vars(module).items() if callable(value)]
-        close = difflib.get_close_matches(attribute, candidates, n=3)
-        guess = f" (did you mean {' or '.join(close)}?)" if close else ""
-        raise UsageError(f"{source} has no '{attribute}'{guess}; {accepted}")
-    factory: Callable[..., object] = getattr(module, attribute)
-    if not callable(factory):
-        raise UsageError(f"{attribute} in {source} is a {type(factory).__name__}; {accepted}")
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            candidates = [key for key in dir(found) if callable(getattr(found, key, None))]
+            close = difflib.get_close_matches(part, candidates, n=3)
+            guess = f" (did you mean {' or '.join(close)}?)" if close else ""
+            raise UsageError(f"{source} has no '{attribute}'{guess}; {accepted}")
+        found = getattr(found, part)
+    if isinstance(found, nn.Module):
+        kind = type(found).__name__
+        raise UsageError(f"{attribute} in {source} is a {kind}, which is a model already; {accepted}")
+    if not callable(found):
+        raise UsageError(f"{attribute} in {source} is a {type(found).__name__}; {accepted}")
+    factory: Callable[..., object] = found
     return factory
 
 
@@ -587,8 +632,6 @@ def trace_without_weights(
         with torch.device("meta"):
             model = adapt(build(), small_images)
         return model, trace(model, input_shape=input_shape)
-    except UsageError:
-        raise
     except Exception as error:  # anything: models compute with their weights while they are built, RegNets for one
         _log.debug("tracing without weights failed, now with them: %s: %s", type(error).__name__, error)
     model = adapt(build(), small_images)
@@ -703,16 +746,13 @@ def run_generate(arguments: argparse.Namespace) -> str:
     counts = splits_to_write(arguments.split, arguments.count)
     total, threads = sum(counts.values()), torch.get_num_threads()
     written: tuple[Path, ...] = ()
-    try:
-        if arguments.out is not None:
-            with progress_bar("writing", total) as step:
-                written = write_splits(arguments.out, counts, arguments.seed, step)
-        with progress_bar("statistics", total) as step:
-            columns = {
-                split: gather_statistics(split, count, arguments.seed, threads, step) for split, count in counts.items()
-            }
-    except ImportError as error:
-        raise UsageError(str(error)) from error
+    if arguments.out is not None:
+        with progress_bar("writing", total) as step:
+            written = write_splits(arguments.out, counts, arguments.seed, step)
+    with progress_bar("statistics", total) as step:
+        columns = {
+            split: gather_statistics(split, count, arguments.seed, threads, step) for split, count in counts.items()
+        }
     if arguments.json:
         return json.dumps({"seed": arguments.seed, "files": [str(path) for path in written], "statistics": columns})
     return "\n".join([format_statistics(columns), *(f"wrote {path}" for path in written)])

@@ -29,6 +29,10 @@ class BackendError(GhnfastError, ValueError):
     """The implementation that `GHNFAST_BACKEND` asks for does not exist, or cannot be used here."""
 
 
+class MissingPackageError(GhnfastError, ImportError):
+    """An optional package that is needed here is not installed; the message says which command installs it."""
+
+
 class TrainingError(GhnfastError, ValueError):
     """A training run or an evaluation cannot start or go on: its data, configuration or checkpoint is not usable."""
 

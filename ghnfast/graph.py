@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from . import _C
+from .optional import import_optional
 
 if TYPE_CHECKING:
     import networkx
@@ -126,13 +127,9 @@ class ArchGraph:
         """A networkx graph with the attributes `op`, `param` and `level` on its nodes.
 
         Raises:
-            ImportError: networkx is not installed.
+            MissingPackageError: networkx is not installed.
         """
-        try:
-            import networkx
-        except ImportError as error:
-            raise ImportError("ArchGraph.to_networkx needs networkx: pip install 'ghnfast[networkx]'") from error
-        graph = networkx.DiGraph()
+        graph: networkx.DiGraph = import_optional("networkx", "ArchGraph.to_networkx needs").DiGraph()
         labels = zip(self.ops, self.params, self.levels.tolist(), strict=True)
         graph.add_nodes_from(
             (node, {"op": op, "param": p, "level": level}) for node, (op, p, level) in enumerate(labels)

@@ -21,6 +21,7 @@ from models import torchvision_model
 
 import ghnfast
 from ghnfast.cli import main
+from ghnfast.optional import command
 
 FACTORIES = """
 import dataclasses
@@ -374,12 +375,115 @@ def test_no_such_file_suffix(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     assert "models.txt is no .py file" in fail(capsys, "graph", f"{tmp_path}/models.txt:make")
 
 
-def test_what_a_factory_raises_propagates(factories: str, tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError, match="of the factory"):
-        main(["predict", f"{factories}:failing"])
-    (tmp_path / "importing.py").write_text("import no_such_module_at_all\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
-        main(["predict", f"{tmp_path / 'importing.py'}:make"])
+@pytest.mark.parametrize("command", ["predict", "graph", "bench"])
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise ZeroDivisionError('of the\\nfactory')", "raised ZeroDivisionError: of the factory ({path}, line 4)"),
+        ("raise KeyError", "raised KeyError ({path}, line 4)"),
+        ("torch.nn.Linear(3, -3)", "({path}, line 4)"),
+        ("torch.ones(2) @ torch.ones(3)", "raised RuntimeError: "),
+        ("import no_such_module", "raised ModuleNotFoundError: No module named 'no_such_module' ({path}, line 4)"),
+        ("sys.exit()", "calls sys.exit()"),
+        ("sys.exit(0)", "calls sys.exit(0)"),
+        ("sys.exit('no data')", "calls sys.exit('no data')"),
+        ("return None", "{path}:make returned a NoneType; a torch.nn.Module is accepted"),
+        ("return torch.nn.Linear", "{path}:make returned a type; a torch.nn.Module is accepted"),
+    ],
+)
+def test_factories_that_fail(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, body: str, reason: str
+) -> None:
+    path = tmp_path / "failing.py"
+    path.write_text(f"import sys, torch\n\ndef make():\n    {body}\n")
+    message = fail(capsys, command, f"{path}:make")
+    assert reason.format(path=path) in message
+    assert "make in" in message or "returned" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "import no_such_module_at_all",
+            "raised ModuleNotFoundError: No module named 'no_such_module_at_all' ({path}, ",
+        ),
+        ("def make(:", "raised SyntaxError"),
+        ("1 / 0", "raised ZeroDivisionError: division by zero ({path}, line 2)"),
+        ("import argparse; argparse.ArgumentParser().parse_args(['--lr', '1'])", "belongs under if __name__"),
+        ("raise SystemExit", "calls sys.exit(); what it does as a program belongs under if __name__"),
+        ("from .layers import make", "raised ImportError: attempted relative import"),
+    ],
+)
+def test_files_and_modules_that_fail(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, reason: str
+) -> None:
+    path = tmp_path / "failing_module.py"
+    path.write_text(f"# of a user\n{text}\n")
+    for given, described in (path, "the file {path}"), ("failing_module", "the module failing_module"):
+        monkeypatch.chdir(tmp_path)
+        assert main(["predict", f"{given}:make"]) == 2
+        message = capsys.readouterr().err.splitlines()[-1]  # a parser prints its usage first
+        assert f"ghnfast: error: {described.format(path=path)}" in message
+        assert reason.format(path=path) in message
+
+
+def test_models_that_exit_when_they_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "exiting.py"
+    path.write_text(
+        "import sys, torch\nclass Net(torch.nn.Linear):\n    def forward(self, x):\n        sys.exit(0)\n"
+        "def make():\n    return Net(3, 3)\n"
+    )
+    for name in ("predict", "graph", "bench"):
+        assert "sys.exit(0)" in fail(capsys, name, f"{path}:make", "--input-shape", "3")
+
+
+def test_factories_inside_of_classes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "nested.py"
+    path.write_text(
+        "import functools\nfrom torch import nn\nclass Zoo:\n    @staticmethod\n    def small():\n"
+        "        return nn.Linear(3, 3)\nbuilt = nn.Linear(3, 3)\nwide = functools.partial(nn.Linear, 3, 30)\n"
+    )
+    assert run_json(capsys, "predict", f"{path}:Zoo.small", "--input-shape", "3")["parameters"] == 12
+    assert run_json(capsys, "predict", f"{path}:wide", "--input-shape", "3")["parameters"] == 120
+    assert f"{path} has no 'Zoo.smal' (did you mean small?)" in fail(capsys, "predict", f"{path}:Zoo.smal")
+    assert f"built in {path} is a Linear, which is a model already" in fail(capsys, "predict", f"{path}:built")
+
+
+# Every way to torchvision, in processes of their own: what one import has declared stays.
+SPECIFICATIONS = {
+    "resnet18": "",
+    "torchvision.models:resnet18": "",
+    "torchvision.models.resnet:resnet18": "",
+    "timm.models.resnet:resnet18": "",
+    "my_models.py:make": "from torchvision.models import resnet18 as make",
+    "my_models:make": "import timm\ndef make():\n    return timm.create_model('resnet18')",
+    "my_models.py:late": "def late():\n    import torchvision\n    return torchvision.models.resnet18()",
+}
+
+
+@pytest.mark.parametrize("model", SPECIFICATIONS)
+def test_models_that_import_torchvision(model: str, tmp_path: Path) -> None:
+    (tmp_path / "my_models.py").write_text(SPECIFICATIONS[model] + "\n")
+    arguments = [sys.executable, "-m", "ghnfast", "predict", model, "--json"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["parameters"] == sum(p.numel() for p in torchvision_model("resnet18").parameters())
+    assert summary["coverage"] == 1
+
+
+def test_the_slow_two_are_quick_by_module_too(capsys: pytest.CaptureFixture[str]) -> None:
+    by_name, by_module = (run_json(capsys, "graph", f"{prefix}googlenet") for prefix in ("", "torchvision.models:"))
+    assert by_name.pop("model") != by_module.pop("model")
+    assert by_name == by_module
+
+
+def test_every_name_of_torchvision_is_a_factory() -> None:
+    from torchvision import models
+
+    for name in models.list_models(module=models):
+        assert getattr(models, name) is models.get_model_builder(name)
 
 
 def test_num_classes_reaches_the_factory(capsys: pytest.CaptureFixture[str], factories: str) -> None:
@@ -406,7 +510,11 @@ def test_without_torchvision(
 ) -> None:
     for name in ("torchvision", "torchvision.models"):
         monkeypatch.setitem(sys.modules, name, None)  # what Python takes for: there is none
-    assert "pip install 'ghnfast[vision]'" in fail(capsys, "predict", "resnet18")
+    for name in ("resnet18", "torchvision.models:resnet18"):
+        assert command("torchvision") in fail(capsys, "predict", name)
+    importing = Path(factories).with_name("importing.py")
+    importing.write_text("import torchvision\n")
+    assert command("torchvision") in fail(capsys, "predict", f"{importing}:make")
     run(capsys, "predict", f"{factories}:make")
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, Sampler
 
 from .. import _C
 from ..graph import ArchGraph
+from ..optional import import_optional
 from ..trace import trace
 from .files import PublishedFile
 from .genotype import GENOTYPES, Genotype
@@ -137,13 +138,10 @@ class WithoutMemory(TorchFunctionMode):
 def make_resnet50(num_classes: int, large_images: bool, options: dict[str, Any]) -> nn.Module:
     from ..vision import adapt_to_small_images
 
-    try:
-        from torchvision.models import resnet50
-    except ImportError as error:
-        raise ImportError("the predefined ResNet-50 needs torchvision: pip install 'ghnfast[vision]'") from error
+    models = import_optional("torchvision.models", "the predefined ResNet-50 needs")
     if options:
         raise ValueError(f"a ResNet-50 takes no {', '.join(options)}")
-    model: nn.Module = resnet50(num_classes=num_classes)
+    model: nn.Module = models.resnet50(num_classes=num_classes)
     return model if large_images else adapt_to_small_images(model)
 
 

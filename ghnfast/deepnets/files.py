@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .. import _C
 from ..errors import DatasetError
 from ..graph import PRIMITIVES, ArchGraph
+from ..optional import import_optional
 from .genotype import Genotype
 from .space import FIELDS, PUBLISHED_NORM
 
@@ -32,13 +33,10 @@ def open_hdf5(path: Path, mode: str = "r") -> Any:
     """An HDF5 file.
 
     Raises:
-        ImportError: h5py is not installed.
+        MissingPackageError: h5py is not installed.
         DatasetError: the file is not there, or is no HDF5 file.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("files of DeepNets-1M need h5py: pip install 'ghnfast[hdf5]'") from error
+    h5py = import_optional("h5py", "files of DeepNets-1M need")
     try:
         return h5py.File(path, mode)
     except OSError as error:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import _C
 from ..errors import BackendError
+from ..optional import command
 
 VARIABLE = "GHNFAST_BACKEND"
 BACKENDS = ("torch", "cpp", "triton")
@@ -57,7 +58,7 @@ def backend_for(tensor: Tensor) -> str:
 def triton_refusal(tensor: Tensor) -> str:
     """Why the Triton kernels cannot work on a tensor; empty where they can."""
     if not has_triton():
-        return "Triton is not installed; pip install 'ghnfast[triton]'"
+        return f"Triton is not installed; {command('triton')}"
     if tensor.dtype != torch.float32:
         return f"the GHN is {tensor.dtype}; float32 is accepted"
     if tensor.is_cpu:

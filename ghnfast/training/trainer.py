@@ -26,6 +26,7 @@ from ..deepnets import DeepNets1M
 from ..errors import TrainingError
 from ..files import in_words, replacing
 from ..nn import GHN
+from ..optional import import_optional
 from ..predict import load
 from .config import TrainConfig
 from .data import BIG, Batches, ImageData, load_data
@@ -549,8 +550,7 @@ def make_bar(trainer: Trainer) -> Any:
 
 
 def make_board(path: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise TrainingError("tensorboard = true needs TensorBoard: pip install tensorboard") from error
+    import_optional("tensorboard", "tensorboard = true needs")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(path))
