@@ -57,6 +57,7 @@ class ArchGraph:
         parameter_shapes: {name: shape} of the parameters that have a node.
         skipped: {name: reason} of the parameters that have no node.
         input_shape: the shape (channels, height, width) of one input, or None where it is not known, or not one image.
+        ran_on_numbers: why the forward had to be run on random numbers, or None where shapes were enough.
     """
 
     primitives: NDArray[np.int8]
@@ -70,6 +71,7 @@ class ArchGraph:
     parameter_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
+    ran_on_numbers: str | None = None
 
     def __len__(self) -> int:
         return len(self.primitives)

@@ -6,9 +6,10 @@ anything, and is left exactly as it was.
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -21,12 +22,16 @@ from . import _C
 from .errors import TraceError
 from .graph import PREDICTED_DTYPES, ArchGraph
 from .tracing import RULES
+from .tracing.chance import SEED, Chance, private_draws
 from .tracing.leaves import private_copy
 from .tracing.members import Members, members_of, unchanged
-from .tracing.tracer import META, Fate, Tracer, Value, fate_reason, map_tensors
+from .tracing.numbers import HiddenOperations, NumbersTracer, private_model
+from .tracing.tracer import CPU, META, Fate, ShapeError, Tracer, Value, fate_reason, map_tensors
 
 # Two images: a batch of one hides its dimension from code that squeezes.
 BATCH_SIZE = 2
+# Lines of code that draw random numbers which a forward reads; with more of them, the others are not tried.
+MOST_SITES = 16
 
 
 def trace(
@@ -65,32 +70,129 @@ def trace_members(
     """`trace`, for a caller that knows the members of the model."""
     check_parameters(model, members)
     args, kwargs, described = make_inputs(model, members.parameters, input_shape, example_inputs)
-    try:
-        tracer, outputs = record(model, members, args, kwargs, copied=True)
-    except Exception:  # the model itself has the last word, and says what is wrong in its own terms
-        try:
-            tracer, outputs = record(model, members, args, kwargs, copied=False)
-        except Exception as error:
-            raise TraceError(
-                f"the forward of {type(model).__name__} failed on {described}: {first_line(error)}. "
-                "Accepted are models whose forward runs on meta tensors; pass input_shape=(channels, height, width) or "
-                "example_inputs=(...) if the model takes something else."
-            ) from error
-    produced = [tracer.value(tensor).operation for tensor in output_tensors(outputs)]
     images = tuple(args[0].shape[1:]) if example_inputs is None else None
-    return build(tracer, [operation for operation in produced if operation >= 0], type(model).__name__, images)
+
+    def graph_of(chance: Chance) -> ArchGraph:
+        return build(*run_forward(model, members, args, kwargs, described, chance), type(model).__name__, images)
+
+    return most_covering(graph_of)
+
+
+def most_covering(graph_of: Callable[[Chance], ArchGraph]) -> ArchGraph:
+    """The graph that has the most of the parameters, of those that the forward's random draws can lead to.
+
+    Where the forward reads no random numbers, there is one. Else each line of code that draws them is tried both ways.
+    """
+    chance = Chance()
+    try:
+        best = graph_of(chance)
+    except TraceError:
+        if not chance.read:
+            raise
+        chance = Chance(default=False)
+        best = graph_of(chance)
+    usual = bool(chance.default)
+    levels, pending = dict.fromkeys(chance.read, usual), list(chance.read)
+    while pending and len(levels) <= MOST_SITES:
+        site = pending.pop(0)
+        other = Chance({**levels, site: not levels[site]}, usual)
+        try:
+            found = graph_of(other)
+        except TraceError:
+            continue
+        for new in other.read:
+            if new not in levels:
+                levels[new] = usual
+                pending.append(new)
+        if size_of(found) > size_of(best):
+            best, levels = found, {**levels, site: not levels[site]}
+    return best
+
+
+def size_of(graph: ArchGraph) -> tuple[int, int]:
+    """How many numbers a graph predicts, and how many nodes it has."""
+    return sum(map(math.prod, graph.parameter_shapes.values())), len(graph)
+
+
+Recording = tuple[Tracer, Any, str | None]
+
+
+def run_forward(
+    model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], described: str, chance: Chance
+) -> Recording:
+    """The trace of a forward, what it returned, and why it was run on real numbers, or None where shapes were enough.
+
+    Raises:
+        TraceError: the forward failed on shapes, and on numbers.
+    """
+    with private_draws(chance):
+        try:
+            return *record(model, members, args, kwargs, chance, copied=True), None
+        except Exception:  # the model itself has the last word, and says what is wrong in its own terms
+            try:
+                return *record(model, members, args, kwargs, chance, copied=False), None
+            except ShapeError as error:
+                raise TraceError(failure(model, members, described, error)) from error
+            except Exception as error:
+                reason = first_line(error)
+        for number, fill in enumerate(FILLS):
+            try:
+                return *record_on_numbers(model, args, kwargs, chance, fill), reason
+            except Exception as error:
+                if number + 1 == len(FILLS) or isinstance(error, TraceError):
+                    raise TraceError(failure(model, members, described, error)) from error
+    raise AssertionError("there is a last kind of numbers")
 
 
 def record(
-    model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], copied: bool
+    model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], chance: Chance, copied: bool
 ) -> tuple[Tracer, Any]:
     """Run the forward, of a private copy of the model if there can be one; the trace of it, and what it returned."""
-    tracer = Tracer(members, RULES)
+    tracer = Tracer(members, RULES, chance)
     args, kwargs = (map_tensors(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
     with unchanged(members.modules):
         runner = private_copy(model, members, tracer) if copied else nullcontext(model)
         with runner as run, torch.no_grad(), eager(), tracer:
             return tracer, run(*args, **kwargs)
+
+
+# What inputs are filled with where the forward runs on numbers, given its own: in the range of standardized images, in
+# that of plain ones, and what was given.
+Fill = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+FILLS: tuple[Fill, ...] = (
+    lambda tensor, given, generator: tensor.normal_(generator=generator),
+    lambda tensor, given, generator: tensor.uniform_(generator=generator),
+    lambda tensor, given, generator: tensor if given.is_meta else tensor.copy_(given.detach()),
+)
+
+
+def record_on_numbers(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    chance: Chance,
+    fill: Fill,
+) -> tuple[Tracer, Any]:
+    """Run the forward of a copy of the model on random numbers; the trace of it, and what it returned."""
+    generator = torch.Generator().manual_seed(SEED)
+    copied, members = private_model(model, generator)
+    tracer = NumbersTracer(members, RULES, chance)
+
+    def real_input(tensor: Tensor) -> Tensor:
+        twin = as_input(tracer, tensor)
+        if not twin.is_meta:
+            return twin
+        made = torch.zeros(tensor.shape, dtype=tensor.dtype, device=CPU)
+        return tracer.pair(fill(made, tensor, generator) if tensor.is_floating_point() else made, twin)
+
+    args, kwargs = (map_tensors(real_input, given) for given in (args, kwargs))
+    try:
+        with torch.no_grad(), eager(), HiddenOperations(tracer), tracer:
+            return tracer, copied(*args, **kwargs)
+    except Exception as error:
+        if tracer.hidden is None:
+            raise
+        raise tracer.hidden from error
 
 
 def check_parameters(model: nn.Module, members: Members) -> None:
@@ -154,6 +256,10 @@ def default_input_shape(model: nn.Module) -> tuple[int, ...]:
 
 
 def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
+    """What stands for an input: integers (tokens, masks, edges) are known, of all others the shape."""
+    if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta:
+        tracer.has_known = True
+        return tracer.set_value(tensor.detach().clone().to(CPU), Value(0, known=True))
     image = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
     return tracer.set_value(image, Value(0, 1 if tensor.ndim == 4 else None))
 
@@ -163,6 +269,14 @@ def eager() -> AbstractContextManager[object]:
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
+
+
+def failure(model: nn.Module, members: Members, described: str, error: Exception) -> str:
+    return (
+        f"the forward of {type(model).__name__} failed on {described}: {first_line(error)}. "
+        "Accepted are models whose forward runs on meta tensors; pass input_shape=(channels, height, width) or "
+        "example_inputs=(...) if the model takes something else."
+    )
 
 
 def first_line(error: Exception) -> str:
@@ -188,8 +302,12 @@ def output_tensors(outputs: Any) -> Iterator[Tensor]:
             pending.extend(getattr(item, field.name) for field in reversed(fields(item)))
 
 
-def build(tracer: Tracer, outputs: list[int], model_name: str, input_shape: tuple[int, ...] | None) -> ArchGraph:
+def build(
+    tracer: Tracer, returned: Any, reason: str | None, model_name: str, input_shape: tuple[int, ...] | None
+) -> ArchGraph:
     """Hand the traced operations to C++ and name the nodes it returns."""
+    produced = [tracer.value(tensor).operation for tensor in output_tensors(returned)]
+    outputs = [operation for operation in produced if operation >= 0]
     if not outputs:
         raise TraceError(f"no output of {model_name} depends on its input; there is no graph")
     operations = tracer.operations
@@ -214,6 +332,7 @@ def build(tracer: Tracer, outputs: list[int], model_name: str, input_shape: tupl
         classifier_bias=classifier_bias if classifier_bias >= 0 else None,
         skipped=skip_reasons(tracer, fates, names.keys()) if len(names) < len(tracer.names) else {},
         input_shape=input_shape,
+        ran_on_numbers=reason,
     )
 
 

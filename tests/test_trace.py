@@ -2125,15 +2125,6 @@ def test_too_many_example_inputs() -> None:
         trace(conv(3, 8), example_inputs=(torch.zeros(1, *IMAGE), 3))
 
 
-@pytest.mark.parametrize(
-    "condition",
-    [lambda x: bool(x.sum() > 0), lambda x: x.max().item() > 0, lambda x: (x > 0).any(), lambda x: len(x[x > 0]) > 3],
-)
-def test_control_flow_that_depends_on_the_data(condition: Callable[[Tensor], Any]) -> None:
-    with pytest.raises(TraceError, match="meta tensors"):
-        trace(abc(lambda m, x: m.b(m.a(x)) if condition(x) else m.a(x)))
-
-
 # Layers that go straight to their rule ------------------------------------------------------------------------------
 
 

@@ -53,6 +53,7 @@ class Slots:
     classifier: the slots of the classification layer, which has a decoder of its own.
     optional: the slots that `classifier=False` leaves alone: the classification layer's, and what is tied to it.
     skipped: {name: reason}.
+    ran_on_numbers: see `ArchGraph`.
     """
 
     names: list[str]
@@ -62,6 +63,7 @@ class Slots:
     classifier: list[int]
     optional: list[int]
     skipped: dict[str, str]
+    ran_on_numbers: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +98,14 @@ class Report:
     predicted: the names of the parameters that were predicted, in the model's order.
     skipped: {name: reason} of those that kept their values.
     predicted_elements, elements: how many numbers were predicted, of how many.
+    ran_on_numbers: why the forward had to be run on random numbers, or None where shapes were enough.
     """
 
     predicted: list[str]
     skipped: dict[str, str]
     predicted_elements: int
     elements: int
+    ran_on_numbers: str | None = None
 
     @property
     def coverage(self) -> float:
@@ -152,6 +156,7 @@ def slots_of(graph: ArchGraph) -> Slots:
         classifier=[slot for slot, node in enumerate(nodes) if node in last],
         optional=[slot for slot, name in enumerate(names) if name in left_alone],
         skipped=skipped,
+        ran_on_numbers=graph.ran_on_numbers,
     )
     return KNOWN_SLOTS[graph]
 
@@ -306,4 +311,5 @@ def make_report(plan: Plan) -> Report:
         skipped={name: plan.skipped[name] for name in names if name in plan.skipped},
         predicted_elements=sum(done.values()),
         elements=sum(parameter.numel() for parameter in plan.members.parameters),
+        ran_on_numbers=plan.slots.ran_on_numbers,
     )

@@ -4,7 +4,7 @@ Rules go by the function that is called and the shapes of its arguments, never b
 torch's own layers are known by their class, but only to get to the rule of their function sooner (`leaves`).
 """
 
-from . import arithmetic, attention, attributes, layers, pools, views
+from . import arithmetic, attention, attributes, draws, layers, pools, views
 from .registry import RULES
 
-__all__ = ["RULES", "arithmetic", "attention", "attributes", "layers", "pools", "views"]
+__all__ = ["RULES", "arithmetic", "attention", "attributes", "draws", "layers", "pools", "views"]

@@ -12,7 +12,7 @@ from ..graph import embedding_shape
 from .layers import emit_bias
 from .registry import Arguments, Function, Keywords, functions, rule
 from .shapes import result_shape
-from .tracer import Kind, Tracer, Value, empty, tensors_in, writes_first_argument
+from .tracer import Kind, ShapeError, Tracer, Value, empty, tensors_in, writes_first_argument
 
 broadcast_shapes = lru_cache(maxsize=4096)(torch.broadcast_shapes)
 
@@ -23,6 +23,17 @@ def broadcast(a: Any, b: Any) -> torch.Size:
     if not isinstance(a, Tensor) or a.shape == b.shape:
         return b.shape
     return broadcast_shapes(a.shape, b.shape)
+
+
+def features_of(tracer: Tracer, a: Any, b: Any) -> tuple[Value | None, Value | None]:
+    """Where two operands come from; None for one that does not depend on the input.
+
+    What comes from integers alone (a mask) is no feature beside one.
+    """
+    left, right = tracer.data_value(a), tracer.data_value(b)
+    if left is not None and right is not None and left.known != right.known:
+        return (None, right) if left.known else (left, None)
+    return left, right
 
 
 def operations_of(left: Value | None, right: Value | None) -> list[int]:
@@ -45,7 +56,7 @@ def binary_result(
         channel += len(shape) - carrier.ndim
     if writes_first_argument(func):
         if shape != a.shape:
-            raise RuntimeError(f"an in-place {func.__name__} cannot give shape {tuple(shape)} to {tuple(a.shape)}")
+            raise ShapeError(f"an in-place {func.__name__} cannot give shape {tuple(shape)} to {tuple(a.shape)}")
         return tracer.write(a, operation)
     result = tracer.new(shape, carrier, operation, channel)
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype:
@@ -60,7 +71,7 @@ def add(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> An
     if len(args) < 2 or "out" in kwargs:
         return tracer.generic(func, args, kwargs)
     a, b = args[:2]
-    left, right = tracer.data_value(a), tracer.data_value(b)
+    left, right = features_of(tracer, a, b)
     inputs = operations_of(left, right)
     if not inputs:
         return tracer.generic(func, args, kwargs)
@@ -126,7 +137,7 @@ def is_position_encoding(shape: tuple[int, ...]) -> bool:
 def multiply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     if len(args) != 2 or kwargs:
         return tracer.generic(func, args, kwargs)
-    left, right = map(tracer.data_value, args)
+    left, right = features_of(tracer, *args)
     inputs = operations_of(left, right)
     if not inputs:
         return tracer.generic(func, args, kwargs)
@@ -140,7 +151,7 @@ def multiply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) 
 def difference(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     if len(args) != 2 or kwargs:
         return tracer.generic(func, args, kwargs)
-    left, right = map(tracer.data_value, args)
+    left, right = features_of(tracer, *args)
     inputs = operations_of(left, right)
     if not inputs:
         return tracer.generic(func, args, kwargs)

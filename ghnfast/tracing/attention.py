@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from .layers import emit_weight
 from .registry import Arguments, Function, Keywords, argument, functions, rule
-from .tracer import Kind, Tracer, tensors_in
+from .tracer import Kind, ShapeError, Tracer, tensors_in
 
 
 @rule(functions("softmax"))
@@ -34,7 +34,7 @@ def scaled_dot_product_attention(tracer: Tracer, func: Function, args: Arguments
         return tracer.generic(func, args, kwargs)
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         shapes = ", ".join(str(tuple(item.shape)) for item in (query, key, value))
-        raise RuntimeError(f"an attention cannot read query, key and value of shapes {shapes}")
+        raise ShapeError(f"an attention cannot read query, key and value of shapes {shapes}")
     tracer.note_use((args, kwargs), "an offset of attention scores")
     operation = tracer.emit(Kind.MSA, inputs)
     carrier = next(item for item in tensors_in(args, kwargs) if tracer.is_data(item))
@@ -58,7 +58,7 @@ def multi_head_attention(tracer: Tracer, func: Function, args: Arguments, kwargs
     given = {**MULTI_HEAD_DEFAULTS, **dict(zip(MULTI_HEAD_DEFAULTS, args, strict=False)), **kwargs}
     query, key = given["query"], given["key"]
     if query.shape[-1] != given["embed_dim_to_check"]:
-        raise RuntimeError(
+        raise ShapeError(
             f"an attention of width {given['embed_dim_to_check']} cannot read a query of shape {tuple(query.shape)}"
         )
     tracer.note_use((given["bias_k"], given["bias_v"]), "a key or value that is appended in an attention")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .registry import Arguments, Function, Keywords, argument, attribute, functions, rule
-from .tracer import META, Tracer, Value, check_visible, map_tensors
+from .registry import RULES, Arguments, Function, Keywords, argument, attribute, rule
+from .tracer import CPU, Call, Rule, Tracer, Value, check_visible
 
 PLAIN_ATTRIBUTES = (
     "shape",
@@ -44,52 +44,87 @@ def plain(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> 
     return func(*args, **kwargs)
 
 
-@rule(attribute("device"))
-def device(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> torch.device:
-    """The whole model is on the meta device as far as its forward can see."""
-    tensor = args[0]
-    value = tracer.value(tensor)
-    own = value.operation >= 0 or value.parameters or value.buffer
-    return META if own else func(*args)
+# Where the model is, as far as its forward can see: what it makes there is real, and can be known.
+PLACES = {"device": CPU, "is_cpu": True, "is_cuda": False, "is_meta": False, "is_mps": False, "is_xpu": False}
 
 
-@rule(functions("to", "cuda", "cpu", "type", "type_as", "float", "double", "half", "bfloat16"))
+def place(name: str) -> Rule:
+    def apply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+        return PLACES[name]
+
+    return apply
+
+
+for name in PLACES:
+    rule(attribute(name))(place(name))
+
+
+@rule([Tensor.get_device])
+def get_device(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> int:
+    return -1
+
+
+DTYPES = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@rule([getattr(Tensor, name) for name in ("to", "cuda", "cpu", "type", "type_as", *DTYPES)])
 def convert(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Conversions stay on the meta device and take the new dtype only."""
+    """Conversions take the new dtype only, and stay where they are."""
     source = args[0]
-    value = tracer.value(source)
-    if value.operation < 0 and not value.parameters:
-        return tracer.run_constant(func, args, kwargs)
     name = func.__name__
+    if name == "type" and not args[1:] and not kwargs:
+        return func(tracer.twin(source) if tracer.value(source).parameters else source)
     dtype: Any = None
     if name == "to":
-        dtype = torch._C._nn._parse_to(*args[1:], **{key: item for key, item in kwargs.items() if key != "copy"})[1]
+        dtype = wanted_dtype(args[1:], kwargs)
     elif name == "type_as":
-        dtype = args[1].dtype
+        dtype = argument(args, kwargs, 1, "other").dtype
     elif name == "type":
-        if not args[1:] and not kwargs:
-            return func(tracer.twin(source))
-        dtype = argument(args, kwargs, 1, "dtype")
+        dtype = dtype_named(argument(args, kwargs, 1, "dtype"))
     elif name not in ("cuda", "cpu"):
-        dtype = {"float": torch.float32, "double": torch.float64, "half": torch.float16}.get(name, torch.bfloat16)
+        dtype = DTYPES[name]
+    value = tracer.value(source)
+    if value.known:
+        return tracer.set_value(source.to(dtype or source.dtype), Value(value.operation, known=True))
+    if value.operation < 0 and not value.parameters:
+        return tracer.run_constant(Tensor.to, (source, dtype or source.dtype), {})
     twin = tracer.twin(source)
     if dtype in (None, twin.dtype):
         return twin
+    recipe = Call(Tensor.to, (source, dtype), {}) if value.operation < 0 else None
     return tracer.set_value(
-        twin.type(dtype), Value(value.operation, value.channel, value.parameters, lookup=value.lookup)
+        twin.type(dtype), Value(value.operation, value.channel, value.parameters, lookup=value.lookup, recipe=recipe)
     )
 
 
-SHAPE_DONORS = "zeros_like ones_like empty_like full_like rand_like randn_like randint_like".split()
+def wanted_dtype(given: Arguments, kwargs: Keywords) -> torch.dtype | None:
+    """The dtype that `Tensor.to` is asked for, as such or by a tensor that has it."""
+    other = kwargs.get("other", given[0] if given else None)
+    if isinstance(other, Tensor):
+        return other.dtype
+    named = {key: item for key, item in kwargs.items() if key != "copy"}
+    return torch._C._nn._parse_to(*given, **named)[1]
+
+
+def dtype_named(given: Any) -> Any:
+    """A dtype, from one or from the name of a tensor type ("torch.FloatTensor")."""
+    if given is None or isinstance(given, torch.dtype):
+        return given
+    return torch.empty(0).type(given).dtype
+
+
+SHAPE_DONORS = "zeros_like ones_like empty_like full_like".split()
 NEW = "new_zeros new_ones new_empty new_full new_tensor".split()
 
 
 @rule([getattr(torch, name) for name in SHAPE_DONORS] + [getattr(Tensor, name) for name in NEW])
 def shape_donor(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """The result takes the shape or dtype of the first argument, and nothing of its values."""
+    """The result takes the shape or dtype of the first argument, and nothing of its values: it is a constant."""
     check_visible()
-    made = func(*map_tensors(tracer.twin, args), **kwargs) if tracer.is_data(args[0]) else None
-    return tracer.set_value(made, Value()) if made is not None else tracer.run_constant(func, args, kwargs)
+    source = args[0]
+    likeness = torch.empty((), dtype=source.dtype, device=CPU).expand(source.shape)
+    kwargs = {key: item for key, item in kwargs.items() if key not in ("device", "pin_memory")}
+    return tracer.run_constant(func, (tracer.set_value(likeness, Value()), *args[1:]), kwargs)
 
 
 @rule(attribute("data"))
@@ -112,3 +147,14 @@ def autograd_setting(tracer: Tracer, func: Function, args: Arguments, kwargs: Ke
 @rule(attribute("grad"))
 def gradient(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> None:
     return None
+
+
+# What is asked of tensors whose values are known as of all others.
+Tracer.unknowing = frozenset(
+    [
+        function
+        for function, handler in RULES.items()
+        if handler in (convert, shape_donor, data_attribute, autograd_setting, gradient, get_device)
+    ]
+    + [function for name in PLACES for function in attribute(name)]
+)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..graph import embedding_shape
 from .registry import Arguments, Function, Keywords, argument, arguments, functions, pair, rule
-from .tracer import Kind, Rule, Tracer, Value, tensors_in
+from .tracer import Kind, Rule, ShapeError, Tracer, Value, tensors_in
 
 
 def emit_bias(tracer: Tracer, operation: int, bias: Tensor | None) -> int:
@@ -64,7 +64,7 @@ def conv_result(
             conv_output(shape[-1], kernel[1], stride[1], paddings[1], dilation[1]),
         )
     if min(plane) < 1:
-        raise RuntimeError(
+        raise ShapeError(
             f"a convolution with weight {tuple(weight)} and groups={groups} cannot read an input of shape "
             f"{tuple(shape)}"
         )
@@ -110,7 +110,7 @@ def projection(tracer: Tracer, x: Tensor, data: Sequence[int], weight: Tensor, b
     shape = x.shape
     outputs, inputs = weight.shape
     if shape[-1] != inputs:
-        raise RuntimeError(
+        raise ShapeError(
             f"a linear layer with weight {tuple(weight.shape)} cannot read an input of shape {tuple(shape)}"
         )
     operation = emit_weight(tracer, Kind.POINTWISE_CONV, data, weight, bias)
@@ -198,7 +198,7 @@ def check_norm_shape(shape: torch.Size, normalized: Any, weight: Tensor | None, 
     else:
         fits = width is None or width == shape[1 if len(shape) > 1 else 0]
     if not fits:
-        raise RuntimeError(f"a normalization layer ({kind.name.lower()}) cannot read an input of shape {tuple(shape)}")
+        raise ShapeError(f"a normalization layer ({kind.name.lower()}) cannot read an input of shape {tuple(shape)}")
 
 
 NOT_THERE = 99  # a position that no call reaches

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import random
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
@@ -64,39 +59,13 @@ def has_global_hooks() -> bool:
 
 @contextmanager
 def unchanged(modules: list[nn.Module]) -> Iterator[None]:
-    """Puts back every attribute of every module, and the random state."""
+    """Puts back every attribute of every module."""
     snapshot = _C.Snapshot(modules)
-    random_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
     finally:
         for container, content in snapshot.changed():
             restore(container, content)
-        # Only what the forward moved: other threads may draw from the same generators.
-        if random.getstate() != random_state:
-            random.setstate(random_state)
-        if numpy_moved(numpy_state):
-            np.random.set_state(numpy_state)
-        if not torch.equal(torch.get_rng_state(), torch_state):
-            torch.set_rng_state(torch_state)
-        if cuda_states:
-            torch.cuda.set_rng_state_all(cuda_states)
-
-
-def numpy_moved(before: Any) -> bool:
-    """Whether the state of numpy's generator is another than `before`: a name, the key and three numbers.
-
-    `get_state` copies the key number by number. Where no half of a pair of normal numbers was left over, the key and
-    the position in it, which is what lies in the generator's memory, say enough.
-    """
-    generator = np.random.mtrand.get_bit_generator()
-    if type(generator) is np.random.MT19937 and not before[3]:
-        memory = before[1].tobytes() + before[2].to_bytes(4, sys.byteorder)
-        if ctypes.string_at(generator.ctypes.state_address, len(memory)) == memory:
-            return False
-    now: Any = np.random.get_state()
-    return now[0] != before[0] or now[2:] != before[2:] or not np.array_equal(now[1], before[1])
 
 
 def restore(container: Any, content: Any) -> None:

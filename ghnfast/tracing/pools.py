@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .registry import Arguments, Function, Keywords, argument, arguments, pair, rule
-from .tracer import META, Kind, Rule, Tracer, Value
+from .tracer import META, Kind, Rule, ShapeError, Tracer, Value
 
 Kinds = tuple[Kind, Kind]
 Pair = tuple[int, int]
@@ -31,10 +31,10 @@ def pool_result(
 ) -> tuple[Kind, tuple[int, ...]]:
     """What a pool is, and the shape of its output."""
     if len(shape) not in (3, 4):
-        raise RuntimeError(f"a 2-D pool cannot read an input of shape {tuple(shape)}")
+        raise ShapeError(f"a 2-D pool cannot read an input of shape {tuple(shape)}")
     plane = tuple(pool_output(shape[i - 2], kernel[i], stride[i], padding[i], dilation[i], ceil_mode) for i in range(2))
     if min(plane) < 1:
-        raise RuntimeError(f"a pool with window {kernel} cannot read an input of shape {tuple(shape)}")
+        raise ShapeError(f"a pool with window {kernel} cannot read an input of shape {tuple(shape)}")
     whole = plane == (1, 1) and kernel[0] >= shape[-2] and kernel[1] >= shape[-1]
     if maximum:
         kind = Kind.SQUEEZE_MAX_POOL if whole else Kind.MAX_POOL
@@ -84,7 +84,7 @@ def avg_pool2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
 def adaptive_pool(tracer: Tracer, x: Tensor, value: Value, size: Any, dimensions: int, kinds: Kinds) -> Tensor:
     """A pool to a plane of `size`; `kinds` says what it is, and what it is where that plane is one pixel."""
     if x.ndim not in (dimensions + 1, dimensions + 2):
-        raise RuntimeError(f"a {dimensions}-D adaptive pool cannot read an input of shape {tuple(x.shape)}")
+        raise ShapeError(f"a {dimensions}-D adaptive pool cannot read an input of shape {tuple(x.shape)}")
     sizes = (size,) * dimensions if isinstance(size, int) or size is None else tuple(size)
     plane = tuple(int(sizes[i] or x.shape[i - dimensions]) for i in range(dimensions))
     operation = tracer.emit(kinds[max(plane) == 1], [value.operation])

@@ -7,6 +7,9 @@ computation. What each call does to the architecture graph is decided by the rul
 The model's own tensors are never written: meta twins take the place of parameters, copies that of buffers and other
 tensors that the forward computes with for real. What the forward writes into a tensor reaches the tensors that share
 its memory.
+
+What can be known is known: constants and integers among the inputs are real tensors on the CPU, and what is computed
+from parameters alone is computed for real where the forward reads it. Only values of features are unknown.
 """
 
 from __future__ import annotations
@@ -22,13 +25,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 
 from ..errors import TraceError
+from .chance import Chance, PrivateRandom, Site
 from .members import Members
 from .shapes import contiguous_layout, result_shape, scales_in_place
 
 META = torch.device("meta")
+CPU = torch.device("cpu")
 is_meta = operator.attrgetter("is_meta")
+
+
+class ShapeError(RuntimeError):
+    """A layer cannot read an input of this shape: what the forward itself would have failed with."""
 
 
 class Kind(IntEnum):
@@ -87,6 +97,15 @@ def fate_reason(fate: Fate | None) -> str:
     return FATE_REASONS.get(fate, "its layer is not part of the graph")
 
 
+class Call(NamedTuple):
+    """A call of a torch function, and which of the tensors that it returns is meant."""
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    position: int = 0
+
+
 class Value:
     """Where a tensor comes from.
 
@@ -96,9 +115,12 @@ class Value:
     buffer: whether it is computed from a buffer of the model (likewise).
     lookup: whether single entries of a parameter were picked by index (likewise).
     shared: whether another tensor may look at the same memory.
+    known: whether the tensor is real although it depends on the input: it comes from integers alone.
+    sites: where the random numbers that it depends on were drawn (only for constants).
+    recipe: the call that gives its values (only for meta tensors that are computed from parameters).
     """
 
-    __slots__ = ("buffer", "channel", "lookup", "operation", "parameters", "shared")
+    __slots__ = ("buffer", "channel", "known", "lookup", "operation", "parameters", "recipe", "shared", "sites")
 
     def __init__(
         self,
@@ -108,8 +130,14 @@ class Value:
         buffer: bool = False,
         lookup: bool = False,
         shared: bool = False,
+        known: bool = False,
+        sites: tuple[Site, ...] = (),
+        recipe: Call | None = None,
     ) -> None:
         self.shared = shared
+        self.known = known
+        self.sites = sites
+        self.recipe = recipe
         self.operation = operation
         self.channel = channel
         self.parameters = parameters
@@ -214,9 +242,15 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
 class Tracer(TorchFunctionMode):
     """Records the operations of one forward pass; see the module docstring."""
 
-    def __init__(self, members: Members, rules: dict[Any, Rule]) -> None:
+    # Functions whose rules answer for tensors with known values, too.
+    unknowing: frozenset[Callable[..., Any]] = frozenset()
+
+    def __init__(self, members: Members, rules: dict[Any, Rule], chance: Chance) -> None:
         super().__init__()
         self.rules = rules
+        self.chance = chance
+        # Whether there are tensors that depend on the input and are known.
+        self.has_known = False
         self.names, self.parameters = members.names, members.parameters
         # The model's own tensors; one that is both counts as a parameter.
         self.indices = dict(zip(map(id, self.parameters), range(len(self.parameters)), strict=True))
@@ -356,9 +390,14 @@ class Tracer(TorchFunctionMode):
     # Operations ----------------------------------------------------------------------------------------------------
 
     def sources(self, *items: Any) -> list[int]:
-        """The distinct operations that the data among `items` comes from."""
-        found = dict.fromkeys([self.value(tensor).operation for tensor in tensors_in(*items)])
+        """The distinct operations that the data among `items` comes from: of features, where there are any."""
+        return self.distinct_operations([self.value(tensor) for tensor in tensors_in(*items)])
+
+    def distinct_operations(self, values: Sequence[Value]) -> list[int]:
+        found = dict.fromkeys([value.operation for value in values if not value.known])
         found.pop(-1, None)
+        if not found and self.has_known:
+            found = dict.fromkeys([value.operation for value in values if value.known])
         return list(found)
 
     def note_use(self, items: Any, how: str) -> None:
@@ -398,6 +437,8 @@ class Tracer(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if self.has_known and (found := self.run_known(func, args, kwargs or {})) is not NotImplemented:
+            return found
         if not kwargs:
             return self.rules.get(func, Tracer.generic)(self, func, args, {})
         if not args and "input" in kwargs:
@@ -411,17 +452,73 @@ class Tracer(TorchFunctionMode):
     def generic(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run any function: everything it reads connects to everything it returns."""
         values = [self.value(tensor) for tensor in tensors_in(args, kwargs)]
-        inputs = dict.fromkeys([value.operation for value in values if value.operation >= 0])
+        inputs = self.distinct_operations(values)
         parameters = tuple(dict.fromkeys([index for value in values for index in value.parameters]))
         if not inputs and not parameters:
             return self.run_constant(func, args, kwargs)
         lookup = any(value.lookup for value in values)
         if not inputs:
-            return self.run_meta(func, args, kwargs, -1, parameters, lookup)
+            return self.run_parametric(func, args, kwargs, parameters, lookup)
         if parameters:
             name = function_name(func)
             self.note_use((args, kwargs), f"torch's {name} uses it, whose parameters are not predicted")
-        return self.run_meta(func, args, kwargs, self.emit(Kind.PASS, list(inputs)), (), lookup)
+        return self.run_meta(func, args, kwargs, self.emit(Kind.PASS, inputs), (), lookup)
+
+    def run_parametric(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        parameters: tuple[int, ...],
+        lookup: bool = False,
+    ) -> Any:
+        """Run a function of parameters: of their shapes, or where that is not enough, of their values."""
+        try:
+            return self.run_meta(func, args, kwargs, -1, parameters, lookup)
+        except Exception as error:  # whatever a function says of tensors without data
+            if isinstance(error, TraceError):
+                raise
+            try:
+                result = self.call_for_real(func, args, kwargs)
+            except Exception:
+                raise error from None  # what is wrong with it, it says of the shapes
+        for tensor in tensors_in(result):
+            self.set_value(tensor, Value(-1, None, parameters, lookup=lookup))
+        return result
+
+    def call_for_real(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with PrivateRandom(self.chance.generators[0]):
+            return func(*map_tensors(self.real, args), **map_tensors(self.real, kwargs))
+
+    def real(self, tensor: Tensor) -> Tensor:
+        """The values of a constant, or of a tensor that is computed from parameters; a copy of the model's own."""
+        value = self.value(tensor)
+        if value.operation >= 0 and not value.known:
+            raise TraceError("the values of features are not known in a trace")
+        recipe = value.recipe
+        if recipe is not None:
+            return tensors_in(self.call_for_real(recipe.func, recipe.args, recipe.kwargs))[recipe.position]
+        if tensor.is_meta:
+            raise TraceError("a tensor on the meta device has no values")
+        return tensor if self.is_known(tensor) else tensor.detach().clone().to(CPU)
+
+    def run_known(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function of integers among the inputs, and of constants, for real; NotImplemented for others."""
+        tensors = tensors_in(args, kwargs)
+        values = [self.value(tensor) for tensor in tensors]
+        if not any(value.known for value in values) or func in self.unknowing:
+            return NotImplemented
+        if any(value.parameters or (value.operation >= 0 and not value.known) for value in values):
+            return NotImplemented
+        args, kwargs = map_tensors(self.copy, args), map_tensors(self.copy, kwargs)
+        if any(tensor.is_meta for tensor in tensors_in(args, kwargs)):
+            return NotImplemented
+        with PrivateRandom(self.chance.generators[0]):
+            result = func(*args, **kwargs)
+        operation = self.distinct_operations(values)[0]
+        for tensor in tensors_in(result):
+            self.set_value(tensor, Value(operation, known=True))
+        return result
 
     def parameters_of(self, *items: Any) -> tuple[int, ...]:
         found = (index for tensor in tensors_in(*items) for index in self.value(tensor).parameters)
@@ -447,14 +544,16 @@ class Tracer(TorchFunctionMode):
         channel, rank, size = None, -1, -1
         if target is not None and (channel := self.value(target).channel) is not None:
             rank, size = target.ndim, target.shape[channel]
-        for tensor in tensors_in(result):
+        for position, tensor in enumerate(tensors_in(result)):
             if tensor is target and self.is_known(tensor):
                 self.write(tensor, operation, parameters)
                 continue
             kept = channel is not None and tensor.ndim == rank and tensor.shape[channel] == size
             shared = tensor._is_view()
+            recipe = Call(func, args, kwargs, position) if operation < 0 else None
             self.set_value(
-                tensor, Value(operation, channel if kept else None, parameters, lookup=lookup, shared=shared)
+                tensor,
+                Value(operation, channel if kept else None, parameters, lookup=lookup, shared=shared, recipe=recipe),
             )
             if shared:
                 self.share(args, kwargs)
@@ -465,7 +564,7 @@ class Tracer(TorchFunctionMode):
         shape = result_shape(func, args, kwargs)
         if shape is not None:
             return empty(shape, tensors_in(args, kwargs)[0].dtype)
-        return func(*map_tensors(self.twin, args), **map_tensors(self.twin, kwargs))
+        return func(*map_tensors(self.twin, args), **on_meta(map_tensors(self.twin, kwargs)))
 
     def run_unary(self, func: Callable[..., Any], x: Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The same for a function of one tensor, its first argument."""
@@ -483,17 +582,34 @@ class Tracer(TorchFunctionMode):
         """Run a function of constants and buffers for real: control flow may depend on their values."""
         check_visible()
         tensors = tensors_in(args, kwargs)
-        buffer = any(self.value(tensor).buffer for tensor in tensors)
+        values = [self.value(tensor) for tensor in tensors]
+        buffer = any(value.buffer for value in values)
+        sites = tuple(dict.fromkeys([site for value in values for site in value.sites]))
         if not all(map(self.is_known, tensors)):
             args, kwargs = map_tensors(self.copy, args), map_tensors(self.copy, kwargs)
             tensors = tensors_in(args, kwargs)
         if len({tensor.is_meta for tensor in tensors}) == 2:
             args, kwargs = map_tensors(to_meta, args), map_tensors(to_meta, kwargs)
+        if func in FACTORIES:  # on no other device, also where there is a default one
+            kwargs = {**kwargs, "device": CPU}
         scaled = scales_in_place(func, args) and args[0].is_meta and not kwargs
         result = args[0] if scaled else func(*args, **kwargs)
-        for tensor in tensors_in(result):
-            self.set_value(tensor, BUFFER if buffer else CONSTANT)
+        found = tensors_in(result)
+        for tensor in found:
+            self.set_value(tensor, Value(buffer=buffer, sites=sites) if sites else BUFFER if buffer else CONSTANT)
+        if sites and not found:
+            self.chance.read.update(dict.fromkeys(sites))
         return result
+
+    def add_site(self, tensor: Tensor, site: Site) -> None:
+        """Remember that the values of a constant were drawn at this line of code."""
+        value = self.value(tensor)
+        if value.operation < 0 and not value.parameters:
+            self.set_value(tensor, Value(buffer=value.buffer, sites=tuple(dict.fromkeys((*value.sites, site)))))
+
+    def draw_in_likeness(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Numbers of the shape of features, or parameters, that do not come from them; on the meta device."""
+        return self.set_value(func(*map_tensors(self.twin, args), **on_meta(kwargs)), Value())
 
     def copy(self, tensor: Tensor) -> Tensor:
         """A copy that stands for a tensor from outside, which the forward may write to, also through a view."""
@@ -501,7 +617,7 @@ class Tracer(TorchFunctionMode):
             return tensor
         key = id(tensor)
         if key not in self.copies:
-            made = tensor.detach().clone()
+            made = tensor.detach().clone().to(META if tensor.is_meta else CPU)
             self.copies[key] = (tensor, self.set_value(made, self.value(tensor)))
             if key in self.counts:
                 made.add_(self.counts.pop(key))
@@ -520,6 +636,7 @@ class Tracer(TorchFunctionMode):
         return True
 
 
+FACTORIES = frozenset(_device_constructors())
 KERNEL_MODULES = ("torch._refs", "torch._prims", "torch._decomp", "torch._meta_registrations", "torch._inductor")
 
 
@@ -564,6 +681,11 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A contiguous meta tensor, in half the time of `torch.empty`."""
     sizes, strides = contiguous_layout(shape)
     return torch.empty_strided(sizes, strides, dtype=dtype, device=META)
+
+
+def on_meta(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of a factory function, which is to make something on the meta device."""
+    return {**kwargs, "device": META} if "device" in kwargs else kwargs
 
 
 def to_meta(tensor: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ def activation(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
     if not isinstance(x, Tensor) or "out" in kwargs:
         return tracer.generic(func, args, kwargs)
     value = tracer.value(x)
+    if value.operation < 0 and not value.parameters and func.__name__.strip("_") in DROPOUTS:
+        return tracer.run_constant(Tensor.clone, (x,), {})  # nothing is dropped by luck
     alone = len(args) == 1 and SCALARS.issuperset(map(type, kwargs.values()))
     if value.operation < 0 or not x.is_meta or not (alone or len(tracer.sources(args, kwargs)) == 1):
         return tracer.generic(func, args, kwargs)
@@ -60,6 +62,7 @@ broadcast_to repeat tile repeat_interleave contiguous clone detach chunk split s
 unbind narrow select roll flip pad unfold fold pixel_shuffle pixel_unshuffle channel_shuffle getitem
 index_select gather view_as reshape_as expand_as interpolate upsample rot90
 """.split()
+DROPOUTS = frozenset(name for name in ACTIVATIONS if "dropout" in name)
 SAME_VALUES = ("contiguous", "clone", "detach")
 DONORS = ("view_as", "reshape_as", "expand_as")
 LOOKUPS = ("index_select", "gather")
@@ -81,6 +84,8 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
     # What is written to other memory is something new there (see `Tracer.after_writes`).
     operation = tracer.emit(Kind.PASS, inputs) if len(inputs) > 1 or "out" in kwargs else value.operation
     shape = x.shape
+    if others:
+        args = integer_index(tracer, func, args)
     if others or writes_first_argument(func):
         result = tracer.run_meta(func, args, kwargs, operation)
     elif (result := tracer.run_unary(func, x, rest, kwargs)) is x:
@@ -94,6 +99,31 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
     if shared:
         tracer.share(x)
     return result
+
+
+def integer_index(tracer: Tracer, func: Function, args: Arguments) -> Arguments:
+    """The arguments of an indexing with masks that are known as the indices that they stand for.
+
+    How many elements a mask picks depends on its values, which its meta twin has not.
+    """
+    if func.__name__.strip("_") not in ("getitem", "setitem"):
+        return args
+    items = args[1] if isinstance(args[1], tuple) else (args[1],)
+    if not any(is_mask(item) for item in items):
+        return args
+    index: list[Any] = []
+    for item in items:
+        value = tracer.value(item) if isinstance(item, Tensor) else None
+        if value is not None and is_mask(item) and not item.is_meta and (value.known or value.operation < 0):
+            picked = item.nonzero(as_tuple=True) if item.dtype is torch.bool else item.bool().nonzero(as_tuple=True)
+            index.extend(tracer.set_value(each, Value()) for each in picked)
+        else:
+            index.append(item)
+    return args[0], tuple(index), *args[2:]
+
+
+def is_mask(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.dtype in (torch.bool, torch.uint8) and item.ndim > 0
 
 
 TRANSPOSED = frozenset("permute transpose swapaxes swapdims movedim moveaxis t get rot90".split())
@@ -170,5 +200,5 @@ def lookup(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) ->
     if tracer.sources(args, kwargs):
         tracer.note_use((args, kwargs), "a table that is looked up by index")
     elif parameters := tracer.parameters_of(args, kwargs):
-        return tracer.run_meta(func, args, kwargs, -1, parameters, lookup=True)
+        return tracer.run_parametric(func, integer_index(tracer, func, args), kwargs, parameters, lookup=True)
     return tracer.generic(func, args, kwargs)
