@@ -10,13 +10,20 @@ from importlib.metadata import version
 
 from .calibration import calibrate
 from .errors import (
+    BackendError,
     CalibrationError,
     CheckpointError,
+    ConfigError,
     DatasetError,
     DomainWarning,
     GhnfastError,
+    GraphError,
+    MissingPackageError,
+    NetworkIndexError,
     PredictError,
     TraceError,
+    TrainingError,
+    UsageError,
 )
 from .graph import ArchGraph
 from .nn import GHN
@@ -29,14 +36,21 @@ __version__ = version("ghnfast")
 __all__ = [
     "GHN",
     "ArchGraph",
+    "BackendError",
     "CalibrationError",
     "CheckpointError",
+    "ConfigError",
     "DatasetError",
     "DomainWarning",
     "GhnfastError",
+    "GraphError",
+    "MissingPackageError",
+    "NetworkIndexError",
     "PredictError",
     "Report",
     "TraceError",
+    "TrainingError",
+    "UsageError",
     "__version__",
     "calibrate",
     "load",

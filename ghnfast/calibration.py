@@ -119,7 +119,7 @@ class Tally:
             values = images.numel() // self.layer.num_features
             freedom = values - 1
         if not values:
-            raise ValueError("there are no images in it")
+            raise CalibrationError("there are no images in it")
         mean, variance = (self.layer._buffers[name].to("cpu", torch.float64) for name in STATISTICS)  # type: ignore[union-attr]
         if self.broken_at is None and not bool(torch.isfinite(mean + variance).all()):
             self.broken_at = batch

@@ -197,7 +197,7 @@ def _download(name: str, target: Path) -> None:
             _fetch(url, file)
             blob = _blob_id(file)
             if blob != published.blob:
-                raise ValueError(f"what came is not the published file (git blob id {blob}, not {published.blob})")
+                raise CheckpointError(f"what came is not the published file (git blob id {blob}, not {published.blob})")
     # ValueError: a malformed address in GHNFAST_URL, or one of ours. URLError and time-outs are OSErrors.
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise CheckpointError(
@@ -207,7 +207,7 @@ def _download(name: str, target: Path) -> None:
 
 
 def _fetch(url: str, file: BinaryIO) -> None:
-    """Stream an address into a file. A ValueError where fewer or more bytes came than the server announced."""
+    """Stream an address into a file. A CheckpointError where fewer or more bytes came than the server announced."""
     request = urllib.request.Request(url, headers={"User-Agent": "ghnfast"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
         announced = response.headers.get("Content-Length")
@@ -217,7 +217,7 @@ def _fetch(url: str, file: BinaryIO) -> None:
             received += len(chunk)
     # urllib takes a connection that closes early for the end of the file.
     if announced is not None and int(announced) != received:
-        raise ValueError(f"the connection was cut after {received} of {announced} bytes")
+        raise CheckpointError(f"the connection was cut after {received} of {announced} bytes")
 
 
 def _blob_id(file: BinaryIO) -> str:

@@ -34,7 +34,7 @@ from .checkpoint import DEFAULT
 from .deepnets.dataset import SIZES
 from .deepnets.generate import format_statistics, gather_statistics, splits_to_write, write_splits
 from .drawing import to_svg
-from .errors import DomainWarning, GhnfastError
+from .errors import DomainWarning, GhnfastError, UsageError
 from .files import compact_copies, in_words, replacing
 from .graph import MAX_DISTANCE, PRIMITIVES, ArchGraph
 from .nn.slots import Report
@@ -66,10 +66,6 @@ MODEL_HELP = (
 PROGRAM_HINT = "; what it does as a program belongs under if __name__ == '__main__'"
 
 Json = dict[str, Any]
-
-
-class UsageError(GhnfastError):
-    """The command line asks for something that cannot be done."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

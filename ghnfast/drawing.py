@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import GraphError
 from .graph import PRIMITIVES, ArchGraph
 
 # Paul Tol's "muted" scheme, which stays distinguishable with every kind of colour vision, and five more. Fifteen
@@ -99,10 +100,10 @@ def to_svg(graph: ArchGraph, title: str = "Architecture graph") -> str:
         title: stands above the drawing.
 
     Raises:
-        ValueError: the graph has no nodes.
+        GraphError: the graph has no nodes.
     """
     if len(graph) == 0:
-        raise ValueError("a graph without nodes was given; one node or more is accepted")
+        raise GraphError("a graph without nodes was given; one node or more is accepted")
     layout = arrange(graph)
     routes, lanes_end = route(graph, layout)
     names = row_names(graph)

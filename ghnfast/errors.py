@@ -13,6 +13,14 @@ class TraceError(GhnfastError, RuntimeError):
     """The model could not be traced: its forward failed, or it has nothing to trace."""
 
 
+class GraphError(GhnfastError, ValueError):
+    """An architecture graph is not consistent, or something was asked of it that it does not have."""
+
+
+class ConfigError(GhnfastError, ValueError):
+    """A setting has no meaning, or settings do not go together: of a GHN, a network, a genotype or a data set."""
+
+
 class CheckpointError(GhnfastError, ValueError):
     """A GHN checkpoint could not be found, read or verified, or does not fit its configuration."""
 
@@ -23,6 +31,10 @@ class PredictError(GhnfastError, RuntimeError):
 
 class DatasetError(GhnfastError, ValueError):
     """Files of DeepNets-1M could not be found or read, or are not what they should be."""
+
+
+class NetworkIndexError(GhnfastError, IndexError):
+    """A data set has no network of this number."""
 
 
 class BackendError(GhnfastError, ValueError):
@@ -39,3 +51,7 @@ class TrainingError(GhnfastError, ValueError):
 
 class CalibrationError(GhnfastError, ValueError):
     """Running statistics could not be estimated from the given images. The model is as it was before the call."""
+
+
+class UsageError(GhnfastError):
+    """The command line asks for something that cannot be done."""

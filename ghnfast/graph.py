@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, InitVar, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from . import _C
+from .errors import GraphError
 from .optional import import_optional
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ PRIMITIVES = ("max_pool", "avg_pool", "sep_conv", "dil_conv", "conv", "msa", "cs
 MAX_DISTANCE = 50
 # Parameters of other types are kept as they are.
 PREDICTED_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# Of one parameter: the elements of all parameters of a graph are counted in 64 bits.
+MOST_ELEMENTS = 1 << 40
 
 
 def embedding_shape(shape: Sequence[int], position: bool = False) -> tuple[int, ...]:
@@ -54,10 +58,18 @@ class ArchGraph:
             parameter that is used several times; it is predicted from the first.
         norm_biases: per node the name of a normalization layer's bias, predicted from the same node, or None.
         classifier_weight, classifier_bias: the nodes of the classification layer, or None.
-        parameter_shapes: {name: shape} of the parameters that have a node.
+        parameter_shapes: {name: shape} of the parameters that have a node; empty where shapes are not known, and
+            nothing can be predicted.
         skipped: {name: reason} of the parameters that have no node.
         input_shape: the shape (channels, height, width) of one input, or None where it is not known, or not one image.
         ran_on_numbers: why the forward had to be run on random numbers, or None where shapes were enough.
+
+    Args:
+        check: whether to check all of this, as is done with what is unpickled, too. Graphs of our own C++ are not
+            checked: it would take a tenth of a small model's trace.
+
+    Raises:
+        GraphError: something of this does not hold.
     """
 
     primitives: NDArray[np.int8]
@@ -72,6 +84,19 @@ class ArchGraph:
     skipped: dict[str, str] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
     ran_on_numbers: str | None = None
+    check: InitVar[bool] = True
+
+    def __post_init__(self, check: bool) -> None:
+        if check:
+            self.__dict__.update(checked_fields(self.__dict__))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, dict):
+            raise GraphError(f"the state of a graph is a {type(state).__name__}; a dict of its attributes is accepted")
+        self.__dict__.update(checked_fields(state))
 
     def __len__(self) -> int:
         return len(self.primitives)
@@ -83,7 +108,7 @@ class ArchGraph:
     def num_classes(self) -> int | None:
         """How many outputs the classification layer has, or None where there is none."""
         name = None if self.classifier_weight is None else self.weights[self.classifier_weight]
-        return None if name is None else self.parameter_shapes[name][0]
+        return self.parameter_shapes[name][0] if name in self.parameter_shapes else None
 
     @property
     def ops(self) -> list[str]:
@@ -112,7 +137,7 @@ class ArchGraph:
         Architectures, equation 4); those at distance 1 are edges as well.
 
         Raises:
-            ValueError: `cutoff` is not within 1 to 255.
+            GraphError: `cutoff` is not within 1 to 255.
         """
         sources, targets, hops = GraphBatch([self]).topology(cutoff).pairs()
         matrix = np.zeros((len(self), len(self)), dtype=np.uint8)
@@ -138,6 +163,133 @@ class ArchGraph:
         )
         graph.add_edges_from(self.edges.tolist())
         return graph
+
+
+# Checks ---------------------------------------------------------------------------------------------------------------
+
+
+def checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a graph, arrays in their own types and sequences as lists and tuples.
+
+    Raises:
+        GraphError: see `ArchGraph`.
+    """
+    missing = [each.name for each in fields(ArchGraph) if each.name not in given and not has_default(each)]
+    if missing:
+        raise GraphError(f"a graph without {', '.join(missing)} was given; all attributes of ArchGraph are accepted")
+    primitives = whole_numbers("primitives", given["primitives"], 1, 0, len(PRIMITIVES) - 1).astype(np.int8)
+    nodes = len(primitives)
+    edges = whole_numbers("edges", given["edges"], 2, 0, nodes - 1).astype(np.int32)
+    offsets = whole_numbers("level_offsets", given["level_offsets"], 1, 0, nodes).astype(np.int32)
+    check_order(nodes, edges, offsets)
+    shapes = {
+        require_name("parameter_shapes", name): sizes_of(f"the shape of {name}", shape)
+        for name, shape in items_of("parameter_shapes", given.get("parameter_shapes", {}))
+    }
+    names = {}
+    for what in ("weights", "norm_biases"):
+        names[what] = per_node(what, given[what], nodes)
+        unknown = next((name for name in names[what] if name is not None and name not in shapes), None)
+        if shapes and unknown is not None:
+            raise GraphError(f"{what} has {unknown!r}; None and the names in parameter_shapes are accepted")
+    embedded = [
+        None if shape is None else sizes_of(f"the shape of node {node}", shape, dimensions=4)
+        for node, shape in enumerate(per_node("shapes", given["shapes"], nodes, of_names=False))
+    ]
+    last = {what: given.get(what) for what in ("classifier_weight", "classifier_bias")}
+    for what, node in last.items():
+        if node is not None and not (is_size(node) and node < nodes and names["weights"][node] is not None):
+            raise GraphError(f"{what} is {node!r}; None and the number of a node with a weight are accepted")
+        if what == "classifier_weight" and node is not None and shapes and not shapes[names["weights"][node]]:
+            raise GraphError(f"{what} is {node}, whose parameter has no dimensions; one or more are accepted")
+    reasons = dict(items_of("skipped", given.get("skipped", {})))
+    if not all(isinstance(text, str) for pair in reasons.items() for text in pair):
+        raise GraphError("skipped has something else than strings; {name: reason} is accepted")
+    image, reason = given.get("input_shape"), given.get("ran_on_numbers")
+    if reason is not None and not isinstance(reason, str):
+        raise GraphError(f"ran_on_numbers is {reason!r:.80}; a reason in words, or None, is accepted")
+    return {
+        "primitives": primitives,
+        "edges": edges,
+        "level_offsets": offsets,
+        "shapes": embedded,
+        **names,
+        **last,
+        "parameter_shapes": shapes,
+        "skipped": reasons,
+        "input_shape": None if image is None else sizes_of("input_shape", image),
+        "ran_on_numbers": reason,
+    }
+
+
+def whole_numbers(name: str, given: Any, dimensions: int, least: int, most: int) -> NDArray[np.integer[Any]]:
+    """An array of whole numbers within a range; its second dimension, if any, is two."""
+    try:
+        array = np.asarray(given)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise GraphError(f"{name} is no array: {error}") from error
+    if array.size == 0:
+        array = array.reshape((0, 2)[:dimensions]).astype(np.int64)
+    shape = "(n,)" if dimensions == 1 else "(n, 2)"
+    if array.dtype.kind not in "iu" or array.ndim != dimensions or (dimensions == 2 and array.shape[1] != 2):
+        raise GraphError(f"{name} is {array.dtype}, {array.shape}; whole numbers {shape} are accepted")
+    if array.size and not (least <= array.min() and array.max() <= most):
+        raise GraphError(f"{name} has numbers from {array.min()} to {array.max()}; {least} to {most} are accepted")
+    return array
+
+
+def check_order(nodes: int, edges: NDArray[np.int32], offsets: NDArray[np.int32]) -> None:
+    """Levels are runs of nodes, edges lead to later levels, and are there once, sorted by target."""
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != nodes or (np.diff(offsets) < 1).any():
+        raise GraphError(f"level_offsets is {offsets.tolist()!r:.80}; numbers that rise from 0 to {nodes} are accepted")
+    level = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    sources, targets = edges.T
+    wrong = np.flatnonzero(level[sources] >= level[targets])
+    if wrong.size:
+        raise GraphError(f"the edge {tuple(edges[wrong[0]].tolist())} does not lead to a later level; every edge must")
+    if (np.diff(targets) < 0).any():
+        raise GraphError("edges are not sorted by target; such edges are accepted")
+    if len(np.unique(targets.astype(np.int64) * nodes + sources)) != len(edges):
+        raise GraphError("an edge is there twice; each edge once is accepted")
+
+
+def has_default(each: Any) -> bool:
+    return each.default is not MISSING or each.default_factory is not MISSING
+
+
+def is_size(value: Any) -> bool:
+    """Whether something is a whole number, zero or more, as Python or numpy have them."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 0
+
+
+def sizes_of(what: str, given: Any, dimensions: int | None = None) -> tuple[int, ...]:
+    wanted = "sizes" if dimensions is None else f"{dimensions} sizes"
+    if not isinstance(given, (tuple, list)) or not all(map(is_size, given)) or dimensions not in (None, len(given)):
+        raise GraphError(f"{what} is {given!r:.80}; {wanted} of 0 or more are accepted")
+    if math.prod(map(int, given)) > MOST_ELEMENTS:
+        raise GraphError(f"{what} is {given!r:.80}; at most {MOST_ELEMENTS} elements are accepted")
+    return tuple(map(int, given))
+
+
+def per_node(what: str, given: Any, nodes: int, of_names: bool = True) -> list[Any]:
+    if not isinstance(given, (list, tuple)) or len(given) != nodes:
+        size = len(given) if isinstance(given, (list, tuple)) else type(given).__name__
+        raise GraphError(f"{what} is {size} for {nodes} nodes; a list of one for each node is accepted")
+    if of_names and not all(name is None or isinstance(name, str) for name in given):
+        raise GraphError(f"{what} has something else than names; strings and None are accepted")
+    return list(given)
+
+
+def items_of(what: str, given: Any) -> Any:
+    if not isinstance(given, Mapping):
+        raise GraphError(f"{what} is a {type(given).__name__}; a dict is accepted")
+    return given.items()
+
+
+def require_name(what: str, name: Any) -> str:
+    if not isinstance(name, str):
+        raise GraphError(f"{what} has the key {name!r:.80}; names are accepted")
+    return name
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +345,7 @@ class GraphBatch:
 
     def __init__(self, graphs: Sequence[ArchGraph]) -> None:
         if not graphs:
-            raise ValueError("a batch of no graphs was given; one graph or more is accepted")
+            raise GraphError("a batch of no graphs was given; one graph or more is accepted")
         self.graphs = list(graphs)
         self.offsets = np.cumsum([0, *(len(graph) for graph in graphs)], dtype=np.int64)
         self.topologies: dict[int, Topology] = {}  # by cutoff
@@ -214,9 +366,11 @@ class GraphBatch:
         """Edges, levels and all shortest paths of at most `cutoff` hops, computed once.
 
         Raises:
-            ValueError: `cutoff` is not within 1 to 255, or the nodes of a graph are not in topological order.
+            GraphError: `cutoff` is not within 1 to 255.
         """
         if cutoff not in self.topologies:
+            if not is_size(cutoff) or not 1 <= cutoff <= 255:
+                raise GraphError(f"cutoff is {cutoff!r}; 1 to 255 hops are accepted")
             self.topologies[cutoff] = self.make_topology(cutoff)
         return self.topologies[cutoff]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import index as as_index
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import Dataset, Sampler
 
 from .. import _C
+from ..errors import ConfigError, NetworkIndexError
 from ..graph import ArchGraph
 from ..optional import import_optional
 from ..trace import trace
-from .files import PublishedFile
+from .files import DRAWN, PublishedFile
 from .genotype import GENOTYPES, Genotype
-from .network import Network
+from .network import MOST, Network
 from .space import args_of, genotype_of, graph_from, settings_of
 
 # The splits that are sampled, in the order of `Split` in csrc/search_space.hpp, and how many networks they have:
@@ -84,7 +85,7 @@ class DeepNet:
     def settings(self) -> _C.NetworkSettings:
         """All settings as C++ takes them."""
         if self.genotype is None:
-            raise ValueError(f"{self!r} has no genotype")
+            raise ConfigError(f"{self!r} has no genotype")
         return settings_of(
             genotype=self.genotype, num_classes=self.num_classes, is_imagenet_input=self.large_images, **self.args
         )
@@ -140,9 +141,29 @@ def make_resnet50(num_classes: int, large_images: bool, options: dict[str, Any])
 
     models = import_optional("torchvision.models", "the predefined ResNet-50 needs")
     if options:
-        raise ValueError(f"a ResNet-50 takes no {', '.join(options)}")
+        raise ConfigError(f"a ResNet-50 takes no {', '.join(options)}")
     model: nn.Module = models.resnet50(num_classes=num_classes)
     return model if large_images else adapt_to_small_images(model)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_seed(seed: object) -> None:
+    if not is_whole(seed) or not 0 <= seed < 1 << 64:
+        raise ConfigError(f"seed is {seed!r}; 0 to 2^64 - 1 is accepted")
+
+
+def check_range(name: str, pair: object, most: int) -> None:
+    """A range from which channels or widths of training networks are drawn."""
+    match pair:
+        case [int(first), int(last)] if 8 <= first <= last <= most and first % 2 == 0:
+            return
+    step = CHANNEL_STEP if name == "num_ch" else FC_STEP
+    raise ConfigError(
+        f"{name} is {pair!r}; (first, last) with an even first >= 8 and last <= {most}, in steps of {step}, is accepted"
+    )
 
 
 class DeepNets1M(Dataset[DeepNet]):
@@ -164,7 +185,7 @@ class DeepNets1M(Dataset[DeepNet]):
             64, that training networks get; large networks get few of either.
 
     Raises:
-        ValueError: an argument out of range.
+        ConfigError: an argument out of range.
         DatasetError: the files are not there, are not those of the data set, or are broken.
     """
 
@@ -180,15 +201,15 @@ class DeepNets1M(Dataset[DeepNet]):
         num_ch: tuple[int, int] = (16, 128),
         fc_dim: tuple[int, int] = (64, 512),
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split is {split!r}; {', '.join(SPLITS)} are accepted")
-        if not 0 <= seed < 1 << 64:
-            raise ValueError(f"seed is {seed}; 0 to 2^64 - 1 is accepted")
-        for name, (first, last), step in (("num_ch", num_ch, CHANNEL_STEP), ("fc_dim", fc_dim, FC_STEP)):
-            if not 8 <= first <= last or first % 2:
-                raise ValueError(
-                    f"{name} is {(first, last)}; (first, last) with an even first >= 8, in steps of {step}"
-                )
+        if not isinstance(split, str) or split not in SPLITS:
+            raise ConfigError(f"split is {split!r}; {', '.join(SPLITS)} are accepted")
+        check_seed(seed)
+        for name, pair, most in (("num_ch", num_ch, MOST["C"]), ("fc_dim", fc_dim, MOST["fc_dim"])):
+            check_range(name, pair, most)
+        if num_classes is not None and not (is_whole(num_classes) and 1 <= num_classes <= MOST["num_classes"]):
+            raise ConfigError(f"num_classes is {num_classes!r}; 1 to {MOST['num_classes']} are accepted")
+        if root is not None and not isinstance(root, (str, os.PathLike)):
+            raise ConfigError(f"root is a {type(root).__name__}; the path of a folder is accepted")
         self.split, self.seed, self.large_images = split, seed, large_images
         self.num_classes = (1000 if large_images else 10) if num_classes is None else num_classes
         self.ranges = (*num_ch, *fc_dim)
@@ -198,10 +219,10 @@ class DeepNets1M(Dataset[DeepNet]):
         there = len(PREDEFINED) if split == "predefined" else SIZES[split]
         if self.published is not None:
             there = len(self.published)
-        elif split != "predefined" and size is not None:
+        elif split != "predefined" and is_whole(size):
             there = max(there, size)  # sampling has no end
-        if size is not None and not 1 <= size <= there:
-            raise ValueError(f"size is {size}; the split {split} has {there} networks")
+        if size is not None and not (is_whole(size) and 1 <= size <= there):
+            raise ConfigError(f"size is {size!r}; the split {split} has {there} networks")
         self.size = there if size is None else size
 
     def __len__(self) -> int:
@@ -210,7 +231,7 @@ class DeepNets1M(Dataset[DeepNet]):
     def __getitem__(self, index: int) -> DeepNet:
         number = as_index(index)
         if not -self.size <= number < self.size:
-            raise IndexError(f"network {number} of the split {self.split} was asked for, which has {self.size}")
+            raise NetworkIndexError(f"network {number} of the split {self.split} was asked for, which has {self.size}")
         number %= self.size
         if self.split == "predefined":
             return self.predefined(number)
@@ -241,7 +262,7 @@ class DeepNets1M(Dataset[DeepNet]):
         assert self.published is not None
         genotype, args, num_params = self.published.network(index)
         if self.split == "train":
-            settings = settings_of(genotype=genotype, num_classes=self.num_classes, **{"C": 32, **args})
+            settings = settings_of(genotype=genotype, num_classes=self.num_classes, **{**DRAWN, **args})
             ranges = _C.TrainingRanges(*self.ranges)
             counts = num_params["cifar10"], num_params["imagenet"]
             _C.draw_widths(settings, *counts, self.seed, index, ranges, self.large_images)
@@ -282,10 +303,11 @@ class NodeBatchSampler(Sampler[list[int]]):
         world_size: int = 1,
     ) -> None:
         if batch_size < 1 or max_nodes < 1 or not 0 <= rank < world_size:
-            raise ValueError(
+            raise ConfigError(
                 f"batch_size is {batch_size}, max_nodes {max_nodes}, rank {rank} of {world_size}; positive sizes and a "
                 "rank below world_size are accepted"
             )
+        check_seed(seed)
         self.dataset, self.batch_size, self.max_nodes, self.shuffle = dataset, batch_size, max_nodes, shuffle
         self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
 
@@ -296,7 +318,7 @@ class NodeBatchSampler(Sampler[list[int]]):
         """The networks of this rank in this epoch."""
         if not self.shuffle:
             return range(self.rank, len(self.dataset), self.world_size)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % (1 << 64))
         shuffled: list[int] = torch.randperm(len(self.dataset), generator=generator)[
             self.rank :: self.world_size
         ].tolist()

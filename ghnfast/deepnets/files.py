@@ -22,11 +22,20 @@ from ..errors import DatasetError
 from ..graph import PRIMITIVES, ArchGraph
 from ..optional import import_optional
 from .genotype import Genotype
-from .space import FIELDS, PUBLISHED_NORM
+from .operations import is_norm
+from .space import FIELDS, PUBLISHED_NORM, settings_of
 
 EVALUATION = ("val", "test", "wide", "deep", "dense", "bnfree")
 NODE_FIELDS = 3  # of a row of `nodes`
+MOST_NODES = 10_000  # of a network; published ones have up to 1,017
+# What damaged and foreign files make of reading: h5py and JSON raise nearly anything.
+DAMAGE = (
+    ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, MemoryError, OSError,
+    RuntimeError,
+)  # fmt: skip
 DECODER = json.JSONDecoder()
+DRAWN = {"C": 32, "fc_dim": 256}  # what files leave open for training networks, with stand-ins
+IMAGE_SIZES = ("cifar10", "imagenet")  # the names of the numbers of parameters
 
 
 def open_hdf5(path: Path, mode: str = "r") -> Any:
@@ -39,7 +48,7 @@ def open_hdf5(path: Path, mode: str = "r") -> Any:
     h5py = import_optional("h5py", "files of DeepNets-1M need")
     try:
         return h5py.File(path, mode)
-    except OSError as error:
+    except DAMAGE as error:
         raise DatasetError(f"{path} cannot be opened as an HDF5 file: {error}") from error
 
 
@@ -74,7 +83,7 @@ class PublishedFile:
             self.offsets, self.nodes, tables = index_networks(text, split)
             self.primitives = table_of(tables["primitives_ext"])
             self.names = table_of(tables["unique_op_names"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except DAMAGE as error:
             raise DatasetError(f"{meta} does not describe the split {split} of DeepNets-1M: {error!r:.200}") from error
         self.opened: tuple[int, Any] | None = None
         group = self.group()
@@ -95,34 +104,42 @@ class PublishedFile:
         if self.opened is None or self.opened[0] != os.getpid():
             self.opened = os.getpid(), open_hdf5(self.path)
         file = self.opened[1]
-        if self.split not in file:
-            raise DatasetError(f"{self.path} has no split {self.split}; it has {', '.join(file) or 'none'}")
-        return file[self.split]
+        try:
+            found = file.get(self.split)
+            if hasattr(found, "keys"):  # else it is an array
+                return found
+            others = ", ".join(file) or "none"
+        except DAMAGE as error:
+            raise DatasetError(f"{self.path} is damaged: {error!r:.200}") from error
+        raise DatasetError(f"{self.path} has no split {self.split}; it has {others}")
 
     def network(self, index: int) -> tuple[Genotype, dict[str, Any], dict[str, int]]:
-        """The genotype, the other settings, and the numbers of parameters of a network."""
-        with open(self.meta, "rb") as file:
-            file.seek(self.offsets[index])
-            content = file.read(self.offsets[index + 1] - self.offsets[index])
+        """The genotype, the other settings, and the numbers of parameters of a network.
+
+        Raises:
+            DatasetError: they are damaged, or settings that no network can have.
+        """
         try:
+            with open(self.meta, "rb") as file:
+                file.seek(self.offsets[index])
+                content = file.read(self.offsets[index + 1] - self.offsets[index])
             found, _ = DECODER.raw_decode(content.decode("latin-1"))
-            args = {field: found[field] for field in FIELDS if field in found}
-            args["norm"] = PUBLISHED_NORM if args["norm"] else None
-            return Genotype.of(found["genotype"]), args, {name: int(n) for name, n in found["num_params"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            args = {field: found[field] for field in FIELDS if field in found or field not in DRAWN}
+            args["norm"] = PUBLISHED_NORM if is_norm(args["norm"]) else None
+            genotype = Genotype.of(found["genotype"])
+            settings_of(genotype=genotype, num_classes=1, **{**DRAWN, **args})
+            return genotype, args, {size: count_of(found["num_params"][size]) for size in IMAGE_SIZES}
+        except DAMAGE as error:
             raise DatasetError(
-                f"network {index} of the split {self.split} in {self.meta} is broken: {error!r}"
+                f"network {index} of the split {self.split} in {self.meta} is broken: {error!r:.300}"
             ) from error
 
     def graph(self, index: int, settings: _C.NetworkSettings) -> ArchGraph:
         """The graph that the HDF5 file has of a network; the shapes are those of its settings."""
         try:
-            group = self.group()[str(index)]
-            distances, rows = np.asarray(group["adj"]), np.asarray(group["nodes"])
-            if distances.shape != (len(rows), len(rows)) or rows.shape != (len(rows), NODE_FIELDS):
-                raise ValueError(f"adj is {distances.shape}, nodes {rows.shape}")
+            distances, rows = read_arrays(self.group()[str(index)])
             return make_graph(distances == 1, rows, self.primitives, self.names, dict(settings.parameters()))
-        except (KeyError, ValueError, IndexError, OSError, RuntimeError) as error:
+        except DAMAGE as error:
             raise DatasetError(
                 f"the graph of network {index} of the split {self.split} in {self.path} is broken: {error}"
             ) from error
@@ -130,14 +147,36 @@ class PublishedFile:
 
 def table_of(entries: dict[str, str]) -> list[str]:
     """{"0": name, ...} as a list."""
-    return [entries[str(number)] for number in range(len(entries))]
+    names = [entries[str(number)] for number in range(len(entries))]
+    if not all(isinstance(name, str) for name in names):
+        raise DatasetError("a table has something else than names")
+    return names
+
+
+def count_of(value: object, most: int = 1 << 62) -> int:
+    if not isinstance(value, int) or not 1 <= value <= most:
+        raise DatasetError(f"a number is {value!r:.40}; 1 to {most} are accepted")
+    return value
+
+
+def read_arrays(group: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """`adj` and `nodes` of a network. Their sizes come first: HDF5 has huge arrays of nothing in a few bytes."""
+    adj, nodes = group["adj"], group["nodes"]
+    count = nodes.shape[0]
+    if nodes.shape != (count, NODE_FIELDS) or adj.shape != (count, count) or not 1 <= count <= MOST_NODES:
+        raise DatasetError(
+            f"adj is {adj.shape}, nodes {nodes.shape}; (n, n) and (n, {NODE_FIELDS}), n up to {MOST_NODES}, are taken"
+        )
+    if adj.dtype.kind not in "iu" or nodes.dtype.kind not in "iu":
+        raise DatasetError(f"adj is {adj.dtype}, nodes {nodes.dtype}; whole numbers are accepted")
+    return np.asarray(adj), np.asarray(nodes).astype(np.int64)
 
 
 def index_networks(text: str, split: str) -> tuple[array[int], array[int], dict[str, Any]]:
     """Where the settings of each network stand in a JSON file, how many nodes each has, and the split's tables.
 
     Raises:
-        ValueError, KeyError: the file has another layout.
+        DatasetError, or another of DAMAGE: the file has another layout.
     """
     offsets, nodes = array("q"), array("q")
     tables: dict[str, Any] = {}
@@ -145,7 +184,7 @@ def index_networks(text: str, split: str) -> tuple[array[int], array[int], dict[
     def read_network(at: int) -> int:
         found, end = DECODER.raw_decode(text, at)
         offsets.append(at)
-        nodes.append(int(found["num_nodes"]))
+        nodes.append(count_of(found["num_nodes"], MOST_NODES))
         return end
 
     def read_split(key: str, at: int) -> int:
@@ -163,7 +202,7 @@ def index_networks(text: str, split: str) -> tuple[array[int], array[int], dict[
 
     walk_dict(text, skip_space(text, 0), read_file)
     if not offsets:
-        raise KeyError(split)
+        raise DatasetError(f"it has no networks of the split {split}")
     return offsets, nodes, tables["meta"]
 
 
@@ -176,7 +215,7 @@ def skip_space(text: str, at: int) -> int:
 def expect(text: str, at: int, character: str) -> int:
     at = skip_space(text, at)
     if text[at : at + 1] != character:
-        raise ValueError(f"{character!r} was expected at byte {at}")
+        raise DatasetError(f"{character!r} was expected at byte {at}")
     return skip_space(text, at + 1)
 
 
@@ -204,6 +243,8 @@ def walk_dict(text: str, at: int, read: Callable[[str, int], int]) -> int:
     return walk_items(text, at, "{}", read_pair)
 
 
+ROOTS = {PRIMITIVES.index(name) for name in ("input", "pos_enc")}
+
 # Graphs ---------------------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +254,7 @@ def primitive_of(name: str) -> int:
     for primitive in PRIMITIVES:
         if name == primitive or name.startswith(f"{primitive}_"):
             return PRIMITIVES.index(primitive)
-    raise ValueError(f"there is no primitive {name!r}")
+    raise DatasetError(f"there is no primitive {name!r}")
 
 
 def parameter_name(name: str, cell: int) -> str:
@@ -234,13 +275,25 @@ def make_graph(
     names: list[str],
     shapes: dict[str, tuple[int, ...]],
 ) -> ArchGraph:
-    """A graph from a file's matrix and rows of nodes, and the shapes of the network's parameters."""
+    """A graph from a file's matrix and rows of nodes, and the shapes of the network's parameters.
+
+    Raises:
+        DatasetError: a row has no entry in a table, or nodes are not connected or not in topological order.
+    """
+    for what, numbers, table in (("primitive", rows[:, 0], primitives), ("name", rows[:, 2], names)):
+        if numbers.min() < 0 or numbers.max() >= len(table):
+            raise DatasetError(
+                f"a node has a {what} from {numbers.min()} to {numbers.max()}; the table has {len(table)}"
+            )
     edges = np.argwhere(adjacent)
     order, levels = sort_by_level(len(rows), edges)
     position = np.argsort(order)
     placed_edges: NDArray[np.int32] = position[edges].astype(np.int32)
     placed_edges = placed_edges[np.lexsort((placed_edges[:, 0], placed_edges[:, 1]))]
     kinds = np.array([primitive_of(primitives[kind]) for kind in rows[order, 0].tolist()], dtype=np.int8)
+    roots = np.setdiff1d(np.arange(len(rows)), placed_edges[:, 1])
+    if not set(kinds[roots].tolist()) <= ROOTS:
+        raise DatasetError("a node has no edge that leads to it, and is neither an input nor a position encoding")
     weights: list[str | None] = []
     norm_biases: list[str | None] = []
     node_shapes: list[tuple[int, ...] | None] = []
@@ -255,7 +308,7 @@ def make_graph(
     placed = {name: shapes[name] for name in (*weights, *norm_biases) if name is not None}
     last = [node for node, name in enumerate(weights) if name is not None and name.startswith("classifier.")]
     if len(last) < 2:
-        raise ValueError("it has no classification layer")
+        raise DatasetError("it has no classification layer")
     return ArchGraph(
         primitives=kinds,
         edges=placed_edges,
@@ -274,10 +327,10 @@ def sort_by_level(nodes: int, edges: NDArray[np.int64]) -> tuple[NDArray[np.int6
     """The nodes in order of the longest path to them, and how long that is.
 
     Raises:
-        ValueError: an edge does not lead to a later node.
+        DatasetError: an edge does not lead to a later node.
     """
     if (edges[:, 0] >= edges[:, 1]).any():
-        raise ValueError("its nodes are not in topological order")
+        raise DatasetError("its nodes are not in topological order")
     level = [0] * nodes
     for source, target in edges[np.argsort(edges[:, 1], kind="stable")].tolist():
         level[target] = max(level[target], level[source] + 1)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any
 
+from ..errors import ConfigError
+
 Edge = tuple[str, int]
 
 # The published sampler draws operations by their position in this list, so the order is part of the search space.
@@ -33,6 +35,7 @@ OPERATIONS: tuple[str, ...] = (
     "cse",
 )
 
+MOST_STEPS = 32  # of a cell; published ones have up to 4 (DARTS) and 10
 _FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 
 
@@ -52,7 +55,7 @@ class Genotype:
         reduce_concat: the states that the reduction cell concatenates.
 
     Raises:
-        ValueError: an unknown operation, a state out of range, an odd number of edges, or an empty list.
+        ConfigError: an unknown operation, a state out of range, an odd number of edges, or an empty list.
     """
 
     normal: tuple[Edge, ...]
@@ -82,16 +85,18 @@ class Genotype:
                 ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., ...)``.
 
         Raises:
-            ValueError: the mapping misses a field or has another one, a field is invalid, or the text is neither a name
-                nor a genotype.
+            ConfigError: the mapping misses a field or has another one, a field is invalid, or the text is neither a
+                name nor a genotype.
         """
         if isinstance(source, cls):
             return source
         if isinstance(source, str):
             return GENOTYPES[source] if source in GENOTYPES else cls(**_fields_in(source))
         if not isinstance(source, Mapping) or set(source) != set(_FIELDS):
-            given = sorted(source) if isinstance(source, Mapping) else type(source).__name__
-            raise ValueError(f"a genotype is a Genotype or a mapping with the keys {', '.join(_FIELDS)}, given {given}")
+            given = sorted(map(str, source)) if isinstance(source, Mapping) else type(source).__name__
+            raise ConfigError(
+                f"a genotype is a Genotype or a mapping with the keys {', '.join(_FIELDS)}, given {given}"
+            )
         return cls(**source)
 
     def as_dict(self) -> dict[str, Any]:
@@ -117,14 +122,14 @@ def _fields_in(text: str) -> dict[str, Any]:
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "Genotype":
-            raise ValueError("it is not a call of Genotype")
+            raise ConfigError("it is not a call of Genotype")
         names = [*_FIELDS[: len(call.args)], *(keyword.arg for keyword in call.keywords)]
         if sorted(map(str, names)) != sorted(_FIELDS):
-            raise ValueError(f"its fields are {', '.join(map(str, names))}")
+            raise ConfigError(f"its fields are {', '.join(map(str, names))}")
         values = [*call.args, *(keyword.value for keyword in call.keywords)]
         return {str(name): _literal(value) for name, value in zip(names, values, strict=True)}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise ValueError(
+        raise ConfigError(
             f"{text!r:.100} is no genotype ({error}); accepted are {', '.join(GENOTYPES)}, and "
             "Genotype(normal=[(operation, state), ...], normal_concat=[...], reduce=[...], reduce_concat=[...])"
         ) from error
@@ -134,34 +139,45 @@ def _literal(value: ast.expr) -> Any:
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "range":
         bounds = [ast.literal_eval(bound) for bound in value.args]
         if value.keywords or not all(isinstance(bound, int) and abs(bound) <= 1000 for bound in bounds):
-            raise ValueError("a range has small whole numbers")
+            raise ConfigError("a range has small whole numbers")
         return list(range(*bounds))
     return ast.literal_eval(value)
 
 
 def _parse_edges(field: str, edges: Iterable[Sequence[str | int]]) -> tuple[Edge, ...]:
-    parsed = tuple(_parse_edge(f"{field}[{position}]", edge, position // 2) for position, edge in enumerate(edges))
-    if not parsed or len(parsed) % 2:
-        raise ValueError(f"{field}: a cell has two edges for each of its steps, one or more, given {len(parsed)} edges")
-    return parsed
+    given = _listed(field, edges)
+    if not given or len(given) % 2:
+        raise ConfigError(f"{field}: a cell has two edges for each of its steps, one or more, given {len(given)} edges")
+    if len(given) > 2 * MOST_STEPS:
+        raise ConfigError(f"{field}: a cell of a genotype has at most {MOST_STEPS} steps, given {len(given)} edges")
+    return tuple(_parse_edge(f"{field}[{position}]", edge, position // 2) for position, edge in enumerate(given))
+
+
+def _listed(field: str, given: Iterable[Any]) -> list[Any]:
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise ConfigError(f"{field} of a genotype is a list, given {given!r:.80}")
+    return list(given)
 
 
 def _parse_edge(place: str, edge: Sequence[str | int], step: int) -> Edge:
     if isinstance(edge, str) or not isinstance(edge, Sequence) or len(edge) != 2:
-        raise ValueError(f"{place}: an edge is a pair (operation, state), given {edge!r}")
+        raise ConfigError(f"{place}: an edge is a pair (operation, state), given {edge!r}")
     name, state = edge
-    if name not in OPERATIONS:
-        raise ValueError(f"{place}: unknown operation {name!r}, accepted are {', '.join(OPERATIONS)}")
+    if not isinstance(name, str) or name not in OPERATIONS:
+        raise ConfigError(f"{place}: unknown operation {name!r}, accepted are {', '.join(OPERATIONS)}")
     return str(name), _parse_state(place, state, first=0, last=1 + step, reader=f"step {step} can read")
 
 
 def _parse_concat(field: str, concat: Iterable[int], steps: int) -> tuple[int, ...]:
     last = 1 + steps
     states = tuple(
-        _parse_state(field, state, first=2, last=last, reader="the cell can concatenate") for state in concat
+        _parse_state(field, state, first=2, last=last, reader="the cell can concatenate")
+        for state in _listed(field, concat)
     )
     if not states:
-        raise ValueError(f"{field}: the cell must concatenate one or more of states 2 to {last}, given none")
+        raise ConfigError(f"{field}: the cell must concatenate one or more of states 2 to {last}, given none")
+    if len(states) > MOST_STEPS:
+        raise ConfigError(f"{field}: the cell can concatenate at most {MOST_STEPS} states, given {len(states)}")
     return states
 
 
@@ -171,7 +187,7 @@ def _parse_state(place: str, state: object, *, first: int, last: int, reader: st
     except TypeError:
         number = -1
     if not first <= number <= last:
-        raise ValueError(f"{place}: {reader} states {first} to {last}, given {state!r}")
+        raise ConfigError(f"{place}: {reader} states {first} to {last}, given {state!r}")
     return number
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghnfast.deepnets.genotype import Edge, Genotype
-from ghnfast.deepnets.operations import (
+from ..errors import ConfigError
+from .genotype import Edge, Genotype
+from .operations import (
     FactorizedReduce,
     PositionEncoding,
     Subsample,
@@ -62,7 +63,7 @@ class Network(nn.Module):
             first. Skip connections are never dropped.
 
     Raises:
-        ValueError: settings that are out of range or cannot work together.
+        ConfigError: settings that are out of range or cannot work together.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class Network(nn.Module):
         super().__init__()
         genotype = Genotype.of(genotype)
         check_settings(genotype, num_classes, C, n_cells, ks, stem_type, preproc, C_mult, fc_layers, fc_dim)
+        switches = {"is_imagenet_input": is_imagenet_input, "stem_pool": stem_pool, "glob_avg": glob_avg}
+        check_switches(**switches, preproc=preproc, is_vit=is_vit, auxiliary=auxiliary)
 
         self.genotype = genotype
         self.input_shape = (3, 224, 224) if is_imagenet_input else (3, 32, 32)
@@ -191,7 +194,7 @@ class Network(nn.Module):
             where a ``none`` operation leaves it without input.
 
         Raises:
-            ValueError: ``none`` operations cut every path, so there is no output; or ``drop_path_prob`` is invalid.
+            ConfigError: ``none`` operations cut every path, so there is no output; or ``drop_path_prob`` is invalid.
         """
         older, newer = self._stem_states(images)
         auxiliary_logits = None
@@ -200,7 +203,7 @@ class Network(nn.Module):
             if self.training and position == self.auxiliary_cell and newer is not None:
                 newer, auxiliary_logits = self._apply_auxiliary_head(newer)
         if newer is None:
-            raise ValueError(f"the network has no output, as 'none' operations cut every path of its {self.genotype}")
+            raise ConfigError(f"the network has no output, as 'none' operations cut every path of its {self.genotype}")
         return self.classifier(self.global_pooling(newer).flatten(1)), auxiliary_logits
 
     def _stem_states(self, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -304,7 +307,7 @@ class AuxiliaryHead(nn.Sequential):
     not normalized, which started as an oversight in DARTS and was kept for comparisons.
 
     Raises:
-        ValueError: a side other than 8 and 4 for 32 x 32 input, other than 7 for 224 x 224 input.
+        ConfigError: a side other than 8 and 4 for 32 x 32 input, other than 7 for 224 x 224 input.
     """
 
     def __init__(self, channels: int, num_classes: int, side: int, is_imagenet_input: bool, norm: str | None) -> None:
@@ -312,7 +315,7 @@ class AuxiliaryHead(nn.Sequential):
         # Side of the input: kernel and stride of the average pooling.
         accepted = {7: (5, 2)} if is_imagenet_input else {8: (5, 3), 4: (2, 2)}
         if side not in accepted:
-            raise ValueError(
+            raise ConfigError(
                 f"auxiliary=True needs features of side {' or '.join(map(str, accepted))} in cell 2 * n_cells // 3, "
                 f"but stem_type, stem_pool, is_vit and n_cells make it {side} for is_imagenet_input={is_imagenet_input}"
             )
@@ -373,6 +376,31 @@ def _concatenate(states: list[Tensor | None]) -> Tensor | None:
     return torch.cat(present, dim=1)
 
 
+# What keeps the number of all parameters below 2^63, and graphs in memory. Published networks have up to 36 cells and
+# 1,216 channels.
+MOST = {
+    "num_classes": 1 << 24,
+    "C": 1 << 13,
+    "n_cells": 1000,
+    "C_mult": 8,
+    "ks": 255,
+    "stem_type": 1 << 31,
+    "fc_layers": 100,
+    "fc_dim": 1 << 16,
+}
+
+
+def check_switches(**given: bool | None) -> None:
+    """The checks of a `Network`'s arguments that are true or false; `is_vit` may be None, too.
+
+    Raises:
+        ConfigError: something else was given.
+    """
+    for name, value in given.items():
+        if not isinstance(value, bool) and not (value is None and name == "is_vit"):
+            raise ConfigError(f"{name} must be True or False, given {value!r:.80}")
+
+
 def check_settings(
     genotype: Genotype,
     num_classes: int,
@@ -388,21 +416,23 @@ def check_settings(
     """The checks of a `Network`'s arguments.
 
     Raises:
-        ValueError: settings that are out of range or cannot work together.
+        ConfigError: settings that are out of range or cannot work together.
     """
-    for name, value in {"num_classes": num_classes, "C": C, "n_cells": n_cells, "C_mult": C_mult}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, given {value}")
-    if ks < 1 or ks % 2 == 0:
-        raise ValueError(f"ks must be odd and positive, given {ks}")
+    given = {"num_classes": num_classes, "C": C, "n_cells": n_cells, "C_mult": C_mult, "ks": ks}
+    for name, value in {**given, "stem_type": stem_type, "fc_layers": fc_layers, "fc_dim": fc_dim}.items():
+        least = 0 if name in ("stem_type", "fc_layers", "fc_dim") else 1
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{name} must be {least} or more, given {value!r:.80}")
+        if value > MOST[name]:
+            raise ConfigError(f"{name} must be {MOST[name]} or less, given {value}")
+    if ks % 2 == 0:
+        raise ConfigError(f"ks must be odd and positive, given {ks}")
     if stem_type not in (0, 1):
-        raise ValueError(f"stem_type must be 0 (one convolution) or 1 (the ImageNet stem of DARTS), given {stem_type}")
+        raise ConfigError(f"stem_type must be 0 (one convolution) or 1 (the ImageNet stem of DARTS), given {stem_type}")
     if stem_type == 1 and C < 2:
-        raise ValueError(f"C must be 2 or more with stem_type 1, whose first layer has C // 2 channels, given {C}")
-    if fc_layers < 0:
-        raise ValueError(f"fc_layers must be 0 or more, given {fc_layers}")
+        raise ConfigError(f"C must be 2 or more with stem_type 1, whose first layer has C // 2 channels, given {C}")
     if fc_layers > 1 and fc_dim < 1:
-        raise ValueError(f"fc_dim must be 1 or more where fc_layers is more than 1, given {fc_dim}")
+        raise ConfigError(f"fc_dim must be 1 or more where fc_layers is more than 1, given {fc_dim}")
     if not preproc:
         _check_constant_channels(genotype, C_mult)
 
@@ -410,7 +440,7 @@ def check_settings(
 def _check_constant_channels(genotype: Genotype, C_mult: int) -> None:
     concatenated = max(len(genotype.normal_concat), len(genotype.reduce_concat))
     if C_mult > 1 or concatenated > 1:
-        raise ValueError(
+        raise ConfigError(
             "preproc=False needs constant channels, so C_mult=1 and one concatenated state in each cell, "
             f"given C_mult={C_mult} and {concatenated} concatenated states"
         )

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ConfigError
+
 
 def normalization(norm: str | None, channels: int) -> nn.Module:
     """The layer that ``norm`` names: the identity for None, "" and "none", batch normalization for "bn...".
@@ -23,7 +25,7 @@ def normalization(norm: str | None, channels: int) -> nn.Module:
     own statistics, also in evaluation mode.
 
     Raises:
-        ValueError: any other ``norm``.
+        ConfigError: any other ``norm``.
     """
     return nn.BatchNorm2d(channels, track_running_stats="track" in str(norm)) if is_norm(norm) else nn.Identity()
 
@@ -32,13 +34,13 @@ def is_norm(norm: str | None) -> bool:
     """Whether ``norm`` names batch normalization, or none.
 
     Raises:
-        ValueError: it names neither.
+        ConfigError: it names neither.
     """
     if norm in (None, "", "none"):
         return False
     if isinstance(norm, str) and norm.startswith("bn"):
         return True
-    raise ValueError(f"norm must be None, '', 'none' or a name that starts with 'bn' (bn, bn-track), given {norm!r}")
+    raise ConfigError(f"norm must be None, '', 'none' or a name that starts with 'bn' (bn, bn-track), given {norm!r}")
 
 
 def convolution(
@@ -103,13 +105,13 @@ class FactorizedReduce(nn.Module):
     Half of the channels read the pixels of even rows and columns, half those of odd ones.
 
     Raises:
-        ValueError: ``out_channels`` is odd.
+        ConfigError: ``out_channels`` is odd.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm: str | None) -> None:
         super().__init__()
         if out_channels % 2:
-            raise ValueError(f"a factorized reduction needs an even number of channels (C), given {out_channels}")
+            raise ConfigError(f"a factorized reduction needs an even number of channels (C), given {out_channels}")
         self.relu = nn.ReLU()
         self.conv_1 = convolution(in_channels, out_channels // 2, 1, 2)
         self.conv_2 = convolution(in_channels, out_channels // 2, 1, 2)
@@ -147,13 +149,13 @@ class ChannelGate(nn.Module):
     sigmoid, and the bottleneck has C / 2 channels.
 
     Raises:
-        ValueError: fewer than 2 channels.
+        ConfigError: fewer than 2 channels.
     """
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         if channels < 2:
-            raise ValueError(f"the operation cse needs 2 channels (C) or more, given {channels}")
+            raise ConfigError(f"the operation cse needs 2 channels (C) or more, given {channels}")
         self.stride = stride
         self.fc1 = nn.Linear(channels, channels // 2)
         self.fc2 = nn.Linear(channels // 2, channels)
@@ -184,7 +186,7 @@ class SelfAttention(nn.Module):
     channels, then ``y + ff(ln2(y))`` (Dosovitskiy et al., Equations 2 and 3).
 
     Raises:
-        ValueError: fewer channels than heads.
+        ConfigError: fewer channels than heads.
     """
 
     HEADS = 8
@@ -192,7 +194,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         if channels < self.HEADS:
-            raise ValueError(f"the operation msa needs {self.HEADS} channels (C) or more, given {channels}")
+            raise ConfigError(f"the operation msa needs {self.HEADS} channels (C) or more, given {channels}")
         head_channels = channels // self.HEADS
         self.stride = stride
         self.scale = head_channels**-0.5
@@ -265,7 +267,7 @@ def build_operation(name: str, channels: int, stride: int, norm: str | None) -> 
     It maps ``(N, channels, H, W)`` to ``(N, channels, H / stride, W / stride)``.
 
     Raises:
-        ValueError: too few channels for the operation, or an odd number where it halves them.
+        ConfigError: too few channels for the operation, or an odd number where it halves them.
     """
     return _BUILDERS[name](channels, stride, norm)
 
@@ -276,9 +278,9 @@ def drop_path(images: Tensor, probability: float) -> Tensor:
     Source: Larsson et al., "FractalNet", ICLR 2017, Section 3.1, as DARTS trains its networks.
 
     Raises:
-        ValueError: the probability is not in [0, 1).
+        ConfigError: the probability is not in [0, 1).
     """
     if not 0 <= probability < 1:
-        raise ValueError(f"drop_path_prob must be at least 0 and less than 1, given {probability}")
+        raise ConfigError(f"drop_path_prob must be at least 0 and less than 1, given {probability}")
     kept = images.new_empty(len(images), 1, 1, 1).bernoulli_(1 - probability)
     return images / (1 - probability) * kept

@@ -9,10 +9,11 @@ import inspect
 from typing import Any
 
 from .. import _C
+from ..errors import ConfigError
 from ..graph import ArchGraph
 from ..tracing.tracer import Fate, fate_reason
 from .genotype import OPERATIONS, Genotype
-from .network import Network, check_settings
+from .network import Network, check_settings, check_switches
 from .operations import is_norm
 
 # The arguments of `Network` that the published data set has, and what C++ calls them.
@@ -34,6 +35,7 @@ PUBLISHED_NORM = "bnorm"
 SIGNATURE = inspect.signature(Network)
 SIGNATURE = SIGNATURE.replace(parameters=[p for name, p in SIGNATURE.parameters.items() if name != "auxiliary"])
 CHECKED = [name for name in inspect.signature(check_settings).parameters if name != "genotype"]
+SWITCHES = ("is_imagenet_input", "stem_pool", "glob_avg", "preproc", "is_vit")
 NUMBER_OF = {name: number for number, name in enumerate(OPERATIONS)}
 
 
@@ -42,13 +44,14 @@ def settings_of(**args: Any) -> _C.NetworkSettings:
 
     Raises:
         TypeError: an argument that `Network` does not have, or one that it needs is missing.
-        ValueError: settings that are out of range or cannot work together.
+        ConfigError: settings that are out of range or cannot work together.
     """
     bound = SIGNATURE.bind(**args)
     bound.apply_defaults()
     given = bound.arguments
     genotype = Genotype.of(given["genotype"])
     check_settings(genotype, **{name: given[name] for name in CHECKED})
+    check_switches(**{name: given[name] for name in SWITCHES})
     settings = _C.NetworkSettings()
     settings.set_cells(
         numbered(genotype.normal), genotype.normal_concat, numbered(genotype.reduce), genotype.reduce_concat
@@ -86,7 +89,7 @@ def graph_of(**args: Any) -> ArchGraph:
         args: those of `Network`, but for `auxiliary`, whose head has no part in evaluation.
 
     Raises:
-        ValueError: settings that are out of range or cannot work together, or `none` operations cut every path.
+        ConfigError: settings that are out of range or cannot work together, or `none` operations cut every path.
     """
     return graph_from(settings_of(**args))
 
@@ -94,7 +97,7 @@ def graph_of(**args: Any) -> ArchGraph:
 def graph_from(settings: _C.NetworkSettings) -> ArchGraph:
     found = settings.graph()
     if found is None:
-        raise ValueError(
+        raise ConfigError(
             f"the network has no output, as 'none' operations cut every path of its {genotype_of(settings)}"
         )
     primitives, edges, levels, shapes, weights, norm_biases, parameter_shapes, fates, weight, bias = found
@@ -109,4 +112,5 @@ def graph_from(settings: _C.NetworkSettings) -> ArchGraph:
         classifier_bias=bias if bias >= 0 else None,
         parameter_shapes=parameter_shapes,
         skipped={name: fate_reason(Fate(fate) if fate >= 0 else None) for name, fate in fates.items()},
+        check=False,
     )

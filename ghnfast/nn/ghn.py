@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import _C, checkpoint
-from ..errors import CheckpointError, DomainWarning, PredictError
+from ..errors import CheckpointError, ConfigError, DomainWarning, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..ops.backend import as_arrays, backend_for, is_plain
 from ..ops.decode import PRECISIONS, DecodeSource, NotFinite, decode, decode_into, decode_to
@@ -80,7 +80,7 @@ class GHN(nn.Module):
         hid: the width of node states; a multiple of 4.
 
     Raises:
-        ValueError: an argument has no meaning; the message says what is accepted.
+        ConfigError: an argument has no meaning; the message says what is accepted.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class GHN(nn.Module):
         check_config(max_shape, num_classes, hypernet, decoder, hid)
         for name, value in (("weight_norm", weight_norm), ("ve", ve), ("layernorm", layernorm)):
             if not isinstance(value, bool):
-                raise ValueError(f"{name} is {value!r}; True and False are accepted")
+                raise ConfigError(f"{name} is {value!r}; True and False are accepted")
         rows, columns, height, width = (int(size) for size in max_shape)
         shape = (rows, columns, height, width)
         self.config = {
@@ -139,7 +139,7 @@ class GHN(nn.Module):
     @precision.setter
     def precision(self, value: str) -> None:
         if value not in PRECISIONS:
-            raise ValueError(f"precision is {value!r}; {', '.join(map(repr, PRECISIONS))} are accepted")
+            raise ConfigError(f"precision is {value!r}; {', '.join(map(repr, PRECISIONS))} are accepted")
         self.rounding = value
 
     # Prediction ----------------------------------------------------------------------------------------------------
@@ -473,18 +473,28 @@ def as_list(accepted: Any, given: Any, what: str) -> list[Any]:
     return items
 
 
+MOST_CLASSES = 1 << 22  # there is a row for each number of channels up to it
+MOST_ELEMENTS = 1 << 33
+
+
 def check_config(max_shape: Sequence[int], num_classes: int, hypernet: str, decoder: str, hid: int) -> None:
     sizes = list(max_shape) if isinstance(max_shape, (tuple, list)) else []
     if len(sizes) != 4 or not all(is_count(size) for size in sizes) or sizes[2] != sizes[3]:
-        raise ValueError(f"max_shape is {max_shape}; four positive sizes (out, in, S, S) are accepted")
-    if not is_count(num_classes):
-        raise ValueError(f"num_classes is {num_classes!r}; an integer of 1 or more is accepted")
+        raise ConfigError(f"max_shape is {max_shape}; four positive sizes (out, in, S, S) are accepted")
+    if not is_count(num_classes) or num_classes > MOST_CLASSES:
+        raise ConfigError(f"num_classes is {num_classes!r}; an integer of 1 to {MOST_CLASSES} is accepted")
     if hypernet not in ("gatedgnn", "mlp"):
-        raise ValueError(f"hypernet is {hypernet!r}; 'gatedgnn' and 'mlp' are accepted")
+        raise ConfigError(f"hypernet is {hypernet!r}; 'gatedgnn' and 'mlp' are accepted")
     if decoder != "conv":
-        raise ValueError(f"decoder is {decoder!r}; 'conv' is accepted")
+        raise ConfigError(f"decoder is {decoder!r}; 'conv' is accepted")
     if not is_count(hid) or hid % 4:
-        raise ValueError(f"hid is {hid!r}; a positive multiple of 4 is accepted")
+        raise ConfigError(f"hid is {hid!r}; a positive multiple of 4 is accepted")
+    # The two largest layers: the first of the decoder of kernels, and its last.
+    if (elements := 4 * hid * hid * sizes[2] ** 2 + 8 * hid * sizes[0] * sizes[1]) > MOST_ELEMENTS:
+        raise ConfigError(
+            f"max_shape is {tuple(sizes)} and hid is {hid}, which is {elements} weights; at most {MOST_ELEMENTS} are "
+            "accepted"
+        )
 
 
 def is_count(value: Any) -> bool:

@@ -133,6 +133,8 @@ def slots_of(graph: ArchGraph) -> Slots:
     skipped = dict(graph.skipped)
     seen = set(skipped)
     shapes = graph.parameter_shapes
+    if not shapes and any(graph.params):
+        raise PredictError("the graph does not have the shapes of its parameters; a graph of ghnfast.trace is accepted")
     rows = zip(graph.weights, graph.norm_biases, graph.primitives.tolist(), strict=True)
     for node, (weight, norm_bias, primitive) in enumerate(rows):
         for name, role in ((weight, ROLES[primitive]), (norm_bias, BIAS)):

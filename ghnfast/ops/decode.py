@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .. import _C
-from ..errors import BackendError, PredictError
+from ..errors import BackendError, ConfigError, PredictError
 from ..graph import PREDICTED_DTYPES
 from .backend import as_arrays, autocasts, backend_for, is_capturing, is_plain, kept_for_capture, uploaded
 
@@ -425,7 +425,7 @@ def decode_to(
 def check_sizes(outputs: Sequence[Tensor], table: NDArray[np.int64]) -> None:
     """What writes to memory writes what the table says."""
     if [output.numel() for output in outputs] != sizes_of(table).tolist():
-        raise ValueError("the sizes of the outputs differ from those of the targets")
+        raise ConfigError("the sizes of the outputs differ from those of the targets")
 
 
 @decode_into_op.register_fake
