@@ -86,7 +86,7 @@ def adaptive_pool(tracer: Tracer, x: Tensor, value: Value, size: Any, dimensions
     if x.ndim not in (dimensions + 1, dimensions + 2):
         raise ShapeError(f"a {dimensions}-D adaptive pool cannot read an input of shape {tuple(x.shape)}")
     sizes = (size,) * dimensions if isinstance(size, int) or size is None else tuple(size)
-    plane = tuple(int(sizes[i] or x.shape[i - dimensions]) for i in range(dimensions))
+    plane = tuple(x.shape[i - dimensions] if (side := sizes[i]) is None else int(side) for i in range(dimensions))
     operation = tracer.emit(kinds[max(plane) == 1], [value.operation])
     return tracer.new((*x.shape[:-dimensions], *plane), x, operation, x.ndim - dimensions - 1)
 

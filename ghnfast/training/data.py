@@ -6,7 +6,6 @@ A batch is a function of the seed and its number, so that a run that is resumed 
 from __future__ import annotations
 
 import functools
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import TrainingError
+from ..files import in_words
 from ..optional import import_optional
+from .randomness import drawing_from
 
 # Mean and standard deviation of each channel, of values from 0 to 1.
 CIFAR_STATISTICS = (0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)
@@ -106,13 +107,24 @@ class ImagesInFolder(Images):
         return torch.tensor(self.dataset.targets)[self.indices]
 
     def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
-        state = random.getstate()
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            random.seed(seed)
-            pairs = [self.dataset[self.indices[index]] for index in indices]
-        random.setstate(state)
+        with drawing_from(seed):
+            pairs = [self.read(int(self.indices[index])) for index in indices]
         return torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        """An image as the data set transforms it.
+
+        Raises:
+            TrainingError: its file is not there, or damaged.
+        """
+        try:
+            image, label = self.dataset[index]
+        except Exception as error:  # whatever the libraries of image formats raise
+            raise TrainingError(
+                f"the image {self.dataset.samples[index][0]} cannot be read: {in_words(error)}; delete it, or put a "
+                "whole one there"
+            ) from error
+        return image, label
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +181,7 @@ def load_cifar(name: str, root: Path, validation: bool) -> ImageData:
     make = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
     try:
         train, test = (make(str(root), train=part, download=False) for part in (True, False))
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # whatever unpickling raises
         raise TrainingError(
             f"{name} cannot be read from {root}: {error}; this brings it there: python -c 'import ghnfast.vision; "
             f'from torchvision.datasets import {make.__name__}; {make.__name__}("{root}", download=True)\''
@@ -265,6 +277,10 @@ def load_folder(name: str, root: Path, validation: bool, size: int) -> ImageData
     kept, held = everything, everything[:0]
     if validation:
         wanted = 5000 if name == "imagenet" else len(train) // 10
+        if wanted >= len(train):
+            raise TrainingError(
+                f"{root / 'train'} has {len(train)} images, and {wanted} are held out for validation; more are accepted"
+            )
         inner, outer = stratified(torch.tensor(train.targets), wanted, MNIST_SEED)
         kept, held = inner.numpy(), outer.numpy()
     return ImageData(

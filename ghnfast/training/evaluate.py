@@ -6,6 +6,7 @@ Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), secti
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,11 +25,14 @@ from ..errors import TrainingError
 from ..nn import GHN
 from .data import BIG, Batches, ImageData, Images
 from .networks import main_logits, placed
+from .randomness import drawing_from
 
 STATISTICS = ("batch", "recalibrated")
 BATCH_SIZE = 64
 CALIBRATION_BATCHES = 16
 TOP = 5
+RATES = {"sgd": 0.025, "adam": 1e-3}
+MOST_SEED = (1 << 64) - 1
 EVALUATED = ("test", "wide", "deep", "dense", "bnfree", "predefined")
 Json = dict[str, Any]
 Progress = Callable[[int], object]
@@ -74,9 +78,11 @@ class Evaluation:
             raise TrainingError(f"limit is {self.limit}: the splits would be empty; 1 or more is accepted")
         if self.validation and self.data.val is None:
             raise TrainingError(f"{self.data.name} was loaded without validation images; it has to be loaded with them")
-        if self.batch_statistics not in STATISTICS:
-            names = " and ".join(map(repr, STATISTICS))
-            raise TrainingError(f"batch_statistics is {self.batch_statistics!r}; {names} are accepted")
+        if self.batch_size < 1:
+            raise TrainingError(f"batch_size is {self.batch_size}; 1 or more is accepted")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise TrainingError(f"seed is {self.seed}; 0 to 2^64 - 1 are accepted")
+        check_statistics(self.batch_statistics)
 
     def run(self, parameters: Parameters, device: torch.device) -> dict[str, Json]:
         """The results of networks that `parameters` gives parameters to."""
@@ -85,14 +91,15 @@ class Evaluation:
     def items_of(self, split: str) -> list[DeepNet]:
         large = self.data.input_shape[1] > 100
         dataset = DeepNets1M(split, self.root, seed=self.seed, large_images=large, num_classes=self.data.num_classes)
-        return [dataset[index] for index in range(min(self.limit or len(dataset), len(dataset)))]
+        count = len(dataset) if self.limit is None else min(self.limit, len(dataset))
+        return [dataset[index] for index in range(count)]
 
     def measure(self, items: Sequence[DeepNet], parameters: Parameters, device: torch.device) -> Json:
         images = self.data.val if self.validation and self.data.val is not None else self.data.test
         top1, top5, seconds = [], [], 0.0
         for item in items:
-            torch.manual_seed((self.seed * BIG + item.index) % (1 << 62))
-            network = item.build(self.data.num_classes).to(device)
+            with drawing_from(self.seed * BIG + item.index):
+                network = item.build(self.data.num_classes).to(device)
             start = time.perf_counter()
             parameters(item, network)
             seconds += time.perf_counter() - start
@@ -154,15 +161,18 @@ def baseline(
 
     Args:
         splits, options: see `Evaluation`.
-        optimizer: "sgd" (momentum 0.9) or "adam"; the rate, 0.025 or 0.001 by default, falls to zero with a cosine.
+        optimizer: "sgd" (momentum 0.9) or "adam"; its rate falls to zero with a cosine.
+        lr: the first rate; 0.025 or 0.001 by default.
         steps, epochs: how long, in batches of images or in passes over the training images.
 
     Raises:
         TrainingError: not exactly one of `steps` and `epochs` is given; or see `Evaluation`.
     """
     evaluation = Evaluation(data, splits, **options)
-    if optimizer not in ("sgd", "adam"):
+    if optimizer not in RATES:
         raise TrainingError(f"the optimizer is {optimizer!r}; 'sgd' and 'adam' are accepted")
+    if lr is not None and not 0 <= lr < math.inf:
+        raise TrainingError(f"lr is {lr!r}; 0 or more, or None for {RATES[optimizer]}, is accepted")
     if (steps > 0) == (epochs > 0) or min(steps, epochs) < 0:
         raise TrainingError(f"steps is {steps} and epochs is {epochs}; one positive number is accepted")
     batches = Batches(data.train, evaluation.batch_size, evaluation.seed)
@@ -182,7 +192,14 @@ def accuracies(
     batch_size: int = BATCH_SIZE,
     device: torch.device | str = "cpu",
 ) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy in percent; see `evaluate`."""
+    """Top-1 and top-5 accuracy in percent; see `evaluate`.
+
+    Raises:
+        TrainingError: there are no images, or no such batch statistics.
+    """
+    check_statistics(batch_statistics)
+    if not len(images):
+        raise TrainingError("there are no images to measure accuracy on; one or more is accepted")
     network.eval()
     if batch_statistics == "recalibrated":
         network = recalibrated(network, Batches(calibration, batch_size, 0), device)
@@ -194,6 +211,12 @@ def accuracies(
             right += torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()]).double()
     top1, top5 = (100 * right / len(images)).tolist()
     return top1, top5
+
+
+def check_statistics(name: str) -> None:
+    if name not in STATISTICS:
+        names = " and ".join(map(repr, STATISTICS))
+        raise TrainingError(f"batch_statistics is {name!r}; {names} are accepted")
 
 
 def batches_in_order(images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -247,23 +270,21 @@ def recalibrated(
     return network.eval()
 
 
-def fit(
-    network: nn.Module, batches: Batches, steps: int, optimizer: str = "sgd", lr: float | None = None, seed: int = 0
-) -> None:
-    """Train a network for some steps: the baseline."""
+def fit(network: nn.Module, batches: Batches, steps: int, optimizer: str = "sgd", lr: float | None = None) -> None:
+    """Train a network for some steps: the baseline; see there."""
     device = next(network.parameters()).device
     network.train()
+    rate = RATES[optimizer] if lr is None else lr
     if optimizer == "sgd":
-        made: torch.optim.Optimizer = torch.optim.SGD(
-            network.parameters(), lr or 0.025, momentum=0.9, weight_decay=3e-4
-        )
+        made: torch.optim.Optimizer = torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=3e-4)
     else:
-        made = torch.optim.Adam(network.parameters(), lr or 1e-3)
+        made = torch.optim.Adam(network.parameters(), rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, steps)
     for step in range(steps):
-        torch.manual_seed((batches.seed * BIG + step) % (1 << 62))
         images, labels = batches[step]
-        loss = F.cross_entropy(main_logits(network(placed(images, device))), labels.to(device))
+        with drawing_from(batches.seed * BIG + step):  # dropout
+            logits = main_logits(network(placed(images, device)))
+        loss = F.cross_entropy(logits, labels.to(device))
         made.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)

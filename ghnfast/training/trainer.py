@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoint import TrainedOn
 from ..deepnets import DeepNets1M
@@ -31,6 +31,7 @@ from ..predict import load
 from .config import TrainConfig
 from .data import BIG, Batches, ImageData, load_data
 from .networks import MetaBatch, MetaBatches, ahead, placed, run_network
+from .randomness import drawing_from
 from .start import start_from_identity
 
 CHECKPOINT, CONFIG, LOG, WEIGHTS = "checkpoint.pt", "config.toml", "log.jsonl", "ghn.safetensors"
@@ -155,8 +156,8 @@ class Trainer:
             ]
         losses, correct = [], []
         for network, parameters, place in zip(batch.networks, leaves, batch.places, strict=True):
-            torch.manual_seed(((self.config.seed * BIG + self.step) * BIG + place) % (1 << 62))  # dropout
-            with self.autocast():
+            seed = (self.config.seed * BIG + self.step) * BIG + place
+            with drawing_from(seed), self.autocast():  # dropout
                 logits = run_network(network.train(), parameters, images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
             self.scaler.scale(loss / batch.total).backward()
@@ -345,9 +346,9 @@ def make_ghn(config: TrainConfig, data: ImageData) -> GHN:
             wanted = ", ".join(str(given[name]) for name in differing)
             raise TrainingError(f"init is {config.init}, whose {found}; the configuration says {wanted}")
         return ghn.train()
-    torch.manual_seed(config.seed)
     try:
-        return GHN(num_classes=data.num_classes, **arguments)
+        with drawing_from(config.seed):
+            return GHN(num_classes=data.num_classes, **arguments)
     except ValueError as error:
         raise TrainingError(str(error)) from error
 
@@ -404,11 +405,43 @@ def make_batches(config: TrainConfig, data: ImageData) -> Batches:
 
 
 def image_stream(batches: Batches, config: TrainConfig, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of these steps, read in a thread, or in so many processes."""
     if config.workers == 0:
-        return ahead(batches, start, stop)
-    pinned = config.device != "cpu"
+        yield from ahead(batches, start, stop)
+        return
     order: Any = range(start, stop)
-    return iter(DataLoader(batches, batch_size=None, sampler=order, num_workers=config.workers, pin_memory=pinned))
+    loader = DataLoader(
+        Readable(batches),
+        batch_size=None,
+        sampler=order,
+        num_workers=config.workers,
+        pin_memory=config.device != "cpu",
+        generator=torch.Generator(),  # of the processes' seeds, which would come from the global one
+    )
+    try:
+        for found in loader:
+            if isinstance(found, TrainingError):
+                raise found
+            yield found
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a process that reads images has ended: {in_words(error)}; fewer workers may help"
+        ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Readable(Dataset[Any]):
+    """Batches for other processes: what they raise would arrive with their traceback in its words."""
+
+    batches: Batches
+
+    def __getitem__(self, step: int) -> Any:
+        try:
+            return self.batches[step]
+        except TrainingError as error:
+            return error
 
 
 class processes:

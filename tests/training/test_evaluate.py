@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ghnfast.deepnets import DeepNets1M
 from ghnfast.errors import TrainingError
 from ghnfast.training import ImageData, accuracies, baseline, evaluate, format_results, recalibrated
 from ghnfast.training.data import Batches
+from ghnfast.training.evaluate import fit
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,9 @@ def test_a_baseline_learns(few_images: ImageData) -> None:
         ),
         ({"splits": ["train"]}, "the split is 'train'"),
         ({"limit": 0}, "limit is 0: the splits would be empty"),
+        ({"batch_size": 0}, "batch_size is 0; 1 or more is accepted"),
+        ({"seed": 10**23}, "seed is 100000000000000000000000; 0 to 2"),
+        ({"seed": -1}, "seed is -1; 0 to 2"),
         ({"batch_statistics": "running"}, "batch_statistics is 'running'; 'batch' and 'recalibrated' are accepted"),
     ],
 )
@@ -167,3 +172,28 @@ def test_command(
     assert "the split is 'none'" in capsys.readouterr().err
     assert main(["train", "--out", str(tmp_path / "run"), "data"]) == 2
     assert "'data' was given; NAME=VALUE is accepted" in capsys.readouterr().err
+
+
+def test_a_rate_of_zero_is_a_rate(few_images: ImageData) -> None:
+    for optimizer in ("sgd", "adam"):
+        network, kept = normalized_network(), normalized_network().state_dict()
+        fit(network, Batches(few_images.train, 6, 0), 2, optimizer, lr=0.0)
+        assert all(torch.equal(value, kept[name]) for name, value in network.named_parameters())
+        fit(network, Batches(few_images.train, 6, 0), 2, optimizer)
+        assert not any(torch.equal(value, kept[name]) for name, value in network.named_parameters())
+    results = [baseline(few_images, ["bnfree"], limit=1, steps=2, batch_size=6, lr=lr)["bnfree"] for lr in (0.0, 0.0)]
+    assert results[0]["networks"] == results[1]["networks"]
+
+
+@pytest.mark.parametrize("lr", [-1.0, float("nan"), float("inf")])
+def test_rates_that_are_not_accepted(few_images: ImageData, lr: float) -> None:
+    with pytest.raises(TrainingError, match=rf"lr is {lr}; 0 or more, or None for 0\.025, is accepted"):
+        baseline(few_images, steps=1, lr=lr)
+
+
+def test_accuracy_needs_images_and_statistics(few_images: ImageData) -> None:
+    none = replace(few_images.test, pixels=torch.zeros(0, 3, 32, 32), labels=torch.zeros(0, dtype=torch.long))  # type: ignore[type-var]
+    with pytest.raises(TrainingError, match="there are no images to measure accuracy on"):
+        accuracies(normalized_network(), none, few_images.calibration)
+    with pytest.raises(TrainingError, match="batch_statistics is 'running'"):
+        accuracies(normalized_network(), few_images.test, few_images.calibration, "running")

@@ -11,6 +11,7 @@ from golden_data import golden, golden_ghn
 from kernel_device import DEVICE, use_large_blocks
 
 from ghnfast.deepnets import Network, graph_of
+from ghnfast.nn.ghn import with_published_names
 from ghnfast.training import TrainConfig, Trainer
 from ghnfast.training.networks import MetaBatch
 from ghnfast.training.trainer import StepResult
@@ -44,7 +45,7 @@ def test_training_step(name: str, backend: str, monkeypatch: pytest.MonkeyPatch)
     expected = GOLDEN[name]
     assert result.losses == pytest.approx(expected["losses"], rel=1e-4)
     squares = 0.0
-    weights = dict(trainer.ghn.named_parameters())
+    weights = with_published_names(dict(trainer.ghn.named_parameters()))
     for weight, wanted in expected["grads"].items():
         grad = weights[weight].grad
         found = torch.zeros_like(weights[weight]) if grad is None else grad

@@ -1,0 +1,259 @@
+"""Random numbers: what a seed gives, whoever else draws; and that nobody else's numbers change."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tiny import tiny_config
+from torch import Tensor, nn
+
+import ghnfast
+import ghnfast.vision  # (first: it makes torchvision importable beside a CPU torch)
+from ghnfast.training import ImageData, baseline, evaluate, load_data, train
+from ghnfast.training.evaluate import fit
+from ghnfast.training.randomness import drawing_from
+from ghnfast.training.trainer import CHECKPOINT, make_ghn
+
+
+def parameters_of(*modules: nn.Module) -> list[Tensor]:
+    return [parameter.detach() for module in modules for parameter in module.parameters()]
+
+
+def resnet() -> list[Tensor]:
+    from torchvision.models import resnet18
+
+    return parameters_of(resnet18(num_classes=3))[::7]
+
+
+ONES = torch.ones(2, 8, 4, 4)
+DRAWS: dict[str, Callable[[], list[Tensor]]] = {
+    "layers": lambda: parameters_of(nn.Linear(3, 4), nn.Embedding(3, 4), nn.Conv2d(3, 4, 3), nn.LSTM(3, 4)),
+    "attention layers": lambda: parameters_of(nn.MultiheadAttention(4, 2), nn.Bilinear(2, 3, 4)),
+    "initialization": lambda: [
+        nn.init.trunc_normal_(torch.empty(5, 5)), nn.init.orthogonal_(torch.empty(5, 5)),
+        nn.init.kaiming_normal_(torch.empty(5, 5)), nn.init.xavier_uniform_(torch.empty(5, 5)),
+        nn.init.sparse_(torch.empty(5, 5), 0.5),
+    ],
+    "factories": lambda: [
+        torch.rand(3), torch.randn(2, dtype=torch.float64), torch.randint(5, (3,)), torch.randint(2, 9, (3,)),
+        torch.randperm(7), torch.normal(torch.zeros(3), 1.0), torch.normal(0.0, 1.0, (3,)),
+    ],
+    "samples": lambda: [
+        torch.bernoulli(torch.full((9,), 0.5)), torch.multinomial(torch.ones(9), 3), torch.poisson(torch.ones(9)),
+        torch.ones(9).multinomial(2), torch.full((9,), 0.5).bernoulli(),
+    ],
+    "in place": lambda: [
+        torch.ones(6).uniform_(-1, 2), torch.ones(6).normal_(), torch.ones(6).random_(9), torch.ones(6).bernoulli_(0.5),
+        torch.ones(6).exponential_(), torch.ones(6).cauchy_(), torch.ones(6).geometric_(0.5),
+        torch.ones(6).log_normal_(),
+    ],
+    "dropout": lambda: [
+        F.dropout(ONES), F.dropout1d(ONES[0]), F.dropout2d(ONES), F.alpha_dropout(ONES, 0.5, True),
+        F.feature_alpha_dropout(ONES, 0.5, True), nn.Dropout(0.3, inplace=True)(torch.ones(9)), nn.Dropout3d()(ONES),
+        torch.dropout(ONES, 0.5, True), torch.native_dropout(ONES, 0.5, True)[0],
+    ],
+    "functions": lambda: [
+        nn.RReLU()(-ONES), F.gumbel_softmax(torch.zeros(5)), nn.FractionalMaxPool2d(2, output_size=2)(ONES),
+        F.scaled_dot_product_attention(ONES, ONES, ONES, dropout_p=0.5),
+    ],
+    "networks": lambda: [
+        nn.MultiheadAttention(4, 2, dropout=0.5)(ONES[0], ONES[0], ONES[0])[0].detach(),
+        nn.LSTM(4, 4, 2, dropout=0.5)(ONES[0])[0].detach(), *resnet(),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_seed_gives_what_the_global_generator_gives_and_leaves_that(name: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(123)
+        wanted = DRAWS[name]()
+        state = torch.get_rng_state()
+        with drawing_from(123):
+            found = DRAWS[name]()
+            assert not torch.equal(torch.cat([each.flatten().float() for each in DRAWS[name]()]),
+                                   torch.cat([each.flatten().float() for each in found]))  # fmt: skip
+        assert torch.equal(torch.get_rng_state(), state)
+    assert all(map(torch.equal, found, wanted))
+
+
+def test_generators_that_are_given_are_used() -> None:
+    generator = torch.Generator().manual_seed(7)
+    with drawing_from(123):
+        found = torch.rand(3, generator=generator)
+    assert torch.equal(found, torch.rand(3, generator=torch.Generator().manual_seed(7)))
+
+
+def test_gradients_of_dropout_are_those_of_what_was_kept() -> None:
+    for dropout in (F.dropout, lambda values: torch.native_dropout(values, 0.5, True)[0]):
+        values = torch.ones(100, requires_grad=True)
+        with drawing_from(0):
+            dropped = dropout(values)
+        dropped.sum().backward()
+        assert torch.equal(values.grad, dropped.detach())  # type: ignore[arg-type]
+
+
+class Others:
+    """A thread that draws from all global generators, seeds them once, and keeps what it drew."""
+
+    def __init__(self) -> None:
+        self.stop, self.found, self.drawn = threading.Event(), list[list[float]](), 0
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        while not self.stop.is_set() or self.drawn < 200:
+            self.found.append([float(torch.rand(())), random.random(), float(np.random.rand())])
+            self.drawn += 1
+            self.stop.wait(0.0005)
+
+    def check(self) -> None:
+        """They are what they would have been without us."""
+        seed_all()
+        wanted = [[float(torch.rand(())), random.random(), float(np.random.rand())] for _ in range(self.drawn)]
+        assert self.found == wanted
+
+
+def seed_all() -> None:
+    torch.manual_seed(11)
+    random.seed(11)
+    np.random.seed(11)
+
+
+@contextmanager
+def drawing_beside() -> Iterator[None]:
+    """Within it another thread draws; at the end, its numbers are those of its seeds."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    seed_all()
+    others = Others()
+    others.thread.start()
+    try:
+        yield
+    finally:
+        others.stop.set()
+        others.thread.join()
+        others.check()
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of images larger than the networks take, of two classes."""
+    root, pixels = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for part in ("train", "val"):
+        for label in ("a", "b"):
+            (root / part / label).mkdir(parents=True)
+            for number in range(8):
+                values = pixels.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+                Image.fromarray(values).save(root / part / label / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def small_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, in 32 x 32 pixels: in 224 x 224 it would take minutes."""
+    small = load_data("folder", folder, image_size=32)
+    monkeypatch.setattr("ghnfast.training.trainer.load_data", lambda *_, **__: small)
+    return folder
+
+
+def run_of(folder: Path, out: Path, **changes: Any) -> tuple[list[Tensor], list[Any]]:
+    """The weights after a run on a folder of images, with networks that have dropout, and its losses."""
+    config = tiny_config(data="folder", root=str(folder), fc_dim=(64, 64), identity_steps=0, lr=1e-2, **changes)
+    path = train(config, out, progress=False)
+    losses = [line.split('"lr"')[0] for line in (out / "log.jsonl").read_text().splitlines()]
+    return list(ghnfast.load(path).state_dict().values()), losses
+
+
+def test_networks_of_the_runs_have_dropout(small_folder: Path) -> None:
+    from ghnfast.training.networks import MetaBatches
+    from ghnfast.training.trainer import make_dataset
+
+    config = tiny_config(fc_dim=(64, 64))
+    batches = MetaBatches(make_dataset(config, load_data("folder", small_folder, image_size=32)), 3, 2200, 0)
+    networks = [network for step in range(6) for network in batches[step].networks]
+    assert any(isinstance(module, nn.Dropout) for network in networks for module in network.modules())
+
+
+def test_runs_on_folders_are_equal_bit_for_bit(small_folder: Path, tmp_path: Path) -> None:
+    """One after another, with a process that reads, with threads that draw, and interrupted."""
+    wanted = run_of(small_folder, tmp_path / "first")
+    for number, workers in enumerate((0, 0, 1)):
+        state = torch.get_rng_state(), random.getstate()
+        found = run_of(small_folder, tmp_path / str(number), workers=workers)
+        assert torch.equal(torch.get_rng_state(), state[0])
+        assert random.getstate() == state[1]
+        assert found[1] == wanted[1]
+        assert all(map(torch.equal, found[0], wanted[0]))
+    with drawing_beside():
+        found = run_of(small_folder, tmp_path / "beside")
+    assert found[1] == wanted[1]
+    assert all(map(torch.equal, found[0], wanted[0]))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resumed_runs_on_folders_are_equal(
+    small_folder: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ghnfast.training import trainer
+
+    wanted = run_of(small_folder, tmp_path / "whole")
+    step = trainer.Trainer.train_step
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        if self.step == 3:
+            raise MemoryError("killed")
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "train_step", interrupted)
+        with pytest.raises(MemoryError, match="killed"):
+            run_of(small_folder, tmp_path / "parts", workers=workers)
+    assert (tmp_path / "parts" / CHECKPOINT).exists()
+    torch.rand(7)  # whatever happens in between
+    found = run_of(small_folder, tmp_path / "parts", workers=workers)
+    assert found[1] == wanted[1]
+    assert all(map(torch.equal, found[0], wanted[0]))
+
+
+def test_evaluation_beside_threads_that_draw(few_images: ImageData) -> None:
+    ghn = make_ghn(tiny_config(), few_images).eval()
+    options: dict[str, Any] = {"limit": 2, "batch_size": 6}
+
+    def results() -> list[Any]:
+        measured = [
+            evaluate(ghn, few_images, ["bnfree"], **options),
+            evaluate(ghn, few_images, ["bnfree"], batch_statistics="recalibrated", **options),
+            baseline(few_images, ["bnfree"], steps=2, **options),
+        ]
+        return [found["bnfree"]["networks"] for found in measured]
+
+    wanted = results()
+    with drawing_beside():
+        found = results()
+    assert found == wanted
+
+
+def test_baselines_with_dropout_are_reproducible(few_images: ImageData) -> None:
+    from ghnfast.training.data import Batches
+
+    def trained() -> list[Tensor]:
+        with drawing_from(1):
+            network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 16), nn.Dropout(0.5), nn.Linear(16, 10))
+        fit(network, Batches(few_images.train, 6, 0), 3)
+        return parameters_of(network)
+
+    wanted = trained()
+    torch.rand(5)
+    assert all(map(torch.equal, trained(), wanted))
