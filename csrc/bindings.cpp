@@ -104,7 +104,26 @@ py::tuple reversed_bands(const Int32Array& starts, const Int64Array& offsets, co
 
 py::array_t<std::int64_t> inspect_tensors(const py::list& tensors, const py::list& shapes, const py::tuple& dtypes) {
   const auto found = ghnfast::inspect_tensors(tensors, shapes, dtypes);
-  return to_array(found).reshape({static_cast<py::ssize_t>(found.size() / 2), py::ssize_t{2}});
+  py::array_t<std::int64_t> table({static_cast<py::ssize_t>(found.size()), py::ssize_t{3}});
+  auto rows = table.mutable_unchecked<2>();
+  for (py::ssize_t index = 0; index < rows.shape(0); ++index) {
+    rows(index, 0) = found[index].address;
+    rows(index, 1) = found[index].element;
+    rows(index, 2) = found[index].bytes;
+  }
+  return table;
+}
+
+std::vector<std::vector<std::int64_t>> overlapping(const Int64Array& table) {
+  if (table.ndim() != 2 || table.shape(1) != 3) {
+    throw std::invalid_argument("the table of memory must be (tensors, 3)");
+  }
+  std::vector<std::int64_t> addresses(table.shape(0)), bytes(table.shape(0));
+  for (py::ssize_t index = 0; index < table.shape(0); ++index) {
+    addresses[index] = table.at(index, 0);
+    bytes[index] = table.at(index, 2);
+  }
+  return ghnfast::overlapping(addresses, bytes);
 }
 
 // Sweep ---------------------------------------------------------------------------------------------------------------
@@ -901,8 +920,13 @@ PYBIND11_MODULE(_C, module) {
              "The shortest paths of `hop_bands` by where they come from: (starts, offsets, closeness).");
   module.def(
       "inspect_tensors", &inspect_tensors, py::arg("tensors"), py::arg("shapes"), py::arg("dtypes"),
-      "(tensors, 2): address and number of the dtype of each tensor that is nothing but contiguous memory of the "
-      "CPU in one of these dtypes and in its shape; -1, -1 for others.");
+      "(tensors, 3): address, number of the dtype and bytes of each tensor that is nothing but contiguous memory, in "
+      "one of these dtypes and in its shape, and that can be written; -1 for others. The second is -1 outside of the "
+      "memory of the CPU.");
+  module.def("is_writable", &ghnfast::is_writable, py::arg("address"), py::arg("bytes"),
+             "Whether memory of this process can be written; it keeps its content.");
+  module.def("overlapping", &overlapping, py::arg("memory"),
+             "Groups of the rows of a table (tensors, 3), as `inspect_tensors` returns it, whose memory overlaps.");
   py::class_<TopologyArrays>(module, "Topology", py::module_local())
       .def(py::init<Int64Array, Int64Array, Int32Array, Int32Array, Int64Array, UInt8Array, int>(),
            py::arg("graph_offsets"), py::arg("edge_offsets"), py::arg("edge_sources"), py::arg("band_starts"),

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from . import _C
 from .errors import TraceError
 from .graph import PREDICTED_DTYPES, ArchGraph
+from .memory import BEFORE_WRAPPING, is_distributed
 from .tracing import RULES
 from .tracing.chance import SEED, Chance, private_draws
 from .tracing.leaves import private_copy
 from .tracing.members import Members, members_of, unchanged
 from .tracing.numbers import HiddenOperations, NumbersTracer, private_model
-from .tracing.tracer import CPU, META, Fate, ShapeError, Tracer, Value, fate_reason, map_tensors
+from .tracing.tracer import CPU, META, Fate, MemoryLost, ShapeError, Tracer, Value, copy_of, fate_reason, map_tensors
 
 # Two images: a batch of one hides its dimension from code that squeezes.
 BATCH_SIZE = 2
@@ -131,6 +132,8 @@ def run_forward(
         except Exception:  # the model itself has the last word, and says what is wrong in its own terms
             try:
                 return *record(model, members, args, kwargs, chance, copied=False), None
+            except MemoryLost:
+                raise
             except ShapeError as error:
                 raise TraceError(failure(model, members, described, error)) from error
             except Exception as error:
@@ -138,6 +141,8 @@ def run_forward(
         for number, fill in enumerate(FILLS):
             try:
                 return *record_on_numbers(model, args, kwargs, chance, fill), reason
+            except MemoryLost:
+                raise
             except Exception as error:
                 if number + 1 == len(FILLS) or isinstance(error, TraceError):
                     raise TraceError(failure(model, members, described, error)) from error
@@ -162,7 +167,7 @@ Fill = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 FILLS: tuple[Fill, ...] = (
     lambda tensor, given, generator: tensor.normal_(generator=generator),
     lambda tensor, given, generator: tensor.uniform_(generator=generator),
-    lambda tensor, given, generator: tensor if given.is_meta else tensor.copy_(given.detach()),
+    lambda tensor, given, generator: tensor if given.is_meta else tensor.copy_(copy_of(given)),
 )
 
 
@@ -203,6 +208,8 @@ def check_parameters(model: nn.Module, members: Members) -> None:
     for name, parameter in zip(members.names, members.parameters, strict=True):
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise TraceError(f"the parameter {name} is not initialized; run the lazy model once before tracing it")
+        if is_distributed(parameter):
+            raise TraceError(f"the parameter {name} is spread over several processes (DTensor); {BEFORE_WRAPPING}")
 
 
 def make_inputs(
@@ -262,7 +269,7 @@ def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
     """What stands for an input: integers (tokens, masks, edges) are known, of all others the shape."""
     if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta:
         tracer.has_known = True
-        return tracer.set_value(tensor.detach().clone().to(CPU), Value(0, known=True))
+        return tracer.set_value(copy_of(tensor), Value(0, known=True))
     image = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
     return tracer.set_value(image, Value(0, 1 if tensor.ndim == 4 else None))
 

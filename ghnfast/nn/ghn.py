@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .. import _C, checkpoint
 from ..errors import CheckpointError, ConfigError, DomainWarning, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
+from ..memory import unreadable
 from ..ops.backend import as_arrays, backend_for, is_plain
 from ..ops.decode import PRECISIONS, DecodeSource, NotFinite, decode, decode_into, decode_to
 from ..trace import trace, trace_members
@@ -25,7 +26,7 @@ from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
 from .layout import NODE, Decoder, Layout, Sizes, lay_out, memory_of, table_of
 from .native import Native, WeightState, native_for, state_of
-from .slots import Form, Plan, Slots, decoded_part, make_report, nothing_reason, plan_for, slots_of
+from .slots import Form, Plan, Slots, decoded_part, make_report, nothing_reason, plan_for, rows_to_decode, slots_of
 from .sweep import GatedSweep, Mlp, NodeMlp
 
 
@@ -323,10 +324,12 @@ class GHN(nn.Module):
             raise PredictError("nothing is predicted: " + nothing_reason(plans))
         table = self.table_of_batch(batch, [plan.slots for plan in plans], [plan.rows for plan in plans])
         found = np.concatenate([plan.memory for plan in plans])
-        layout = lay_out(table, self.sizes)
         slots = [(plan.slots, row) for plan in plans for row in plan.rows.tolist()]
         parameters = [parameter for plan in plans for parameter in plan.parameters]
-        order = layout.order.tolist()
+        decoded = rows_to_decode(plans)
+        table, found = table[decoded], found[decoded]
+        layout = lay_out(table, self.sizes)
+        order = decoded[layout.order].tolist()
         return Job(
             plans,
             layout,
@@ -384,6 +387,9 @@ class GHN(nn.Module):
 
     def native(self, members: Members | None = None, state: WeightState = None) -> Native | None:
         """See `native_for`; what a subclass changes is its own."""
+        if members is None:
+            members = members_of(self)
+            check_readable(self, members)
         return native_for(self, members, state) if type(self) is GHN else None
 
     def decode_blocks(self, call: _C.DecoderCall, states: Tensor) -> Tensor:
@@ -403,7 +409,7 @@ class GHN(nn.Module):
         return biases
 
     def check_weights(self, members: Members, state: WeightState) -> None:
-        """Fail where a weight is not finite: gates and normalizations could hide it in what is predicted.
+        """Fail where a weight cannot be read or is not finite: gates and normalizations could hide that.
 
         Once for each state of the weights, for reading them all takes a good part of a small prediction. Torch counts
         writes, but not those through `.data`: after a first prediction, an infinite weight that came that way may hide.
@@ -413,6 +419,7 @@ class GHN(nn.Module):
         """
         if state is not None and state == self.checked:
             return
+        check_readable(self, members)
         weights = members.parameters
         if backend_for(weights[0]) == "cpp":
             fine = _C.all_finite(as_arrays(*weights), torch.get_num_threads())
@@ -444,6 +451,12 @@ def take_published_names(module: nn.Module, state: dict[str, Any], prefix: str, 
     for own, published in PUBLISHED_NAMES.items():
         if prefix + published in state and prefix + own not in state:
             state[prefix + own] = state.pop(prefix + published)
+
+
+def check_readable(ghn: GHN, members: Members) -> None:
+    for name, weight in zip(members.names, members.parameters, strict=True):
+        if (reason := unreadable(weight)) is not None:
+            raise PredictError(f"the weight {name} of {ghn.name} {reason}")
 
 
 def shaped(value: Tensor, form: Form) -> Tensor:

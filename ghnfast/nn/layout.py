@@ -121,7 +121,7 @@ def memory_of(table: NDArray[np.int64], found: NDArray[np.int64], layout: Layout
     """What `decode_to` writes to, for parameters that are all contiguous.
 
     Args:
-        found: (slots, 2), the address and the dtype of each parameter (`Plan.memory`).
+        found: (slots, 3), where each parameter lies (`Plan.memory`).
     """
     addresses = found[:, 0] + table[:, KEPT] * ELEMENT_BYTES[found[:, 1]]
     return contiguous_memory(layout.targets.table, addresses[layout.order], found[layout.order, 1])

@@ -17,6 +17,15 @@ from torch import Tensor, nn
 from .. import _C
 from ..errors import PredictError
 from ..graph import PREDICTED_DTYPES, PRIMITIVES, ArchGraph, embedding_shape
+from ..memory import (
+    BEFORE_WRAPPING,
+    extent,
+    has_common_elements,
+    is_distributed,
+    is_same_memory,
+    keeps_no_elements,
+    unwritable,
+)
 from ..ops.decode import Role
 from ..tracing.members import Members
 
@@ -72,7 +81,8 @@ class Plan:
 
     rows: (n,) int64, which of the graph's slots these are.
     parameters: the model's parameters, one per row.
-    memory: (n, 2) int64, the address and the dtype (`ELEMENTS`) of those that C++ writes to as they are, or -1.
+    memory: (n, 3) int64, where each lies: the address; the dtype (`ELEMENTS`) where C++ writes to it as it is, or -1;
+        and the bytes that it spans.
     """
 
     members: Members
@@ -175,9 +185,11 @@ def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
     memory = _C.inspect_tensors(found, slots.shapes, PREDICTED_DTYPES)
     rows = np.arange(len(found))
     skipped = {name: reason for name, reason in slots.skipped.items() if name in parameters}
-    for row in np.flatnonzero(memory[:, 1] < 0).tolist():
+    for row in np.flatnonzero(memory[:, 0] < 0).tolist():
         reason = reason_to_skip(model, slots, row, found[row])
-        if reason is not None:
+        if reason is None:
+            memory[row] = found[row].data_ptr(), -1, extent(found[row]) * found[row].element_size()
+        else:
             skipped[slots.names[row]] = reason
             rows[row] = -1
     if len(skipped) + len(found) - np.count_nonzero(rows < 0) < len(parameters):
@@ -205,8 +217,13 @@ def reason_to_skip(model: nn.Module, slots: Slots, row: int, parameter: Tensor |
         return reason
     if parameter.layout is not torch.strided:
         return f"its layout is {parameter.layout}; dense parameters are predicted"
-    if parameter.is_meta or not parameter.is_contiguous():
-        check_writable(name, parameter)
+    if is_distributed(parameter):
+        raise PredictError(f"the parameter {name} is spread over several processes (DTensor); {BEFORE_WRAPPING}")
+    if keeps_no_elements(parameter):
+        kind = "functional tensor" if torch._is_functional_tensor(parameter) else type(parameter).__name__
+        return f"it is a {kind}, which does not keep its elements as numbers in memory"
+    if (reason := unwritable(parameter)) is not None:
+        raise PredictError(f"the parameter {name} {reason}")
     shape = slots.shapes[row]
     if parameter.shape != shape:
         raise PredictError(
@@ -269,17 +286,35 @@ def decoded_shape(shape: tuple[int, ...], role: Role) -> tuple[tuple[int, ...], 
     return shape, None
 
 
-def check_writable(name: str, parameter: Tensor) -> None:
-    if parameter.is_meta:
-        raise PredictError(
-            f"the parameter {name} is on the meta device and has no memory to write to; "
-            "move the model to a real device first, with model.to_empty(device=...)"
-        )
-    if any(stride == 0 and size > 1 for size, stride in zip(parameter.shape, parameter.stride(), strict=True)):
-        raise PredictError(
-            f"the parameter {name} is expanded: several of its elements share memory (strides {parameter.stride()}); "
-            "parameters with memory of their own are accepted"
-        )
+def rows_to_decode(plans: Sequence[Plan]) -> NDArray[np.int64]:
+    """The numbers of the rows of all plans that are decoded: not those whose memory is that of a row before them.
+
+    Parameters that share memory without being one object (tied through their data, or in two of the models) are
+    predicted once: two threads would write to the same place.
+
+    Raises:
+        PredictError: parameters share a part of their memory.
+    """
+    memory = np.concatenate([plan.memory for plan in plans])
+    groups = _C.overlapping(memory)
+    if not groups:
+        return np.arange(len(memory))
+    names = [plan.slots.names[row] for plan in plans for row in plan.rows.tolist()]
+    parameters = [parameter for plan in plans for parameter in plan.parameters]
+    decoded = np.ones(len(names), dtype=np.bool_)
+    for group in groups:
+        kept: list[int] = []
+        for row in sorted(group):
+            if any(is_same_memory(parameters[row], parameters[other]) for other in kept):
+                decoded[row] = False
+            else:
+                kept.append(row)
+        if len(kept) > 1 and has_common_elements([parameters[row] for row in kept]):
+            raise PredictError(
+                f"the parameters {', '.join(names[row] for row in kept[:5])} share a part of their memory; parameters "
+                "that share all of it or nothing are accepted"
+            )
+    return np.flatnonzero(decoded)
 
 
 def decoded_part(form: Form, parameter: Tensor) -> Tensor:

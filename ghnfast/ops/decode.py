@@ -252,9 +252,12 @@ def naive_decode_into(source: DecodeSource, targets: DecodeTargets, outputs: Seq
 def copy_all(places: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Copy values into tensors that they broadcast to, in one call: nothing in Python comes between two copies."""
     if places:
-        detached = [place.detach() for place in places]
+        # Where torch reads memory as its negative, it does not write in one call: the memory itself gets the negative.
+        negative = [place.is_neg() for place in places]
+        memory = [torch._neg_view(place) if neg else place for place, neg in zip(places, negative, strict=True)]
+        values = [-value if neg else value for value, neg in zip(values, negative, strict=True)]
         with torch.inference_mode(any(place.is_inference() for place in places)):
-            torch._foreach_copy_(detached, list(values))
+            torch._foreach_copy_([place.detach() for place in memory], values)
 
 
 def tile(block: Tensor, shape: Sequence[int]) -> Tensor:

@@ -24,6 +24,7 @@ from .tracer import (
     ShapeError,
     Tracer,
     Value,
+    check_memory,
     hidden_operation,
     map_tensors,
     tensors_in,
@@ -185,7 +186,14 @@ def is_numpys(tensor: Tensor) -> bool:
 
 
 def private_model(model: nn.Module, generator: torch.Generator) -> tuple[nn.Module, Members]:
-    """A copy of the model on the CPU, whose tensors the trace may write to."""
+    """A copy of the model on the CPU, whose tensors the trace may write to.
+
+    Raises:
+        MemoryLost: the storage of a parameter or a buffer was freed.
+    """
+    own = members_of(model)
+    for tensor in (*own.parameters, *own.buffers):
+        check_memory(tensor)
     made = copy.deepcopy(model)
     members = members_of(made)
     if any(tensor.is_meta for tensor in (*members.parameters, *members.buffers)):

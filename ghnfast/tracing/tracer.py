@@ -28,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 from ..errors import TraceError
+from ..memory import lost_memory
 from .chance import Chance, PrivateRandom, Site
 from .members import Members
 from .shapes import contiguous_layout, result_shape, scales_in_place
@@ -500,7 +501,7 @@ class Tracer(TorchFunctionMode):
             return tensors_in(self.call_for_real(recipe.func, recipe.args, recipe.kwargs))[recipe.position]
         if tensor.is_meta:
             raise TraceError("a tensor on the meta device has no values")
-        return tensor if self.is_known(tensor) else tensor.detach().clone().to(CPU)
+        return tensor if self.is_known(tensor) else copy_of(tensor)
 
     def run_known(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function of integers among the inputs, and of constants, for real; NotImplemented for others."""
@@ -617,7 +618,7 @@ class Tracer(TorchFunctionMode):
             return tensor
         key = id(tensor)
         if key not in self.copies:
-            made = tensor.detach().clone().to(META if tensor.is_meta else CPU)
+            made = copy_of(tensor)
             self.copies[key] = (tensor, self.set_value(made, self.value(tensor)))
             if key in self.counts:
                 made.add_(self.counts.pop(key))
@@ -686,6 +687,25 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def on_meta(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of a factory function, which is to make something on the meta device."""
     return {**kwargs, "device": META} if "device" in kwargs else kwargs
+
+
+class MemoryLost(TraceError):
+    """What the forward computes with is gone."""
+
+
+def check_memory(tensor: Tensor) -> None:
+    if (reason := lost_memory(tensor)) is not None:
+        raise MemoryLost(f"a tensor of shape {tuple(tensor.shape)} that the forward computes with {reason}")
+
+
+def copy_of(tensor: Tensor) -> Tensor:
+    """A copy of a tensor from outside, on the CPU; of one on the meta device there.
+
+    Raises:
+        MemoryLost: its storage was freed.
+    """
+    check_memory(tensor)
+    return tensor.detach().clone().to(META if tensor.is_meta else CPU)
 
 
 def to_meta(tensor: Tensor) -> Tensor:
