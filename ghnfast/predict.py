@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import nn
@@ -15,7 +15,11 @@ from .checkpoint import DEFAULT
 from .errors import PredictError
 from .files import in_words
 from .graph import ArchGraph
-from .nn.ghn import GHN, from_checkpoint
+from .nn.ghn import GHN, M, Options, S, from_checkpoint
+from .nn.slots import Report
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Source = str | os.PathLike[str]
 
@@ -48,6 +52,30 @@ def default_ghn() -> GHN:
     return load(DEFAULT)
 
 
+@overload
+def predict(
+    model: M, ghn: GHN | Source | None = None, *, report: Literal[False] = False, **options: Unpack[Options]
+) -> M: ...
+@overload
+def predict(
+    model: S, ghn: GHN | Source | None = None, *, report: Literal[False] = False, **options: Unpack[Options]
+) -> S: ...
+@overload
+def predict(
+    model: M, ghn: GHN | Source | None = None, *, report: Literal[True], **options: Unpack[Options]
+) -> tuple[M, Report]: ...
+@overload
+def predict(
+    model: S, ghn: GHN | Source | None = None, *, report: Literal[True], **options: Unpack[Options]
+) -> tuple[S, list[Report]]: ...
+@overload
+def predict(
+    model: M, ghn: GHN | Source | None = None, *, report: bool, **options: Unpack[Options]
+) -> M | tuple[M, Report]: ...
+@overload
+def predict(
+    model: S, ghn: GHN | Source | None = None, *, report: bool, **options: Unpack[Options]
+) -> S | tuple[S, list[Report]]: ...
 def predict(
     model: nn.Module | Sequence[nn.Module],
     ghn: GHN | Source | None = None,

@@ -7,6 +7,7 @@ into which memory, in which dtype, and that a failure changes none.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import subprocess
@@ -32,7 +33,7 @@ from torch.nn.utils import parametrizations
 
 import ghnfast
 from ghnfast import GHN, ArchGraph, DomainWarning, GhnfastError, PredictError, TraceError
-from ghnfast.graph import PRIMITIVES, GraphBatch
+from ghnfast.graph import PRIMITIVES
 from ghnfast.ops.decode import store, tile
 
 HID, MAX_SHAPE, CLASSES = 8, (8, 8, 3, 3), 5
@@ -457,9 +458,9 @@ def test_virtual_edges_end_after_fifty_hops() -> None:
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_states_of_a_batch_are_those_of_its_graphs(kind: str) -> None:
     graphs = [ghnfast.trace(NETWORKS[name](), input_shape=IMAGE) for name in ("common", "attention", "linear")]
-    one_by_one = torch.cat([ghn_of(kind).embed(graph) for graph in graphs])
-    torch.testing.assert_close(ghn_of(kind).embed(graphs), one_by_one, rtol=1e-5, atol=1e-6)
-    assert len(GraphBatch(graphs)) == len(one_by_one)
+    found, one_by_one = ghn_of(kind).embed(graphs), [ghn_of(kind).embed(graph) for graph in graphs]
+    assert [len(states) for states in found] == list(map(len, graphs))
+    torch.testing.assert_close(found, one_by_one, rtol=1e-5, atol=1e-6)
 
 
 # Tiling -----------------------------------------------------------------------------------------------------------
@@ -707,11 +708,23 @@ def test_ghn_gets_no_gradients_and_keeps_its_mode() -> None:
     assert_same(before, values(ghn))
 
 
-def test_embedding_is_differentiable() -> None:
-    ghn = ghn_of("ghn2")
-    ghn.embed(small_network(), input_shape=IMAGE).sum().backward()
+def test_embedding_is_differentiable_in_training() -> None:
+    ghn, model = copy.deepcopy(ghn_of("ghn2")), small_network()
+    plain = ghn.embed(model, input_shape=IMAGE)
+    assert not plain.requires_grad
+    states, again = ghn.train().embed([model, model], input_shape=IMAGE)
+    np.testing.assert_allclose(states.detach().numpy(), plain.numpy(), rtol=1e-5, atol=1e-6)
+    (states + again).sum().backward()
     assert ghn.primitive_embedding.weight.grad is not None
-    ghn.zero_grad()
+    with torch.no_grad():
+        assert not ghn.embed(model, input_shape=IMAGE).requires_grad
+
+
+def test_embeddings_of_a_loaded_ghn_are_numbers() -> None:
+    ghn = ghnfast.load("ghn2-mnist5k")
+    assert ghn.embed(small_network(), input_shape=IMAGE).numpy().shape[1] == ghn.config["hid"]
+    assert all(len(states.numpy()) for states in ghn.embed([small_network(), small_network()], input_shape=IMAGE))
+    assert all(weight.requires_grad for weight in ghn.parameters())
 
 
 def test_prediction_is_the_same_twice() -> None:
@@ -1270,7 +1283,7 @@ def test_default_leaves_the_random_state_alone() -> None:
 def test_default_made_in_inference_mode_can_be_trained() -> None:
     with torch.inference_mode():
         ghn = ghnfast.load("ghn2-mnist5k")
-    ghn.embed(small_network(), input_shape=IMAGE).sum().backward()
+    ghn.train().embed(small_network(), input_shape=IMAGE).sum().backward()
 
 
 def test_predicted_scales_are_reasonable() -> None:

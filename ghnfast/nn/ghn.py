@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
 import numpy as np
 import torch
@@ -26,8 +26,34 @@ from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
 from .layout import NODE, Decoder, Layout, Sizes, lay_out, memory_of, table_of
 from .native import Native, WeightState, native_for, state_of
-from .slots import Form, Plan, Slots, decoded_part, make_report, nothing_reason, plan_for, rows_to_decode, slots_of
+from .slots import (
+    Form,
+    Plan,
+    Report,
+    Slots,
+    decoded_part,
+    make_report,
+    nothing_reason,
+    plan_for,
+    rows_to_decode,
+    slots_of,
+)
 from .sweep import GatedSweep, Mlp, NodeMlp
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+M = TypeVar("M", bound=nn.Module)
+S = TypeVar("S", bound=Sequence[nn.Module])
+
+
+class Options(TypedDict, total=False):
+    """What `predict` takes by keyword, besides `report`, which its result depends on."""
+
+    graph: ArchGraph | Sequence[ArchGraph] | None
+    input_shape: Sequence[int] | None
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None
+    classifier: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +171,18 @@ class GHN(nn.Module):
 
     # Prediction ----------------------------------------------------------------------------------------------------
 
+    @overload
+    def predict(self, model: M, *, report: Literal[False] = False, **options: Unpack[Options]) -> M: ...
+    @overload
+    def predict(self, model: S, *, report: Literal[False] = False, **options: Unpack[Options]) -> S: ...
+    @overload
+    def predict(self, model: M, *, report: Literal[True], **options: Unpack[Options]) -> tuple[M, Report]: ...
+    @overload
+    def predict(self, model: S, *, report: Literal[True], **options: Unpack[Options]) -> tuple[S, list[Report]]: ...
+    @overload
+    def predict(self, model: M, *, report: bool, **options: Unpack[Options]) -> M | tuple[M, Report]: ...
+    @overload
+    def predict(self, model: S, *, report: bool, **options: Unpack[Options]) -> S | tuple[S, list[Report]]: ...
     def predict(
         self,
         model: nn.Module | Sequence[nn.Module],
@@ -251,28 +289,52 @@ class GHN(nn.Module):
             found[graph][slots[graph].names[slot]] = shaped(value, slots[graph].forms[slot])
         return found
 
+    @overload
     def embed(
         self,
-        model: nn.Module | ArchGraph | Sequence[nn.Module | ArchGraph],
+        model: nn.Module | ArchGraph,
         *,
         input_shape: Sequence[int] | None = None,
         example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
-    ) -> Tensor:
-        """What the decoder reads: the final state of every node, differentiable.
+    ) -> Tensor: ...
+    @overload
+    def embed(
+        self,
+        model: Sequence[nn.Module | ArchGraph] | Sequence[nn.Module] | Sequence[ArchGraph],
+        *,
+        input_shape: Sequence[int] | None = None,
+        example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    ) -> list[Tensor]: ...
+    def embed(
+        self,
+        model: nn.Module | ArchGraph | Sequence[nn.Module | ArchGraph] | Sequence[nn.Module] | Sequence[ArchGraph],
+        *,
+        input_shape: Sequence[int] | None = None,
+        example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    ) -> Tensor | list[Tensor]:
+        """What the decoder reads: the final state of every node.
+
+        In training mode the result is differentiable. In evaluation mode, which is that of a GHN from `ghnfast.load`,
+        nobody differentiates: nothing is recorded, which is faster and lets `.numpy()` work.
 
         Args:
-            model: a model, its graph, or a list of either.
+            model: a model, its graph, or a list of either, which is one batch.
             input_shape, example_inputs: see `ghnfast.trace`.
 
         Returns:
-            (nodes, hid), in the node order of the graph; those of a list follow each other.
+            (nodes, hid), in the node order of the graph; for a list, a list of these, one for each graph.
         """
         items: list[nn.Module | ArchGraph] = as_list((nn.Module, ArchGraph), model, "model")
         graphs = [
             item if isinstance(item, ArchGraph) else trace(item, input_shape=input_shape, example_inputs=example_inputs)
             for item in items
         ]
-        return self.node_states(GraphBatch(graphs), self.native())
+        batch = GraphBatch(graphs)
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            states = self.node_states(batch, self.native())
+        return (
+            states if isinstance(model, (nn.Module, ArchGraph)) else list(states.split(np.diff(batch.offsets).tolist()))
+        )
 
     def node_states(self, batch: GraphBatch, native: Native | None) -> Tensor:
         """The final states of all nodes of a batch: (nodes, hid)."""
