@@ -16,13 +16,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import http.client
+import io
 import json
 import logging
 import os
 import pickle
 import pickletools
 import re
+import reprlib
+import stat
+import threading
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -34,7 +40,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import _weights_only_unpickler, nn
 
 from ghnfast.errors import CheckpointError
 from ghnfast.files import compact_copies, in_words, replacing
@@ -43,6 +49,8 @@ _log = logging.getLogger("ghnfast")
 
 _PUBLISHED_URL = "https://github.com/facebookresearch/ppuda/raw/main/checkpoints/"
 _TIMEOUT_SECONDS = 30.0  # without an answer or a byte, not for the whole file
+_TOTAL_SECONDS = 1800.0  # for a whole file; the largest has 30 MB
+_MOST_BYTES = 1 << 28  # of a published file
 _CHUNK_BYTES = 1 << 20
 
 _PICKLE_SUFFIXES = (".pt", ".pth")
@@ -168,6 +176,7 @@ def _cached(name: str) -> Path:
     published = PUBLISHED[name]
     target = cache_folder() / published.file
     try:
+        _check_regular(target)
         with open(target, "rb") as file:
             if _blob_id(file) == published.blob:
                 return target
@@ -207,14 +216,52 @@ def _download(name: str, target: Path) -> None:
 
 
 def _fetch(url: str, file: BinaryIO) -> None:
-    """Stream an address into a file. A CheckpointError where fewer or more bytes came than the server announced."""
+    """Stream an address into a file, in a limited time.
+
+    A time-out of sockets starts again with each byte, also of the headers; so another thread does it, which is left
+    alone where it takes too long.
+
+    Raises:
+        CheckpointError: it took too long, or fewer or more bytes came than the server announced or a file can have.
+    """
+    local = urllib.parse.urlsplit(url)
+    if local.scheme == "file":
+        _check_regular(Path(urllib.request.url2pathname(local.path)))
+    deadline = time.monotonic() + _TOTAL_SECONDS
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            _stream(url, file, deadline)
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(_TOTAL_SECONDS + 1)
+    if thread.is_alive():
+        raise CheckpointError(_too_slow())
+    if failures:
+        raise failures[0]
+
+
+def _too_slow() -> str:
+    return f"it is not there after {_TOTAL_SECONDS:g} seconds"
+
+
+def _stream(url: str, file: BinaryIO, deadline: float) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "ghnfast"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
         announced = response.headers.get("Content-Length")
         received = 0
-        while chunk := response.read(_CHUNK_BYTES):
-            file.write(chunk)
+        # What one call of the system gives: `read` would wait for all of it.
+        while chunk := response.read1(_CHUNK_BYTES):
             received += len(chunk)
+            if received > _MOST_BYTES:
+                raise CheckpointError(f"more than {_MOST_BYTES} bytes came, the most that a published file can have")
+            if time.monotonic() > deadline:
+                raise CheckpointError(_too_slow())
+            file.write(chunk)
     # urllib takes a connection that closes early for the end of the file.
     if announced is not None and int(announced) != received:
         raise CheckpointError(f"the connection was cut after {received} of {announced} bytes")
@@ -245,6 +292,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     suffix = _suffix(path, "read")
     try:
+        _check_regular(path)
         empty = path.stat().st_size == 0
         with open(path, "rb"):
             pass  # only to know now that it may be opened: the readers below wrap such errors in their own
@@ -253,6 +301,18 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     if empty:
         raise CheckpointError(f"the checkpoint {path} is empty (0 bytes); {_ACCEPTED}")
     return _read_safetensors(path) if suffix == _SAFETENSORS_SUFFIX else _read_published(path)
+
+
+def _check_regular(path: Path) -> None:
+    """A pipe would be waited for, and a device has no end.
+
+    Raises:
+        CheckpointError: it is there, and is neither a file nor a folder, which the system refuses in its own words.
+        OSError: it is not there.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise CheckpointError(f"{path} is a pipe, a device or a socket; a regular file is accepted")
 
 
 def _suffix(path: Path, verb: str) -> str:
@@ -264,7 +324,11 @@ def _suffix(path: Path, verb: str) -> str:
 
 def _read_published(path: Path) -> Checkpoint:
     try:
+        if zipfile.is_zipfile(path):
+            _check_archive(path)
         data = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         _refuse_pickle(path, error)
     except Exception as error:  # a damaged file raises nearly anything: KeyError, struct.error, UnicodeDecodeError, ...
@@ -278,7 +342,76 @@ def _read_published(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"the checkpoint {path} has no {_list(missing)} (it has {_list(data) or 'no keys'}); {_ACCEPTED}"
         )
-    return _checked(data["config"], data["state_dict"], str(path), data.get("epoch"), data.get("trained_on"))
+    checkpoint = _checked(data["config"], data["state_dict"], str(path), data.get("epoch"), data.get("trained_on"))
+    _check_sizes(checkpoint.state_dict, path)
+    return checkpoint
+
+
+def _check_archive(path: Path) -> None:
+    """Look at a zip archive's members, and at its pickle without the tensors' numbers, before any memory is taken.
+
+    torch.load takes the sizes of storages and tensors from the pickle: it reads beyond a member that is shorter, and
+    grows a storage that is smaller than its tensor. This runs the same restricted unpickler on the meta device, which
+    has sizes and no memory.
+
+    Raises:
+        CheckpointError: a member is compressed, or a storage or tensor is larger than what the file has of it.
+        pickle.UnpicklingError, and anything that damaged bytes make of unpickling.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise CheckpointError(f"the checkpoint {path} is compressed, or of another format; {_ACCEPTED}")
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise CheckpointError(f"the members of the archive {path} are larger than itself; {_ACCEPTED}")
+        sizes = {member.filename: member.file_size for member in members}
+        folder = members[0].filename.partition("/")[0] if members else ""
+        if len(sizes) < len(members) or f"{folder}/data.pkl" not in sizes:
+            raise CheckpointError(f"the archive {path} is damaged or of another format; {_ACCEPTED}")
+        content = archive.read(f"{folder}/data.pkl")
+    storages: dict[str, tuple[torch.UntypedStorage, int]] = {}
+
+    def storage_of(found: tuple[Any, ...]) -> torch.TypedStorage:
+        _, kind, key, _, count = found
+        dtype = torch.uint8 if kind is torch.UntypedStorage else kind.dtype
+        claimed, there = count * dtype.itemsize, sizes.get(f"{folder}/data/{key}", -1)
+        if not 0 <= claimed <= there:
+            raise CheckpointError(
+                f"a tensor in the checkpoint {path} claims {claimed} bytes of memory, and the file has "
+                f"{max(there, 0)} of them: it is damaged, cut off or of another format; {_ACCEPTED}"
+            )
+        if key not in storages:
+            storages[key] = torch.UntypedStorage(there, device="meta"), there
+        return torch.TypedStorage(wrap_storage=storages[key][0], dtype=dtype, _internal=True)
+
+    unpickler = _weights_only_unpickler.Unpickler(io.BytesIO(content), encoding="utf-8")
+    unpickler.persistent_load = storage_of  # type: ignore[method-assign]
+    unpickler.load()
+    grown = next(((now.nbytes(), before) for now, before in storages.values() if now.nbytes() > before), None)
+    if grown is not None:
+        raise CheckpointError(
+            f"a tensor in the checkpoint {path} claims {grown[0]} bytes of a memory of {grown[1]}; {_ACCEPTED}"
+        )
+
+
+def _check_sizes(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Tensors whose elements share memory (expanded ones, views of one storage) are small in a file and large in use.
+
+    Raises:
+        CheckpointError: a tensor has more elements than its memory, or all of them have more than the file.
+    """
+    for name, tensor in tensors.items():
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{name} in the checkpoint {path} has the shape {_shape(tensor)}, {tensor.nbytes} bytes, in "
+                f"{tensor.untyped_storage().nbytes()} bytes of memory; tensors with memory of their own are accepted"
+            )
+    total, most = sum(tensor.nbytes for tensor in tensors.values()), path.stat().st_size
+    if total > most:
+        raise CheckpointError(
+            f"the tensors in the checkpoint {path} have {total} bytes, and the file has {most}: they share memory; "
+            "tensors with memory of their own are accepted"
+        )
 
 
 def _refuse_pickle(path: Path, error: pickle.UnpicklingError) -> NoReturn:
@@ -352,7 +485,7 @@ def _plain_trained_on(value: object, source: str) -> TrainedOn:
         case [str(data), [int(channels), int(height), int(width)]] if min(channels, height, width) > 0:
             return TrainedOn(data, (channels, height, width))
     raise CheckpointError(
-        f"'trained_on' in the checkpoint {source} is {value!r}; accepted: the name of the images and "
+        f"'trained_on' in the checkpoint {source} is {reprlib.repr(value)}; accepted: the name of the images and "
         "(channels, height, width)"
     )
 
@@ -368,9 +501,10 @@ def _plain_config(config: object, source: str) -> dict[str, Any]:
         # Exact types: a numpy.float64 is a float, but a file with one cannot be read back safely.
         wrong = [part for part in (value if type(value) is tuple else (value,)) if not _is_plain_value(part)]
         if type(key) is not str or wrong:
+            kind = _kind(wrong[0] if wrong else key)
             raise CheckpointError(
-                f"config[{key!r}] in the checkpoint {source} is {_kind(wrong[0] if wrong else key)}; accepted: names "
-                "with an int, float, bool, str or None each, or a list or tuple of these"
+                f"config[{reprlib.repr(key)}] in the checkpoint {source} is {kind}; accepted: names with an "
+                "int, float, bool, str or None each, or a list or tuple of these"
             )
         plain[key] = value
     if "max_shape" in plain:

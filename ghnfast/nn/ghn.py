@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -576,6 +577,24 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def check_plausible(read: checkpoint.Checkpoint) -> None:
+    """Every number of a configuration is at most how many weights there are: there is a bias of this length.
+
+    Even without memory for weights, making a GHN takes time and memory that grow with these numbers.
+
+    Raises:
+        CheckpointError: a number is larger.
+    """
+    elements = sum(weight.numel() for weight in read.state_dict.values() if isinstance(weight, Tensor))
+    for name, value in read.config.items():
+        sizes = [size for size in (value if isinstance(value, tuple) else (value,)) if is_count(size)]
+        if math.prod(sizes[:2]) > elements or math.prod(sizes[2:]) > elements:
+            raise CheckpointError(
+                f"config['{name}'] in {read.source} is {value!r:.80}, and its weights have {elements} elements in all; "
+                "the configuration of these weights is accepted"
+            )
+
+
 def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
     """A GHN with the configuration and weights of a checkpoint.
 
@@ -588,6 +607,7 @@ def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
         raise CheckpointError(
             f"the configuration in {read.source} has {', '.join(unknown)}; accepted are {', '.join(known)}"
         )
+    check_plausible(read)
     try:
         # Nothing is allocated before the weights are known to fit: a broken configuration could ask for any amount.
         with torch.device("meta"):
