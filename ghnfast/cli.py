@@ -45,7 +45,7 @@ from .trace import trace
 from .training import baseline, evaluate, format_results, load_data, make_config, read_config, train
 from .training.data import DATA_SETS
 from .training.evaluate import STATISTICS
-from .training.trainer import CONFIG
+from .training.folder import CONFIG
 
 _log = logging.getLogger("ghnfast")
 
@@ -761,7 +761,7 @@ def run_train(arguments: argparse.Namespace) -> str:
     folder = Path(arguments.out)
     values: dict[str, Any] = {}
     known = folder / CONFIG
-    if arguments.config is not None or known.exists():
+    if arguments.config is not None or os.path.exists(known):  # not Path's, which raises what is wrong with a path
         values.update(read_config(arguments.config if arguments.config is not None else known))
     for text in arguments.values:
         name, equals, value = text.partition("=")
@@ -769,9 +769,7 @@ def run_train(arguments: argparse.Namespace) -> str:
             raise UsageError(f"{text!r} was given; NAME=VALUE is accepted")
         values[name] = value
     try:
-        return f"wrote {train(make_config(values), folder)}"
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {in_words(error)}") from error
+        return f"wrote {train(make_config(values), arguments.out)}"
     except KeyboardInterrupt:
         raise UsageError(f"interrupted; the same command goes on from the checkpoint in {folder}") from None
 

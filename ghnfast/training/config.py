@@ -7,6 +7,7 @@ import difflib
 import json
 import math
 import os
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -20,6 +21,11 @@ from ..optional import import_optional
 SCHEDULES = ("step", "cosine", "constant")
 AMP = ("none", "bfloat16", "float16")
 SUFFIXES = (".toml", ".yaml", ".yml")
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 200
+MOST_SEED = (1 << 64) - 1
+# The largest numbers that mean something: beyond them memory or the machine's integers end.
+MOST = {"workers": 1024, "networks": 100_000_000, "hid": 1 << 14, "num_ch": 1 << 16, "fc_dim": 1 << 16}
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,15 @@ class TrainConfig:
         )
         for name in zero_or_more:
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, str):
+                require(is_text(value), name, value, "text")
+                require("\0" not in value, name, value, "text without NUL")
+            numbers = value if isinstance(value, tuple) else (value,)
+            if name != "seed" and numbers and all(type(number) is int for number in numbers):
+                most = MOST.get(name, (1 << 63) - 1)
+                require(max(numbers) <= most, name, value, f"at most {most:,}")
+        require(self.seed <= MOST_SEED, "seed", self.seed, "0 to 2^64 - 1")
         require(self.steps > 0 or self.epochs > 0, "steps", self.steps, "a positive number, or epochs,")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 or more, below 1,")
         require(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(map(repr, SCHEDULES)))
@@ -115,13 +130,34 @@ class TrainConfig:
         return rate * min(1.0, (step + 1) / self.warmup) if self.warmup else rate
 
     def as_toml(self) -> str:
-        """The configuration as a file: JSON's numbers, strings, booleans and lists are TOML's."""
-        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in dataclasses.asdict(self).items())
+        """The configuration as a file, which `read_config` reads."""
+        return "".join(f"{name} = {toml_of(value)}\n" for name, value in dataclasses.asdict(self).items())
+
+
+def toml_of(value: Any) -> str:
+    """JSON's numbers, strings, booleans and lists are TOML's, but for two things: TOML has no escapes of halves of a
+    character, in which JSON writes those beyond 16 bits, and takes no DEL as it is.
+    """
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def is_text(value: str) -> bool:
+    """Whether a file can have it. Python's names of files that are not UTF-8 are no text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def require(condition: bool, name: str, given: Any, accepted: str) -> None:
     if not condition:
-        raise TrainingError(f"{name} is {given!r}; {accepted} is accepted")
+        raise TrainingError(f"{name} is {shown(given)}; {accepted} is accepted")
+
+
+def shown(value: Any) -> str:
+    """A value in a message, whatever its size."""
+    return SHORT.repr(value)
 
 
 def make_config(values: Mapping[str, Any]) -> TrainConfig:
@@ -132,10 +168,12 @@ def make_config(values: Mapping[str, Any]) -> TrainConfig:
     """
     kinds = typing.get_type_hints(TrainConfig)
     for name in values:
+        if not isinstance(name, str):
+            raise TrainingError(f"the configuration has {shown(name)} for a name; accepted are {', '.join(kinds)}")
         if name not in kinds:
             close = difflib.get_close_matches(name, kinds, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; accepted are {', '.join(kinds)}"
-            raise TrainingError(f"the configuration has no {name!r}{hint}")
+            raise TrainingError(f"the configuration has no {shown(name)}{hint}")
     return TrainConfig(**{name: converted(name, value, kinds[name]) for name, value in values.items()})
 
 
@@ -147,10 +185,10 @@ def converted(name: str, value: Any, kind: Any) -> Any:
                 value = float(value)
             else:
                 value = json.loads(value if not isinstance(kind, types.GenericAlias) else f"[{value.strip('[]()')}]")
-        except ValueError:
-            raise TrainingError(f"{name} is {value!r}; {words_for(kind)} is accepted") from None
+        except (ValueError, RecursionError):
+            raise TrainingError(f"{name} is {shown(value)}; {words_for(kind)} is accepted") from None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 1 << 1000 else math.inf
     if isinstance(kind, types.GenericAlias):
         inner = typing.get_args(kind)
         fits = isinstance(value, (list, tuple)) and (inner[-1] is Ellipsis or len(value) == len(inner))
@@ -158,7 +196,7 @@ def converted(name: str, value: Any, kind: Any) -> Any:
             return tuple(converted(name, item, inner[0]) for item in value)
     elif type(value) is kind and (kind is not float or math.isfinite(value)):
         return value
-    raise TrainingError(f"{name} is {value!r}; {words_for(kind)} is accepted")
+    raise TrainingError(f"{name} is {shown(value)}; {words_for(kind)} is accepted")
 
 
 def words_for(kind: Any) -> str:
@@ -178,8 +216,8 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     if file.suffix not in SUFFIXES:
         raise TrainingError(f"the configuration is {file}; a file with the suffix {', '.join(SUFFIXES)} is accepted")
     try:
-        text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        text = file.read_bytes().decode("utf-8")
+    except (OSError, ValueError) as error:
         raise TrainingError(f"the configuration {file} cannot be read: {error}") from error
     values = parse_toml(text, file) if file.suffix == ".toml" else parse_yaml(text, file)
     if not isinstance(values, dict):
@@ -194,7 +232,7 @@ def parse_toml(text: str, file: Path) -> Any:
         tomllib = import_optional("tomli", "TOML files need Python 3.11, or")
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise TrainingError(f"the configuration {file} is no TOML: {error}") from error
 
 
@@ -202,5 +240,5 @@ def parse_yaml(text: str, file: Path) -> Any:
     yaml = import_optional("yaml", "YAML files need")
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except Exception as error:  # its own, or that a date does not exist, or that a list in a list has no end
         raise TrainingError(f"the configuration {file} is no YAML: {' '.join(str(error).split())}") from error

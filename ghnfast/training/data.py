@@ -266,7 +266,7 @@ def load_folder(name: str, root: Path, validation: bool, size: int) -> ImageData
     def images(part: str, transform: Any) -> Any:
         try:
             return datasets.ImageFolder(str(root / part), transform)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise TrainingError(f"{name} cannot be read from {root / part}: {error}") from error
 
     train, calibration = images("train", augmented), images("train", plain)

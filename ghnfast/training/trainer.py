@@ -7,10 +7,11 @@ losses it would have had.
 
 from __future__ import annotations
 
-import json
+import functools
 import os
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,17 +25,21 @@ from torch.utils.data import DataLoader, Dataset
 from ..checkpoint import TrainedOn
 from ..deepnets import DeepNets1M
 from ..errors import TrainingError
-from ..files import in_words, replacing
+from ..files import in_words
 from ..nn import GHN
 from ..optional import import_optional
 from ..predict import load
 from .config import TrainConfig
 from .data import BIG, Batches, ImageData, load_data
+from .folder import CHECKPOINT as CHECKPOINT
+from .folder import CONFIG as CONFIG
+from .folder import LOG as LOG
+from .folder import WEIGHTS as WEIGHTS
+from .folder import append_line, cut_log, locked, read_checkpoint, save_checkpoint, sync_folder, writing
 from .networks import MetaBatch, MetaBatches, ahead, placed, run_network
 from .randomness import drawing_from
 from .start import start_from_identity
 
-CHECKPOINT, CONFIG, LOG, WEIGHTS = "checkpoint.pt", "config.toml", "log.jsonl", "ghn.safetensors"
 GHN_ARGUMENTS = ("max_shape", "hypernet", "decoder", "weight_norm", "ve", "layernorm", "hid")
 MOST_OUT_OF_MEMORY = 20  # in a row: then nothing will fit
 
@@ -260,11 +265,44 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            Exception: of any kind, where it is something else. The trainer is of no use then.
+        """
+        fresh = [dict(group) for group in self.optimizer.param_groups]
         self.ghn.load_state_dict(state["ghn"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.skipped, self.out_of_memory = state["step"], state["skipped"], state["out_of_memory"]
-        self.all_skipped = state["all_skipped"]
+        check_optimizer(self.optimizer, fresh)
+        check_finite(self.ghn.state_dict())
+        for name in ("step", "skipped", "out_of_memory", "all_skipped"):
+            if type(state[name]) is not int or state[name] < 0:
+                raise ValueError(f"{name} is {state[name]!r}")
+            setattr(self, name, state[name])
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, fresh: Sequence[Mapping[str, Any]]) -> None:
+    """Whether the state that it has loaded is that of its parameters: torch does not ask."""
+    for group, wanted in zip(optimizer.param_groups, fresh, strict=True):
+        differing = [name for name in wanted if name not in ("lr", "params") and group.get(name) != wanted[name]]
+        if differing:
+            raise ValueError(f"{differing[0]} of its optimizer is {group.get(differing[0])!r}")
+        for parameter in group["params"]:
+            own = optimizer.state.get(parameter, {})
+            if own and {"step", "exp_avg", "exp_avg_sq"} != own.keys():
+                raise ValueError("the state of its optimizer has other entries")
+            if own and not own["exp_avg"].shape == own["exp_avg_sq"].shape == parameter.shape:
+                raise ValueError("the state of its optimizer has other shapes")
+            if own and (own["step"].shape != () or own["exp_avg_sq"].min() < 0):
+                raise ValueError("the state of its optimizer is none that it can have")
+            check_finite(own)
+
+
+def check_finite(tensors: Mapping[str, Any]) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} is not finite")
 
 
 def clip(leaves: Sequence[Tensor], limit: float) -> None:
@@ -294,45 +332,62 @@ def train(config: TrainConfig, folder: str | os.PathLike[str], *, progress: bool
     """Train a GHN, or go on with a run that was interrupted.
 
     Writes into the folder: `config.toml`, `log.jsonl` (a line every `log_every` steps), `checkpoint.pt` (every
-    `save_every` steps, replaced whole), and at the end `ghn.safetensors`, which `ghnfast.load` reads. Under `torchrun`,
-    the networks of each meta-batch are shared between the processes.
+    `save_every` steps, replaced whole), and at the end `ghn.safetensors`, which `ghnfast.load` reads. One trainer at a
+    time works in a folder. Under `torchrun`, the networks of each meta-batch are shared between the processes. Nothing
+    is drawn from torch's global generators.
 
     Args:
         config: the configuration; that of a run that goes on must be the one it began with, but for `steps`, `epochs`,
             `workers`, `device` and how often it logs and saves.
         folder: where the run lives.
-        progress: show a progress bar, where tqdm is installed.
+        progress: say on stderr how far the run is: a bar on a terminal, where tqdm is installed; else a line at most
+            every ten seconds.
 
     Returns:
         The path of the trained GHN.
 
     Raises:
         TrainingError: the data, the configuration or the checkpoint cannot be used; found before any work starts. Or
-            too many steps in a row had no update.
+            too many steps in a row had no update, or the folder cannot be written, or another trainer is at it.
     """
+    if not os.fspath(folder):
+        raise TrainingError("the folder of the run is an empty path; a name, or '.', is accepted")
     path = Path(folder)
     with processes(config) as (rank, world_size, device):
         data = load_data(config.data, config.root)
         batches = make_batches(config, data)
-        steps = config.steps or config.epochs * batches.per_epoch
+        steps = config.steps if config.steps else config.epochs * batches.per_epoch
         trainer = Trainer(make_ghn(config, data).to(device), config, steps, rank=rank, world_size=world_size)
-        known = read_checkpoint(path)
         dataset = make_dataset(config, data)
-        if known is not None:
-            check_same_run(known["config"], trainer.state()["config"], path)
-            trainer.restore(known)
-        else:
-            start_from_identity(trainer.ghn, dataset, config.identity_steps, config.seed)
-        share_weights(trainer)
-        if rank == 0:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / CONFIG).write_text(config.as_toml())
-        run(trainer, dataset, batches, path, progress and rank == 0)
-        if rank == 0:
-            trainer.ghn.name, trainer.ghn.epoch = path.name, trainer.step // batches.per_epoch
-            trainer.ghn.trained_on = TrainedOn(data.name, data.input_shape)
-            trainer.ghn.save(path / WEIGHTS)
+        with locked(path) if rank == 0 else nullcontext():
+            go_on(trainer, dataset, path)
+            if rank == 0:
+                with writing(path, CONFIG) as file:
+                    file.write(config.as_toml().encode())
+            run(trainer, dataset, batches, path, progress and rank == 0)
+            if rank == 0:
+                trainer.ghn.name, trainer.ghn.epoch = path.resolve().name, trainer.step // batches.per_epoch
+                trainer.ghn.trained_on = TrainedOn(data.name, data.input_shape)
+                trainer.ghn.save(path / WEIGHTS)
+                sync_folder(path)
     return path / WEIGHTS
+
+
+def go_on(trainer: Trainer, dataset: DeepNets1M, path: Path) -> None:
+    """From the checkpoint of the folder, or from the beginning."""
+    known = read_checkpoint(path)
+    if known is None:
+        start_from_identity(trainer.ghn, dataset, trainer.config.identity_steps, trainer.config.seed)
+    else:
+        check_same_run(known["config"], trainer.state()["config"], path)
+        try:
+            trainer.restore(known)
+        except Exception as error:  # torch checks what it loads in many ways
+            raise TrainingError(
+                f"the checkpoint {path / CHECKPOINT} does not fit its configuration: {in_words(error)}; without it, "
+                "the run begins again"
+            ) from error
+    share_weights(trainer)
 
 
 def make_ghn(config: TrainConfig, data: ImageData) -> GHN:
@@ -368,10 +423,10 @@ def run(trainer: Trainer, dataset: DeepNets1M, batches: Batches, path: Path, pro
             reporter.add(trainer.train_step(images, labels, meta_batch))
             last = trainer.step == trainer.steps
             if trainer.rank == 0 and (last or trainer.step % config.save_every == 0):
-                save_checkpoint(path, trainer)
+                save_checkpoint(path, trainer.state())
     except KeyboardInterrupt:
         if trainer.rank == 0:
-            save_checkpoint(path, trainer)
+            save_checkpoint(path, trainer.state())
         raise
     finally:
         reporter.close()
@@ -450,20 +505,22 @@ class processes:
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.size = config, int(os.environ.get("WORLD_SIZE", "1"))
         local = os.environ.get("LOCAL_RANK", "0")
-        self.device = torch.device(f"cuda:{local}" if config.device == "cuda" else config.device)
+        self.name = f"cuda:{local}" if config.device == "cuda" else config.device
 
     def __enter__(self) -> tuple[int, int, torch.device]:
         try:
-            torch.empty(1, device=self.device)
+            device = torch.empty(1, device=self.name).device
         except (RuntimeError, AssertionError) as error:
-            raise TrainingError(f"the device {self.device} cannot be used: {in_words(error)}") from error
+            raise TrainingError(f"the device {self.name} cannot be used: {in_words(error)}") from error
+        if device.type == "meta":
+            raise TrainingError("the device meta cannot be used: it has no memory; cpu, cuda and the like are accepted")
         if self.size == 1:
-            return 0, 1, self.device
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
+            return 0, 1, device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         # NCCL refuses processes that share a GPU, as they do where the configuration names one.
         distributed.init_process_group("nccl" if self.config.device == "cuda" else "gloo")
-        return distributed.get_rank(), self.size, self.device
+        return distributed.get_rank(), self.size, device
 
     def __exit__(self, *_: Any) -> None:
         if self.size > 1:
@@ -484,64 +541,38 @@ def check_same_run(known: Mapping[str, Any], given: Mapping[str, Any], path: Pat
         )
 
 
-def save_checkpoint(path: Path, trainer: Trainer) -> None:
-    """Written beside the last one, which it then replaces: killed at any time, a whole one is there."""
-    with replacing(path / CHECKPOINT) as file:
-        torch.save(trainer.state(), file)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The checkpoint of a run, or None where there is none."""
-    file = path / CHECKPOINT
-    if not file.exists():
-        return None
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise TrainingError(f"the checkpoint {file} cannot be read: {in_words(error)}") from error
-    if not isinstance(state, dict) or "optimizer" not in state or "config" not in state:
-        raise TrainingError(f"{file} is not the checkpoint of a training run")
-    return state
-
-
 # Reports --------------------------------------------------------------------------------------------------------------
 
 
 class Reporter:
-    """The log, the progress bar and TensorBoard."""
+    """The log, TensorBoard, and how far the run is: a bar on a terminal, where tqdm is installed, else lines."""
 
     def __init__(self, trainer: Trainer, path: Path | None, progress: bool) -> None:
         self.trainer, self.path, self.results = trainer, path, list[StepResult]()
-        self.bar = make_bar(trainer) if progress else None
+        bar = make_bar(trainer) if progress else None
+        self.shown = Lines(trainer) if progress and bar is None else bar
         self.board = make_board(path) if path is not None and trainer.config.tensorboard else None
         if path is not None:
-            forget_later_lines(path / LOG, trainer.step)
+            cut_log(path, trainer.step)
 
     def add(self, result: StepResult) -> None:
         self.results.append(result)
-        if result.skipped and self.trainer.rank == 0 and self.bar is not None:
-            self.bar.write(f"step {self.trainer.step - 1} was skipped: {result.skipped}")
-        if self.bar is not None:
-            self.bar.update(1)
+        if self.shown is not None:
+            self.shown.add(result)
         if self.trainer.step % self.trainer.config.log_every == 0 or self.trainer.step == self.trainer.steps:
             self.report()
 
     def report(self) -> None:
         values = summary(self.results, self.trainer)
         self.results = []
-        if self.bar is not None:
-            self.bar.set_postfix(
-                {name: f"{values[name]:.3g}" for name in ("loss", "top1", "networks_per_second", "ghn_share")}
-            )
         if self.path is not None:
-            with open(self.path / LOG, "a") as file:
-                file.write(json.dumps(values) + "\n")
+            append_line(self.path, values)
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, self.trainer.step)
 
     def close(self) -> None:
-        for sink in (self.bar, self.board):
+        for sink in (self.shown, self.board):
             if sink is not None:
                 sink.close()
 
@@ -563,23 +594,81 @@ def summary(results: Sequence[StepResult], trainer: Trainer) -> dict[str, float]
     }
 
 
-def forget_later_lines(log: Path, step: int) -> None:
-    """Lines of steps after the checkpoint will be written again."""
-    if not log.exists():
-        return
-    lines = log.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    if kept != lines:
-        with replacing(log) as file:
-            file.write("".join(kept).encode())
+LINE_SECONDS = 10.0  # between lines, at least
 
 
-def make_bar(trainer: Trainer) -> Any:
+class Lines:
+    """Says on stderr how far a run is, where there is no terminal for a bar: first, now and then, and at last."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.first, self.results = trainer, trainer.step, list[StepResult]()
+        self.start = time.monotonic()
+        self.next = self.start
+
+    def add(self, result: StepResult) -> None:
+        self.results.append(result)
+        say_skipped(result, self.trainer, lambda text: print(text, file=sys.stderr, flush=True))
+        now = time.monotonic()
+        if now >= self.next or self.trainer.step == self.trainer.steps:
+            self.next = now + LINE_SECONDS
+            print(self.line(now - self.start), file=sys.stderr, flush=True)
+            self.results = []
+
+    def line(self, seconds: float) -> str:
+        values, step, steps = summary(self.results, self.trainer), self.trainer.step, self.trainer.steps
+        left = seconds / (step - self.first) * (steps - step)
+        end = f"{in_time(left)} to go" if step < steps else f"{in_time(seconds)} in all"
+        return (
+            f"step {step} of {steps}: loss {values['loss']:.3f}, top1 {values['top1']:.1f} %, "
+            f"{values['networks_per_second']:.1f} networks a second, {end}"
+        )
+
+    def close(self) -> None:
+        pass
+
+
+class Bar:
+    """The same, by a bar of tqdm."""
+
+    def __init__(self, trainer: Trainer, bar: Any) -> None:
+        self.trainer, self.bar, self.results = trainer, bar, list[StepResult]()
+
+    def add(self, result: StepResult) -> None:
+        self.results.append(result)
+        say_skipped(result, self.trainer, functools.partial(self.bar.write, file=sys.stderr))
+        if self.trainer.step % self.trainer.config.log_every == 0 or self.trainer.step == self.trainer.steps:
+            values = summary(self.results, self.trainer)
+            names = ("loss", "top1", "networks_per_second", "ghn_share")
+            self.bar.set_postfix({name: f"{values[name]:.3g}" for name in names})
+            self.results = []
+        self.bar.update(1)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def say_skipped(result: StepResult, trainer: Trainer, say: Callable[[str], object]) -> None:
+    if result.skipped:
+        say(f"step {trainer.step - 1} was skipped: {result.skipped}")
+
+
+def in_time(seconds: float) -> str:
+    """Seconds in words: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def make_bar(trainer: Trainer) -> Bar | None:
+    """A progress bar, where there are tqdm and a terminal."""
+    if not sys.stderr.isatty():
+        return None
     try:
         from tqdm import tqdm
     except ImportError:
         return None
-    return tqdm(total=trainer.steps, initial=trainer.step, unit=" steps", disable=None)
+    return Bar(trainer, tqdm(total=trainer.steps, initial=trainer.step, unit=" steps", file=sys.stderr))
 
 
 def make_board(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from PIL import Image
 
 import ghnfast.vision  # noqa: F401  (first: it makes torchvision importable beside a CPU torch)
 from ghnfast.errors import TrainingError
-from ghnfast.training import load_data
+from ghnfast.training import load_data, make_config
 from ghnfast.training.data import CROP_PADDING, MNIST_STATISTICS, Batches, ImagesInMemory, cropped, stratified
+from ghnfast.training.trainer import image_stream
 
 
 def test_mnist5k() -> None:
@@ -173,3 +175,85 @@ def test_unknown_data() -> None:
         TrainingError, match="the data set is 'mnist'; cifar10, cifar100, imagenet, mnist5k, folder are"
     ):
         load_data("mnist")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_folder(tmp_path, {"train": ["a", "b"], "val": ["a", "b"]}, 6)
+    return tmp_path
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    return {
+        "empty": b"",
+        "cut off": content[: len(content) // 2],
+        "no image": b"hello",
+        "NULs": content[:100] + b"\0" * (len(content) - 100),
+        "huge": content[:16] + b"\x7f\xff\xff\xff" * 2 + content[24:],
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["empty", "cut off", "no image", "NULs", "huge", "gone", "a folder"])
+def test_images_that_cannot_be_read_are_named(folder: Path, how: str) -> None:
+    data = load_data("folder", folder, validation=False, image_size=32)
+    file = folder / "train" / "b" / "3.png"
+    content = file.read_bytes()
+    file.unlink()
+    if how == "a folder":
+        file.mkdir()
+    elif how != "gone":
+        file.write_bytes(damaged(content, how))
+    with pytest.raises(TrainingError, match=r"the image .*train/b/3\.png cannot be read: .+"):
+        data.train.batch(range(12), 0)
+    assert len(data.test.batch(range(12), 0)[0]) == 12
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_cannot_be_read_end_a_run_in_one_sentence(folder: Path, workers: int) -> None:
+    data = load_data("folder", folder, validation=False, image_size=32)
+    (folder / "train" / "b" / "3.png").write_bytes(b"hello")
+    stream = image_stream(Batches(data.train, 6, 0), make_config({"workers": workers}), 0, 2)
+    with pytest.raises(TrainingError, match=r"^the image .*train/b/3\.png cannot be read: .+") as raised:
+        list(stream)
+    assert "\n" not in str(raised.value)
+
+
+def test_batches_of_other_processes_are_the_same(folder: Path) -> None:
+    batches = Batches(load_data("folder", folder, validation=False, image_size=32).train, 4, 0)
+    here, there = (list(image_stream(batches, make_config({"workers": workers}), 1, 6)) for workers in (0, 2))
+    assert len(here) == 5
+    for ours, theirs in zip(here, there, strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
+def test_files_that_are_no_images_are_left_out(folder: Path) -> None:
+    for place in (folder, folder / "train", folder / "train" / "a"):
+        (place / "notes.txt").write_text("hello")
+        (place / ".DS_Store").write_bytes(b"\0" * 10)
+    assert len(load_data("folder", folder, validation=False, image_size=32).train) == 12
+
+
+@pytest.mark.parametrize("case", ["an empty class", "no class", "a file", "no tests", "nothing", "a broken path"])
+def test_folders_without_images(folder: Path, case: str) -> None:
+    root = folder
+    if case == "an empty class":
+        (folder / "train" / "c").mkdir()
+    elif case == "no class":
+        shutil.rmtree(folder / "train")
+        (folder / "train").mkdir()
+    elif case == "a file":
+        shutil.rmtree(folder / "train")
+        (folder / "train").write_text("hello")
+    elif case == "no tests":
+        shutil.rmtree(folder / "val")
+    elif case == "nothing":
+        root = folder / "nowhere"
+    else:
+        root = Path("a\0b")
+    with pytest.raises(TrainingError, match="folder cannot be read from"):
+        load_data("folder", root, image_size=32)
+
+
+def test_validation_needs_more_images_than_it_takes(folder: Path) -> None:
+    with pytest.raises(TrainingError, match="has 12 images, and 5000 are held out for validation; more are accepted"):
+        load_data("imagenet", folder, image_size=32)

@@ -1,0 +1,199 @@
+"""The folder of a training run: its lock, configuration, log and checkpoint, whole after a power loss at any time.
+
+Files take the place of the last ones when they are on the disk, and a line of the log is there before the checkpoint
+of its step: a run goes on from the checkpoint, and what the log has beyond it is cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import socket
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from ..errors import TrainingError
+from ..files import in_words, replacing
+
+CHECKPOINT, CONFIG, LOG, WEIGHTS, LOCK = "checkpoint.pt", "config.toml", "log.jsonl", "ghn.safetensors", ".lock"
+MOST_HOLDER = 1000  # bytes that are read of a lock
+_log = logging.getLogger("ghnfast")
+_held: set[int] = set()  # file descriptors of locks
+
+
+def forget_locks() -> None:
+    """In a process that was forked, which shares the locks, and would hold them after this one's end."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_locks)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other trainers out of it until the end of the block, or of the process.
+
+    Raises:
+        TrainingError: another trainer is at it, or the folder cannot be made or written.
+    """
+    with in_folder(path):
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    _held.add(descriptor)
+    try:
+        lock(descriptor, path)
+        with in_folder(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        if descriptor in _held:
+            _held.discard(descriptor)
+            os.close(descriptor)
+
+
+def lock(descriptor: int, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, MOST_HOLDER, 0).decode(errors="replace") or "another process"
+        raise TrainingError(
+            f"the run in {path} is being trained by {holder}; its end, or another folder, is to be waited for"
+        ) from None
+    except OSError as error:  # some file systems of clusters have none
+        _log.warning("the folder %s cannot be locked (%s): start no second run in it", path, in_words(error))
+
+
+@contextlib.contextmanager
+def in_folder(path: Path) -> Iterator[None]:
+    """What the operating system, and torch when it writes, say of a folder, as errors of ghnfast."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, TrainingError):
+            raise
+        # When a write fails, torch.save raises a RuntimeError about its archive; the reason is in the error before it.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise TrainingError(
+            f"the run in {path} cannot be written: {in_words(cause)}; a folder that can be, on a disk with space, is "
+            "accepted"
+        ) from error
+
+
+@contextlib.contextmanager
+def writing(path: Path, name: str) -> Iterator[BinaryIO]:
+    """A file of the folder, that takes the place of the last one whole, and stays there."""
+    with in_folder(path):
+        with replacing(path / name) as file:
+            yield file
+        sync_folder(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Write the folder itself to the disk: which files it has is not part of them."""
+    if os.name == "nt":  # there it cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# The checkpoint -------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Written beside the last one, which it then replaces: killed at any time, a whole one is there."""
+    with writing(path, CHECKPOINT) as file:
+        torch.save(dict(state), file)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The checkpoint of a run, or None where there is none.
+
+    Raises:
+        TrainingError: it is damaged, or something else.
+    """
+    file = path / CHECKPOINT
+    try:
+        content = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"the checkpoint {file} cannot be read: {in_words(error)}") from error
+    try:
+        check_sums(content)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever damage leads to
+        raise TrainingError(f"the checkpoint {file} cannot be read: {in_words(error)}; {WITHOUT}") from error
+    if not isinstance(state, dict) or not {"ghn", "optimizer", "config"} <= state.keys():
+        raise TrainingError(f"{file} is not the checkpoint of a training run; {WITHOUT}")
+    if not isinstance(state["config"], dict):
+        raise TrainingError(f"{file} is not the checkpoint of a training run: its configuration is no table; {WITHOUT}")
+    return state
+
+
+WITHOUT = "without it, the run begins again"
+
+
+def check_sums(content: bytes) -> None:
+    """torch does not look at the checksums that it writes."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the checksum of its part {damaged} is wrong")
+
+
+# The log --------------------------------------------------------------------------------------------------------------
+
+
+def append_line(path: Path, values: Mapping[str, Any]) -> None:
+    with in_folder(path), open(path / LOG, "ab") as file:
+        file.write(json.dumps(values).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Leave the lines up to this step: later ones will be written again, and what is no line was half written."""
+    file = path / LOG
+    with in_folder(path):
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
+            return
+    kept, last = [], 0
+    for line in content.splitlines(keepends=True):
+        line = line.lstrip(b"\0")  # of a block that a power loss left unwritten
+        found = step_of(line)
+        if found is not None and last < found <= step:
+            kept.append(line)
+            last = found
+    if b"".join(kept) != content:
+        with writing(path, LOG) as new:
+            new.write(b"".join(kept))
+
+
+def step_of(line: bytes) -> int | None:
+    """The step of a line of the log, if it is one."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = values.get("step") if isinstance(values, dict) else None
+    return step if line.endswith(b"\n") and type(step) is int else None
