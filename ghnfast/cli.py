@@ -35,7 +35,7 @@ from .deepnets.dataset import SIZES
 from .deepnets.generate import format_statistics, gather_statistics, splits_to_write, write_splits
 from .drawing import to_svg
 from .errors import DomainWarning, GhnfastError, UsageError
-from .files import compact_copies, in_words, replacing
+from .files import check_writable, compact_copies, in_words, replacing
 from .graph import MAX_DISTANCE, PRIMITIVES, ArchGraph
 from .nn.slots import Report
 from .optional import command, import_optional
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         arguments = make_parser().parse_args(argv)
-        print(result_of(arguments), flush=True)
+        print(printable(result_of(arguments)), flush=True)
     except GhnfastError as error:
         print("ghnfast: error:", " ".join(str(error).split()), file=sys.stderr)
         return BAD_INPUT
@@ -285,11 +285,37 @@ def check_output(text: str | None, suffixes: Sequence[str]) -> Path | None:
         raise UsageError(f"cannot write {text}: its suffix is '{path.suffix}'; accepted: {', '.join(suffixes)}")
     if os.path.isdir(path):
         raise UsageError(f"cannot write {text}: it is a folder")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"cannot write {text}: it is a pipe or a device; a regular file is accepted")
     if not os.path.isdir(path.parent):
-        raise UsageError(f"cannot write {text}: the folder {path.parent} does not exist")
+        what = "is no folder" if os.path.exists(path.parent) else "does not exist"
+        raise UsageError(f"cannot write {text}: the folder {path.parent} {what}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UsageError(f"cannot write {text}: no permission to write into the folder {path.parent}")
+    try:
+        check_writable(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot write {text}: {in_words(error)}") from error
     return path
+
+
+def check_folder(text: str) -> Path:
+    """The folder to write into, which need not be there yet."""
+    if not text or "\0" in text:
+        raise UsageError(f"cannot write into {text!r}: it is no folder's name")
+    path = Path(text)
+    first = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+    if not os.path.isdir(first):
+        raise UsageError(f"cannot write into {text}: {first} is no folder")
+    if not os.access(first, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write into {text}: no permission to write into {first}")
+    return path
+
+
+def printable(text: str) -> str:
+    """What stdout can write: names of files need not be text in its encoding."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 # Models --------------------------------------------------------------------------------------------------------------
@@ -541,14 +567,26 @@ def write_weights(path: Path, model: nn.Module) -> None:
                 # By name, for large models can do without a copy of the file in memory. The library makes a file that
                 # only its owner may read; this one gets the permissions of any other.
                 permissions = os.fstat(file.fileno()).st_mode & 0o777
-                safetensors.torch.save_file(tensors, file.name, metadata={"format": "pt"})
-                os.chmod(file.name, permissions)
+                if is_text(file.name):
+                    safetensors.torch.save_file(tensors, file.name, metadata={"format": "pt"})
+                    os.chmod(file.name, permissions)
+                else:
+                    file.write(safetensors.torch.save(tensors, metadata={"format": "pt"}))
             else:
                 torch.save({name: tensors.get(name, others.get(name)) for name in state}, file)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         # When a write fails, torch.save raises a RuntimeError about its archive; the reason is in the error before it.
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise UsageError(f"{path} could not be written: {in_words(cause)}") from error
+
+
+def is_text(name: str) -> bool:
+    """Whether the name of a file is UTF-8, which is all that safetensors opens."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def summarize(
@@ -743,6 +781,7 @@ def run_generate(arguments: argparse.Namespace) -> str:
     total, threads = sum(counts.values()), torch.get_num_threads()
     written: tuple[Path, ...] = ()
     if arguments.out is not None:
+        check_folder(arguments.out)
         with progress_bar("writing", total) as step:
             written = write_splits(arguments.out, counts, arguments.seed, step)
     with progress_bar("statistics", total) as step:
@@ -758,7 +797,7 @@ def run_generate(arguments: argparse.Namespace) -> str:
 
 
 def run_train(arguments: argparse.Namespace) -> str:
-    folder = Path(arguments.out)
+    folder = check_folder(arguments.out)
     values: dict[str, Any] = {}
     known = folder / CONFIG
     if arguments.config is not None or os.path.exists(known):  # not Path's, which raises what is wrong with a path

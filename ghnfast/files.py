@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import secrets
 import urllib.error
 from collections.abc import Iterator, Mapping
@@ -18,18 +20,81 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of ``path`` at the end of the block, whole; on any error nothing is left of it.
 
     The temporary name is unique, so threads and processes may write the same path at once: the last one stays. It is
-    opened here rather than by `tempfile`, whose files only their owner may read.
+    opened here rather than by `tempfile`, whose files only their owner may read. A writer that is killed leaves its
+    temporary file; the next one of the same path removes it. Every writer holds a lock on its own, which ends with the
+    process: a file that can be locked belongs to nobody.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    remove_abandoned(path)
+    temporary, file = open_temporary(path)
     try:
-        with open(temporary, "x+b") as file:
+        with file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            # safetensors puts another file under the name that it writes to: the lock and the disk are for that one.
+            with contextlib.nullcontext(file) if is_at(file.fileno(), temporary) else open(temporary, "r+b") as whole:
+                lock(whole.fileno())
+                os.fsync(whole.fileno())
+                os.replace(temporary, path)  # before the lock ends
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Make and remove what `replacing` would write to.
+
+    Raises:
+        OSError: `path` cannot be written. ValueError: it is no path.
+    """
+    temporary, file = open_temporary(path)
+    file.close()
+    temporary.unlink(missing_ok=True)
+
+
+def temporary_prefix(path: Path) -> str:
+    # As a file's name may have 255 bytes, long ones are cut: the lock, not the name, says whose a file is.
+    return f".{os.fsdecode(os.fsencode(path.name)[:200])}."
+
+
+def open_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """A new locked file beside a path."""
+    while True:
+        temporary = path.with_name(f"{temporary_prefix(path)}{secrets.token_hex(8)}.tmp")
+        file = open(temporary, "x+b")  # noqa: SIM115
+        locked = lock(file.fileno())
+        if locked is False or (locked and is_at(file.fileno(), temporary)):
+            return temporary, file
+        file.close()  # another writer took it for abandoned before it was locked, and removes it
+
+
+def lock(descriptor: int) -> bool | None:
+    """Whether a file is now locked; None where another has locked it, False where its file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return False
+    return True
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of killed writers of a path. Those that cannot be removed are no reason to fail."""
+    name = re.compile(re.escape(temporary_prefix(path)) + r"[0-9a-f]{16}\.tmp")
+    with contextlib.suppress(OSError, ValueError):
+        for entry in os.scandir(path.parent):
+            if not name.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            with contextlib.suppress(OSError), open(entry.path, "rb") as file:
+                if lock(file.fileno()):
+                    os.unlink(entry.path)
 
 
 def in_words(error: Exception) -> str:
