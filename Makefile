@@ -7,7 +7,7 @@ CPP_FILES := $(wildcard csrc/*.cpp csrc/*.hpp)
 # Tests run in parallel, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup predict test lint unit sanitize bench gpu coverage format clean
+.PHONY: setup predict test lint unit sanitize fuzz bench gpu coverage format clean
 
 setup: $(VENV)/.ready
 
@@ -35,14 +35,25 @@ unit: setup
 # The C++ core under the address and undefined-behaviour sanitizers, then under the thread sanitizer.
 sanitize: sanitize-address,undefined sanitize-thread
 
+PRELOAD = $(foreach library,$(LIBRARIES),$(shell gcc -print-file-name=$(library)))
 sanitize-address,undefined: LIBRARIES = libasan.so libstdc++.so
 sanitize-thread: LIBRARIES = libtsan.so libstdc++.so
-sanitize-%: setup
-	$(BIN)/cmake -S . -B build/$@ -G Ninja -DGHNFAST_SANITIZE=$* -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
-		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
-	$(BIN)/cmake --build build/$@
-	LD_PRELOAD="$(foreach library,$(LIBRARIES),$(shell gcc -print-file-name=$(library)))" ASAN_OPTIONS=detect_leaks=0 \
+sanitize-%: build/sanitize-%/.built
+	LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 \
 		GHNFAST_TEST_EXTENSION=build/$@ $(PYTEST) -p no:cacheprovider --confcutdir=tests/csrc tests/csrc
+
+# There is no such file: ninja knows what is to be done.
+build/sanitize-%/.built: setup
+	$(BIN)/cmake -S . -B $(@D) -G Ninja -DGHNFAST_SANITIZE=$* -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake --build $(@D)
+
+# Hostile arrays, under the sanitizers, and damaged files, for FUZZ_SECONDS, from another seed each time.
+FUZZ_SECONDS ?= 300
+fuzz: LIBRARIES = libasan.so libstdc++.so
+fuzz: build/sanitize-address,undefined/.built
+	GHNFAST_FUZZ_SECONDS=$(FUZZ_SECONDS) GHNFAST_FUZZ_PRELOAD="$(PRELOAD)" GHNFAST_TEST_EXTENSION=$(CURDIR)/$(<D) \
+		$(PYTEST) -p no:cacheprovider -n 2 tests/fuzz
 
 # Measures on the CPU into bench/results/cpu-*.json, and regenerates the README's tables and docs/speed.svg. The published
 # implementation is measured beside ours where PYTHONPATH has it (ppuda and what it needs).

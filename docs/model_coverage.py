@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from models import timm_model, torchvision_model, transformers_model
 

@@ -47,7 +47,16 @@ def run_once(part: str, results: Path) -> dict[str, Any]:
     """One round of the benchmarks of a file, in a process as `make bench` starts it."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     target = results / f"{'gpu-any' if part == 'gpu' else f'cpu-{part}'}.json"
-    pytest_once = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-json", target]
+    pytest_once: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--benchmark-json",
+        target,
+    ]
     done = subprocess.run(
         [*pytest_once, BENCH / f"test_{part}.py"],
         cwd=ROOT,

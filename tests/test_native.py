@@ -68,7 +68,9 @@ def test_native_is_what_the_modules_compute(config: str, dtype: torch.dtype) -> 
     ghn = GHN(**{**SMALL, **CONFIGS[config]}).to(dtype)
     models = [torchvision_model(name, num_classes=10) for name in ("resnet18", "squeezenet1_1")] + [PatchNet()]
     batch = GraphBatch(graphs())
-    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-12}
+    tolerance: dict[str, Any] = (
+        {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-12}
+    )
     with torch.no_grad():
         native = ghn.native()
         assert native is not None
@@ -114,7 +116,7 @@ def load_others(ghn: GHN) -> None:
 
 
 def replace_parameter(ghn: GHN) -> None:
-    ghn.gnn.gru.weight_ih = nn.Parameter(torch.ones_like(ghn.gnn.gru.weight_ih))
+    ghn.gnn.gru.weight_ih = nn.Parameter(torch.ones_like(ghn.gnn.gru.weight_ih))  # type: ignore[arg-type]
 
 
 def add_hook(ghn: GHN) -> None:

@@ -23,6 +23,7 @@ from ghnfast.ops import backend
 from ghnfast.training import load_data, read_config
 
 PACKAGE = Path(ghnfast.__file__).parent
+optional.import_optional("torchvision.datasets", "tests need")  # whole, before a part of it is hidden
 
 
 def to_networkx(folder: Path) -> object:

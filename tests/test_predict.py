@@ -86,7 +86,7 @@ def tokens_network(tokens: int, *shape: int) -> nn.Module:
         x = m.patch(x).flatten(2).transpose(1, 2)
         if tokens:
             x = torch.cat([m.token.expand(x.shape[0], -1, -1), x], 1)
-        return m.fc(m.ln(x + m.pos).mean(1))  # type: ignore[no-any-return]
+        return m.fc(m.ln(x + m.pos).mean(1))
 
     return Net(
         forward,
@@ -557,9 +557,9 @@ def test_frozen_parameters_are_predicted_and_stay_frozen() -> None:
 
 def test_gradients_are_left_alone() -> None:
     model = small_network()
-    model.a.weight.grad = torch.ones_like(model.a.weight)
+    model.a.weight.grad = torch.ones_like(model.a.weight)  # type: ignore[arg-type]
     predict(model)
-    assert torch.equal(model.a.weight.grad, torch.ones_like(model.a.weight))
+    assert torch.equal(model.a.weight.grad, torch.ones_like(model.a.weight))  # type: ignore[arg-type]
     assert all(tensor.grad is None for name, tensor in model.named_parameters() if name != "a.weight")
 
 
@@ -576,7 +576,7 @@ def test_parameters_stay_the_same_objects_in_the_same_memory() -> None:
 
 
 def test_channels_last_stays_channels_last() -> None:
-    model = small_network().to(memory_format=torch.channels_last)
+    model = small_network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert model.b.weight.is_contiguous(memory_format=torch.channels_last)
     predict(model)
     assert model.a.weight.is_contiguous(memory_format=torch.channels_last)
@@ -609,7 +609,7 @@ def test_transposed_parameter_memory() -> None:
 def test_two_parameters_that_share_memory() -> None:
     """Tied by data rather than by identity: both are reported as predicted, and they still share."""
     model = nn.Sequential(conv(3, 8), conv(8, 8), conv(8, 8))
-    model[2].weight = nn.Parameter(model[1].weight.data)
+    model[2].weight = nn.Parameter(model[1].weight.data)  # type: ignore[arg-type]
     _, report = predict(model, report=True)
     check_report(model, report, set())
     assert model[1].weight.data_ptr() == model[2].weight.data_ptr()
@@ -1145,7 +1145,7 @@ def test_overflow_of_half_precision_changes_nothing() -> None:
     """Finite as the GHN computes it, infinite as the model would store it."""
     ghn = GHN(max_shape=MAX_SHAPE, num_classes=CLASSES, hid=HID, ve=False, layernorm=False, weight_norm=False)
     with torch.no_grad():
-        ghn.decoder.conv[2].bias.fill_(1e6)  # type: ignore[operator, union-attr]
+        ghn.decoder.conv[2].bias.fill_(1e6)
     model = small_network().half()
     before = values(model)
     with pytest.raises(PredictError, match="float16"):

@@ -15,7 +15,7 @@ from ghnfast.tracing.shapes import SHAPES, contiguous_layout, result_shape, scal
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def empty(*shape: int, **options: Any) -> Tensor:
+def empty(*shape: Any, **options: Any) -> Tensor:
     return torch.empty(*shape, device="meta", **options)
 
 

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ghnfast
 from ghnfast import GHN, ArchGraph, DomainWarning, PredictError
+from ghnfast.checkpoint import TrainedOn
 
 IMAGE = (3, 8, 8)
 BACKENDS = ["torch", "cpp", "triton"]
@@ -36,7 +37,7 @@ def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def ghn() -> GHN:
     torch.manual_seed(0)
     made = GHN(max_shape=(4, 4, 3, 3), num_classes=3, hid=4)
-    made.trained_on = ("digits", IMAGE)
+    made.trained_on = TrainedOn("digits", IMAGE)
     return made
 
 
@@ -289,7 +290,7 @@ def test_a_failed_prediction_does_not_count_as_a_write(ghn: GHN, graph: ArchGrap
     model = network()
     loss = model(torch.ones(2, *IMAGE)).square().sum()
     model.a.half()
-    broken = GHN(**ghn.config)
+    broken = GHN(max_shape=(4, 4, 3, 3), num_classes=3, hid=4)
     with torch.no_grad():
         broken.decoder.conv[2].weight.fill_(1e6)
     versions = [parameter._version for parameter in model.parameters()]
@@ -308,7 +309,7 @@ def test_the_second_of_two_models_fails(ghn: GHN, graph: ArchGraph, each_backend
     expanded = network()
     expanded.fc.weight = nn.Parameter(torch.zeros(1, 6).expand(3, 6))
     renamed = network()
-    renamed.other = renamed._modules.pop("fc")
+    renamed.add_module("other", renamed._modules.pop("fc"))
     for second, given in itertools.product([empty, expanded, renamed], [graph, None]):
         if second is renamed and given is None:
             continue
@@ -336,5 +337,5 @@ def test_a_model_without_elements_in_a_list(ghn: GHN, graph: ArchGraph) -> None:
 
     models: list[nn.Module] = [network(), Empty()]
     _, reports = ghn.predict(models, input_shape=IMAGE, report=True)
-    assert [report.coverage for report in reports] == [1, 1]
+    assert [report.coverage for report in reports] == [1, 1]  # type: ignore[attr-defined]
     assert reports[1].skipped == {"weight": "it is empty"} or reports[1].elements == 0

@@ -86,9 +86,12 @@ class PublishedFile:
         except DAMAGE as error:
             raise DatasetError(f"{meta} does not describe the split {split} of DeepNets-1M: {error!r:.200}") from error
         self.opened: tuple[int, Any] | None = None
-        group = self.group()
-        if len(group) < len(self):
-            raise DatasetError(f"{self.path} has {len(group)} networks of the split {split}, {meta} {len(self)}")
+        try:
+            count = len(self.group())
+        except RuntimeError as error:  # what h5py raises where the index of a group is damaged
+            raise DatasetError(f"the split {split} in {self.path} is broken: {error}") from error
+        if count < len(self):
+            raise DatasetError(f"{self.path} has {count} networks of the split {split}, {meta} {len(self)}")
 
     def __len__(self) -> int:
         return len(self.nodes)

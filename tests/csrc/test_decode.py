@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ class Case(NamedTuple):
     scales: Array
 
 
-def make_case(targets: list[tuple[int, ...]], dtype: Any, sizes: tuple[int, int, int] = (7, 6, 8)) -> Case:
+def make_case(targets: Sequence[tuple[int, ...]], dtype: Any, sizes: tuple[int, int, int] = (7, 6, 8)) -> Case:
     """A case with targets (rows, columns, cells, out, in, kind), their blocks one behind the other."""
     random = np.random.default_rng(len(targets))
     first = {True: 0, False: 0}
@@ -37,9 +38,9 @@ def make_case(targets: list[tuple[int, ...]], dtype: Any, sizes: tuple[int, int,
         table.append((first[product], rows, columns, cells, out, in_, kind))
         first[product] += cells if product else rows * columns * cells
     shapes = (first[True], sizes[2]), sizes, sizes[:2], (first[False],)
-    arrays = [random.standard_normal(shape).astype(dtype) for shape in shapes]
+    hidden, weight, bias, blocks = (random.standard_normal(shape).astype(dtype) for shape in shapes)
     scales = np.where(np.array([target[-1] for target in targets]) <= SCALED, random.random(len(targets)) + 0.5, 1.0)
-    return Case(*arrays, np.array(table, dtype=np.int64).reshape(-1, 7), scales)
+    return Case(hidden, weight, bias, blocks, np.array(table, dtype=np.int64).reshape(-1, 7), scales)
 
 
 def expected_values(case: Case, index: int) -> Array:
@@ -148,7 +149,9 @@ def test_large_targets_are_streamed_to_any_address(core: ModuleType, instruction
     assert decode(core, case, outputs) == -1
     for index, output in enumerate(outputs):
         np.testing.assert_allclose(output, expected_values(case, index), rtol=0, atol=2e-5)
-        memory = output.base.base if output.base.base is not None else output.base
+        base = output.base
+        assert base is not None
+        memory = base.base if base.base is not None else base
         assert (memory[:offset] == 7).all()
         assert (memory[offset + output.size :] == 7).all()
 

@@ -24,7 +24,8 @@ def test_ranges_are_grouped_by_common_bytes(core: ModuleType, ranges: list[tuple
     # Groups grow until nothing outside of them touches them.
     wanted, rest = [], set(known)
     while rest:
-        group, bytes_ = set(), set(bytes_of[min(rest)])
+        group: set[int] = set()
+        bytes_ = set(bytes_of[min(rest)])
         while touching := {index for index in rest - group if bytes_of[index] & bytes_}:
             group |= touching
             bytes_ = set.union(*(bytes_of[index] for index in group))

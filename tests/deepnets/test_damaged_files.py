@@ -141,7 +141,10 @@ DAMAGE: dict[str, Callable[[Any], Any]] = {
     "of other nodes": lambda group: replace(group, "adj", group["adj"][:-1, :-1]),
     "three dimensions": lambda group: replace(group, "adj", group["adj"][()][None]),
     "a number": lambda group: replace(group, "adj", 5),
-    "empty": lambda group: [replace(group, name, np.zeros(s)) for name, s in (("adj", (0, 0)), ("nodes", (0, 3)))],
+    "empty": lambda group: [
+        replace(group, name, np.zeros(s))  # type: ignore[func-returns-value]
+        for name, s in (("adj", (0, 0)), ("nodes", (0, 3)))
+    ],
     "floats": lambda group: replace(group, "adj", group["adj"][()].astype(float)),
     "strings": lambda group: replace(group, "adj", np.full(group["adj"].shape, b"1")),
     "objects": lambda group: replace(group, "nodes", "text", dtype=h5py.string_dtype()),

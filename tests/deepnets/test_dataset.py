@@ -197,7 +197,7 @@ def test_items_pickle() -> None:
 def test_published_files(split: str) -> None:
     """Every graph in a file is that of its genotype, and every row of nodes and distances is that of a node."""
     dataset = DeepNets1M(split, FILES)
-    stored = json.loads(dataset.published.meta.read_text())[split]  # type: ignore[union-attr]
+    stored = json.loads(dataset.published.meta.read_text())[split]
     tables = [list(stored["meta"][table].values()) for table in ("primitives_ext", "unique_op_names")]
     assert len(dataset) == len(stored["nets"]) > 0
     for item, net in zip(dataset, stored["nets"], strict=True):
@@ -211,7 +211,7 @@ def test_published_files(split: str) -> None:
             assert item.graph.parameter_shapes.get(name, shape) == shape
         ours, theirs = (list(zip(graph.ops, graph.params, strict=True)) for graph in (sampled.graph, item.graph))
         assert not difference(ours, sampled.graph.edges.tolist(), theirs, item.graph.edges.tolist())
-        group = dataset.published.group()[str(item.index)]  # type: ignore[union-attr]
+        group = dataset.published.group()[str(item.index)]
         assert_same_rows(
             (*file_rows(sampled), [PRIMITIVE_NAMES, NAMES]), (group["adj"][()], group["nodes"][()], tables)
         )
@@ -375,4 +375,4 @@ def test_an_index_out_of_range() -> None:
         with pytest.raises(IndexError, match="of the split train was asked for, which has 1000000"):
             DeepNets1M("train")[index]
     with pytest.raises(TypeError):
-        DeepNets1M("train")["0"]  # type: ignore[index]
+        DeepNets1M("train")["0"]

@@ -92,8 +92,8 @@ def test_rows_and_distances(tmp_path: Path) -> None:
             assert names[0] == "input"
             ours = np.sort(distances[distances > 0])
             np.testing.assert_array_equal(ours, np.sort(item.graph.distances(250)[item.graph.distances(250) > 0]))
-            tables = [list(meta[table].values()) for table in ("primitives_ext", "unique_op_names")]
-            graph = make_graph(distances == 1, rows, *tables, dict(item.settings.parameters()))
+            primitives, names = (list(meta[table].values()) for table in ("primitives_ext", "unique_op_names"))
+            graph = make_graph(distances == 1, rows, primitives, names, dict(item.settings.parameters()))
             assert sorted(graph.ops) == sorted(item.graph.ops)
 
 
@@ -123,7 +123,12 @@ def test_a_killed_process_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(generate, "PART", 3)
     made: list[int] = []
     real = generate.file_rows
-    monkeypatch.setattr(generate, "file_rows", lambda item: (made.append(item.index), real(item))[1])
+
+    def counted(item: Any) -> Any:
+        made.append(item.index)
+        return real(item)
+
+    monkeypatch.setattr(generate, "file_rows", counted)
     told: list[int] = []
     generate.write_splits(tmp_path, {"search": 10}, seed=5, progress=told.append)
     assert made == [6, 7, 8, 9]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 import ghnfast
 from ghnfast.graph import GraphBatch
 from ghnfast.ops.decode import DecodeSource, decode, decode_into
-from ghnfast.ops.sweep import gated_sweep, naive_gated_sweep
+from ghnfast.ops.sweep import GruWeights, MlpWeights, SweepWeights, gated_sweep, naive_gated_sweep
 
 DEVICE = torch.device("cuda")
 
@@ -99,7 +100,7 @@ def test_devices(ghn_imagenet: ghnfast.GHN, ghn_device: str, model_device: str) 
     expected = ghn_imagenet.predict(network())
     model = copy.deepcopy(ghn_imagenet).to(ghn_device).predict(network().to(model_device))
     for (name, found), wanted in zip(model.named_parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-6, msg=partial("{}: {}".format, name))
 
 
 def test_gradients_of_a_whole_ghn(ghn_imagenet: ghnfast.GHN) -> None:
@@ -130,8 +131,9 @@ def test_large_graphs(kind: str) -> None:
             weight /= 1 + len(edges) / 5000  # sums of hundreds of messages saturate the gates
         states = torch.randn(size, 32, device=DEVICE)
         found = gated_sweep(states, topology, weights)
-        doubled = [type(part)(*(w.double() for w in part)) for part in (weights.direct, weights.virtual, weights.gru)]
-        wanted = naive_gated_sweep(states.double(), topology, type(weights)(*doubled))
+        virtual = None if weights.virtual is None else MlpWeights(*(w.double() for w in weights.virtual))
+        direct, gru = MlpWeights(*(w.double() for w in weights.direct)), GruWeights(*(w.double() for w in weights.gru))
+        wanted = naive_gated_sweep(states.double(), topology, SweepWeights(direct, virtual, gru))
     torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +29,7 @@ from ghnfast.ops.decode import (
 
 
 def made(
-    targets: list[tuple[int, ...]], sizes: tuple[int, int, int] = (6, 5, 16)
+    targets: Sequence[tuple[int, ...]], sizes: tuple[int, int, int] = (6, 5, 16)
 ) -> tuple[DecodeSource, DecodeTargets]:
     source, table = make(targets, sizes=sizes, device=DEVICE)
     return DecodeSource(*(tensor.detach().requires_grad_() for tensor in source)), table
@@ -96,7 +99,7 @@ def test_writing_gives_the_same_values(dtype: torch.dtype) -> None:
     with torch.no_grad():
         decode_into(source, targets, shaped)
     for value, output, version in zip(wanted, shaped, versions, strict=True):
-        tolerance = {} if dtype.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-5}
+        tolerance: dict[str, Any] = {} if dtype.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-5}
         torch.testing.assert_close(output.reshape(value.shape), value.to(dtype), **tolerance)
         assert output._version > version  # autograd sees the write
 
@@ -109,7 +112,7 @@ def test_targets_of_several_dtypes_in_one_call() -> None:
     with torch.no_grad():
         decode_into(source, targets, outputs)
     for value, output in zip(wanted, outputs, strict=True):
-        tolerance = {} if output.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-5}
+        tolerance: dict[str, Any] = {} if output.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-5}
         torch.testing.assert_close(output[..., 0], value.to(output.dtype), **tolerance)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -55,8 +57,8 @@ def test_same_as_plain_pytorch(ghn: ghnfast.GHN, dtype: torch.dtype, monkeypatch
     monkeypatch.setenv("GHNFAST_BACKEND", "torch")
     ghn.predict(models[1], input_shape=(3, 32, 32))
     for (name, ours), wanted in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
-        tolerance = {} if dtype.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-6}
-        torch.testing.assert_close(ours, wanted, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+        tolerance: dict[str, Any] = {} if dtype.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-6}
+        torch.testing.assert_close(ours, wanted, msg=partial("{}: {}".format, name), **tolerance)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, which interprets the kernels
@@ -76,7 +78,7 @@ def test_precision(ghn: ghnfast.GHN) -> None:
     models = [small_network().to(DEVICE) for _ in range(2)]
     ghn.predict(models[0], input_shape=(3, 32, 32))
     other.predict(models[1], input_shape=(3, 32, 32))
-    exact, rounded = models[0][0].weight, models[1][0].weight
+    exact, rounded = (next(model.parameters()) for model in models)
     assert not torch.equal(exact, rounded)
     torch.testing.assert_close(exact, rounded, rtol=0, atol=1e-2 * float(exact.detach().abs().max()))
     with pytest.raises(ValueError, match="precision is 'half'; 'float32', 'tf32', 'bfloat16' are accepted"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from decoding import BIAS, NORM_WEIGHT, PRODUCT, SCALED, TARGETS, assert_same_decoding, make, naive
@@ -63,7 +65,7 @@ def test_writing_gives_the_same_values(monkeypatch: pytest.MonkeyPatch, backend:
     with torch.no_grad():
         decode_into(source, targets, shaped)
     for value, output, version in zip(wanted, shaped, versions, strict=True):
-        tolerance = {} if dtype.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-5}
+        tolerance: dict[str, Any] = {} if dtype.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-5}
         torch.testing.assert_close(output.reshape(value.shape), value.to(dtype), **tolerance)
         assert output._version > version  # autograd sees the write
 

@@ -35,7 +35,7 @@ def test_mnist5k() -> None:
 def test_mnist5k_splits_share_no_image() -> None:
     data = load_data("mnist5k")
     assert isinstance(data.train, ImagesInMemory)
-    seen = [{bytes(image.numpy().tobytes()) for image in part.pixels} for part in (data.train, data.val, data.test)]  # type: ignore[union-attr]
+    seen = [{bytes(image.numpy().tobytes()) for image in part.pixels} for part in (data.train, data.val, data.test)]
     assert not seen[0] & seen[1]
     assert not seen[0] & seen[2]
     assert not seen[1] & seen[2]

@@ -80,7 +80,7 @@ def test_recalibrated_statistics_are_means_over_batches(few_images: ImageData, t
     variance = torch.stack([feature.var((0, 2, 3)) for feature in features]).mean(0)
     torch.testing.assert_close(found[1].running_mean, mean)
     torch.testing.assert_close(found[1].running_var, variance)
-    assert network[1].running_mean is None or torch.equal(network[1].running_mean, torch.zeros(4))
+    assert network[1].running_mean is None or torch.equal(network[1].running_mean, torch.zeros(4))  # type: ignore[arg-type]
     assert not found[1].training
 
 

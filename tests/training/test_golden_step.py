@@ -9,6 +9,7 @@ import pytest
 import torch
 from golden_data import golden, golden_ghn
 from kernel_device import DEVICE, use_large_blocks
+from torch import nn
 
 from ghnfast.deepnets import Network, graph_of
 from ghnfast.nn.ghn import with_published_names
@@ -25,7 +26,7 @@ def golden_batch() -> tuple[torch.Tensor, torch.Tensor, MetaBatch]:
         {"genotype": e["genotype"], "num_classes": 10, "is_imagenet_input": False, **e["args"]} for e in entries
     ]
     with torch.device("meta"):
-        networks = [Network(**each) for each in settings]
+        networks: list[nn.Module] = [Network(**each) for each in settings]
     images = np.random.RandomState(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
     batch = MetaBatch(networks, [graph_of(**each) for each in settings], list(range(len(networks))), len(networks))
     return torch.from_numpy(images), torch.arange(8) % 10, batch

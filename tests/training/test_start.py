@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_config
-from torch import nn
+from torch import Tensor, nn
 
 from ghnfast.errors import TrainingError
 from ghnfast.training import ImageData
@@ -75,7 +75,8 @@ def test_regression_comes_close_and_leaves_the_rest(few_images: ImageData, chang
     start_from_identity(again, dataset, 80, 0)
     assert all(map(torch.equal, ghn.state_dict().values(), again.state_dict().values()))
     graph = dataset[12345].graph
-    moved, kept = [], []
+    moved: list[Tensor] = []
+    kept: list[Tensor] = []
     with torch.no_grad():
         for (name, value), own in zip(ghn([graph])[0].items(), first([graph])[0].values(), strict=True):
             target = identity_for(name, tuple(value.shape), TILE, 10, 0)

@@ -18,7 +18,7 @@ from ghnfast import GHN, ArchGraph, Report
 from ghnfast.checkpoint import Checkpoint
 from ghnfast.nn.ghn import from_checkpoint
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 GHN_NAMES = ("ghn1-cifar10", "ghn2-cifar10", "mlp-cifar10", "ghn1-imagenet", "ghn2-imagenet")
 
 

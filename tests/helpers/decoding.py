@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ TARGETS = [
 
 
 def make(
-    targets: list[tuple[int, ...]],
+    targets: Sequence[tuple[int, ...]],
     dtype: torch.dtype = torch.float32,
     sizes: tuple[int, int, int] = (6, 5, 16),
     device: str = "cpu",

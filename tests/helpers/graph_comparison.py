@@ -28,9 +28,9 @@ def colours(labels: Labels, edges: Edges, rounds: int = 12) -> list[int]:
 
 def difference(labels: Labels, edges: Edges, golden_labels: Labels, golden_edges: Edges) -> dict[str, Any]:
     """What distinguishes two labelled graphs; empty where they are the same."""
-    labels = [tuple(label) for label in labels]
-    golden_labels = [tuple(label) for label in golden_labels]
-    found = {
+    labels = [(op, param) for op, param in labels]
+    golden_labels = [(op, param) for op, param in golden_labels]
+    found: dict[str, Any] = {
         "only ours": Counter(labels) - Counter(golden_labels),
         "only golden": Counter(golden_labels) - Counter(labels),
     }
