@@ -197,7 +197,7 @@ class GHN(nn.Module):
         """Predict a model's parameters and write them into the model.
 
         Nothing is written before everything that can fail has succeeded. Batch statistics are not predicted:
-        evaluate in training mode, or estimate them on data first.
+        `ghnfast.calibrate` sets them from images, before evaluation.
 
         Args:
             model: the model, on any device, its parameters float32, float64, float16 or bfloat16; or a list of models,

@@ -197,3 +197,10 @@ def test_accuracy_needs_images_and_statistics(few_images: ImageData) -> None:
         accuracies(normalized_network(), none, few_images.calibration)
     with pytest.raises(TrainingError, match="batch_statistics is 'running'"):
         accuracies(normalized_network(), few_images.test, few_images.calibration, "running")
+
+
+def test_networks_whose_statistics_are_not_finite_are_wrong(few_images: ImageData) -> None:
+    """They are no error: other networks of the split are measured."""
+    network = normalized_network()
+    network[0].weight.data.fill_(float("inf"))
+    assert accuracies(network, few_images.test, few_images.calibration, "recalibrated", 6)[0] < 25

@@ -456,3 +456,34 @@ def test_times_in_words() -> None:
 def test_checkpoints_of_no_run(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path) is None
     assert read_checkpoint(tmp_path / "nowhere") is None
+
+
+KILLED = """
+import os, signal, sys, torch
+from ghnfast.cli import main
+save, saved = torch.save, []
+def killed(state, file):
+    saved.append(1)
+    if len(saved) == 2:
+        file.write(b"half of it")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(state, file)
+torch.save = killed
+main(sys.argv[1:])
+"""
+
+
+def test_killed_while_it_writes_a_checkpoint(tmp_path: Path) -> None:
+    """The last one is there, whole; what was half written is gone once the run goes on."""
+    arguments = ["train", "--out", str(tmp_path), *(f"{key}={value}" for key, value in {**TINY, **FAST}.items())]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".checkpoint.pt.*"))) == 1
+    state = read_checkpoint(tmp_path)
+    assert state is not None
+    assert state["step"] == 2
+    again = subprocess.run([sys.executable, "-m", "ghnfast", *arguments], capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.startswith("step 3 of 4: loss ")
+    assert {file.name for file in tmp_path.iterdir()} == {CHECKPOINT, CONFIG, LOG, LOCK, WEIGHTS}
