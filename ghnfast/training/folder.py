@@ -156,7 +156,7 @@ def check_sums(content: bytes) -> None:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         damaged = archive.testzip()
     if damaged is not None:
-        raise ValueError(f"the checksum of its part {damaged} is wrong")
+        raise TrainingError(f"the checksum of its part {damaged} is wrong")
 
 
 # The log --------------------------------------------------------------------------------------------------------------

@@ -278,7 +278,7 @@ class Trainer:
         check_finite(self.ghn.state_dict())
         for name in ("step", "skipped", "out_of_memory", "all_skipped"):
             if type(state[name]) is not int or state[name] < 0:
-                raise ValueError(f"{name} is {state[name]!r}")
+                raise TrainingError(f"{name} is {state[name]!r}")
             setattr(self, name, state[name])
 
 
@@ -287,22 +287,22 @@ def check_optimizer(optimizer: torch.optim.Optimizer, fresh: Sequence[Mapping[st
     for group, wanted in zip(optimizer.param_groups, fresh, strict=True):
         differing = [name for name in wanted if name not in ("lr", "params") and group.get(name) != wanted[name]]
         if differing:
-            raise ValueError(f"{differing[0]} of its optimizer is {group.get(differing[0])!r}")
+            raise TrainingError(f"{differing[0]} of its optimizer is {group.get(differing[0])!r}")
         for parameter in group["params"]:
             own = optimizer.state.get(parameter, {})
             if own and {"step", "exp_avg", "exp_avg_sq"} != own.keys():
-                raise ValueError("the state of its optimizer has other entries")
+                raise TrainingError("the state of its optimizer has other entries")
             if own and not own["exp_avg"].shape == own["exp_avg_sq"].shape == parameter.shape:
-                raise ValueError("the state of its optimizer has other shapes")
+                raise TrainingError("the state of its optimizer has other shapes")
             if own and (own["step"].shape != () or own["exp_avg_sq"].min() < 0):
-                raise ValueError("the state of its optimizer is none that it can have")
+                raise TrainingError("the state of its optimizer is none that it can have")
             check_finite(own)
 
 
 def check_finite(tensors: Mapping[str, Any]) -> None:
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} is not finite")
+            raise TrainingError(f"{name} is not finite")
 
 
 def clip(leaves: Sequence[Tensor], limit: float) -> None:
