@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent / "helpers"
 
 # What follows may take no more memory than it has, and this much.
 LIMITED = """

@@ -9,31 +9,14 @@ import numpy as np
 import pytest
 import torch
 from golden_data import GHN_NAMES, assert_same_graph, assert_same_prediction, golden, golden_ghn
-from models import torchvision_model
-from torch import nn
+from golden_models import DEEPNETS, TORCHVISION_PREDICTIONS, deepnets_model, sized_model
 
 import ghnfast
 from ghnfast import checkpoint
-from ghnfast.deepnets import Network
 from ghnfast.graph import PRIMITIVES
-from ghnfast.vision import adapt_to_small_images
 
 TORCHVISION_GRAPHS = sorted(golden("torchvision")["graphs"])
-TORCHVISION_PREDICTIONS = sorted(key for key in golden("torchvision")["pred"] if not key.endswith("/embedding"))
 EMBEDDINGS = sorted(key for key in golden("torchvision")["pred"] if key.endswith("/embedding"))
-DEEPNETS = sorted(golden("deepnets"))
-
-
-def sized_model(name: str, images: str) -> tuple[nn.Module, tuple[int, int, int] | None]:
-    """A torchvision model for ImageNet, or adapted to CIFAR-10, and the shape of its input."""
-    if images == "imagenet":
-        return torchvision_model(name), None
-    return adapt_to_small_images(torchvision_model(name, num_classes=10)), (3, 32, 32)
-
-
-def deepnets_model(key: str) -> Network:
-    entry = golden("deepnets")[key]
-    return Network(genotype=entry["genotype"], num_classes=10, is_imagenet_input=False, **entry["args"])
 
 
 def test_closed_form_weights_are_the_golden_ones() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -406,7 +407,7 @@ print([name for name in sys.modules if name.split(".")[0] == "sympy" or name.sta
 
 
 def test_draws_import_no_compiler() -> None:
-    script = GRAPH.format(path=[entry for entry in sys.path if "tests" in entry])
+    script = GRAPH.format(path=[str(Path(__file__).parent), *(entry for entry in sys.path if "tests" in entry)])
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]", ran.stderr
 

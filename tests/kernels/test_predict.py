@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from golden_data import assert_same_prediction, golden, golden_ghn
+from golden_models import DEEPNETS, TORCHVISION_PREDICTIONS, deepnets_model, sized_model
 from kernel_device import DEVICE, use_large_blocks
-from test_golden import DEEPNETS, TORCHVISION_PREDICTIONS, deepnets_model, sized_model
 from torch import nn
 
 import ghnfast
