@@ -78,9 +78,9 @@ def scale_of(target):
 
 
 @triton.jit
-def size_of(target, column: tl.constexpr):
-    """In 32 bits: divisions of 64 bits take several times as long."""
-    return tl.load(target + column).to(tl.int32)
+def size_of(target, column: tl.constexpr, INDEX: tl.constexpr):
+    """In 32 bits where `index_type` allows it: divisions of 64 bits take several times as long."""
+    return tl.load(target + column).to(INDEX)
 
 
 @triton.jit
@@ -93,7 +93,9 @@ def load_weight(weight, element, elements, columns, max_columns, width, WIDTH: t
     """(elements, WIDTH): the rows of the last layer for elements of a block (rows, columns)."""
     k = tl.arange(0, WIDTH)[None, :]
     row = (element // columns) * max_columns + element % columns
-    return tl.load(weight + row[:, None] * width + k, mask=(element < elements)[:, None] & (k < width), other=0.0)
+    return tl.load(
+        weight + row.to(tl.int64)[:, None] * width + k, mask=(element < elements)[:, None] & (k < width), other=0.0
+    )
 
 
 @triton.jit
@@ -121,8 +123,21 @@ def store_as(flat, target, offset, value, mask, FLAT: tl.constexpr):
 
 @triton.jit
 def rounded_to_tf32(x):
-    """To the nearest: the multiplier would cut off the last 13 bits."""
-    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    """To the nearest: the multiplier would cut off the last 13 bits.
+
+    The largest numbers, which would round to infinity, are cut off. NaN stays NaN: rounded, its bits could carry into
+    the sign, and cut off, they could be those of infinity.
+    """
+    bits = x.to(tl.int32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    rounded = tl.where(size < 0x7F7FF000, bits + 0x1000, bits) & -0x2000
+    return tl.where(size > 0x7F800000, 0x7FC00000, rounded).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def rounded_to_bfloat16(x):
+    """As a GPU rounds: Triton's interpreter would make other numbers of what is not a number."""
+    return tl.where(x == x, x.to(tl.bfloat16).to(tl.float32), x)
 
 
 @triton.jit
@@ -132,21 +147,24 @@ def share_of(repeats, part, parts):
 
 
 @triton.jit
-def repeats_of(target):
+def repeats_of(target, INDEX: tl.constexpr):
     """How often a target repeats its block: (in all, along its second dimension)."""
-    along = tl.cdiv(size_of(target, IN), size_of(target, COLUMNS))
-    return tl.cdiv(size_of(target, OUT), size_of(target, ROWS)) * along, along
+    along = tl.cdiv(size_of(target, IN, INDEX), size_of(target, COLUMNS, INDEX))
+    return tl.cdiv(size_of(target, OUT, INDEX), size_of(target, ROWS, INDEX)) * along, along
 
 
 @triton.jit
-def store_repeats(flat, target, value, element, elements, part, parts, REPEATS: tl.constexpr, FLAT: tl.constexpr):
+def store_repeats(
+    flat, target, value, element, elements, part, parts,
+    REPEATS: tl.constexpr, FLAT: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
     """Store elements of a block (rows, columns, cells), numbered row-major, to this part of its repeats."""
-    rows, columns, cells = size_of(target, ROWS), size_of(target, COLUMNS), size_of(target, CELLS)
-    out, in_ = size_of(target, OUT), size_of(target, IN)
+    columns, cells = size_of(target, COLUMNS, INDEX), size_of(target, CELLS, INDEX)
+    rows, out, in_ = size_of(target, ROWS, INDEX), size_of(target, OUT, INDEX), size_of(target, IN, INDEX)
     stride_out, stride_in = tl.load(target + STRIDE_OUT), tl.load(target + STRIDE_IN)
     i, j, cell = element // (columns * cells), element // cells % columns, element % cells
     within = i * stride_out + j * stride_in + cell * tl.load(target + STRIDE_CELL)
-    repeats, along = repeats_of(target)
+    repeats, along = repeats_of(target, INDEX)
     end = share_of(repeats, part + 1, parts)
     value = tl.broadcast_to(value[None, :], [REPEATS, value.shape[0]])
     for start in range(share_of(repeats, part, parts), end, REPEATS):
@@ -161,19 +179,19 @@ def store_repeats(flat, target, value, element, elements, part, parts, REPEATS: 
 @triton.jit
 def decode_one_cell(
     hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
-    WIDTH: tl.constexpr, TILE: tl.constexpr, REPEATS: tl.constexpr, FLAT: tl.constexpr,
+    WIDTH: tl.constexpr, TILE: tl.constexpr, REPEATS: tl.constexpr, FLAT: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """Products of one cell, of targets with blocks of equal size: weight . hidden + bias."""
     target = targets + first * TABLE_WIDTH
-    columns = size_of(target, COLUMNS)
-    element, elements = tile * TILE + tl.arange(0, TILE), size_of(target, ROWS) * columns
+    columns = size_of(target, COLUMNS, INDEX)
+    element, elements = tile * TILE + tl.arange(0, TILE), size_of(target, ROWS, INDEX) * columns
     matrix = load_weight(weight, element, elements, columns, max_columns, width, WIDTH)
     offset = load_bias(bias, element, elements, columns, max_columns)
     k = tl.arange(0, WIDTH)
     for _ in range(count):
         x = tl.load(hidden + tl.load(target + FIRST) * width + k, mask=k < width, other=0.0)
         value = (tl.sum(matrix * x[None, :], axis=1) + offset) * scale_of(target)
-        store_repeats(flat, target, value, element, elements, part, parts, REPEATS, FLAT)
+        store_repeats(flat, target, value, element, elements, part, parts, REPEATS, FLAT, INDEX)
         target += TABLE_WIDTH
 
 
@@ -181,11 +199,11 @@ def decode_one_cell(
 def decode_kernel_cells(
     hidden, weight, bias, flat, target, tile, part, parts, width, max_columns,
     TILE: tl.constexpr, CELLS_TILE: tl.constexpr, CHUNK: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
+    INTERPRETED: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """Products of several cells, as matrices: (out * in, cells)."""
-    rows, columns, cells = size_of(target, ROWS), size_of(target, COLUMNS), size_of(target, CELLS)
-    out, in_ = size_of(target, OUT), size_of(target, IN)
+    columns, cells = size_of(target, COLUMNS, INDEX), size_of(target, CELLS, INDEX)
+    rows, out, in_ = size_of(target, ROWS, INDEX), size_of(target, OUT, INDEX), size_of(target, IN, INDEX)
     stride_out, stride_in, stride_cell = (
         tl.load(target + STRIDE_OUT), tl.load(target + STRIDE_IN), tl.load(target + STRIDE_CELL)
     )  # fmt: skip
@@ -193,8 +211,8 @@ def decode_kernel_cells(
     element, elements = tile * TILE + tl.arange(0, TILE), rows * columns
     i, j = element // columns, element % columns
     offset = load_bias(bias, element, elements, columns, max_columns)
-    row_of_weight = (i * max_columns + j)[:, None] * width
-    repeats, along = repeats_of(target)
+    row_of_weight = (i * max_columns + j).to(tl.int64)[:, None] * width
+    repeats, along = repeats_of(target, INDEX)
     for start_cell in range(0, cells, CELLS_TILE):
         cell = start_cell + tl.arange(0, CELLS_TILE)
         total = tl.zeros([TILE, CELLS_TILE], dtype=tl.float32)
@@ -211,9 +229,10 @@ def decode_kernel_cells(
                 other=0.0,
             )
             if PRECISION == "bfloat16":
-                a, b = a.to(tl.bfloat16), b.to(tl.bfloat16)
-                # Triton's interpreter would multiply the bits.
-                total = tl.dot(a.to(tl.float32), b.to(tl.float32), total) if INTERPRETED else tl.dot(a, b, total)
+                if INTERPRETED:  # Triton's interpreter would multiply the bits
+                    total = tl.dot(rounded_to_bfloat16(a), rounded_to_bfloat16(b), total)
+                else:
+                    total = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), total)
             elif PRECISION == "tf32":
                 total = tl.dot(rounded_to_tf32(a), rounded_to_tf32(b), total, input_precision="tf32")
             else:
@@ -238,7 +257,7 @@ def decode_kernel(
     blocks,  # (elements,) float32
     flat,  # all targets one behind the other, float32, written if FLAT
     targets,  # (targets, TABLE_WIDTH) int64
-    items,  # (items, ITEM_WIDTH) int32
+    items,  # (items, ITEM_WIDTH), see `index_type`
     status,  # () int32: unless it is FINE, nothing is written
     width,
     max_columns,
@@ -258,23 +277,24 @@ def decode_kernel(
     what, first, count = tl.load(item), tl.load(item + 1), tl.load(item + 2)
     tile, part, parts = tl.load(item + 3), tl.load(item + 4), tl.load(item + 5)
     target = targets + first * TABLE_WIDTH
+    INDEX: tl.constexpr = items.dtype.element_ty
     if tl.load(status) == FINE:
         if what == ONE_CELL:
             decode_one_cell(
                 hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
-                WIDTH, TILE, REPEATS, FLAT,
+                WIDTH, TILE, REPEATS, FLAT, INDEX,
             )  # fmt: skip
         elif what == KERNEL:
             decode_kernel_cells(
                 hidden, weight, bias, flat, target, tile, part, parts, width, max_columns,
-                KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, FLAT, PRECISION, INTERPRETED,
+                KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, FLAT, PRECISION, INTERPRETED, INDEX,
             )  # fmt: skip
         else:
-            elements = size_of(target, ROWS) * size_of(target, COLUMNS) * size_of(target, CELLS)
+            elements = size_of(target, ROWS, INDEX) * size_of(target, COLUMNS, INDEX) * size_of(target, CELLS, INDEX)
             element = tile * GIVEN_TILE + tl.arange(0, GIVEN_TILE)
             block = tl.load(blocks + tl.load(target + FIRST) + element, mask=element < elements, other=0.0)
             value = normalized(block, tl.load(target + KIND), scale_of(target))
-            store_repeats(flat, target, value, element, elements, part, parts, REPEATS, FLAT)
+            store_repeats(flat, target, value, element, elements, part, parts, REPEATS, FLAT, INDEX)
 
 
 @triton.jit
@@ -285,6 +305,7 @@ def check_kernel(
     blocks,
     largest,  # (2,) float32: the largest absolute values of weight and bias
     targets,
+    items,  # as of `decode_kernel`, for their type alone
     status,  # () int32, lowered to the number of the first target with a value that its dtype cannot hold
     width,
     max_columns,
@@ -297,30 +318,34 @@ def check_kernel(
     |weight . x + bias| <= max |weight| * sum |x| + max |bias|: products are computed only where this is too large.
     """
     target = targets + tl.program_id(0) * TABLE_WIDTH
-    rows, columns, cells = size_of(target, ROWS), size_of(target, COLUMNS), size_of(target, CELLS)
-    first, kind, scale = tl.load(target + FIRST), tl.load(target + KIND), scale_of(target)
+    INDEX: tl.constexpr = items.dtype.element_ty
+    columns, cells = size_of(target, COLUMNS, INDEX), size_of(target, CELLS, INDEX)
+    rows, first = size_of(target, ROWS, INDEX), tl.load(target + FIRST)
+    kind, scale = tl.load(target + KIND), scale_of(target)
     element_type = tl.load(target + ELEMENT)
-    limit = tl.where(element_type == FLOAT16, 65504.0, 3.4028234663852886e38)
-    limit = tl.where(element_type == BFLOAT16, 3.3895313892515355e38, limit)
+    # The least value that rounds to infinity: half a step beyond the largest number.
+    limit = tl.where(element_type == FLOAT16, 65520.0, float("inf"))
+    limit = tl.where(element_type == BFLOAT16, 3.3961775292304957e38, limit)
+    safe = tl.minimum(limit, 3.4028234663852886e38) / 2  # the sums are rounded, too
     broken = 0
     if kind == PRODUCT:
         k = tl.arange(0, WIDTH)
         for cell in range(cells):
             x = tl.load(hidden + (first + cell) * width + k, mask=k < width, other=0.0)
             bound = (tl.load(largest) * tl.sum(tl.abs(x), axis=0) + tl.load(largest + 1)) * tl.abs(scale)
-            if not (bound <= limit):
+            if not (bound < safe):
                 for start in range(0, rows * columns, TILE):
                     element = start + tl.arange(0, TILE)
                     matrix = load_weight(weight, element, rows * columns, columns, max_columns, width, WIDTH)
                     offset = load_bias(bias, element, rows * columns, columns, max_columns)
                     value = (tl.sum(matrix * x[None, :], axis=1) + offset) * scale
-                    broken += tl.sum(tl.where(tl.abs(value) <= limit, 0, 1), axis=0)
+                    broken += tl.sum(tl.where(tl.abs(value) < limit, 0, 1), axis=0)
     else:
         elements = rows * columns * cells
         for start in range(0, elements, GIVEN_TILE):
             element = start + tl.arange(0, GIVEN_TILE)
             value = normalized(tl.load(blocks + first + element, mask=element < elements, other=0.0), kind, scale)
-            broken += tl.sum(tl.where(tl.abs(value) <= limit, 0, 1), axis=0)
+            broken += tl.sum(tl.where(tl.abs(value) < limit, 0, 1), axis=0)
     if broken > 0:
         tl.atomic_min(status, tl.program_id(0))
 
@@ -339,20 +364,24 @@ def decode_backward_kernel(
     """Sum the gradients of a block's repeats, and go back through its normalization."""
     item = items + tl.program_id(0) * ITEM_WIDTH
     target = targets + tl.load(item + 1) * TABLE_WIDTH
-    rows, columns, cells = size_of(target, ROWS), size_of(target, COLUMNS), size_of(target, CELLS)
-    out, in_ = size_of(target, OUT), size_of(target, IN)
+    INDEX: tl.constexpr = items.dtype.element_ty
+    columns, cells = size_of(target, COLUMNS, INDEX), size_of(target, CELLS, INDEX)
+    rows, out, in_ = size_of(target, ROWS, INDEX), size_of(target, OUT, INDEX), size_of(target, IN, INDEX)
     element, elements = tl.load(item + 3) * TILE + tl.arange(0, TILE), rows * columns * cells
     i, j, cell = element // (columns * cells), element // cells % columns, element % cells
     source = grad + tl.load(target + ADDRESS)
-    within = (i * in_ + j) * cells + cell
-    repeats, along = repeats_of(target)
+    # A place in the target, other than one in its block, takes 64 bits.
+    stride_out, stride_in = in_.to(tl.int64) * cells, cells.to(tl.int64)
+    within = i * stride_out + j * stride_in + cell
+    repeats, along = repeats_of(target, INDEX)
     total = tl.zeros([REPEATS, TILE], dtype=tl.float32)
     for start in range(0, repeats, REPEATS):
         repeat = start + tl.arange(0, REPEATS)
         row, column = repeat // along * rows, repeat % along * columns
         mask = (repeat < repeats)[:, None] & (element < elements)[None, :]
         mask &= (row[:, None] + i[None, :] < out) & (column[:, None] + j[None, :] < in_)
-        total += tl.load(source + ((row * in_ + column) * cells)[:, None] + within[None, :], mask=mask, other=0.0)
+        place = (row * stride_out + column * stride_in)[:, None] + within[None, :]
+        total += tl.load(source + place, mask=mask, other=0.0)
     summed = tl.sum(total, axis=0)
     first, kind, scale = tl.load(target + FIRST), tl.load(target + KIND), scale_of(target)
     if kind == PRODUCT:
@@ -372,8 +401,8 @@ class Tables(NamedTuple):
     """What a decoding is made of, on its device."""
 
     targets: Tensor  # (targets, 14) int64, see `FIRST`
-    items: Tensor  # (items, 6) int32
-    backward_items: Tensor  # (items, 6) int32; none where nothing goes backward
+    items: Tensor  # (items, 6), see `index_type`
+    backward_items: Tensor  # the same; none where nothing goes backward
 
 
 def tables(
@@ -409,7 +438,17 @@ def tables(
     items = expanded(what[heads], heads, counts, tiles, np.maximum(stored // (tiles * STORED), 1))
     everything = np.arange(len(targets))
     ones = np.ones_like(everything)
-    return [table, items, expanded(what, everything, ones, -(-block // GIVEN_TILE), ones)]
+    backward_items = expanded(what, everything, ones, -(-block // GIVEN_TILE), ones)
+    index = index_type(targets)
+    return [table, items.astype(index), backward_items.astype(index)]
+
+
+def index_type(targets: NDArray[np.int64]) -> type[np.signedinteger]:
+    """What the kernels count rows, columns, repeats and elements of blocks in; they take it from the table of items."""
+    _, rows, columns, cells, out, in_, _ = targets.T
+    most = np.stack([out, in_, -(-out // rows) * -(-in_ // columns), rows * columns * cells]).max(initial=0)
+    # What a tile or a run of repeats goes beyond is no more than this.
+    return np.int32 if most < 2**31 - 2**20 else np.int64
 
 
 def expanded(
@@ -418,7 +457,7 @@ def expanded(
     counts: NDArray[np.int64],
     tiles: NDArray[np.int64],
     parts: NDArray[np.int64],
-) -> NDArray[np.int32]:
+) -> NDArray[np.int64]:
     """(items, 6): every tile and part of units of work; those that take longest come first."""
     order = np.argsort(-counts * (what != GIVEN.value), kind="stable")
     what, first, counts, tiles, parts = (column[order] for column in (what, first, counts, tiles, parts))
@@ -426,7 +465,7 @@ def expanded(
     unit = np.repeat(np.arange(len(sizes)), sizes)
     index = np.arange(len(unit)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     columns = what[unit], first[unit], counts[unit], index % tiles[unit], index // tiles[unit], parts[unit]
-    return np.stack(columns, axis=1).astype(np.int32)
+    return np.stack(columns, axis=1)
 
 
 def decode(
@@ -451,8 +490,8 @@ def decode_into(hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, ta
     width = hidden.shape[1]
     with on_device_of(hidden):
         check_kernel[(len(tables.targets),)](
-            hidden, weight, bias, blocks, largest, tables.targets, status, width, weight.shape[1], *blocks_for(width),
-            GIVEN_TILE, **OPTIONS,
+            hidden, weight, bias, blocks, largest, tables.targets, tables.items, status, width, weight.shape[1],
+            *blocks_for(width), GIVEN_TILE, **OPTIONS,
         )  # fmt: skip
     launch(hidden, weight, bias, blocks, hidden, tables, status, False, precision)
     return status

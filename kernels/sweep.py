@@ -248,7 +248,7 @@ def sweep_kernel(
         else:
             before = middle
             after = final
-        sent = messages + sweep * nodes * HEADS * hid
+        sent = messages + tl.cast(sweep, tl.int64) * nodes * HEADS * hid
         for index in range(count):
             node = tl.where(sweep == 0, begin + index, begin + count - 1 - index)
             row = sweep * nodes + node
@@ -365,7 +365,7 @@ def sweep_backward_kernel(
             before = middle
             grad_after = grad_final
             grad_before = grad_middle
-        grads = grad_received + sweep * nodes * hid
+        grads = grad_received + tl.cast(sweep, tl.int64) * nodes * hid
         for index in range(count):
             node = tl.where(sweep == 1, begin + index, begin + count - 1 - index)
             row = sweep * nodes + node

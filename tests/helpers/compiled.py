@@ -117,6 +117,10 @@ def main(architecture: int) -> None:
             for recorder in recorders:
                 recorder.purpose = f"hid {hid}, {precision}"
             decodings(hid, precision)
+    for recorder in recorders:
+        recorder.purpose = "parameters that need counters of 64 bits"
+    decode.index_type = lambda targets: np.int64
+    decodings(32, "float32")
     print(json.dumps(found))
 
 

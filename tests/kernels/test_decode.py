@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from decoding import BIAS, NORM_WEIGHT, PRODUCT, SCALED, TARGETS, assert_same_decoding, make, naive
+from decoding import (
+    BIAS,
+    NORM_WEIGHT,
+    PRODUCT,
+    SCALED,
+    TARGETS,
+    assert_rounded_or_refused,
+    assert_same_decoding,
+    make,
+    naive,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_device import DEVICE
@@ -18,6 +29,7 @@ from ghnfast.ops.decode import (
     DecodeSource,
     DecodeTargets,
     NotFinite,
+    TargetKind,
     decode,
     decode_into,
     decode_into_op,
@@ -209,6 +221,103 @@ def test_precisions(precision: str, error: float) -> None:
     relative = float(((found - wanted).abs().max() / wanted.abs().max()).detach())
     assert relative < error
     assert precision == "float32" or relative > 1e-5  # it does round
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, which interprets the kernels
+@pytest.mark.parametrize("cells", [1, 4])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_what_is_not_a_number_stays_so(precision: str, cells: int) -> None:
+    """In every pattern of bits: some would carry into the sign where they are rounded, and be zero."""
+    for bits in (0x7FFFFFFF, -1, 0x7F800001, 0x7FC00000, -0x400000):
+        for name in ("hidden", "weight"):
+            source, targets = made([(6, 5, cells, 6, 5, PRODUCT)])
+            with torch.no_grad():
+                getattr(source, name).view(torch.int32).flatten()[3] = bits
+            (values,) = decode(DecodeSource(*(tensor.detach() for tensor in source)), targets, precision)
+            assert values.isnan().any(), (hex(bits), name)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_rounding_the_largest_numbers_keeps_them_finite() -> None:
+    source, targets = made([(6, 5, 4, 6, 5, PRODUCT)])
+    with torch.no_grad():
+        source.weight.fill_(torch.finfo(torch.float32).max)
+        source.hidden.zero_()
+    (values,) = decode(DecodeSource(*(tensor.detach() for tensor in source)), targets, "tf32")
+    assert values.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("kind", [PRODUCT, SCALED])
+@pytest.mark.parametrize(
+    ("dtype", "least"),
+    [(torch.float16, 65520.0), (torch.bfloat16, 2.0**128 - 2.0**119), (torch.float32, float("inf"))],
+)
+def test_what_rounds_to_a_finite_number_is_finite(kind: TargetKind, dtype: torch.dtype, least: float) -> None:
+    assert_rounded_or_refused(kind, dtype, least, DEVICE)
+
+
+ROW = 1 << 25  # elements of a row of a large parameter; 65 of them are more than 2^31
+
+
+def large_memory(elements: int) -> torch.Tensor:
+    """Zeros that take memory where they are touched alone; on a GPU, all of it."""
+    if DEVICE != "cpu":
+        return torch.zeros(elements, device=DEVICE)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    return torch.frombuffer(mmap.mmap(-1, 4 * elements, flags=flags), dtype=torch.float32)
+
+
+def of_one_item(arrays: list[Any], index: int, tile: int, part: int = 0, parts: int = 1) -> kernels.Tables:
+    """Tables whose lists of items are one, of the first target: this tile, and this part of its repeats."""
+    table, *items = arrays
+    what = items[index][0, 0]
+    one = np.array([[what, 0, 1, tile, part, parts]], dtype=items[index].dtype)
+    return kernels.Tables(*(torch.from_numpy(array).to(DEVICE) for array in (table, one, one)))
+
+
+def test_gradients_of_more_than_two_to_the_31_elements() -> None:
+    """The last elements of the last repeats: their places take 64 bits."""
+    rows = 65
+    targets = np.array([[0, 1, ROW, 1, rows, ROW, SCALED]])
+    arrays = kernels.tables(targets, np.ones(1), None, 16)
+    assert all(array.dtype == np.int32 for array in arrays[1:])
+    grad, blocks = large_memory(rows * ROW), large_memory(ROW)
+    at = torch.tensor([0, 17, rows - 2, rows - 1])
+    for row in at.tolist():
+        grad[row * ROW + ROW - 3 :][:3] = torch.tensor([1.0, 2.0, 3.0]) * (row + 1)
+    last = ROW // kernels.GIVEN_TILE - 1
+    _, found = kernels.decode_backward(grad, blocks, of_one_item(arrays, 1, last), 0)
+    wanted = torch.tensor([1.0, 2.0, 3.0]) * float((at + 1).sum())
+    assert torch.equal(found[-3:].cpu(), wanted)
+
+
+def test_writing_beyond_two_to_the_31_elements() -> None:
+    rows = 65
+    targets = np.array([[0, 1, ROW, 1, rows, ROW, SCALED]])
+    blocks, output = large_memory(ROW), large_memory(rows * ROW)
+    blocks[-2:] = torch.tensor([5.0, 6.0])
+    memory = np.array([[output.data_ptr(), 0, ROW, 1, 1]])
+    tables = of_one_item(
+        kernels.tables(targets, np.ones(1), memory, 16), 0, ROW // kernels.GIVEN_TILE - 1, rows - 1, rows
+    )
+    nothing = torch.zeros(1, 16, device=DEVICE), torch.zeros(1, 1, 16, device=DEVICE), torch.zeros(1, 1, device=DEVICE)
+    status = torch.tensor(kernels.FINE.value, dtype=torch.int32, device=DEVICE)
+    kernels.launch(*nothing, blocks, blocks, tables, status, False, "float32")
+    assert output[-2:].tolist() == [5.0, 6.0]
+    assert output[-ROW - 2 : -ROW].tolist() == [0.0, 0.0]  # the row before is another item's
+
+
+def test_sizes_and_repeats_beyond_32_bits_are_counted_in_64() -> None:
+    narrow, wide = np.array([[0, 4, 4, 1, 2**20, 2**14, SCALED]]), np.array([[0, 1, 1, 1, 2**17, 2**15, SCALED]])
+    assert kernels.index_type(narrow) is np.int32
+    for targets in (wide, np.array([[0, 1, 4, 1, 1, 2**31, BIAS]]), np.concatenate([narrow, wide])):
+        assert kernels.index_type(targets) is np.int64
+
+
+def test_64_bit_counters_give_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "index_type", lambda targets: np.int64)
+    assert_same_decoding(*made(TARGETS))
 
 
 def test_tables_are_kept_for_the_same_outputs() -> None:
