@@ -14,6 +14,7 @@
 #include "decode.hpp"
 #include "ghn.hpp"
 #include "graph.hpp"
+#include "integers.hpp"
 #include "isa.hpp"
 #include "layout.hpp"
 #include "modules.hpp"
@@ -27,17 +28,23 @@ namespace py = pybind11;
 namespace {
 
 using ghnfast::Kind;
-template <typename T>
-using Integers = py::array_t<T, py::array::c_style | py::array::forcecast>;
-using Int8Array = Integers<std::int8_t>;
-using Int32Array = Integers<std::int32_t>;
-using Int64Array = Integers<std::int64_t>;
-using UInt8Array = Integers<std::uint8_t>;
+using Int8Array = ghnfast::Integers<std::int8_t>;
+using Int32Array = ghnfast::Integers<std::int32_t>;
+using Int64Array = ghnfast::Integers<std::int64_t>;
+using UInt8Array = ghnfast::Integers<std::uint8_t>;
 template <typename T>
 using Floats = py::array_t<T, py::array::c_style>;
 
+void check_flat(py::ssize_t dimensions, const char* name) {
+  if (dimensions != 1) {
+    throw std::invalid_argument(std::string(name) + " has " + std::to_string(dimensions) +
+                                " dimensions; one is accepted");
+  }
+}
+
 template <typename T>
-std::vector<T> to_vector(const Integers<T>& array) {
+std::vector<T> to_vector(const ghnfast::Integers<T>& array, const char* name) {
+  check_flat(array.ndim(), name);
   return {array.data(), array.data() + array.size()};
 }
 
@@ -48,6 +55,7 @@ py::array_t<T> to_array(const std::vector<T>& values) {
 
 // Offsets rise from 0 to `end`.
 void check_offsets(const Int64Array& offsets, const char* name, std::int64_t end) {
+  check_flat(offsets.ndim(), name);
   const auto* begin = offsets.data();
   if (offsets.size() < 1 || begin[0] != 0 || begin[offsets.size() - 1] != end ||
       !std::is_sorted(begin, begin + offsets.size())) {
@@ -58,12 +66,13 @@ void check_offsets(const Int64Array& offsets, const char* name, std::int64_t end
 py::tuple build_graph(const Int8Array& kinds, const Int32Array& input_offsets, const Int32Array& inputs,
                       const Int32Array& outputs) {
   ghnfast::TracedOperations traced;
+  check_flat(kinds.ndim(), "kinds");
   traced.kinds.resize(kinds.size());
   std::transform(kinds.data(), kinds.data() + kinds.size(), traced.kinds.begin(),
                  [](std::int8_t kind) { return static_cast<Kind>(kind); });
-  traced.input_offsets = to_vector(input_offsets);
-  traced.inputs = to_vector(inputs);
-  traced.outputs = to_vector(outputs);
+  traced.input_offsets = to_vector(input_offsets, "input_offsets");
+  traced.inputs = to_vector(inputs, "inputs");
+  traced.outputs = to_vector(outputs, "outputs");
   ghnfast::Graph graph;
   {
     py::gil_scoped_release released;
@@ -82,8 +91,8 @@ py::tuple hop_bands(const Int64Array& graph_offsets, const Int64Array& edge_offs
                     std::int32_t cutoff, int threads) {
   check_offsets(graph_offsets, "graph_offsets", edge_offsets.size() - 1);
   check_offsets(edge_offsets, "edge_offsets", edge_sources.size());
-  const auto graphs = to_vector(graph_offsets), edges = to_vector(edge_offsets);
-  const auto sources = to_vector(edge_sources);
+  const auto graphs = to_vector(graph_offsets, "graph_offsets"), edges = to_vector(edge_offsets, "edge_offsets");
+  const auto sources = to_vector(edge_sources, "edge_sources");
   ghnfast::HopBands bands;
   {
     py::gil_scoped_release released;
@@ -98,7 +107,8 @@ py::tuple reversed_bands(const Int32Array& starts, const Int64Array& offsets, co
     throw std::invalid_argument("there are " + std::to_string(starts.size()) + " bands and " +
                                 std::to_string(offsets.size()) + " offsets; one more is accepted");
   }
-  const auto bands = ghnfast::reversed_bands({to_vector(starts), to_vector(offsets), to_vector(closeness)});
+  const auto bands = ghnfast::reversed_bands(
+      {to_vector(starts, "starts"), to_vector(offsets, "offsets"), to_vector(closeness, "closeness")});
   return py::make_tuple(to_array(bands.starts), to_array(bands.offsets), to_array(bands.closeness));
 }
 
@@ -120,8 +130,8 @@ std::vector<std::vector<std::int64_t>> overlapping(const Int64Array& table) {
   }
   std::vector<std::int64_t> addresses(table.shape(0)), bytes(table.shape(0));
   for (py::ssize_t index = 0; index < table.shape(0); ++index) {
-    addresses[index] = table.at(index, 0);
-    bytes[index] = table.at(index, 2);
+    addresses[index] = *table.data(index, 0);
+    bytes[index] = *table.data(index, 2);
   }
   return ghnfast::overlapping(addresses, bytes);
 }
@@ -141,6 +151,9 @@ class TopologyArrays {
         closeness_(std::move(closeness)) {
     check_offsets(graph_offsets_, "graph_offsets", edge_offsets_.size() - 1);
     check_offsets(edge_offsets_, "edge_offsets", edge_sources_.size());
+    check_flat(edge_sources_.ndim(), "edge_sources");
+    check_flat(band_starts_.ndim(), "band_starts");
+    check_flat(closeness_.ndim(), "closeness");
     if (cutoff < 1 || cutoff > 255) {
       throw std::invalid_argument("the cutoff is " + std::to_string(cutoff) + " hops; it must be 1 to 255");
     }
@@ -340,6 +353,9 @@ std::vector<ghnfast::DecodeMemory> decode_memory(const Int64Array& table, std::s
     if (row[1] < 0 || row[1] > 3) {
       throw std::invalid_argument("an element type is " + std::to_string(row[1]) + "; 0 to 3 are accepted");
     }
+    if (row[0] == 0) {
+      throw std::invalid_argument("target " + std::to_string(index) + " has no memory");
+    }
     memory[index].data = reinterpret_cast<char*>(row[0]);
     memory[index].element = static_cast<ghnfast::Element>(row[1]);
     std::copy(row + 2, row + 5, memory[index].strides);
@@ -392,13 +408,14 @@ py::tuple decode_backward(const Floats<T>& grad, const Floats<T>& hidden, const 
                           const Floats<double>& scales, int threads) {
   const auto source = decode_source(hidden, weight, bias, blocks);
   const auto targets = decode_targets(table, scales);
+  ghnfast::check_targets(source, targets);
   std::int64_t elements = 0, product_elements = 0;
   for (const auto& target : targets) {
-    elements += target.out * target.in * target.cells;
+    elements = std::min(elements + target.out * target.in * target.cells, ghnfast::kMostElements);
     product_elements += target.is_product ? target.rows * target.columns * target.cells : 0;
   }
   check_shape(grad, {elements}, "grad");
-  Floats<T> grad_products(std::max<std::int64_t>(product_elements, 0)), grad_blocks(blocks.size());
+  Floats<T> grad_products(product_elements), grad_blocks(blocks.size());
   std::fill_n(grad_blocks.mutable_data(), grad_blocks.size(), T(0));
   const T* grad_data = grad.data();
   T *products_data = grad_products.mutable_data(), *blocks_data = grad_blocks.mutable_data();
@@ -436,13 +453,18 @@ py::tuple lay_out(const Int64Array& table, std::int64_t vector, std::int64_t cla
     if (row[1] < 0 || row[1] > static_cast<std::int64_t>(ghnfast::Decoder::kWhole)) {
       throw std::invalid_argument("a slot has decoder " + std::to_string(row[1]) + "; 0 to 5 are accepted");
     }
+    const bool is_empty = std::any_of(row + 2, row + 9, [](std::int64_t size) { return size < 1; });
+    if (is_empty || !ghnfast::is_within({row[4], row[5], row[6]}, ghnfast::kMostElements) ||
+        !ghnfast::is_within({row[6], row[7], row[8]}, ghnfast::kMostElements)) {
+      throw std::invalid_argument("slot " + std::to_string(index) + " has sizes that no parameter has");
+    }
     slots.push_back({row[0], static_cast<ghnfast::Decoder>(row[1]), row[2], row[3], row[4], row[5], row[6], row[7],
                      row[8], row[9]});
     std::memcpy(&slots.back().scale, row + 11, sizeof(double));
   }
   const auto layout = ghnfast::lay_out(slots, {vector, classes});
   const auto count = static_cast<py::ssize_t>(slots.size());
-  Int64Array targets({count, kTargetFields}), nodes(count);
+  py::array_t<std::int64_t> targets({count, kTargetFields}), nodes(count);
   py::array_t<double> scales(count);
   for (py::ssize_t at = 0; at < count; ++at) {
     const auto& slot = slots[layout.order[at]];
@@ -479,10 +501,15 @@ class GhnArrays {
         channel_rows_(std::move(channel_rows)),
         kernel_rows_(std::move(kernel_rows)) {
     if (tables_.size() != 3 || decoder_.size() != 14 || (norm_.size() != 0 && norm_.size() != 2) ||
-        tables_[0].ndim() != 2 || tables_[0].shape(1) % 4 != 0) {
+        tables_[0].ndim() != 2) {
       throw std::invalid_argument("these are not the weights of a GHN");
     }
     const auto hid = tables_[0].shape(1);
+    if (hid < 1 || hid % 4 != 0 || rows < 1 || columns < 1) {
+      throw std::invalid_argument("a GHN of width " + std::to_string(hid) + " decodes blocks of " +
+                                  std::to_string(rows) + " x " + std::to_string(columns) +
+                                  "; a positive multiple of 4, and positive sizes are accepted");
+    }
     pointers.hid = hid;
     pointers.primitives = tables_[0].data();
     pointers.channels = size_table(tables_[1], channel_rows_);
@@ -512,6 +539,7 @@ class GhnArrays {
  private:
   ghnfast::SizeTable<T> size_table(const Floats<T>& table, const Int64Array& rows) const {
     check_shape(table, {table.ndim() == 2 ? table.shape(0) : 0, tables_[0].shape(1) / 4}, "a table of sizes");
+    check_flat(rows.ndim(), "the rows of a table of sizes");
     const auto fits = [&](std::int64_t row) { return row >= 0 && row < table.shape(0); };
     if (rows.size() < 2 || !std::all_of(rows.data(), rows.data() + rows.size(), fits)) {
       throw std::invalid_argument("rows of a table of sizes are out of range");
@@ -548,6 +576,7 @@ Floats<T> node_states(const GhnArrays<T>& ghn, const TopologyArrays& arrays, con
                       const Int64Array& shapes, int threads) {
   const auto nodes = arrays.nodes();
   const auto known = [&](std::int8_t primitive) { return primitive >= 0 && primitive < ghn.primitives(); };
+  check_flat(primitives.ndim(), "primitives");
   if (primitives.size() != nodes || shapes.ndim() != 2 || shapes.shape(0) != nodes || shapes.shape(1) != 4 ||
       !std::all_of(primitives.data(), primitives.data() + nodes, known)) {
     throw std::invalid_argument("primitives must be (nodes), each with an embedding, and shapes (nodes, 4)");
@@ -572,14 +601,16 @@ void check_calls(const GhnArrays<T>& ghn, const std::vector<ghnfast::DecoderCall
                  std::int64_t hidden_rows, std::int64_t elements) {
   using ghnfast::Decoder;
   const auto& sizes = ghn.pointers;
+  std::int64_t kernel_rows = 0;
   for (const auto& call : calls) {
     bool fits = call.begin >= 0 && call.count >= 0 && call.begin + call.count <= nodes && call.first >= 0;
     std::int64_t each = 0, room = elements;
     if (call.decoder == Decoder::kKernel) {
-      fits &= call.width >= 1 && call.height <= sizes.size && call.width <= sizes.size;
+      fits &= call.height >= 1 && call.width >= 1 && call.height <= sizes.size && call.width <= sizes.size;
       fits &= call.cells == call.height * call.width;
       each = call.cells;
       room = hidden_rows;
+      kernel_rows += call.count * call.cells;
     } else if (call.decoder == Decoder::kClassWeight) {
       fits &= call.columns >= 1 && call.columns <= sizes.columns && call.cells == 1 && call.width == 1;
       each = sizes.classes.outputs * call.columns;
@@ -592,6 +623,10 @@ void check_calls(const GhnArrays<T>& ghn, const std::vector<ghnfast::DecoderCall
       throw std::invalid_argument("a call of a decoder is out of range");
     }
   }
+  if (kernel_rows != hidden_rows) {
+    throw std::invalid_argument("the calls give " + std::to_string(kernel_rows) + " rows of hidden states, not " +
+                                std::to_string(hidden_rows));
+  }
 }
 
 template <typename T>
@@ -599,7 +634,7 @@ py::tuple decode_inputs(const GhnArrays<T>& ghn, const Floats<T>& states, const 
                         const std::vector<ghnfast::DecoderCall>& calls, std::int64_t hidden_rows, std::int64_t elements,
                         int threads) {
   check_shape(states, {states.shape(0), static_cast<py::ssize_t>(ghn.pointers.hid)}, "states");
-  const auto chosen = to_vector(nodes);
+  const auto chosen = to_vector(nodes, "nodes");
   const auto there = [&](std::int64_t node) { return node >= 0 && node < states.shape(0); };
   if (!std::all_of(chosen.begin(), chosen.end(), there)) {
     throw std::invalid_argument("a node is out of range");
@@ -656,8 +691,9 @@ CellGenotype cell_of(const Edges& edges, const std::vector<int>& concat) {
     }
     cell.edges.push_back({static_cast<ghnfast::Operation>(operation), state});
   }
-  if (edges.size() % 2 != 0) {
-    throw std::invalid_argument("a cell has two edges for each step");
+  constexpr std::size_t kMostEdges = 1024;
+  if (edges.size() % 2 != 0 || edges.size() > kMostEdges || concat.size() > kMostEdges / 2) {
+    throw std::invalid_argument("a cell has two edges for each step, up to " + std::to_string(kMostEdges));
   }
   cell.concat = concat;
   return cell;
@@ -735,6 +771,15 @@ py::object network_graph(const ghnfast::NetworkSettings& settings) {
                         graph.classifier_weight, graph.classifier_bias);
 }
 
+ghnfast::TrainingRanges training_ranges(int channels_first, int channels_last, int fc_first, int fc_last) {
+  constexpr int kMost = 1 << 20;
+  if (channels_first < 1 || channels_last < channels_first || channels_last > kMost || fc_first < 1 ||
+      fc_last < fc_first || fc_last > kMost) {
+    throw std::invalid_argument("a range of widths is empty, or not within 1 to " + std::to_string(kMost));
+  }
+  return {channels_first, channels_last, fc_first, fc_last};
+}
+
 py::list network_parameters(const ghnfast::NetworkSettings& settings) {
   py::list parameters;
   for (const auto& parameter : ghnfast::describe(settings, true).parameters) {
@@ -745,8 +790,9 @@ py::list network_parameters(const ghnfast::NetworkSettings& settings) {
 
 py::dict statistics(int split, std::uint64_t seed, std::uint64_t begin, std::uint64_t end,
                     const ghnfast::TrainingRanges& ranges, int threads) {
-  if (begin >= end) {
-    throw std::invalid_argument("the range of networks is empty");
+  constexpr std::uint64_t kMost = std::uint64_t{1} << 20;
+  if (begin >= end || end - begin > kMost) {
+    throw std::invalid_argument("the range of networks is empty, or longer than 2^20");
   }
   const auto chosen = split_of(split);
   ghnfast::GraphStatistics found;
@@ -789,12 +835,6 @@ void define_search_space(py::module_& module) {
       .def_readwrite("fc_layers", &NetworkSettings::fc_layers)
       .def_readwrite("fc_width", &NetworkSettings::fc_width)
       .def_readwrite("stem_type", &NetworkSettings::stem_type)
-      .def_readwrite("large_images", &NetworkSettings::large_images)
-      .def_readwrite("stem_pool", &NetworkSettings::stem_pool)
-      .def_readwrite("normed", &NetworkSettings::normed)
-      .def_readwrite("preprocessed", &NetworkSettings::preprocessed)
-      .def_readwrite("global_average", &NetworkSettings::global_average)
-      .def_readwrite("vit", &NetworkSettings::vit)
       .def("graph", &network_graph)
       .def("parameters", &network_parameters)
       .def("elements", [](const NetworkSettings& self) { return ghnfast::describe(self, false).elements; })
@@ -808,8 +848,20 @@ void define_search_space(py::module_& module) {
         }
         return to_array(cells);
       });
+  const std::pair<const char*, bool NetworkSettings::*> flags[] = {{"large_images", &NetworkSettings::large_images},
+                                                                   {"stem_pool", &NetworkSettings::stem_pool},
+                                                                   {"normed", &NetworkSettings::normed},
+                                                                   {"preprocessed", &NetworkSettings::preprocessed},
+                                                                   {"global_average", &NetworkSettings::global_average},
+                                                                   {"vit", &NetworkSettings::vit}};
+  for (const auto& [name, flag] : flags) {
+    const auto set = [member = flag](NetworkSettings& self, bool value) { self.*member = value; };
+    settings.def_property(
+        name, [member = flag](const NetworkSettings& self) { return self.*member; },
+        py::cpp_function(set, py::is_method(settings), py::arg("value").noconvert()));
+  }
   py::class_<TrainingRanges>(module, "TrainingRanges", py::module_local())
-      .def(py::init<int, int, int, int>(), py::arg("channels_first"), py::arg("channels_last"), py::arg("fc_first"),
+      .def(py::init(&training_ranges), py::arg("channels_first"), py::arg("channels_last"), py::arg("fc_first"),
            py::arg("fc_last"));
   module.def("philox", &ghnfast::philox, py::arg("counter"), py::arg("key"), "One block of the random stream.");
   module.def(
@@ -823,7 +875,7 @@ void define_search_space(py::module_& module) {
         }
         return py::make_tuple(network.settings, network.small_elements, network.large_elements);
       },
-      py::arg("split"), py::arg("seed"), py::arg("index"), py::arg("ranges"), py::arg("large_images"),
+      py::arg("split"), py::arg("seed"), py::arg("index"), py::arg("ranges"), py::arg("large_images").noconvert(),
       "(settings, elements of parameters for small images, and for large ones).");
   module.def(
       "draw_widths",
@@ -834,7 +886,7 @@ void define_search_space(py::module_& module) {
         settings = network.settings;
       },
       py::arg("settings"), py::arg("small_elements"), py::arg("large_elements"), py::arg("seed"), py::arg("index"),
-      py::arg("ranges"), py::arg("large_images"), "Set channels and fc_width of a training network.");
+      py::arg("ranges"), py::arg("large_images").noconvert(), "Set channels and fc_width of a training network.");
   module.def("statistics", &statistics, py::arg("split"), py::arg("seed"), py::arg("begin"), py::arg("end"),
              py::arg("ranges"), py::arg("threads"), "Sums over the graphs of networks begin to end of a split.");
 }
@@ -849,7 +901,8 @@ void define_kernels(py::module_& module) {
              "The gradients of a sweep: (of states, [of each weight]).");
   module.def("decode", &decode<T>, py::arg("hidden").noconvert(), py::arg("weight").noconvert(),
              py::arg("bias").noconvert(), py::arg("blocks").noconvert(), py::arg("targets"), py::arg("scales"),
-             py::arg("memory"), py::arg("check"), py::arg("threads"), py::arg("before_writing") = py::none(),
+             py::arg("memory"), py::arg("check").noconvert(), py::arg("threads"),
+             py::arg("before_writing") = py::none(),
              "Write targets to their memory: -1; with check, or the number of one that would not be finite, and "
              "nothing is written. `before_writing` is called when nothing but it can fail any more.");
   module.def("all_finite", &all_finite<T>, py::arg("arrays").noconvert(), py::arg("threads"));
@@ -951,8 +1004,8 @@ PYBIND11_MODULE(_C, module) {
   define_kernels<double>(module);
   module.def(
       "environment",
-      [](const char* name) -> py::object {
-        const char* value = std::getenv(name);
+      [](const std::string& name) -> py::object {
+        const char* value = std::getenv(name.c_str());
         return value == nullptr ? py::object(py::none()) : py::str(value);
       },
       py::arg("name"), "A variable of the environment: as os.environ.get, without its conversions.");

@@ -42,16 +42,18 @@ std::int64_t bytes_of(const DecodeTask& task) {
   return task.target.out * task.target.in * task.target.cells * size_of(task.memory.element);
 }
 
+// The least value that rounds to infinity. Half precision is rounded from float32, as torch does: a double that rounds
+// to a float from where on halves are infinite is too large, too.
 double limit_of(Element element) {
   switch (element) {
     case Element::kFloat64:
-      return std::numeric_limits<double>::max();
+      return std::numeric_limits<double>::infinity();
     case Element::kFloat32:
-      return std::numeric_limits<float>::max();
+      return 0x1.ffffffp127;
     case Element::kFloat16:
-      return 65504.0;
+      return 65520.0 - 0x1p-9;
     default:
-      return 3.3895313892515355e38;
+      return 0x1.ffp127 - 0x1p103;
   }
 }
 
@@ -61,28 +63,44 @@ void require(bool condition, std::size_t index, const char* what) {
   }
 }
 
+void check_target(const DecodeTarget& target, std::size_t index) {
+  require(target.rows >= 1 && target.columns >= 1 && target.cells >= 1, index, "its block is empty");
+  require(target.rows <= target.out && target.columns <= target.in, index, "its block is larger than itself");
+  require(is_within({target.out, target.in, target.cells}, kMostElements), index, "it has more than 2^48 elements");
+}
+
+}  // namespace
+
+bool is_within(std::initializer_list<std::int64_t> factors, std::int64_t most) {
+  for (const auto factor : factors) {
+    most = factor < 1 ? 0 : most / factor;
+  }
+  return most >= 1;
+}
+
 template <typename T>
 void check_targets(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets) {
-  if (source.width % 4 != 0) {
+  if (source.width < 1 || source.width % 4 != 0) {
     throw std::invalid_argument("the width of hidden is " + std::to_string(source.width) +
-                                "; a multiple of 4 is accepted");
+                                "; a positive multiple of 4 is accepted");
   }
   for (std::size_t index = 0; index < targets.size(); ++index) {
     const auto& target = targets[index];
-    require(target.rows >= 1 && target.columns >= 1 && target.cells >= 1, index, "its block is empty");
-    require(target.rows <= target.out && target.columns <= target.in, index, "its block is larger than itself");
+    check_target(target, index);
     if (target.is_product) {
       require(target.rows <= source.max_rows && target.columns <= source.max_columns, index,
               "its block is larger than the weight's products");
-      require(target.first >= 0 && target.first + target.cells <= source.hidden_rows, index,
+      require(target.first >= 0 && target.first <= source.hidden_rows - target.cells, index,
               "its rows of hidden are out of range");
       require(target.activation == Activation::kScale, index, "a product is scaled only");
     } else {
-      require(target.first >= 0 && target.first + target.rows * target.columns * target.cells <= source.block_elements,
+      require(target.first >= 0 && target.first <= source.block_elements - target.rows * target.columns * target.cells,
               index, "its block is out of range");
     }
   }
 }
+
+namespace {
 
 // A piece of work: block rows [from, to) of a tile, or of the given targets [begin, end).
 struct Item {
@@ -144,7 +162,8 @@ class Decoding {
 
   // One for each thread that can have work, and all of them before anything is written: there may be no memory for it.
   void make_scratch() {
-    const auto workers = std::min<std::int64_t>(std::max(1, threads_), static_cast<std::int64_t>(items_.size()));
+    const auto workers =
+        std::min<std::int64_t>({std::max(1, threads_), static_cast<std::int64_t>(items_.size()), kMostThreads});
     for (std::int64_t worker = 0; worker < std::max<std::int64_t>(1, workers); ++worker) {
       scratch_.push_back(std::make_unique<Scratch>(*this));
     }
@@ -251,6 +270,9 @@ class Decoding {
     }
     double scale = 0, limit = std::numeric_limits<T>::max();
     for (const auto* task : products_) {
+      if (!std::isfinite(task->target.scale)) {
+        return false;
+      }
       scale = std::max(scale, std::abs(task->target.scale));
       limit = std::min(limit, task->limit);
     }
@@ -394,6 +416,8 @@ void decode_backward(const DecodeSource<T>& source, const std::vector<DecodeTarg
                [&](std::int64_t index) { fold(source, targets[index], grads[index], results[index]); });
 }
 
+template void check_targets(const DecodeSource<float>&, const std::vector<DecodeTarget>&);
+template void check_targets(const DecodeSource<double>&, const std::vector<DecodeTarget>&);
 template std::int64_t decode(const DecodeSource<float>&, const std::vector<DecodeTarget>&,
                              const std::vector<DecodeMemory>&, bool, int, const std::function<void()>&);
 template std::int64_t decode(const DecodeSource<double>&, const std::vector<DecodeTarget>&,

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <vector>
 
 namespace ghnfast {
@@ -48,6 +49,16 @@ struct DecodeSource {
   const T* blocks = nullptr;  // (block_elements): each block (rows, columns, cells)
   std::int64_t hidden_rows = 0, width = 0, max_rows = 0, max_columns = 0, block_elements = 0;
 };
+
+// What an array that tables describe may have: offsets in bytes, and sums over many arrays, fit 64 bits.
+constexpr std::int64_t kMostElements = std::int64_t{1} << 48;
+
+// Whether numbers are positive and their product, which need not fit 64 bits, is at most `most`.
+bool is_within(std::initializer_list<std::int64_t> factors, std::int64_t most);
+
+// Throws std::invalid_argument where targets do not fit the source, or are too large to be.
+template <typename T>
+void check_targets(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets);
 
 // Writes every target into its memory and returns -1. With `check`: or returns the number of a target that would get a
 // value that is not finite in its type, and writes nothing. What can fail comes before the first write: allocations,

@@ -101,9 +101,11 @@ void product(Rows<T> rows, std::int64_t count, const T* panel, T* to, std::int64
 
 // Conversion and storing ----------------------------------------------------------------------------------------------
 
+// Rounds to nearest even, as torch does; what is not a number stays so.
 inline std::uint16_t to_bfloat16(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
+  bits = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : bits;
   return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
@@ -252,7 +254,7 @@ inline bool within(const T* values, std::int64_t count, double limit) {
   bool fine = true;
   for (std::int64_t i = 0; i < count; ++i) {
     const double value = values[i];
-    fine &= value <= limit && value >= -limit;
+    fine &= value < limit && value > -limit;
   }
   return fine;
 }

@@ -8,7 +8,7 @@
 
 namespace ghnfast {
 
-// A target and where it lies; `limit` is the largest finite value of its type.
+// A target and where it lies; `limit` is the least absolute value that its type does not hold.
 struct DecodeTask {
   DecodeTarget target;
   DecodeMemory memory;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <string>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -88,6 +89,17 @@ PyObject* attribute(const py::object& attributes, PyObject* name) {
 PyObject* members(const py::object& attributes, PyObject* name) {
   auto* found = attribute(attributes, name);
   return found != nullptr && is_plain_dict(found) ? found : nullptr;
+}
+
+// Throws for a class whose objects hold more than Python knows of: one that is not made by its own `__new__` is broken.
+void require_plain_class(PyTypeObject* type) {
+  static const auto* const plain = reinterpret_cast<PyTypeObject*>(
+      py::module_::import("builtins").attr("type")("Plain", py::tuple(), py::dict()).release().ptr());
+  for (const auto* base = type; base != &PyBaseObject_Type; base = base->tp_base) {
+    if (base->tp_dealloc != plain->tp_dealloc) {
+      throw py::type_error(std::string("a ") + type->tp_name + " is no module that is written in Python");
+    }
+  }
 }
 
 bool is_scalar(PyObject* object) {
@@ -231,8 +243,9 @@ py::list copy_modules(const py::list& modules) {
   py::list found(modules.size()), contents;
   for (std::size_t i = 0; i < modules.size(); ++i) {
     const py::object module = modules[i];
-    const auto copy = checked(PyBaseObject_Type.tp_new(Py_TYPE(module.ptr()), nothing.ptr(), nullptr));
     const auto content = checked(PyDict_Copy(attributes_of(module).ptr()));
+    require_plain_class(Py_TYPE(module.ptr()));
+    const auto copy = checked(PyBaseObject_Type.tp_new(Py_TYPE(module.ptr()), nothing.ptr(), nullptr));
     if (PyObject_GenericSetAttr(copy.ptr(), dict_name, content.ptr()) != 0) {
       throw py::error_already_set();
     }

@@ -73,7 +73,7 @@ void run_on_new_threads(Loop& loop, int threads) {
 }  // namespace
 
 void parallel_for(std::int64_t items, int threads, const std::function<void(std::int64_t)>& body) {
-  threads = static_cast<int>(std::min<std::int64_t>(threads, items));
+  threads = static_cast<int>(std::min<std::int64_t>({threads, items, kMostThreads}));
   if (threads <= 1) {
     for (std::int64_t item = 0; item < items; ++item) {
       body(item);

@@ -6,8 +6,11 @@
 
 namespace ghnfast {
 
-// Calls body(item) once for every item in [0, items), on up to `threads` threads; returns when all are done.
-// Rethrows the first exception that a body threw; the items after it may be left out.
+// With more, OpenMP might end the process where the system has no more.
+constexpr std::int64_t kMostThreads = 1024;
+
+// Calls body(item) once for every item in [0, items), on up to `threads` threads, and `kMostThreads`; returns when all
+// are done. Rethrows the first exception that a body threw; the items after it may be left out.
 void parallel_for(std::int64_t items, int threads, const std::function<void(std::int64_t)>& body);
 
 }  // namespace ghnfast

@@ -20,6 +20,25 @@ void require(bool condition, const char* what, std::int64_t channels) {
   }
 }
 
+// Far beyond any network, and so few that the numbers of their parameters' elements fit 64 bits.
+constexpr std::int64_t kMostChannels = 1 << 20, kMostCells = 1 << 16, kMostKernel = 1 << 10;
+
+void check_settings(const NetworkSettings& settings) {
+  const auto check = [](std::int64_t value, std::int64_t most, const char* name) {
+    if (value < 1 || value > most) {
+      throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) + "; 1 to " +
+                                  std::to_string(most) + " is accepted");
+    }
+  };
+  check(settings.cells, kMostCells, "the number of cells");
+  check(settings.channels, kMostChannels, "the number of channels");
+  check(settings.channel_factor, kMostChannels, "the factor of channels");
+  check(settings.num_classes, kMostChannels, "the number of classes");
+  check(settings.kernel, kMostKernel, "the size of the stem's kernel");
+  check(std::max(1, settings.fc_layers), kMostCells, "the number of fully connected layers");
+  check(settings.fc_layers > 1 ? settings.fc_width : 1, kMostChannels, "the width of fully connected layers");
+}
+
 constexpr std::int32_t kNowhere = -1;  // a state that `none` operations cut off
 
 class Recorder {
@@ -32,14 +51,16 @@ class Recorder {
   NetworkTrace trace;
 
   void run() {
+    check_settings(settings_);
     auto [older, newer] = stem();
     auto [older_channels, newer_channels] = std::make_pair(stem_channels_, stem_channels_);
-    int channels = settings_.channels;
+    std::int64_t channels = settings_.channels;
     bool halved = settings_.stem_type == 1;
     for (int cell = 0; cell < settings_.cells; ++cell) {
       cell_ = cell;
       const bool reduces = cell > 0 && (cell == settings_.cells / 3 || cell == 2 * settings_.cells / 3);
       channels *= reduces ? settings_.channel_factor : 1;
+      require(channels <= kMostChannels, "a cell has too many channels", channels);
       prefix_ = with_names_ ? "cells." + std::to_string(cell) + "." : "";
       const auto& genotype = reduces ? settings_.reduce : settings_.normal;
       const auto output = add_cell(genotype, {older, newer}, {older_channels, newer_channels}, channels,
@@ -47,7 +68,7 @@ class Recorder {
       halved = reduces;
       older = newer, newer = output;
       older_channels = newer_channels;
-      newer_channels = static_cast<int>(genotype.concat.size()) * channels;
+      newer_channels = static_cast<std::int64_t>(genotype.concat.size()) * channels;
     }
     prefix_.clear();
     head(newer, newer_channels);
@@ -67,6 +88,7 @@ class Recorder {
       elements *= size;
     }
     trace.elements += elements;
+    require(trace.elements < std::int64_t{1} << 60, "a network has too many elements", trace.elements);
     trace.parameters.push_back(std::move(made));
     return static_cast<std::int32_t>(trace.parameters.size()) - 1;
   }
@@ -395,7 +417,7 @@ class Recorder {
   bool with_names_;
   std::string prefix_;
   int cell_ = 0;
-  int stem_channels_ = 0;
+  std::int64_t stem_channels_ = 0;
 };
 
 // Sampling ------------------------------------------------------------------------------------------------------------

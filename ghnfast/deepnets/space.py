@@ -58,10 +58,11 @@ def settings_of(**args: Any) -> _C.NetworkSettings:
     )
     for field, name in FIELDS.items():
         if field != "norm":
-            setattr(settings, name, given[field])
+            value = given[field]
+            setattr(settings, name, bool(value) if isinstance(getattr(settings, name), bool) else value)
     settings.normed = is_norm(given["norm"])
-    settings.num_classes, settings.large_images = given["num_classes"], given["is_imagenet_input"]
-    settings.vit = genotype.uses("msa") if given["is_vit"] is None else given["is_vit"]
+    settings.num_classes, settings.large_images = given["num_classes"], bool(given["is_imagenet_input"])
+    settings.vit = genotype.uses("msa") if given["is_vit"] is None else bool(given["is_vit"])
     return settings
 
 

@@ -213,6 +213,56 @@ def test_values_beyond_half_precision_are_found(core: ModuleType, instruction_se
     assert decode(core, case, wide) == -1
 
 
+# The first values that round to infinity, in each type of targets; what is nearest to them on either side is tried.
+LEAST_INFINITE = [(np.float16, 0, 65520.0), (np.float32, 0, 2.0**128 - 2.0**103), (None, BFLOAT16, 2.0**128 - 2.0**119)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("type_", "number", "least"), LEAST_INFINITE)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("kind", [PRODUCT, SCALED])
+def test_what_rounds_to_a_finite_number_is_finite(
+    core: ModuleType, instruction_set: str, dtype: Any, type_: Any, number: int, least: float, sign: int, kind: int
+) -> None:
+    """As for torch, which rounds to half precision through float32: 65519.99 is 65504 in float16."""
+    with np.errstate(over="ignore"):
+        first = dtype(least)
+        values = [dtype(least * (1 - 2.0**-9)), np.nextafter(first, dtype(0)), dtype(least * (1 - 2.0**-26)), first]
+        values += [np.nextafter(first, dtype(np.inf)), dtype(np.inf)]
+    for value in values:
+        case = make_case([(1, 1, 1, 3, 2, kind)], dtype)._replace(scales=np.ones(1))
+        case.weight[:], case.bias[:], case.blocks[:] = 0, sign * value, sign * value
+        output = np.zeros((3, 2, 1), dtype=np.uint16 if type_ is None else type_)
+        broken = decode_as(core, case, output, number if type_ is None else ELEMENTS[type_])
+        with np.errstate(over="ignore"):
+            rounded = np.float32(value)
+            held = np.isfinite(rounded) if type_ is not np.float16 else np.isfinite(np.float16(rounded))
+            held &= type_ is not None or rounded < np.float32(least)
+        assert (broken == -1) == held, value
+        if held and type_ is not None:
+            assert (output == type_(sign * rounded)).all()
+        if held and type_ is None:
+            assert (output & 0x7FFF).max() <= 0x7F7F
+        assert held or not output.any()
+
+
+def decode_as(core: ModuleType, case: Case, output: Array, element: int) -> int:
+    return core.decode(*case, memory_of([output], element), True, 1)
+
+
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000])
+def test_what_is_not_a_number_stays_so_in_half_precision(core: ModuleType, instruction_set: str, bits: int) -> None:
+    """Rounded as a number is, some of them would be zero, or infinite."""
+    case = make_case([(1, 9, 1, 1, 9, SCALED)], np.float32)._replace(scales=np.ones(1))
+    case.blocks.view(np.uint32)[:] = bits
+    half, brain = np.zeros((1, 9, 1), np.float16), np.zeros((1, 9, 1), np.uint16)
+    for output, element in ((half, 2), (brain, BFLOAT16)):
+        assert decode_as(core, case, output, element) == 0
+        assert core.decode(*case, memory_of([output], element), False, 1) == -1
+    assert np.isnan(half).all()
+    assert ((brain & 0x7FFF) > 0x7F80).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gradients_are_sums_over_repeats(core: ModuleType, dtype: Any) -> None:
     case = make_case(TARGETS, dtype)

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
-from ghnfast.ops.decode import DecodeSource, DecodeTargets, TargetKind, decode, naive_blocks, tile
+from ghnfast.ops.decode import (
+    DecodeSource,
+    DecodeTargets,
+    NotFinite,
+    TargetKind,
+    decode,
+    decode_into,
+    naive_blocks,
+    tile,
+)
 
 PRODUCT, SCALED, NORM_WEIGHT, BIAS = TargetKind
 # (rows, columns, cells, out, in, kind)
@@ -57,3 +67,32 @@ def assert_same_decoding(source: DecodeSource, targets: DecodeTargets) -> None:
     expected = torch.autograd.grad(wanted, source, grads, allow_unused=True, materialize_grads=True)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1.0, float(b.abs().max()) if b.numel() else 1.0))
+
+
+def assert_rounded_or_refused(kind: TargetKind, dtype: torch.dtype, least: float, device: str) -> None:
+    """Values around the least that rounds to infinity in a dtype: they are what torch rounds them to, or refused."""
+    source, targets = make([(1, 1, 1, 3, 2, kind)], device=device)
+    targets.scales[:] = 1
+    limit = torch.tensor(least)
+    below = torch.nextafter(limit, torch.tensor(0.0))
+    for value in (
+        below * 0.999,
+        below,
+        limit,
+        torch.nextafter(limit, torch.tensor(torch.inf)),
+        torch.tensor(torch.inf),
+    ):
+        for number in (value.item(), -value.item()):
+            with torch.no_grad():
+                source.weight.zero_()
+                source.bias.fill_(number)
+                source.blocks.fill_(number)
+                output = torch.full((3, 2), 5.0, dtype=dtype, device=device)
+                if abs(number) < least:
+                    decode_into(source, targets, [output])
+                    assert torch.equal(output, torch.tensor(number).to(output).expand(3, 2))
+                    assert output.isfinite().all()
+                    continue
+                with pytest.raises(NotFinite):
+                    decode_into(source, targets, [output])
+                assert (output == 5).all()

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from decoding import BIAS, NORM_WEIGHT, PRODUCT, SCALED, TARGETS, assert_same_decoding, make, naive
+from decoding import (
+    BIAS,
+    NORM_WEIGHT,
+    PRODUCT,
+    SCALED,
+    TARGETS,
+    assert_rounded_or_refused,
+    assert_same_decoding,
+    make,
+    naive,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -84,6 +94,20 @@ def test_nothing_is_written_where_a_value_is_not_finite(
         decode_into(source, targets, outputs)
     assert caught.value.index == index
     assert all((output == 5).all() for output in outputs)
+
+
+# The first value that rounds to infinity in each dtype, of float32.
+LEAST_INFINITE = {torch.float16: 65520.0, torch.bfloat16: 2.0**128 - 2.0**119, torch.float32: float("inf")}
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+@pytest.mark.parametrize("kind", [PRODUCT, SCALED])
+@pytest.mark.parametrize("dtype", LEAST_INFINITE)
+def test_what_rounds_to_a_finite_number_is_finite(
+    monkeypatch: pytest.MonkeyPatch, backend: str, kind: TargetKind, dtype: torch.dtype
+) -> None:
+    monkeypatch.setenv("GHNFAST_BACKEND", backend)
+    assert_rounded_or_refused(kind, dtype, LEAST_INFINITE[dtype], "cpu")
 
 
 def test_operators() -> None:

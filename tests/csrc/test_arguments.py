@@ -1,0 +1,331 @@
+"""Every function and class of the C++ core with arguments that it does not take: an exception, and never a crash."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from arrays import Array, Batch, sweep_weights
+from ghn_weights import CHANNEL_ROWS, COLUMNS, EPSILON, HID, KERNEL_ROWS, ROWS, Weights
+
+# What Python's and numpy's own functions raise where they are given such arguments.
+REFUSALS = (TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError)
+EDGES = [(1, 0), (3, 1)]
+WRONG: list[Any] = [
+    None, -1, 0, 1.5, float("nan"), 2**31, 2**63, 2**64, -(10**30), "text", b"bytes", [], [None], [[]], {}, object(),
+    True, np.zeros(0), np.zeros((0, 0)), np.zeros((2, 0, 3)), np.array(7), np.zeros((2, 3, 4)), np.array(["a"]),
+    np.array([None]),
+]  # fmt: skip
+
+
+class Plain:
+    """What looks like a module of torch."""
+
+    def __init__(self, **children: Any) -> None:
+        for name in ("parameters", "buffers", "forward_hooks", "forward_pre_hooks", "backward_hooks"):
+            setattr(self, f"_{name}", {})
+        self._backward_pre_hooks: dict[str, Any] = {}
+        self._modules = children
+
+
+def decoding(core: ModuleType) -> dict[str, Any]:
+    """The arguments of `decode`: a product of four cells, and a given block."""
+    random = np.random.default_rng(0)
+    sizes = {"hidden": (4, 8), "weight": (7, 6, 8), "bias": (7, 6), "blocks": (12,)}
+    arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
+    targets = np.array([[0, 7, 6, 4, 9, 8, 0], [0, 4, 3, 1, 9, 7, 1]])
+    return {**arrays, "targets": targets, "scales": np.ones(2)}
+
+
+OUTPUTS = [np.zeros((9, 8, 4), np.float32), np.zeros((9, 7, 1), np.float32)]
+
+
+def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+    """What is called, with arguments that it takes."""
+    batch = Batch(core, 0, [4, 3])
+    starts, offsets, closeness = batch.bands
+    topology = batch.topology(core)
+    edges = {
+        "graph_offsets": batch.offsets, "edge_offsets": batch.edge_offsets,
+        "edge_sources": np.ascontiguousarray(batch.edges[:, 0]),
+    }  # fmt: skip
+    states = np.random.default_rng(0).standard_normal((7, HID)).astype(np.float32)
+    sweep = {
+        "states": states,
+        "weights": sweep_weights(5, HID, 4, True, np.float32),
+        "topology": topology,
+        "threads": 2,
+    }
+    memory = [(o.ctypes.data, 0, *(stride // 4 for stride in o.strides)) for o in OUTPUTS]
+    decode = decoding(core)
+    of_ghn = Weights(np.float32)
+    weights = {
+        "tables": of_ghn.tables, "channel_rows": CHANNEL_ROWS, "kernel_rows": KERNEL_ROWS, "sweep": of_ghn.sweep,
+        "norm": of_ghn.norm, "norm_epsilon": EPSILON, "decoder": [a for layer in of_ghn.layers for a in layer],
+        "rows": ROWS, "columns": COLUMNS,
+    }  # fmt: skip
+    ghn = core.GhnFloat(*weights.values())
+    slots = np.array([[0, 0, 2, 2, 5, 6, 4, 9, 8, 0, 1, 0], [1, 1, 1, 1, 6, 1, 1, 1, 9, 2, 1, 0]])
+    decoder_calls, rows, elements = core.lay_out(slots, 6, 23)[4:7]
+    ranges = core.TrainingRanges(16, 128, 64, 512)
+    settings = core.sample_network(0, 0, 0, ranges, False)[0]
+    child = Plain()
+    modules = [Plain(child=child), child]
+    return {
+        "build_graph": (core.build_graph, {
+            "kinds": np.array([9, 4, 7], np.int8), "input_offsets": np.array([0, 0, 1, 3]),
+            "inputs": np.array([0, 0, 1]), "outputs": np.array([2]),
+        }),
+        "hop_bands": (core.hop_bands, {**edges, "cutoff": 50, "threads": 2}),
+        "is_writable": (core.is_writable, {"address": OUTPUTS[0].ctypes.data, "bytes": 8}),
+        "overlapping": (core.overlapping, {"memory": np.array([[64, 0, 8], [68, 0, 8], [80, 1, 4]])}),
+        "reversed_bands": (core.reversed_bands, {"starts": starts, "offsets": offsets, "closeness": closeness}),
+        "Topology": (core.Topology, {
+            **edges, "band_starts": starts, "band_offsets": offsets, "closeness": closeness, "cutoff": 50,
+        }),
+        "gated_sweep": (core.gated_sweep, sweep),
+        "gated_sweep_backward": (core.gated_sweep_backward, {"grad": states, **sweep}),
+        "decode": (core.decode, {**decode, "memory": np.array(memory), "check": True, "threads": 2}),
+        "decode_backward": (core.decode_backward, {
+            "grad": np.ones(9 * 8 * 4 + 9 * 7, np.float32), **decode, "threads": 2,
+        }),
+        "all_finite": (core.all_finite, {"arrays": [states, states], "threads": 2}),
+        "lay_out": (core.lay_out, {"table": slots, "vector": 6, "classes": 23}),
+        "GhnFloat": (core.GhnFloat, weights),
+        "GhnDouble": (core.GhnDouble, {
+            name: [array.astype(np.float64) for array in value] if isinstance(value, list) else value
+            for name, value in weights.items()
+        }),
+        "node_states": (ghn.node_states, {
+            "topology": topology, "primitives": np.arange(7, dtype=np.int8), "shapes": np.full((7, 4), 3), "threads": 2,
+        }),
+        "decode_inputs": (ghn.decode_inputs, {
+            "states": states, "nodes": np.array([0, 1]), "calls": decoder_calls, "hidden_rows": rows,
+            "elements": elements, "threads": 2,
+        }),
+        "NetworkSettings": (core.NetworkSettings().set_cells, {
+            "normal": EDGES, "normal_concat": [2], "reduce": EDGES, "reduce_concat": [2],
+        }),
+        "TrainingRanges": (core.TrainingRanges, {
+            "channels_first": 16, "channels_last": 128, "fc_first": 64, "fc_last": 512,
+        }),
+        "philox": (core.philox, {"counter": [1, 2, 3, 4], "key": [5, 6]}),
+        "sample_network": (core.sample_network, {
+            "split": 1, "seed": 0, "index": 0, "ranges": ranges, "large_images": False,
+        }),
+        "draw_widths": (core.draw_widths, {
+            "settings": settings, "small_elements": 1, "large_elements": 1, "seed": 0, "index": 0, "ranges": ranges,
+            "large_images": False,
+        }),
+        "statistics": (core.statistics, {
+            "split": 0, "seed": 0, "begin": 0, "end": 2, "ranges": ranges, "threads": 2,
+        }),
+        "environment": (core.environment, {"name": "PATH"}),
+        "use_instruction_set": (core.use_instruction_set, {"name": core.instruction_sets()[-1]}),
+        "walk_modules": (core.walk_modules, {"model": modules[0]}),
+        "open_attributes": (core.open_attributes, {"modules": modules}),
+        "bare_modules": (core.bare_modules, {"modules": modules}),
+        "copy_modules": (core.copy_modules, {"modules": modules}),
+        "Snapshot": (core.Snapshot, {"modules": modules}),
+    }  # fmt: skip
+
+
+def refusal(function: Callable[..., Any], *arguments: Any) -> str | None:
+    """What a call is refused with; None where it is not."""
+    try:
+        function(*arguments)
+    except REFUSALS as error:
+        return str(error)
+    return None
+
+
+def bent(array: Array) -> Iterator[Any]:
+    """An array in other dtypes, shapes and layouts, and with other lengths."""
+    for dtype in (np.float16, np.float32, np.float64, np.complex64, np.int8, np.uint64, np.bool_, object, "U8", ">i4"):
+        yield array.astype(dtype)
+    yield from (
+        array[None],
+        array[..., None],
+        array.ravel(),
+        array.ravel()[:0],
+        array[:0],
+        array[1:],
+        array[:-1],
+        array.T,
+    )
+    yield from (np.concatenate([array, array]), array[::-1], np.repeat(array, 2, -1)[..., ::2], array[..., :0])
+    yield array.tolist()
+    yield np.lib.stride_tricks.as_strided(array, (2**12, *array.shape), (0, *array.strides))
+
+
+def changed(array: Array) -> Iterator[Array]:
+    """An array of integers with one of them replaced."""
+    for at in range(array.size):
+        for value in (-1, 0, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63)):
+            copy = array.astype(np.int64)
+            copy.flat[at] = value
+            yield copy
+
+
+def wrong(name: str, argument: str, value: Any) -> Iterator[Any]:
+    """What to give instead of an argument. What tells C++ where memory lies is believed: it changes in type alone."""
+    yield from WRONG
+    writes = name == "decode" and argument in ("targets", "memory")
+    if isinstance(value, np.ndarray):
+        yield from bent(value) if not writes else (value.astype(np.float32), value.ravel(), value[:, :-1], value[:1])
+        if value.dtype.kind in "iu" and not writes:
+            yield from changed(value)
+    elif isinstance(value, list) and value:
+        yield from (value[:-1], [*value, value[0]], [None] * len(value), [value[0], None], tuple(value), iter(value))
+        if isinstance(value[0], np.ndarray):
+            for at, item in enumerate(value):
+                for other in (None, 3, item.astype(np.float16), item[None], item[:0], item[:-1], item.T, item * np.nan):
+                    yield [*value[:at], other, *value[at + 1 :]]
+
+
+NAMES = """
+build_graph hop_bands is_writable overlapping reversed_bands Topology gated_sweep gated_sweep_backward decode
+decode_backward all_finite lay_out GhnFloat GhnDouble node_states decode_inputs NetworkSettings TrainingRanges philox
+sample_network draw_widths statistics environment use_instruction_set walk_modules open_attributes bare_modules
+copy_modules Snapshot
+""".split()
+
+
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning", "ignore:invalid value", "ignore:overflow")
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_that_do_not_fit(core: ModuleType, name: str) -> None:
+    function, arguments = calls(core)[name]
+    function(*arguments.values())
+    for argument, value in arguments.items():
+        for other in wrong(name, argument, value):
+            message = refusal(function, *{**arguments, argument: other}.values())
+            assert message != ""
+            assert message or other is not None, argument
+    with pytest.raises(TypeError):
+        function(*arguments.values(), None, None, None)
+
+
+def test_all_that_there_is_is_called(core: ModuleType) -> None:
+    others = {"Kind", "Fate", "DecoderCall", "instruction_sets", "inspect_tensors"}
+    methods = {"node_states", "decode_inputs"}
+    public = {name for name in vars(core) if not name.startswith("_")}
+    assert set(calls(core)) == set(NAMES)
+    assert public == (set(NAMES) - methods) | others
+
+
+def test_what_has_no_constructor_has_none(core: ModuleType) -> None:
+    with pytest.raises(TypeError):
+        core.DecoderCall()
+    for arguments in ((None, [], ()), ([], None, ()), ([], [], None), ([None], [], ())):
+        with pytest.raises((TypeError, ValueError)):
+            core.inspect_tensors(*arguments)
+
+
+FIELDS = """
+num_classes channels cells kernel channel_factor fc_layers fc_width stem_type large_images stem_pool normed preprocessed
+global_average vit
+""".split()
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_settings_of_networks(core: ModuleType, field: str) -> None:
+    for value in (None, -1, 0, 1, 2, 2**20, 2**31 - 1, -(2**31), 2**31, 1.5, "text", True):
+        settings = core.NetworkSettings()
+        settings.set_cells([(10, 0), (14, 1)], [2], [(13, 0), (3, 1)], [2])
+        settings.vit = False
+        message = refusal(setattr, settings, field, value)
+        assert message != ""
+        if message is None:
+            assert value is not None
+            for describe in (settings.graph, settings.parameters, settings.elements, settings.node_cells):
+                assert refusal(describe) != ""
+
+
+def test_networks_of_too_many_cells(core: ModuleType) -> None:
+    settings = core.NetworkSettings()
+    settings.cells = 2**20
+    with pytest.raises(ValueError, match="the number of cells is 1048576; 1 to 65536 is accepted"):
+        settings.graph()
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        lambda core: None, lambda core: 5, lambda core: len, lambda core: (lambda: 0), lambda core: object(),
+        lambda core: KeyError("a"), lambda core: core, lambda core: core.TrainingRanges(16, 16, 64, 64),
+        lambda core: Plain, lambda core: np.zeros(3), lambda core: {"a": 1}, lambda core: [].append,
+    ],
+)  # fmt: skip
+def test_what_is_no_module(core: ModuleType, strange: Callable[[ModuleType], Any]) -> None:
+    """Objects that C made hold more than a dict: a copy of one must not come to be."""
+    item = strange(core)
+    parent = Plain(child=item)
+    for function in (core.copy_modules, core.bare_modules, core.open_attributes, core.Snapshot):
+        for modules in ([item], [Plain(), item]):
+            message = refusal(function, modules)
+            assert message != ""
+            assert message or function is not core.copy_modules
+    for model in (item, parent):
+        assert refusal(core.walk_modules, model) != ""
+    gc.collect()
+
+
+@pytest.mark.parametrize("kind", ["GhnFloat", "GhnDouble"])
+def test_width_zero(core: ModuleType, kind: str) -> None:
+    """Nothing has a width of zero; where sizes are divided by it, a loop might not end."""
+    _, arguments = calls(core)[kind]
+    for width in (0, 2, 6):
+        tables = [
+            table[:, :width] if at == 0 else table[:, : width // 4] for at, table in enumerate(arguments["tables"])
+        ]
+        with pytest.raises(ValueError, match=rf"a GHN of width {width} .*; a positive multiple of 4"):
+            getattr(core, kind)(*{**arguments, "tables": [np.ascontiguousarray(table) for table in tables]}.values())
+    for size in (0, -1, -(2**62)):
+        with pytest.raises(ValueError, match="positive sizes are accepted"):
+            getattr(core, kind)(*{**arguments, "rows": size}.values())
+
+
+def test_decoding_from_width_zero(core: ModuleType) -> None:
+    function, arguments = calls(core)["decode"]
+    for width in (0, 2):
+        given = {**arguments, "hidden": np.zeros((4, width), np.float32), "weight": np.zeros((7, 6, width), np.float32)}
+        with pytest.raises(ValueError, match=f"the width of hidden is {width}; a positive multiple of 4 is accepted"):
+            function(*given.values())
+
+
+@pytest.mark.parametrize("column", range(7))
+@pytest.mark.parametrize("value", [-1, -(2**62), 2**62, 2**63 - 1, -(2**63)])
+def test_tables_of_targets_whose_sizes_overflow(core: ModuleType, column: int, value: int) -> None:
+    for name in ("decode", "decode_backward"):
+        function, arguments = calls(core)[name]
+        for row in range(2):
+            targets = arguments["targets"].copy()
+            targets[row, column] = value
+            with pytest.raises(ValueError):  # noqa: PT011 (each has its own message)
+                function(*{**arguments, "targets": targets}.values())
+
+
+def test_memory_at_address_zero(core: ModuleType) -> None:
+    function, arguments = calls(core)["decode"]
+    memory = arguments["memory"].copy()
+    memory[1, 0] = 0
+    with pytest.raises(ValueError, match="target 1 has no memory"):
+        function(*{**arguments, "memory": memory}.values())
+
+
+def test_integers_that_do_not_fit_are_not_cut_off(core: ModuleType) -> None:
+    """2^32 + 1 would be 1 in 32 bits."""
+    function, arguments = calls(core)["hop_bands"]
+    with pytest.raises(ValueError, match="integers that do not fit 32 bits"):
+        function(*{**arguments, "edge_sources": arguments["edge_sources"] + 2**32}.values())
+    with pytest.raises(TypeError):
+        function(*{**arguments, "edge_sources": arguments["edge_sources"].astype(float)}.values())
+
+
+def test_more_threads_than_a_system_has(core: ModuleType) -> None:
+    function, arguments = calls(core)["decode"]
+    assert function(*{**arguments, "threads": 2**31 - 1}.values()) == -1
