@@ -31,7 +31,7 @@ from ..errors import TraceError
 from ..memory import lost_memory
 from .chance import Chance, PrivateRandom, Site
 from .members import Members
-from .shapes import contiguous_layout, result_shape, scales_in_place
+from .shapes import contiguous_layout, kept_layout, result_dtype, result_shape, scales_in_place
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -564,7 +564,9 @@ class Tracer(TorchFunctionMode):
         """What a function returns on the meta device."""
         shape = result_shape(func, args, kwargs)
         if shape is not None:
-            return empty(shape, tensors_in(args, kwargs)[0].dtype)
+            return empty(shape, result_dtype(tensors_in(args, kwargs)))
+        if (layout := kept_layout(func, args, kwargs)) is not None:
+            return torch.empty_strided(*layout, dtype=args[0].dtype, device=META)
         return func(*map_tensors(self.twin, args), **on_meta(map_tensors(self.twin, kwargs)))
 
     def run_unary(self, func: Callable[..., Any], x: Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
