@@ -548,6 +548,10 @@ class GhnArrays {
   }
 
   void set_decoder(std::int64_t rows, std::int64_t columns) {
+    if (!ghnfast::is_within({rows, columns}, ghnfast::kMostElements)) {
+      throw std::invalid_argument("blocks have " + std::to_string(rows) + " rows and " + std::to_string(columns) +
+                                  " columns; positive numbers are accepted");
+    }
     const auto hid = pointers.hid, channels = 4 * hid;
     const auto of = [&](std::size_t index, py::ssize_t outputs, py::ssize_t inputs) {
       return layer(decoder_[2 * index], decoder_[2 * index + 1], outputs, inputs);

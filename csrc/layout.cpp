@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 
 namespace ghnfast {
@@ -51,6 +53,10 @@ std::int64_t block_size(const DecoderCall& call, const BlockSizes& sizes) {
 }  // namespace
 
 Layout lay_out(const std::vector<Slot>& slots, const BlockSizes& sizes) {
+  if (!is_within({sizes.vector}, kMostElements) || !is_within({sizes.classes}, kMostElements)) {
+    throw std::invalid_argument("there are " + std::to_string(sizes.vector) + " elements of vectors and " +
+                                std::to_string(sizes.classes) + " classes; positive numbers are accepted");
+  }
   Layout layout;
   layout.order.resize(slots.size());
   std::iota(layout.order.begin(), layout.order.end(), 0);
@@ -78,7 +84,13 @@ Layout lay_out(const std::vector<Slot>& slots, const BlockSizes& sizes) {
       layout.hidden_rows += slot.cells;
     } else {
       layout.first.push_back(layout.elements + (slot.decoder == Decoder::kVectorBias ? sizes.vector : 0));
+      if (slot.decoder == Decoder::kClassWeight && !is_within({sizes.classes, slot.columns}, kMostElements)) {
+        throw std::invalid_argument("a classification layer has more elements than memory can have");
+      }
       layout.elements += block_size(call, sizes);
+    }
+    if (std::max(layout.hidden_rows, layout.elements) > kMostElements) {
+      throw std::invalid_argument("the slots have more elements than memory can have");
     }
   }
   return layout;

@@ -30,6 +30,7 @@ struct Layout {
   std::int64_t hidden_rows = 0, elements = 0;
 };
 
+// Throws std::invalid_argument where the elements of all blocks would be more than memory can have.
 Layout lay_out(const std::vector<Slot>& slots, const BlockSizes& sizes);
 
 }  // namespace ghnfast

@@ -64,7 +64,7 @@ def row_of(form: Form, classifier: bool, sizes: Sizes) -> bytes:
     if classifier:
         decoder, rows, in_ = Decoder.CLASS_WEIGHT, min(out, sizes.num_classes), in_ * cells
         height = width = cells = 1
-    elif form.role is Role.POSITION and len(form.parameter_shape) != 4:
+    elif form.role is Role.POSITION and len(form.parameter_shape) in (2, 3):
         # Its patches are rows, and the width of its embeddings the columns.
         decoder, rows, out, cells = Decoder.WHOLE, cells, form.parameter_shape[-2] - form.tokens, 1
         kept = form.tokens * in_

@@ -280,6 +280,8 @@ def decoded_shape(shape: tuple[int, ...], role: Role) -> tuple[tuple[int, ...], 
             return shape, f"a {what} of shape {shape}; vectors are predicted"
         return (math.prod(shape),), None
     if role is Role.POSITION:
+        if len(shape) not in (2, 3, 4):
+            return shape, f"a position encoding of shape {shape}; 2 to 4 dimensions are predicted"
         return embedding_shape(shape, position=True), None
     if len(shape) not in (2, 4):
         return shape, f"a weight of shape {shape}; matrices and 4-D kernels are predicted"

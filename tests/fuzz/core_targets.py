@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,6 +36,7 @@ def load_core() -> ModuleType:
 
 
 core: Any = load_core()
+warnings.simplefilter("ignore")  # numpy's, of complex numbers that are made real
 
 
 def integers(random: Random, low: int, high: int, size: Any, dtype: Any = np.int64) -> Array:
