@@ -36,6 +36,7 @@ STORED = 1 << 16
 # programs.
 OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 168}
 ROUNDING_OPTIONS = {**OPTIONS, "maxnreg": 200}  # rounding operands takes more: two programs
+WIDE_OPTIONS = {**OPTIONS, "maxnreg": 255}  # and so does counting in 64 bits
 
 # The columns of the table of targets: `Target` of ghnfast.ops.decode; the bits of the scale, a float64; where it is
 # written: the address, or the first element where all targets share memory, the dtype's number in `POINTERS`, and the
@@ -491,7 +492,7 @@ def decode_into(hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, ta
     with on_device_of(hidden):
         check_kernel[(len(tables.targets),)](
             hidden, weight, bias, blocks, largest, tables.targets, tables.items, status, width, weight.shape[1],
-            *blocks_for(width), GIVEN_TILE, **OPTIONS,
+            *blocks_for(width), GIVEN_TILE, **options_for(tables, "float32"),
         )  # fmt: skip
     launch(hidden, weight, bias, blocks, hidden, tables, status, False, precision)
     return status
@@ -507,8 +508,14 @@ def launch(
         decode_kernel[(len(tables.items),)](
             hidden, weight, bias, blocks, flat, tables.targets, tables.items, status, width, weight.shape[1],
             *blocks_for(width), GIVEN_TILE, REPEATS, KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, is_flat, precision,
-            not hidden.is_cuda, **(OPTIONS if precision == "float32" else ROUNDING_OPTIONS),
+            not hidden.is_cuda, **options_for(tables, precision),
         )  # fmt: skip
+
+
+def options_for(tables: Tables, precision: str) -> dict[str, int]:
+    if tables.items.dtype == torch.int64:
+        return WIDE_OPTIONS
+    return OPTIONS if precision == "float32" else ROUNDING_OPTIONS
 
 
 def decode_backward(grad: Tensor, blocks: Tensor, tables: Tables, product_elements: int) -> tuple[Tensor, Tensor]:
@@ -521,6 +528,6 @@ def decode_backward(grad: Tensor, blocks: Tensor, tables: Tables, product_elemen
     with on_device_of(blocks):
         decode_backward_kernel[(len(tables.backward_items),)](
             grad.contiguous(), blocks.contiguous(), products, grad_blocks, tables.targets, tables.backward_items,
-            GIVEN_TILE, REPEATS, **OPTIONS,
+            GIVEN_TILE, REPEATS, **options_for(tables, "float32"),
         )  # fmt: skip
     return products, grad_blocks

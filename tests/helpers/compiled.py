@@ -120,7 +120,8 @@ def main(architecture: int) -> None:
     for recorder in recorders:
         recorder.purpose = "parameters that need counters of 64 bits"
     decode.index_type = lambda targets: np.int64
-    decodings(32, "float32")
+    for precision in PRECISIONS:
+        decodings(32, precision)
     print(json.dumps(found))
 
 
