@@ -81,8 +81,7 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
         return tracer.generic(func, args, kwargs)
     others = tensors_in(rest, kwargs) if kwargs or not SCALARS.issuperset(map(type, rest)) else []
     inputs = [value.operation] if name in DONORS or not others else tracer.sources(x, others)
-    # What is written to other memory is something new there (see `Tracer.after_writes`).
-    operation = tracer.emit(Kind.PASS, inputs) if len(inputs) > 1 or "out" in kwargs else value.operation
+    operation = tracer.emit(Kind.PASS, inputs) if len(inputs) > 1 else value.operation
     shape = x.shape
     if others:
         args = integer_index(tracer, func, args)
