@@ -611,7 +611,7 @@ void check_calls(const GhnArrays<T>& ghn, const std::vector<ghnfast::DecoderCall
     std::int64_t each = 0, room = elements;
     if (call.decoder == Decoder::kKernel) {
       fits &= call.height >= 1 && call.width >= 1 && call.height <= sizes.size && call.width <= sizes.size;
-      fits &= call.cells == call.height * call.width;
+      fits = fits && call.cells == call.height * call.width;
       each = call.cells;
       room = hidden_rows;
       kernel_rows += call.count * call.cells;
