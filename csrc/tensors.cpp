@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <limits>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 
 namespace py = pybind11;
 
@@ -141,6 +143,9 @@ bool is_writable(std::int64_t address, std::int64_t bytes) {
   if (bytes <= 0) {
     return true;
   }
+  if (address < 0 || bytes > std::numeric_limits<std::int64_t>::max() - address) {
+    return false;
+  }
   const std::int64_t page = sysconf(_SC_PAGESIZE), start = address / page * page, end = address + bytes;
   // "Prefault page tables writable, without writing": of Linux 5.14, younger than the headers of some.
   constexpr int kPopulateWrite = 23;
@@ -176,6 +181,10 @@ std::vector<std::vector<std::int64_t>> overlapping(const std::vector<std::int64_
   for (const auto index : order) {
     if (addresses[index] < 0 || bytes[index] <= 0) {
       continue;
+    }
+    if (bytes[index] > std::numeric_limits<std::int64_t>::max() - addresses[index]) {
+      throw std::invalid_argument("memory at " + std::to_string(addresses[index]) + " has " +
+                                  std::to_string(bytes[index]) + " bytes, beyond all addresses");
     }
     if (addresses[index] >= end) {
       close();

@@ -88,3 +88,10 @@ def test_one_page_that_cannot_be_written(core: ModuleType, page: int) -> None:
 
 def protect(address: int, access: int) -> None:
     assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), PAGE, access) == 0
+
+
+def test_memory_beyond_all_addresses_is_refused(core: ModuleType) -> None:
+    with pytest.raises(ValueError, match="memory at 9223372036854775807 has 8 bytes, beyond all addresses"):
+        core.overlapping(np.array([[64, 0, 8], [2**63 - 1, 0, 8]]))
+    assert not core.is_writable(2**63 - 8, 16)
+    assert not core.is_writable(-8, 16)
