@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, InitVar, dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,64 @@ def embedding_shape(shape: Sequence[int], position: bool = False) -> tuple[int, 
     return (*shape, 1, 1, 1)[:4]
 
 
+class ParameterSlice(NamedTuple):
+    """A part of a parameter that is predicted as a parameter of its own.
+
+    parameter, parameter_shape: the name and shape of the whole.
+    bounds: start, stop and step along each of its dimensions.
+    shape: that of the part.
+    dimensions: which dimension of the whole each dimension of the part is; -1 for one of size 1 that is none.
+    """
+
+    parameter: str
+    parameter_shape: tuple[int, ...]
+    bounds: tuple[tuple[int, int, int], ...]
+    shape: tuple[int, ...]
+    dimensions: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        """The part in Python's notation: "0:8, 0:16"; transposed parts end in their order of dimensions."""
+        labels = [f"{start}:{stop}" + (f":{step}" if step > 1 else "") for start, stop, step in self.bounds]
+        moved = [at for at in self.dimensions if at >= 0]
+        return ", ".join(labels) + (f" as {moved}" if moved != sorted(moved) else "")
+
+    def is_within(self) -> bool:
+        """Whether the part is one: its bounds are in the whole, and give its shape."""
+        if len(self.bounds) != len(self.parameter_shape) or len(self.dimensions) != len(self.shape):
+            return False
+        counts = [len(range(*bounds)) for bounds in self.bounds]
+        inside = all(
+            0 <= start < stop <= size and step > 0
+            for (start, stop, step), size in zip(self.bounds, self.parameter_shape, strict=True)
+        )
+        sizes = [1 if at == -1 else counts[at] if 0 <= at < len(counts) else 0 for at in self.dimensions]
+        return inside and tuple(sizes) == tuple(self.shape) and math.prod(counts) == math.prod(sizes)
+
+    def of(self, whole: torch.Tensor) -> torch.Tensor:
+        """The part of a parameter of this shape, in its memory."""
+        part = whole.detach()[tuple(slice(*bounds) for bounds in self.bounds)]
+        strides = [1 if at < 0 else part.stride(at) for at in self.dimensions]
+        return part.as_strided(self.shape, strides, part.storage_offset())
+
+    def overlaps(self, other: ParameterSlice) -> bool:
+        """Whether two parts of one parameter have an element in common."""
+        pairs = zip(self.bounds, other.bounds, strict=True)
+        return all(not set(range(*one)).isdisjoint(range(*two)) for one, two in pairs)
+
+
+class Reparametrization(NamedTuple):
+    """A weight that a model computes from parameters, which can be computed from it: by its right inverse.
+
+    module, tensor: the path of the module, and the name of its weight.
+    originals: the names of the parameters.
+    """
+
+    module: str
+    tensor: str
+    originals: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class ArchGraph:
     """The architecture graph of a network: a directed acyclic graph of primitives.
@@ -61,6 +119,9 @@ class ArchGraph:
         parameter_shapes: {name: shape} of the parameters that have a node; empty where shapes are not known, and
             nothing can be predicted.
         skipped: {name: reason} of the parameters that have no node.
+        slices: {name: part} of the parts of parameters that have a node of their own; `weights` has these names.
+        reparametrized: {name: weight} of the weights that are computed from parameters; `weights` has them under the
+            name of one of these.
         input_shape: the shape (channels, height, width) of one input, or None where it is not known, or not one image.
         ran_on_numbers: why the forward had to be run on random numbers, or None where shapes were enough.
 
@@ -84,6 +145,8 @@ class ArchGraph:
     skipped: dict[str, str] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
     ran_on_numbers: str | None = None
+    slices: dict[str, ParameterSlice] = field(default_factory=dict)
+    reparametrized: dict[str, Reparametrization] = field(default_factory=dict)
     check: InitVar[bool] = True
 
     def __post_init__(self, check: bool) -> None:
@@ -219,7 +282,26 @@ def checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         "skipped": reasons,
         "input_shape": None if image is None else sizes_of("input_shape", image),
         "ran_on_numbers": reason,
+        "slices": checked_slices(given.get("slices", {}), shapes),
+        "reparametrized": checked_weights(given.get("reparametrized", {}), shapes),
     }
+
+
+def checked_slices(given: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, ParameterSlice]:
+    found = dict(items_of("slices", given))
+    for name, part in found.items():
+        fits = isinstance(part, ParameterSlice) and shapes.get(name) == part.shape
+        if not fits or not part.is_within():
+            raise GraphError(f"slices has {name!r}: {part!r:.80}; parts of parameters of their shape are accepted")
+    return found
+
+
+def checked_weights(given: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Reparametrization]:
+    found = dict(items_of("reparametrized", given))
+    for name, weight in found.items():
+        if not isinstance(weight, Reparametrization) or name not in shapes or name not in weight.originals:
+            raise GraphError(f"reparametrized has {name!r}: {weight!r:.80}; Reparametrization is accepted")
+    return found
 
 
 def whole_numbers(name: str, given: Any, dimensions: int, least: int, most: int) -> NDArray[np.integer[Any]]:

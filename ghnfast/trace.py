@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from . import _C
 from .errors import TraceError
-from .graph import PREDICTED_DTYPES, ArchGraph
+from .graph import PREDICTED_DTYPES, ArchGraph, ParameterSlice, Reparametrization
 from .memory import BEFORE_WRAPPING, is_distributed
 from .tracing import RULES
 from .tracing.chance import SEED, Chance, private_draws
+from .tracing.failures import failure
+from .tracing.failures import reason as reason_of
 from .tracing.leaves import private_copy
 from .tracing.members import Members, members_of, unchanged
 from .tracing.numbers import HiddenOperations, NumbersTracer, private_model
@@ -73,8 +75,11 @@ def trace_members(
     args, kwargs, described = make_inputs(model, members.parameters, input_shape, example_inputs)
     images = tuple(args[0].shape[1:]) if example_inputs is None else None
 
+    def say(error: Exception) -> str:
+        return failure(model, described, error, input_shape is not None, example_inputs is not None)
+
     def graph_of(chance: Chance) -> ArchGraph:
-        return build(*run_forward(model, members, args, kwargs, described, chance), type(model).__name__, images)
+        return build(*run_forward(model, members, args, kwargs, say, chance), type(model).__name__, images)
 
     return most_covering(graph_of)
 
@@ -116,10 +121,11 @@ def size_of(graph: ArchGraph) -> tuple[int, int]:
 
 
 Recording = tuple[Tracer, Any, str | None]
+Say = Callable[[Exception], str]
 
 
 def run_forward(
-    model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], described: str, chance: Chance
+    model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], say: Say, chance: Chance
 ) -> Recording:
     """The trace of a forward, what it returned, and why it was run on real numbers, or None where shapes were enough.
 
@@ -135,9 +141,11 @@ def run_forward(
             except MemoryLost:
                 raise
             except ShapeError as error:
-                raise TraceError(failure(model, members, described, error)) from error
+                raise TraceError(say(error)) from error
             except Exception as error:
-                reason = first_line(error)
+                reason = reason_of(error)
+                if any(isinstance(module, torch.jit.ScriptModule) for module in members.modules):
+                    raise TraceError(say(error)) from error
         for number, fill in enumerate(FILLS):
             try:
                 return *record_on_numbers(model, args, kwargs, chance, fill), reason
@@ -145,7 +153,7 @@ def run_forward(
                 raise
             except Exception as error:
                 if number + 1 == len(FILLS) or isinstance(error, TraceError):
-                    raise TraceError(failure(model, members, described, error)) from error
+                    raise TraceError(say(error)) from error
     raise AssertionError("there is a last kind of numbers")
 
 
@@ -201,8 +209,12 @@ def record_on_numbers(
 
 
 def check_parameters(model: nn.Module, members: Members) -> None:
+    kind = type(model).__name__
+    wrapped = any(base.__name__ == "FullyShardedDataParallel" for base in type(model).__mro__)
+    if wrapped or any(name.endswith("_flat_param") for name in members.names):
+        raise TraceError(f"the parameters of {kind} are spread over several processes (FSDP); {BEFORE_WRAPPING}")
     if not members.parameters:
-        raise TraceError(f"{type(model).__name__} has no parameters; there is nothing to predict")
+        raise TraceError(f"{kind} has no parameters; there is nothing to predict")
     if set(map(type, members.parameters)) == {nn.Parameter}:
         return
     for name, parameter in zip(members.names, members.parameters, strict=True):
@@ -281,45 +293,40 @@ def eager() -> AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager")
 
 
-def failure(model: nn.Module, members: Members, described: str, error: Exception) -> str:
-    return (
-        f"the forward of {type(model).__name__} failed on {described}: {first_line(error)}. "
-        "Accepted are models whose forward runs on meta tensors; pass input_shape=(channels, height, width) or "
-        "example_inputs=(...) if the model takes something else."
-    )
+def outputs_of(returned: Any) -> tuple[list[Tensor], list[str]]:
+    """The tensors a forward returned, in order, and the types of what was not looked into.
 
-
-def first_line(error: Exception) -> str:
-    """The kind of an error and what its message says in one line."""
-    lines = [line.rstrip(".") for line in str(error).splitlines() if line.strip()]
-    if lines and "TorchScript" in lines[0]:  # what its interpreter failed on comes last
-        return lines[-1]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def output_tensors(outputs: Any) -> Iterator[Tensor]:
-    """The tensors a forward returned, in order: from containers, dicts and dataclasses, nested."""
-    pending = [outputs]
+    Tensors are found in containers, dicts and dataclasses, nested.
+    """
+    tensors, unknown = [], []
+    pending = [returned]
     while pending:
         item = pending.pop()
         if isinstance(item, Tensor):
-            yield item
+            tensors.append(item)
         elif isinstance(item, Mapping):
             pending.extend(reversed(list(item.values())))
         elif isinstance(item, (tuple, list)):
             pending.extend(reversed(item))
         elif is_dataclass(item) and not isinstance(item, type):
             pending.extend(getattr(item, field.name) for field in reversed(fields(item)))
+        elif not isinstance(item, (int, float, complex, str, bytes, type(None), np.ndarray)):
+            unknown.append(f"{type(item).__module__}.{type(item).__qualname__}")
+    return tensors, list(dict.fromkeys(unknown))
 
 
 def build(
     tracer: Tracer, returned: Any, reason: str | None, model_name: str, input_shape: tuple[int, ...] | None
 ) -> ArchGraph:
     """Hand the traced operations to C++ and name the nodes it returns."""
-    produced = [tracer.value(tensor).operation for tensor in output_tensors(returned)]
-    outputs = [operation for operation in produced if operation >= 0]
+    tensors, unknown = outputs_of(returned)
+    outputs = [value.operation for value in map(tracer.value, tensors) if value.operation >= 0]
     if not outputs:
-        raise TraceError(f"no output of {model_name} depends on its input; there is no graph")
+        what = (
+            f". It returned {', '.join(unknown)}; tensors in lists, dicts and dataclasses are found" if unknown else ""
+        )
+        raise TraceError(f"no output of {model_name} depends on its input; there is no graph{what}")
+    tracer.note_use(tensors, "the forward returns it, or what is computed from it, and no layer uses it")
     operations = tracer.operations
     nodes, primitives, edges, levels, fates, classifier_weight, classifier_bias = _C.build_graph(
         np.asarray(operations.kinds),
@@ -328,8 +335,14 @@ def build(
         np.asarray(outputs, dtype=np.int32),
     )
     chosen = nodes.tolist()
-    placed = [operations.parameters[node] for node in chosen]
-    names = {index: tracer.names[index] for pair in placed for index in pair if index is not None}
+    placed = predicted_once(tracer, [operations.parameters[node] for node in chosen])
+    known = dict.fromkeys(index for pair in placed for index in pair if index is not None)
+    parts = {index: tracer.part_of(index) for index in known}
+    names = {index: tracer.names[index] if part is None else part.name for index, part in parts.items()}
+    slices = {part.name: part.meaning for part in parts.values() if part and isinstance(part.meaning, ParameterSlice)}
+    computed = {
+        part.name: part.meaning for part in parts.values() if part and isinstance(part.meaning, Reparametrization)
+    }
     return ArchGraph(
         primitives=primitives,
         edges=edges,
@@ -337,27 +350,67 @@ def build(
         shapes=[operations.shapes[node] for node in chosen],
         weights=[None if weight is None else names[weight] for weight, _ in placed],
         norm_biases=[None if bias is None else names[bias] for _, bias in placed],
-        parameter_shapes={name: tuple(tracer.parameters[index].shape) for index, name in names.items()},
+        parameter_shapes={name: tracer.shape_of(index) for index, name in names.items()},
         classifier_weight=classifier_weight if classifier_weight >= 0 else None,
         classifier_bias=classifier_bias if classifier_bias >= 0 else None,
-        skipped=skip_reasons(tracer, fates, names.keys()) if len(names) < len(tracer.names) else {},
+        skipped=skip_reasons(tracer, fates, names.keys()) if len(names) < len(tracer.names) or tracer.parts else {},
         input_shape=input_shape,
         ran_on_numbers=reason,
+        slices=slices,
+        reparametrized=computed,
         check=False,
     )
 
 
-def skip_reasons(tracer: Tracer, fates: Any, placed: Container[int]) -> dict[str, str]:
+Pair = tuple[int | None, int | None]
+
+
+def predicted_once(tracer: Tracer, placed: list[Pair]) -> list[Pair]:
+    """The parameters and parts of each node, without parts that have elements which are predicted already.
+
+    Whole parameters come first, then parts in the order of the nodes.
+    """
+    if not tracer.parts:
+        return placed
+    taken: dict[str, list[ParameterSlice]] = {}
+    whole = {
+        tracer.names[index] for pair in placed for index in pair if index is not None and not tracer.part_of(index)
+    }
+
+    def kept(index: int | None) -> int | None:
+        part = None if index is None else tracer.part_of(index)
+        if part is None or not isinstance(part.meaning, ParameterSlice):
+            return index
+        others = taken.setdefault(part.meaning.parameter, [])
+        if part.meaning in others:
+            return index
+        if part.meaning.parameter in whole or any(part.meaning.overlaps(other) for other in others):
+            return None
+        others.append(part.meaning)
+        return index
+
+    return [(kept(weight), kept(bias)) for weight, bias in placed]
+
+
+def sources_of(tracer: Tracer, number: int) -> tuple[int, ...]:
+    """The parameters that a part is in, or is computed from; a parameter itself."""
+    part = tracer.part_of(number)
+    return (number,) if part is None else part.sources
+
+
+def skip_reasons(tracer: Tracer, fates: Any, placed: Collection[int]) -> dict[str, str]:
     """Why each parameter that has no node has none."""
     fate_of = {
         index: fate
         for pair, fate in zip(tracer.operations.parameters, fates.tolist(), strict=True)
-        for index in pair
-        if index is not None
+        for number in pair
+        if number is not None
+        for index in sources_of(tracer, number)
     }
+    found = {index for number in placed for index in sources_of(tracer, number)}
     reasons = {}
     for index, name in enumerate(tracer.names):
-        if index in placed:
+        if index in found:
             continue
         if index not in fate_of and index in tracer.used_by:
             reasons[name] = tracer.used_by[index]

@@ -20,11 +20,12 @@ from ..errors import CheckpointError, ConfigError, DomainWarning, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..memory import unreadable
 from ..ops.backend import as_arrays, backend_for, is_plain
-from ..ops.decode import PRECISIONS, DecodeSource, NotFinite, decode, decode_into, decode_to
+from ..ops.decode import PRECISIONS, DecodeSource, NotFinite, copy_all, decode, decode_into, decode_to
 from ..trace import trace, trace_members
 from ..tracing.members import Members, members_of
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
+from .inversion import Inversion
 from .layout import NODE, Decoder, Layout, Sizes, lay_out, memory_of, table_of
 from .native import Native, WeightState, native_for, state_of
 from .slots import (
@@ -63,6 +64,7 @@ class Job:
 
     names, forms, parameters: what is decoded, in the order of the layout.
     memory: what C++ writes to, or None where a parameter is not just memory that it can write to.
+    inversions: weights among `parameters` that stand for what they are computed from.
     """
 
     plans: list[Plan]
@@ -71,12 +73,15 @@ class Job:
     forms: list[Form]
     parameters: list[Tensor]
     memory: NDArray[np.int64] | None
+    inversions: list[Inversion]
 
     @torch.no_grad()
     def write(self, source: DecodeSource, ghn: str, precision: str) -> None:
         """The last step: decode into the parameters, all of them or none."""
         try:
-            if self.memory is not None and backend_for(source.hidden) == "cpp" and is_plain(source):
+            if self.inversions:
+                self.write_inverted(source, precision)
+            elif self.memory is not None and backend_for(source.hidden) == "cpp" and is_plain(source):
                 decode_to(source, self.layout.targets, self.memory, self.parameters)
             else:
                 outputs = list(map(decoded_part, self.forms, self.parameters))
@@ -88,6 +93,23 @@ class Job:
                 f"the values predicted for {name} are not finite in {dtype}: the weights of {ghn} are too large. "
                 "No parameter was changed."
             ) from error
+
+    def write_inverted(self, source: DecodeSource, precision: str) -> None:
+        """`write`, where some weights have to be known before anything can be written: all are predicted aside."""
+        places = list(map(decoded_part, self.forms, self.parameters))
+        values = [torch.empty_like(place, memory_format=torch.contiguous_format) for place in places]
+        with torch.autocast(source.hidden.device.type, enabled=False):
+            decode_into(source, self.layout.targets, values, precision)
+        own = {id(inversion.values) for inversion in self.inversions}
+        pairs = []
+        for parameter, place, value in zip(self.parameters, places, values, strict=True):
+            if id(parameter) in own:
+                place.copy_(value)  # memory of the prediction
+            else:
+                pairs.append((place.detach(), value))
+        for inversion in self.inversions:
+            pairs += inversion.writes()
+        copy_all(*zip(*pairs, strict=True))
 
 
 class GHN(nn.Module):
@@ -272,7 +294,8 @@ class GHN(nn.Module):
         """The parameters of networks with these graphs, differentiable: for `torch.func.functional_call`, in training.
 
         Parameters without a path between input and output have no node, and are not predicted. Of position encodings
-        that begin with rows for tokens, which are not predicted either, those rows are zero.
+        that begin with rows for tokens, which are not predicted either, those rows are zero. Parts of parameters, and
+        weights that are computed from others, are left out: they are no parameters.
 
         Returns:
             For each graph {name: float tensor in the parameter's shape}.
@@ -287,6 +310,8 @@ class GHN(nn.Module):
         found: list[dict[str, Tensor]] = [{} for _ in slots]
         for index, value in zip(layout.order.tolist(), values, strict=True):
             graph, slot = owners[index]
+            if slots[graph].parameters_of(slots[graph].names[slot]) != (slots[graph].names[slot],):
+                continue
             found[graph][slots[graph].names[slot]] = shaped(value, slots[graph].forms[slot])
         return found
 
@@ -400,6 +425,7 @@ class GHN(nn.Module):
             [slots[index][0].forms[slots[index][1]] for index in order],
             [parameters[index] for index in order],
             memory_of(table, found, layout) if found[:, 1].min() >= 0 else None,
+            [inversion for model, plan in zip(models, plans, strict=True) for inversion in inversions_of(model, plan)],
         )
 
     def table_of_batch(
@@ -520,6 +546,17 @@ def check_readable(ghn: GHN, members: Members) -> None:
     for name, weight in zip(members.names, members.parameters, strict=True):
         if (reason := unreadable(weight)) is not None:
             raise PredictError(f"the weight {name} of {ghn.name} {reason}")
+
+
+def inversions_of(model: nn.Module, plan: Plan) -> list[Inversion]:
+    """The weights of a plan that stand for what they are computed from."""
+    named = [(plan.slots.names[row], values) for row, values in zip(plan.rows.tolist(), plan.parameters, strict=True)]
+    weights = plan.slots.reparametrized
+    return [
+        Inversion(model.get_submodule(weights[name].module), weights[name], values)
+        for name, values in (named if weights else ())
+        if name in weights
+    ]
 
 
 def shaped(value: Tensor, form: Form) -> Tensor:

@@ -6,7 +6,7 @@ import functools
 import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import _C
 from ..errors import PredictError
-from ..graph import PREDICTED_DTYPES, PRIMITIVES, ArchGraph, embedding_shape
+from ..graph import PREDICTED_DTYPES, PRIMITIVES, ArchGraph, ParameterSlice, Reparametrization, embedding_shape
 from ..memory import (
     BEFORE_WRAPPING,
     extent,
@@ -28,6 +28,7 @@ from ..memory import (
 )
 from ..ops.decode import Role
 from ..tracing.members import Members
+from .inversion import reason_to_keep
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class Slots:
     classifier: the slots of the classification layer, which has a decoder of its own.
     optional: the slots that `classifier=False` leaves alone: the classification layer's, and what is tied to it.
     skipped: {name: reason}.
-    ran_on_numbers: see `ArchGraph`.
+    ran_on_numbers, slices, reparametrized: see `ArchGraph`.
     """
 
     names: list[str]
@@ -73,6 +74,14 @@ class Slots:
     optional: list[int]
     skipped: dict[str, str]
     ran_on_numbers: str | None
+    slices: dict[str, ParameterSlice]
+    reparametrized: dict[str, Reparametrization]
+
+    def parameters_of(self, name: str) -> tuple[str, ...]:
+        """The parameters that are predicted with a slot of this name."""
+        if name in self.slices:
+            return (self.slices[name].parameter,)
+        return self.reparametrized[name].originals if name in self.reparametrized else (name,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +116,8 @@ class Report:
 
     predicted: the names of the parameters that were predicted, in the model's order.
     skipped: {name: reason} of those that kept their values.
+    partly: {name: parts} of those that were predicted in part, where layers use them: the parts in Python's notation.
+        The rest of them kept its values.
     predicted_elements, elements: how many numbers were predicted, of how many.
     ran_on_numbers: why the forward had to be run on random numbers, or None where shapes were enough.
     """
@@ -116,6 +127,7 @@ class Report:
     predicted_elements: int
     elements: int
     ran_on_numbers: str | None = None
+    partly: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def coverage(self) -> float:
@@ -169,6 +181,8 @@ def slots_of(graph: ArchGraph) -> Slots:
         optional=[slot for slot, name in enumerate(names) if name in left_alone],
         skipped=skipped,
         ran_on_numbers=graph.ran_on_numbers,
+        slices=graph.slices,
+        reparametrized=graph.reparametrized,
     )
     return KNOWN_SLOTS[graph]
 
@@ -182,6 +196,8 @@ def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
     parameters = dict(zip(members.names, members.parameters, strict=True))
     slots = slots_of(graph)
     found: list[Any] = list(map(parameters.get, slots.names))
+    if slots.slices or slots.reparametrized:
+        found = [part_of(model, slots, name, parameters) for name in slots.names]
     memory = _C.inspect_tensors(found, slots.shapes, PREDICTED_DTYPES)
     rows = np.arange(len(found))
     skipped = {name: reason for name, reason in slots.skipped.items() if name in parameters}
@@ -192,16 +208,51 @@ def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
         else:
             skipped[slots.names[row]] = reason
             rows[row] = -1
-    if len(skipped) + len(found) - np.count_nonzero(rows < 0) < len(parameters):
-        known = {*slots.names, *skipped}
+    for row, name in enumerate(slots.names if slots.reparametrized else ()):
+        if rows[row] >= 0 and name in slots.reparametrized:
+            weight = slots.reparametrized[name]
+            reason = reason_to_keep(model.get_submodule(weight.module), weight.tensor, slots.shapes[row])
+            if reason is not None:
+                skipped.update(dict.fromkeys(weight.originals, reason))
+                rows[row] = -1
+    exact = not slots.slices and not slots.reparametrized
+    if not exact or len(skipped) + len(found) - np.count_nonzero(rows < 0) < len(parameters):
+        known = {own for name in slots.names for own in slots.parameters_of(name)} | skipped.keys()
         skipped.update((name, "the graph does not know it") for name in members.names if name not in known)
-    for name in skipped:
+    for name in skipped.keys() & parameters.keys():
         skipped[name] = dtype_reason(parameters[name]) or skipped[name]
     if rows.size and rows.min() < 0:
         rows = rows[rows >= 0]
         found = [found[row] for row in rows.tolist()]
         memory = memory[rows]
     return Plan(members, slots, rows, found, memory, skipped)
+
+
+def part_of(model: nn.Module, slots: Slots, name: str, parameters: dict[str, nn.Parameter]) -> Tensor | None:
+    """The tensor of a slot: a parameter, a part of one, or a new tensor for a weight that is computed from parameters.
+
+    Raises:
+        PredictError: the graph is that of another model.
+    """
+    if name in slots.slices:
+        part = slots.slices[name]
+        whole = parameters.get(part.parameter)
+        if whole is None or whole.shape != part.parameter_shape:
+            raise PredictError(
+                f"the graph has a parameter {part.parameter} of shape {part.parameter_shape} that the model "
+                f"({type(model).__name__}) has not; the graph of a model with equal names and shapes is accepted"
+            )
+        return part.of(whole) if whole.layout is torch.strided else whole
+    if name in slots.reparametrized:
+        main = parameters.get(name)
+        missing = [own for own in slots.reparametrized[name].originals if own not in parameters]
+        if main is None or missing:
+            raise PredictError(f"the graph has parameters {missing} that the model ({type(model).__name__}) has not")
+        for own in slots.reparametrized[name].originals:
+            if (reason := unwritable(parameters[own])) is not None:
+                raise PredictError(f"the parameter {own} {reason}")
+        return torch.empty(slots.shapes[slots.names.index(name)], dtype=main.dtype, device=main.device)
+    return parameters.get(name)
 
 
 def reason_to_skip(model: nn.Module, slots: Slots, row: int, parameter: Tensor | None) -> str | None:
@@ -339,16 +390,26 @@ def nothing_reason(plans: Sequence[Plan]) -> str:
 
 
 def make_report(plan: Plan) -> Report:
-    rows = plan.rows.tolist()
-    done = {
-        plan.slots.names[row]: decoded_part(plan.slots.forms[row], parameter).numel()
-        for row, parameter in zip(rows, plan.parameters, strict=True)
-    }
+    slots, sizes = plan.slots, dict(zip(plan.members.names, map(Tensor.numel, plan.members.parameters), strict=True))
+    done: dict[str, int] = {}
+    partly: dict[str, list[str]] = {}
+    for row, parameter in zip(plan.rows.tolist(), plan.parameters, strict=True):
+        name = slots.names[row]
+        if name in slots.reparametrized:
+            done.update((own, sizes[own]) for own in slots.reparametrized[name].originals)
+            continue
+        count = decoded_part(slots.forms[row], parameter).numel()
+        if name in slots.slices:
+            name, label = slots.slices[name].parameter, slots.slices[name].label
+            partly.setdefault(name, []).append(label)
+            count += done.get(name, 0)
+        done[name] = count
     names = plan.members.names
     return Report(
         predicted=[name for name in names if name in done],
         skipped={name: plan.skipped[name] for name in names if name in plan.skipped},
         predicted_elements=sum(done.values()),
-        elements=sum(parameter.numel() for parameter in plan.members.parameters),
-        ran_on_numbers=plan.slots.ran_on_numbers,
+        elements=sum(sizes.values()),
+        ran_on_numbers=slots.ran_on_numbers,
+        partly={name: parts for name, parts in partly.items() if done[name] < sizes[name]},
     )

@@ -12,7 +12,7 @@ from ..graph import embedding_shape
 from .layers import emit_bias
 from .registry import Arguments, Function, Keywords, functions, rule
 from .shapes import result_shape
-from .tracer import Kind, ShapeError, Tracer, Value, empty, tensors_in, writes_first_argument
+from .tracer import LAYER, NO_PATH, Kind, ShapeError, Tracer, Value, empty, tensors_in, writes_first_argument
 
 broadcast_shapes = lru_cache(maxsize=4096)(torch.broadcast_shapes)
 
@@ -103,15 +103,20 @@ def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
         tracer.note_use(offset, "a vector that is added to features, but is not the bias of a layer")
         return tracer.emit(Kind.PASS, [data])
     value = tracer.value(offset)
-    if value.lookup:
+    if index is not None and (part := tracer.part_of(index)) is not None:
+        index = part.sources[0] if len(part.sources) == 1 else None  # of a position encoding all is predicted
+    if value.made & LAYER:
+        tracer.note_use(offset, NO_PATH)
+        return tracer.emit(Kind.PASS, [data])
+    if value.made:
         index = None
         tracer.note_use(offset, "a table that is looked up by index")
     elif index is None and len(value.parameters) == 1:
         index = value.parameters[0]  # a part of a position encoding, or one that was resampled
-    if index is not None and not is_position_encoding(tuple(tracer.parameters[index].shape)):
+    if index is not None and not is_position_encoding(tracer.shape_of(index)):
         index = None
     tracer.note_use(offset, "an embedding that is added, of a shape other than (1, n, d), (n, d) or (1, c, h, w)")
-    shape = tuple(offset.shape if index is None else tracer.parameters[index].shape)
+    shape = tuple(offset.shape) if index is None else tracer.shape_of(index)
     position = tracer.emit(Kind.POS_ENC, [], (index, None), embedding_shape(shape, position=True))
     return tracer.emit(Kind.SUM, [data, position])
 

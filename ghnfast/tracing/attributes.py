@@ -92,9 +92,8 @@ def convert(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -
     if dtype in (None, twin.dtype):
         return twin
     recipe = Call(Tensor.to, (source, dtype), {}) if value.operation < 0 else None
-    return tracer.set_value(
-        twin.type(dtype), Value(value.operation, value.channel, value.parameters, lookup=value.lookup, recipe=recipe)
-    )
+    made = Value(value.operation, value.channel, value.parameters, made=value.made, recipe=recipe, base=value.base)
+    return tracer.set_value(twin.type(dtype), made)
 
 
 def wanted_dtype(given: Arguments, kwargs: Keywords) -> torch.dtype | None:

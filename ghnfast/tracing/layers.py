@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..graph import embedding_shape
 from .registry import Arguments, Function, Keywords, argument, arguments, functions, pair, rule
-from .tracer import Kind, Rule, ShapeError, Tracer, Value, tensors_in
+from .tracer import LAYER, NO_PATH, Kind, Rule, ShapeError, Tracer, Value, function_name, tensors_in
 
 
 def emit_bias(tracer: Tracer, operation: int, bias: Tensor | None) -> int:
@@ -20,7 +20,25 @@ def emit_bias(tracer: Tracer, operation: int, bias: Tensor | None) -> int:
     if bias is None or not tracer.is_parametric(bias):
         return operation
     index = tracer.parameter_behind(bias, "a bias that is put together from several parameters")
+    if index is None:
+        tracer.note_use(bias, composition(tracer, bias))
     return tracer.emit(Kind.BIAS, [operation], (index, None), (bias.numel(), 1, 1, 1))
+
+
+def composition(tracer: Tracer, weight: Tensor) -> str:
+    """What a weight is that is no parameter, nor a part of one."""
+    value = tracer.value(weight)
+    if len(value.parameters) > 1:
+        return "a weight that is put together from several parameters"
+    recipe = value.recipe
+    while recipe is not None and recipe.func in tracer.rearranging:  # what was done to it before it was moved around
+        source = next((tensor for tensor in tensors_in(recipe.args) if tracer.value(tensor).parameters), None)
+        before = None if source is None else tracer.value(source).recipe
+        if before is None:
+            break
+        recipe = before
+    name = "" if recipe is None else f" ({function_name(recipe.func)})"
+    return f"its layer uses a function of it{name}, not itself"
 
 
 shape_to_embed = lru_cache(maxsize=4096)(embedding_shape)
@@ -28,12 +46,12 @@ shape_to_embed = lru_cache(maxsize=4096)(embedding_shape)
 
 def emit_weight(tracer: Tracer, kind: Kind, data: Sequence[int], weight: Tensor, bias: Tensor | None) -> int:
     index = tracer.parameter_behind(weight)
-    shape = weight.shape
+    shape: Sequence[int] = weight.shape
     if index is None:
-        tracer.note_use(weight, "a weight that is put together from several parameters")
-    elif tracer.parameters[index] is not weight:
+        tracer.note_use(weight, composition(tracer, weight))
+    else:
         tracer.note_use(weight, "a rescaling of another parameter")
-        shape = tracer.parameters[index].shape
+        shape = tracer.shape_of(index)
     return emit_bias(tracer, tracer.emit(kind, data, (index, None), shape_to_embed(shape)), bias)
 
 
@@ -81,11 +99,20 @@ CONV2D = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0
 @rule([torch.conv2d])
 def conv2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     x, weight, bias, stride, padding, dilation, groups = arguments(args, kwargs, CONV2D)
-    if not tracer.is_parametric(weight) or tracer.is_parametric(x):
-        return tracer.generic(func, args, kwargs)
+    if not tracer.is_parametric(weight) or not (inputs := tracer.weight_inputs(x)):
+        return on_constant(tracer, func, args, kwargs)
     padding = padding if isinstance(padding, str) else pair(padding)
     window = pair(stride), padding, pair(dilation), groups
-    return convolution(tracer, x, tracer.weight_inputs(x), weight, bias, window)
+    return convolution(tracer, x, inputs, weight, bias, window)
+
+
+def on_constant(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """A layer that does not read the network's input: a function of its parameters, if it has some."""
+    parameters = tracer.parameters_of(args, kwargs)
+    if not parameters or tracer.sources(args, kwargs):
+        return tracer.generic(func, args, kwargs)
+    tracer.note_use((args, kwargs), NO_PATH)
+    return tracer.run_parametric(func, args, kwargs, parameters, LAYER)
 
 
 def convolution(
@@ -100,9 +127,9 @@ def convolution(
 @rule([F.linear])
 def linear(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     x, weight, bias = args[0], argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias")
-    if not tracer.is_parametric(weight) or tracer.is_parametric(x) or weight.ndim != 2:
-        return tracer.generic(func, args, kwargs)
-    return projection(tracer, x, tracer.weight_inputs(x), weight, bias)
+    if not tracer.is_parametric(weight) or weight.ndim != 2 or not (inputs := tracer.weight_inputs(x)):
+        return on_constant(tracer, func, args, kwargs)
+    return projection(tracer, x, inputs, weight, bias)
 
 
 def projection(tracer: Tracer, x: Tensor, data: Sequence[int], weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -140,12 +167,7 @@ def product(
     weights = [factor for factor in factors if tracer.is_parametric(factor)]
     if len(data) >= 2:
         operation = tracer.emit(Kind.MATMUL, tracer.sources(data))
-    elif (
-        len(data) == 1
-        and len(weights) == 1
-        and weights[0].ndim == 2
-        and tracer.parameter_behind(weights[0]) is not None
-    ):
+    elif len(data) == 1 and len(weights) == 1 and weights[0].ndim == 2:
         operation = emit_weight(tracer, Kind.POINTWISE_CONV, tracer.sources(data), weights[0], offset)
     else:
         return tracer.generic(func, args, kwargs)
@@ -184,7 +206,7 @@ def normalize(
     if index is None:
         operation = tracer.emit(Kind.PASS, [value.operation])
     else:
-        operation = tracer.emit(kind, [value.operation], indices, shape_to_embed(tracer.parameters[index].shape))
+        operation = tracer.emit(kind, [value.operation], indices, shape_to_embed(tracer.shape_of(index)))
     return tracer.new(shape, x, operation, value.channel)
 
 

@@ -14,6 +14,7 @@ from parameters alone is computed for real where the forward reads it. Only valu
 
 from __future__ import annotations
 
+import functools
 import operator
 import sys
 from array import array
@@ -31,6 +32,7 @@ from ..errors import TraceError
 from ..memory import lost_memory
 from .chance import Chance, PrivateRandom, Site
 from .members import Members
+from .parts import Part, Region, region_part, reparametrizations_of
 from .shapes import contiguous_layout, kept_layout, result_dtype, result_shape, scales_in_place
 
 META = torch.device("meta")
@@ -84,8 +86,9 @@ class Fate(IntEnum):
     ATTENTION_OFFSET = 4
 
 
+NO_PATH = "its layer has no path from the input"
 FATE_REASONS = {
-    Fate.NO_INPUT: "its layer has no path from the input",
+    Fate.NO_INPUT: NO_PATH,
     Fate.NO_OUTPUT: "its layer has no path to an output",
     Fate.ATTENTION_OFFSET: "it is added to attention scores, not to features",
 }
@@ -96,6 +99,10 @@ def fate_reason(fate: Fate | None) -> str:
     if fate is None:
         return "the forward does not use it"
     return FATE_REASONS.get(fate, "its layer is not part of the graph")
+
+
+# How a tensor was made of parameters: entries were picked by index; a layer was applied to a constant. Sums of these.
+LOOKUP, LAYER = 1, 2
 
 
 class Call(NamedTuple):
@@ -114,14 +121,15 @@ class Value:
     channel: the dimension that holds the channels, or None where it is unknown.
     parameters: indices of the parameters it is computed from (only for tensors that do not depend on the input).
     buffer: whether it is computed from a buffer of the model (likewise).
-    lookup: whether single entries of a parameter were picked by index (likewise).
+    made: how a tensor was made of parameters, `LOOKUP` and `LAYER` (only for tensors that do not depend on the input).
     shared: whether another tensor may look at the same memory.
     known: whether the tensor is real although it depends on the input: it comes from integers alone.
     sites: where the random numbers that it depends on were drawn (only for constants).
     recipe: the call that gives its values (only for meta tensors that are computed from parameters).
+    base: the parameter, or the part of one, that the tensor is a rearrangement or a rescaling of (likewise).
     """
 
-    __slots__ = ("buffer", "channel", "known", "lookup", "operation", "parameters", "recipe", "shared", "sites")
+    __slots__ = ("base", "buffer", "channel", "known", "made", "operation", "parameters", "recipe", "shared", "sites")
 
     def __init__(
         self,
@@ -129,12 +137,14 @@ class Value:
         channel: int | None = None,
         parameters: tuple[int, ...] = (),
         buffer: bool = False,
-        lookup: bool = False,
+        made: int = 0,
         shared: bool = False,
         known: bool = False,
         sites: tuple[Site, ...] = (),
         recipe: Call | None = None,
+        base: int | Region | None = None,
     ) -> None:
+        self.base = base
         self.shared = shared
         self.known = known
         self.sites = sites
@@ -143,7 +153,7 @@ class Value:
         self.channel = channel
         self.parameters = parameters
         self.buffer = buffer
-        self.lookup = lookup
+        self.made = made
 
 
 CONSTANT = Value()
@@ -245,6 +255,9 @@ class Tracer(TorchFunctionMode):
 
     # Functions whose rules answer for tensors with known values, too.
     unknowing: frozenset[Callable[..., Any]] = frozenset()
+    # Functions that move or copy the elements of their first argument, and those that shift or scale them.
+    rearranging: frozenset[Callable[..., Any]] = frozenset()
+    rescaling: frozenset[Callable[..., Any]] = frozenset()
 
     def __init__(self, members: Members, rules: dict[Any, Rule], chance: Chance) -> None:
         super().__init__()
@@ -260,6 +273,10 @@ class Tracer(TorchFunctionMode):
         self.emit = self.operations.append
         self.emit(Kind.INPUT, ())
         self.used_by: dict[int, str] = {}
+        # What is predicted as one although it is no parameter; it is numbered after the parameters.
+        self.parts: list[Part] = []
+        self.part_numbers: dict[str, int] = {}
+        self.reparametrized = reparametrizations_of(members)
         # Stand-ins of tensors that must not be written: on the meta device, and real copies. Each is kept with the
         # tensor that it stands for, so that no other tensor can get that id.
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}
@@ -292,7 +309,7 @@ class Tracer(TorchFunctionMode):
         if key in self.twins:
             return self.value(self.twins[key][1])
         if key in self.indices:
-            return Value(parameters=(self.indices[key],))
+            return Value(parameters=(self.indices[key],), base=self.indices[key])
         if key in self.buffer_ids:
             return BUFFER
         if tensor.is_meta and key not in self.meta_ids:
@@ -313,13 +330,19 @@ class Tracer(TorchFunctionMode):
         operation = sources[0] if len(sources) == 1 else self.emit(Kind.PASS, sources)
         return self.set_value(tensor, Value(operation, value.channel, shared=True)).__dict__["_ghnfast_value"]
 
-    def write(self, target: Tensor, operation: int, parameters: tuple[int, ...] = ()) -> Tensor:
+    def write(
+        self,
+        target: Tensor,
+        operation: int,
+        parameters: tuple[int, ...] = (),
+        base: int | Region | None = None,
+    ) -> Tensor:
         """Let `target` hold the result of `operation`, as an in-place function does; the tensor to go on with."""
         value = self.value(target)
         stand_in = target if self.is_known(target) else self.twin(target)
         kept = () if operation >= 0 else tuple(dict.fromkeys((*value.parameters, *parameters)))
         shared = value.shared or value.operation < 0  # the forward may have other tensors in memory from outside
-        stand_in.__dict__["_ghnfast_value"] = Value(operation, value.channel, kept, False, False, shared)
+        stand_in.__dict__["_ghnfast_value"] = Value(operation, value.channel, kept, shared=shared, base=base)
         if operation >= 0 and shared:
             self.writes.setdefault(self.memory_of(stand_in), []).append(Write(operation, stand_in))
         return stand_in
@@ -415,23 +438,82 @@ class Tracer(TorchFunctionMode):
         return [0] if value.buffer and not value.parameters else []
 
     def parameter_behind(self, tensor: Tensor | None, how: str = "") -> int | None:
-        """The parameter that `tensor` is, or is a rearrangement or rescaling of; None if there is no single one.
+        """What is to be predicted for `tensor`: its parameter, or a part that stands for it; None if there is none.
 
-        `how`, where given, is noted (see `note_use`) for parameters that `tensor` is computed from.
+        It is the parameter that `tensor` is, or is a rearrangement or rescaling of; the part of a parameter that it
+        looks at; or a weight that torch computes from several, and can compute those from.
+        `how`, where given, is noted (see `note_use`) for the parameters that `tensor` is computed from.
         """
         if tensor is None:
             return None
         if (index := self.index_of(tensor)) is not None:
             return index
-        parameters = self.value(tensor).parameters
-        if len(parameters) == 1 and self.parameters[parameters[0]] is tensor:
-            return parameters[0]
+        value = self.value(tensor)
+        if not value.parameters:
+            return None
+        if len(value.parameters) == 1 and self.parameters[value.parameters[0]] is tensor:
+            return value.parameters[0]
+        group = self.reparametrized.get(value.parameters[0])
+        if group is not None and set(value.parameters) <= set(group.originals):
+            if group.reason:
+                self.note_use(tensor, group.reason)
+                return None
+            return self.part(group.part(self.names, tuple(tensor.shape)))
         if how:
             self.note_use(tensor, how)
-        fitting = [index for index in parameters if self.parameters[index].numel() == tensor.numel()]
-        if len(fitting) > 1:
-            fitting = [index for index in fitting if self.parameters[index].shape == tensor.shape][:1]
-        return fitting[0] if fitting else None
+        if isinstance(value.base, Region):
+            region = region_part(value.base, self.names, self.parameters)
+            return None if region is None or value.made else self.part(region)
+        return value.base
+
+    def part(self, part: Part) -> int:
+        """The number of a part."""
+        if part.name not in self.part_numbers:
+            self.part_numbers[part.name] = len(self.parameters) + len(self.parts)
+            self.parts.append(part)
+        return self.part_numbers[part.name]
+
+    def part_of(self, index: int) -> Part | None:
+        """The part of this number; None for a parameter."""
+        return self.parts[index - len(self.parameters)] if index >= len(self.parameters) else None
+
+    def shape_of(self, index: int) -> tuple[int, ...]:
+        """The shape of a parameter or part."""
+        part = self.part_of(index)
+        return tuple(self.parameters[index].shape) if part is None else part.shape
+
+    def base_of(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
+    ) -> int | Region | None:
+        """The parameter, or part of one, that the result of a function of parameters is but for order and scale."""
+        values = [(tensor, self.value(tensor)) for tensor in tensors_in(args, kwargs)]
+        sources = [(tensor, value) for tensor, value in values if value.parameters]
+        alone = sources[0][1].parameters if len(sources) == 1 else ()
+        if len(alone) == 1 and result.is_meta and (region := self.region_seen(alone[0], result)) is not None:
+            return region
+        whole = [value for tensor, value in sources if tensor.numel() == result.numel()]
+        if func in self.rearranging and whole:
+            base = whole[0].base
+            moved = isinstance(base, Region) and sources[0][0].shape != result.shape
+            return None if moved else base
+        if func not in self.rescaling:
+            return None
+        known = [value for value in whole if value.base is not None]
+        if len(known) != 1:
+            return None
+        base = known[0].base
+        index = base.parameter if isinstance(base, Region) else base
+        return None if any(index in value.parameters for value in whole if value is not known[0]) else base
+
+    def region_seen(self, index: int, view: Tensor) -> int | Region | None:
+        """What of a parameter a meta tensor looks at, if it lies in the memory of the parameter's twin."""
+        parameter = self.parameters[index]
+        twin = self.twins.get(id(parameter))
+        if twin is None or view.untyped_storage()._cdata != twin[1].untyped_storage()._cdata:
+            return None
+        if view.numel() == parameter.numel():
+            return index
+        return Region(index, tuple(view.shape), view.stride(), int(view.storage_offset()))
 
     # The mode ------------------------------------------------------------------------------------------------------
 
@@ -457,13 +539,13 @@ class Tracer(TorchFunctionMode):
         parameters = tuple(dict.fromkeys([index for value in values for index in value.parameters]))
         if not inputs and not parameters:
             return self.run_constant(func, args, kwargs)
-        lookup = any(value.lookup for value in values)
+        made = functools.reduce(operator.or_, [value.made for value in values], 0)
         if not inputs:
-            return self.run_parametric(func, args, kwargs, parameters, lookup)
+            return self.run_parametric(func, args, kwargs, parameters, made)
         if parameters:
             name = function_name(func)
             self.note_use((args, kwargs), f"torch's {name} uses it, whose parameters are not predicted")
-        return self.run_meta(func, args, kwargs, self.emit(Kind.PASS, inputs), (), lookup)
+        return self.run_meta(func, args, kwargs, self.emit(Kind.PASS, inputs), (), made)
 
     def run_parametric(
         self,
@@ -471,11 +553,11 @@ class Tracer(TorchFunctionMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         parameters: tuple[int, ...],
-        lookup: bool = False,
+        made: int = 0,
     ) -> Any:
         """Run a function of parameters: of their shapes, or where that is not enough, of their values."""
         try:
-            return self.run_meta(func, args, kwargs, -1, parameters, lookup)
+            return self.run_meta(func, args, kwargs, -1, parameters, made)
         except Exception as error:  # whatever a function says of tensors without data
             if isinstance(error, TraceError):
                 raise
@@ -484,7 +566,7 @@ class Tracer(TorchFunctionMode):
             except Exception:
                 raise error from None  # what is wrong with it, it says of the shapes
         for tensor in tensors_in(result):
-            self.set_value(tensor, Value(-1, None, parameters, lookup=lookup))
+            self.set_value(tensor, Value(-1, None, parameters, made=made))
         return result
 
     def call_for_real(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -532,7 +614,7 @@ class Tracer(TorchFunctionMode):
         kwargs: dict[str, Any],
         operation: int,
         parameters: tuple[int, ...] = (),
-        lookup: bool = False,
+        made: int = 0,
     ) -> Any:
         """Run `func` on meta tensors; its results come from `operation` (or from `parameters` alone)."""
         target = args[0] if args and isinstance(args[0], Tensor) else None
@@ -541,7 +623,8 @@ class Tracer(TorchFunctionMode):
             result = self.run(func, args, kwargs)
         # Else nothing may be written; the result has the shape of what it is written to.
         if isinstance(written, Tensor):
-            return self.write(written, operation, parameters)
+            base = self.base_of(func, args, kwargs, written) if operation < 0 else None
+            return self.write(written, operation, parameters, base)
         channel, rank, size = None, -1, -1
         if target is not None and (channel := self.value(target).channel) is not None:
             rank, size = target.ndim, target.shape[channel]
@@ -551,11 +634,11 @@ class Tracer(TorchFunctionMode):
                 continue
             kept = channel is not None and tensor.ndim == rank and tensor.shape[channel] == size
             shared = tensor._is_view()
-            recipe = Call(func, args, kwargs, position) if operation < 0 else None
-            self.set_value(
-                tensor,
-                Value(operation, channel if kept else None, parameters, lookup=lookup, shared=shared, recipe=recipe),
-            )
+            value = Value(operation, channel if kept else None, parameters, made=made, shared=shared)
+            if operation < 0:
+                value.recipe = Call(func, args, kwargs, position)
+                value.base = self.base_of(func, args, kwargs, tensor)
+            self.set_value(tensor, value)
             if shared:
                 self.share(args, kwargs)
         return result

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .registry import Arguments, Function, Keywords, attribute, functions, rule
-from .tracer import META, SCALARS, Kind, Tracer, Value, tensors_in, writes_first_argument
+from .tracer import LOOKUP, META, SCALARS, Kind, Tracer, Value, tensors_in, writes_first_argument
 
 ACTIVATIONS = """
 relu relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus
@@ -193,11 +193,25 @@ def indexed_channel(index: Any, rank: int, channel: int) -> int | None:
     return None
 
 
+REARRANGING = """
+view reshape flatten unflatten permute transpose swapaxes swapdims movedim moveaxis t unsqueeze squeeze contiguous clone
+detach view_as reshape_as flip roll rot90 getitem select narrow to float double half bfloat16 cpu cuda type type_as
+pixel_shuffle pixel_unshuffle channel_shuffle expand expand_as broadcast_to alias
+""".split()
+RESCALING = """
+mul multiply div divide true_divide truediv add sub subtract neg negative batch_norm layer_norm group_norm instance_norm
+normalize fake_quantize_per_tensor_affine fake_quantize_per_channel_affine
+""".split()
+SHORTHANDS = [function for name in ("T", "mT", "H", "data") for function in attribute(name)]
+Tracer.rearranging = frozenset(functions(*REARRANGING) + SHORTHANDS)
+Tracer.rescaling = frozenset(functions(*RESCALING))
+
+
 @rule([F.embedding, torch.embedding])
 def lookup(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Entries of a table, picked by index: of a parameter, it is an embedding."""
     if tracer.sources(args, kwargs):
         tracer.note_use((args, kwargs), "a table that is looked up by index")
     elif parameters := tracer.parameters_of(args, kwargs):
-        return tracer.run_parametric(func, integer_index(tracer, func, args), kwargs, parameters, lookup=True)
+        return tracer.run_parametric(func, integer_index(tracer, func, args), kwargs, parameters, LOOKUP)
     return tracer.generic(func, args, kwargs)

@@ -1,0 +1,121 @@
+"""Weights that a model computes from parameters: from the predicted weight to these parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
+
+from ..errors import PredictError
+from ..files import in_words
+from ..graph import Reparametrization
+from ..tracing.chance import SEED, PrivateRandom
+
+
+class Inversion(NamedTuple):
+    """A weight that is predicted in memory of its own.
+
+    owner: the module that has the weight. values: what is predicted, in the weight's shape.
+    """
+
+    owner: nn.Module
+    weight: Reparametrization
+    values: Tensor
+
+    def writes(self) -> list[tuple[Tensor, Tensor]]:
+        """The model's own tensors, and what they have to be for the module's weight to be the predicted one.
+
+        Where a weight is constrained (to be orthogonal, say), it is what torch's right inverse makes of the prediction.
+
+        Raises:
+            PredictError: it cannot be computed.
+        """
+        try:
+            with torch.no_grad(), PrivateRandom(torch.Generator(self.values.device).manual_seed(SEED)):
+                return self.inverted()
+        except Exception as error:
+            raise PredictError(
+                f"{', '.join(self.weight.originals)} cannot be computed from the predicted {self.weight.tensor}: "
+                f"{in_words(error)}. No parameter was changed."
+            ) from error
+
+    def inverted(self) -> list[tuple[Tensor, Tensor]]:
+        parametrizations: Any = getattr(self.owner, "parametrizations", {})
+        if self.weight.tensor not in parametrizations:
+            return self.inverted_hook()
+        own = parametrizations[self.weight.tensor]
+        tried = copy.deepcopy(own).train()
+        tried.right_inverse(self.values.clone())
+        settle(tried, tried)
+        return differences(own, tried)
+
+    def inverted_hook(self) -> list[tuple[Tensor, Tensor]]:
+        """Of torch's older weight normalization, w = g v / |v|, and spectral normalization."""
+        name = self.weight.tensor
+        hook: Any = next(hook for hook in self.owner._forward_pre_hooks.values() if getattr(hook, "name", None) == name)
+        own: Any = self.owner
+        tried = nn.Module()
+        for suffix in ("_g", "_v", "_u", "_orig"):
+            if isinstance(tensor := getattr(own, name + suffix, None), Tensor):
+                tried.register_buffer(name + suffix, tensor.detach().clone())
+        if isinstance(hook, WeightNorm):
+            getattr(tried, f"{name}_g").copy_(torch.norm_except_dim(self.values, 2, hook.dim))
+            getattr(tried, f"{name}_v").copy_(self.values)
+            made = hook.compute_weight(tried)
+        else:
+            getattr(tried, f"{name}_orig").copy_(self.values)
+            settle(tried, lambda: hook.compute_weight(tried, do_power_iteration=True))
+            made = hook.compute_weight(tried, do_power_iteration=False)
+        pairs = [(getattr(own, key).detach(), tensor) for key, tensor in tried.named_buffers()]
+        # What the hook made before the last forward, and will make again before the next.
+        current = getattr(own, name, None)
+        return [*pairs, (current.detach(), made)] if isinstance(current, Tensor) else pairs
+
+
+def reason_to_keep(owner: nn.Module, tensor: str, shape: tuple[int, ...]) -> str | None:
+    """Why what a weight is computed from cannot be computed from it, as it says itself; None where it can."""
+    parametrizations: Any = getattr(owner, "parametrizations", {})
+    if tensor not in parametrizations:
+        return None
+    own = parametrizations[tensor]
+    like = next(iter(own.parameters()))
+    generator = torch.Generator(like.device).manual_seed(SEED)
+    try:
+        with torch.no_grad(), PrivateRandom(generator):
+            copy.deepcopy(own).right_inverse(torch.randn(shape, dtype=like.dtype, device=like.device))
+    except NotImplementedError as error:
+        return f"its layer uses a function of it, whose right_inverse says: {in_words(error)}"
+    except Exception:
+        return None  # of these values; what it says of the predicted ones is an error
+    return None
+
+
+# As many steps of the power method as torch takes where it has no estimate yet.
+MOST_STEPS = 15
+
+
+def settle(module: nn.Module, compute: Callable[[], Any]) -> None:
+    """Compute a weight until what a module keeps for that (vectors of a power method) stays as it is."""
+    for _ in range(MOST_STEPS):
+        before = [buffer.clone() for buffer in module.buffers()]
+        compute()
+        if all(map(torch.equal, before, module.buffers())):
+            return
+
+
+def differences(own: nn.Module, tried: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The tensors of a module, and what a copy of it has in their places."""
+    before = dict([*own.named_parameters(), *own.named_buffers()])
+    after = dict([*tried.named_parameters(), *tried.named_buffers()])
+    if {name: tensor.shape for name, tensor in before.items()} != {
+        name: tensor.shape for name, tensor in after.items()
+    }:
+        raise ValueError("its right_inverse gives tensors of other shapes")
+    broken = [name for name, tensor in after.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"its right_inverse gives values that are not finite ({broken[0]})")
+    return [(tensor.detach(), after[name].detach()) for name, tensor in before.items()]
