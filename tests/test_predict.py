@@ -146,9 +146,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         fc=nn.Linear(8, 5),
     ),
     "used twice": lambda: Net(lambda m, x: m.b(m.b(m.a(x))), a=conv(3, 10), b=conv(10, 10, bias=True)),
-    "weight norm": lambda: nn.Sequential(
-        parametrizations.weight_norm(conv(3, 10)), parametrizations.spectral_norm(conv(10, 4))
-    ),
+    "spectral norm": lambda: nn.Sequential(conv(3, 10), parametrizations.spectral_norm(conv(10, 4))),
 }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -135,44 +136,44 @@ WITHOUT_GENERATOR: dict[str, Callable[..., Any]] = {
 
 # What the thread that traces asks of `random` and `numpy.random` -----------------------------------------------------
 
-# The chance of each thread that is tracing, by its identifier.
-ACTIVE: dict[int, Chance] = {}
-LOCK = threading.Lock()
-REPLACED: list[tuple[Any, str, Any]] = []
+# The chance of each thread that is tracing, by its identifier. An interrupted trace leaves nothing behind: with the
+# trace's own reference the entry goes.
+ACTIVE: weakref.WeakValueDictionary[int, Chance] = weakref.WeakValueDictionary()
 
 
 @contextmanager
 def private_draws(chance: Chance) -> Iterator[None]:
-    """Within it, this thread's draws from `random` and `numpy.random` come from `chance`, and others' as ever."""
+    """Within it, this thread's draws from `random` and `numpy.random` come from `chance`, and others' as ever.
+
+    There is no lock, which an interrupt from the keyboard could leave locked: every step is one that may be repeated.
+    """
     thread = threading.get_ident()
-    with LOCK:
-        before = ACTIVE.get(thread)
-        if not ACTIVE:
-            replace_functions()
-        ACTIVE[thread] = chance
+    before = ACTIVE.get(thread)
     try:
+        ACTIVE[thread] = chance
+        replace_functions()
         yield
     finally:
-        with LOCK:
-            if before is None:
-                del ACTIVE[thread]
-            else:
-                ACTIVE[thread] = before
-            if not ACTIVE:
-                put_functions_back()
+        if before is None:
+            ACTIVE.pop(thread, None)
+        else:
+            ACTIVE[thread] = before
+        if not ACTIVE:
+            put_functions_back()
+        if ACTIVE:  # another thread has begun meanwhile
+            replace_functions()
 
 
 def replace_functions() -> None:
     for place, name, original, own in DRAWS:
         if getattr(place, name, None) is original:  # somebody else's replacement stays
             setattr(place, name, own)
-            REPLACED.append((place, name, original))
 
 
 def put_functions_back() -> None:
-    for place, name, original in REPLACED:
-        setattr(place, name, original)
-    REPLACED.clear()
+    for place, name, original, own in DRAWS:
+        if getattr(place, name, None) is own:
+            setattr(place, name, original)
 
 
 def dispatched(original: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
