@@ -114,8 +114,8 @@ def differences(own: nn.Module, tried: nn.Module) -> list[tuple[Tensor, Tensor]]
     if {name: tensor.shape for name, tensor in before.items()} != {
         name: tensor.shape for name, tensor in after.items()
     }:
-        raise ValueError("its right_inverse gives tensors of other shapes")
+        raise PredictError("its right_inverse gives tensors of other shapes")
     broken = [name for name, tensor in after.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
-        raise ValueError(f"its right_inverse gives values that are not finite ({broken[0]})")
+        raise PredictError(f"its right_inverse gives values that are not finite ({broken[0]})")
     return [(tensor.detach(), after[name].detach()) for name, tensor in before.items()]
