@@ -29,7 +29,19 @@ from .tracing.failures import reason as reason_of
 from .tracing.leaves import private_copy
 from .tracing.members import Members, members_of, unchanged
 from .tracing.numbers import HiddenOperations, NumbersTracer, private_model
-from .tracing.tracer import CPU, META, Fate, MemoryLost, ShapeError, Tracer, Value, copy_of, fate_reason, map_tensors
+from .tracing.tracer import (
+    CPU,
+    META,
+    Fate,
+    MemoryLost,
+    Origin,
+    ShapeError,
+    Tracer,
+    Value,
+    copy_of,
+    fate_reason,
+    map_tensors,
+)
 
 # Two images: a batch of one hides its dimension from code that squeezes.
 BATCH_SIZE = 2
@@ -281,7 +293,7 @@ def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
     """What stands for an input: integers (tokens, masks, edges) are known, of all others the shape."""
     if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta:
         tracer.has_known = True
-        return tracer.set_value(copy_of(tensor), Value(0, known=True))
+        return tracer.set_value(copy_of(tensor), Origin(0, known=True))
     image = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
     return tracer.set_value(image, Value(0, 1 if tensor.ndim == 4 else None))
 
@@ -337,12 +349,13 @@ def build(
     chosen = nodes.tolist()
     placed = predicted_once(tracer, [operations.parameters[node] for node in chosen])
     known = dict.fromkeys(index for pair in placed for index in pair if index is not None)
-    parts = {index: tracer.part_of(index) for index in known}
-    names = {index: tracer.names[index] if part is None else part.name for index, part in parts.items()}
-    slices = {part.name: part.meaning for part in parts.values() if part and isinstance(part.meaning, ParameterSlice)}
-    computed = {
-        part.name: part.meaning for part in parts.values() if part and isinstance(part.meaning, Reparametrization)
-    }
+    whole = len(tracer.parameters)
+    names = {index: tracer.names[index] for index in known if index < whole}
+    shapes = {name: tuple(tracer.parameters[index].shape) for index, name in names.items()}
+    parts = {index: tracer.parts[index - whole] for index in known if index >= whole}
+    names.update((index, part.name) for index, part in parts.items())
+    shapes.update((part.name, part.shape) for part in parts.values())
+    meanings = {part.name: part.meaning for part in parts.values()}
     return ArchGraph(
         primitives=primitives,
         edges=edges,
@@ -350,14 +363,14 @@ def build(
         shapes=[operations.shapes[node] for node in chosen],
         weights=[None if weight is None else names[weight] for weight, _ in placed],
         norm_biases=[None if bias is None else names[bias] for _, bias in placed],
-        parameter_shapes={name: tracer.shape_of(index) for index, name in names.items()},
+        parameter_shapes=shapes,
         classifier_weight=classifier_weight if classifier_weight >= 0 else None,
         classifier_bias=classifier_bias if classifier_bias >= 0 else None,
         skipped=skip_reasons(tracer, fates, names.keys()) if len(names) < len(tracer.names) or tracer.parts else {},
         input_shape=input_shape,
         ran_on_numbers=reason,
-        slices=slices,
-        reparametrized=computed,
+        slices={name: part for name, part in meanings.items() if isinstance(part, ParameterSlice)},
+        reparametrized={name: part for name, part in meanings.items() if isinstance(part, Reparametrization)},
         check=False,
     )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .registry import RULES, Arguments, Function, Keywords, argument, attribute, rule
-from .tracer import CPU, Call, Rule, Tracer, Value, check_visible
+from .tracer import CPU, Call, Origin, Rule, Tracer, Value, check_visible
 
 PLAIN_ATTRIBUTES = (
     "shape",
@@ -85,14 +85,14 @@ def convert(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -
         dtype = DTYPES[name]
     value = tracer.value(source)
     if value.known:
-        return tracer.set_value(source.to(dtype or source.dtype), Value(value.operation, known=True))
+        return tracer.set_value(source.to(dtype or source.dtype), Origin(value.operation, known=True))
     if value.operation < 0 and not value.parameters:
         return tracer.run_constant(Tensor.to, (source, dtype or source.dtype), {})
     twin = tracer.twin(source)
     if dtype in (None, twin.dtype):
         return twin
     recipe = Call(Tensor.to, (source, dtype), {}) if value.operation < 0 else None
-    made = Value(value.operation, value.channel, value.parameters, made=value.made, recipe=recipe, base=value.base)
+    made = Origin(value.operation, value.channel, value.parameters, made=value.made, recipe=recipe, base=value.base)
     return tracer.set_value(twin.type(dtype), made)
 
 

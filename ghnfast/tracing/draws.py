@@ -75,6 +75,11 @@ binomial
 """.split()
 
 
+# What fills its first argument; and what else takes a generator and has extremes.
+FILLING = frozenset([Tensor.uniform_, Tensor.normal_, Tensor.bernoulli_])
+TAKING_GENERATORS = frozenset([torch.rand, torch.randn, torch.randint, torch.bernoulli, Tensor.bernoulli])
+
+
 def draw(extreme: Extreme | None, likes: bool = False) -> Callable[..., Any]:
     def apply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
         if any(value.operation >= 0 or value.parameters for value in map(tracer.value, tensors_in(args, kwargs))):
@@ -83,10 +88,17 @@ def draw(extreme: Extreme | None, likes: bool = False) -> Callable[..., Any]:
         site = calling_site(sys._getframe(1))
         level = None if extreme is None else tracer.chance.level(site)
         kwargs = {key: item for key, item in kwargs.items() if key != "generator"}
+        fills = func in FILLING
+        takes_generator = not likes and (fills or func in TAKING_GENERATORS)
 
         def drawn(*args: Any, **kwargs: Any) -> Any:
-            with PrivateRandom(tracer.chance.generators[0]):
-                made = func(*args, **kwargs)
+            if level is not None and extreme is not None and fills and not args[0].is_meta:
+                made = args[0]
+            elif takes_generator:
+                made = func(*args, **kwargs, generator=tracer.chance.generators[0])
+            else:
+                with PrivateRandom(tracer.chance.generators[0]):
+                    made = func(*args, **kwargs)
             if level is None or extreme is None or not isinstance(made, Tensor) or made.is_meta:
                 return made
             value = extreme(level, made, args, kwargs)

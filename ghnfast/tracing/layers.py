@@ -45,13 +45,14 @@ shape_to_embed = lru_cache(maxsize=4096)(embedding_shape)
 
 
 def emit_weight(tracer: Tracer, kind: Kind, data: Sequence[int], weight: Tensor, bias: Tensor | None) -> int:
-    index = tracer.parameter_behind(weight)
     shape: Sequence[int] = weight.shape
-    if index is None:
-        tracer.note_use(weight, composition(tracer, weight))
-    else:
-        tracer.note_use(weight, "a rescaling of another parameter")
-        shape = tracer.shape_of(index)
+    if (index := tracer.index_of(weight)) is None:
+        index = tracer.parameter_behind(weight)
+        if index is None:
+            tracer.note_use(weight, composition(tracer, weight))
+        else:
+            tracer.note_use(weight, "a rescaling of another parameter")
+            shape = tracer.shape_of(index)
     return emit_bias(tracer, tracer.emit(kind, data, (index, None), shape_to_embed(shape)), bias)
 
 

@@ -20,6 +20,7 @@ from .members import Members, members_of
 from .tracer import (
     CPU,
     Kind,
+    Origin,
     Rule,
     ShapeError,
     Tracer,
@@ -166,7 +167,7 @@ class NumbersTracer(Tracer):
         inputs = self.distinct_operations(values)
         operation = self.emit(Kind.PASS, inputs) if inputs else -1
         parameters = () if inputs else tuple(dict.fromkeys([index for value in values for index in value.parameters]))
-        return self.set_value(to_meta(tensor), Value(operation, None, parameters))
+        return self.set_value(to_meta(tensor), Origin(operation, None, parameters))
 
     def fitted(self, outline: Tensor, tensor: Tensor) -> Tensor:
         """A twin of the shape and dtype of the tensor."""

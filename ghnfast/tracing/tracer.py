@@ -119,17 +119,40 @@ class Value:
 
     operation: the traced operation that produced it, or -1 for a tensor that does not depend on the input.
     channel: the dimension that holds the channels, or None where it is unknown.
-    parameters: indices of the parameters it is computed from (only for tensors that do not depend on the input).
-    buffer: whether it is computed from a buffer of the model (likewise).
-    made: how a tensor was made of parameters, `LOOKUP` and `LAYER` (only for tensors that do not depend on the input).
     shared: whether another tensor may look at the same memory.
+
+    What else there is to know of some tensors is in an `Origin`; these are its values for all others.
+    """
+
+    __slots__ = ("channel", "operation", "shared")
+
+    parameters: tuple[int, ...] = ()
+    buffer: bool = False
+    made: int = 0
+    known: bool = False
+    sites: tuple[Site, ...] = ()
+    recipe: Call | None = None
+    base: int | Region | None = None
+
+    def __init__(self, operation: int = -1, channel: int | None = None, shared: bool = False) -> None:
+        self.operation = operation
+        self.channel = channel
+        self.shared = shared
+
+
+class Origin(Value):
+    """Where a tensor comes from that does not depend on features, but on something that is known.
+
+    parameters: indices of the parameters it is computed from.
+    buffer: whether it is computed from a buffer of the model.
+    made: how it was made of parameters, of `LOOKUP` and `LAYER`.
     known: whether the tensor is real although it depends on the input: it comes from integers alone.
     sites: where the random numbers that it depends on were drawn (only for constants).
     recipe: the call that gives its values (only for meta tensors that are computed from parameters).
     base: the parameter, or the part of one, that the tensor is a rearrangement or a rescaling of (likewise).
     """
 
-    __slots__ = ("base", "buffer", "channel", "known", "made", "operation", "parameters", "recipe", "shared", "sites")
+    __slots__ = ("base", "buffer", "known", "made", "parameters", "recipe", "sites")
 
     def __init__(
         self,
@@ -144,20 +167,18 @@ class Value:
         recipe: Call | None = None,
         base: int | Region | None = None,
     ) -> None:
-        self.base = base
-        self.shared = shared
-        self.known = known
-        self.sites = sites
-        self.recipe = recipe
-        self.operation = operation
-        self.channel = channel
+        super().__init__(operation, channel, shared)
         self.parameters = parameters
         self.buffer = buffer
         self.made = made
+        self.known = known
+        self.sites = sites
+        self.recipe = recipe
+        self.base = base
 
 
 CONSTANT = Value()
-BUFFER = Value(buffer=True)
+BUFFER = Origin(buffer=True)
 
 
 class Operations:
@@ -309,7 +330,7 @@ class Tracer(TorchFunctionMode):
         if key in self.twins:
             return self.value(self.twins[key][1])
         if key in self.indices:
-            return Value(parameters=(self.indices[key],), base=self.indices[key])
+            return Origin(parameters=(self.indices[key],), base=self.indices[key])
         if key in self.buffer_ids:
             return BUFFER
         if tensor.is_meta and key not in self.meta_ids:
@@ -328,7 +349,7 @@ class Tracer(TorchFunctionMode):
         if not sources or sources == [value.operation]:
             return value
         operation = sources[0] if len(sources) == 1 else self.emit(Kind.PASS, sources)
-        return self.set_value(tensor, Value(operation, value.channel, shared=True)).__dict__["_ghnfast_value"]
+        return self.set_value(tensor, Value(operation, value.channel, True)).__dict__["_ghnfast_value"]
 
     def write(
         self,
@@ -342,7 +363,7 @@ class Tracer(TorchFunctionMode):
         stand_in = target if self.is_known(target) else self.twin(target)
         kept = () if operation >= 0 else tuple(dict.fromkeys((*value.parameters, *parameters)))
         shared = value.shared or value.operation < 0  # the forward may have other tensors in memory from outside
-        stand_in.__dict__["_ghnfast_value"] = Value(operation, value.channel, kept, shared=shared, base=base)
+        stand_in.__dict__["_ghnfast_value"] = Origin(operation, value.channel, kept, shared=shared, base=base)
         if operation >= 0 and shared:
             self.writes.setdefault(self.memory_of(stand_in), []).append(Write(operation, stand_in))
         return stand_in
@@ -566,7 +587,7 @@ class Tracer(TorchFunctionMode):
             except Exception:
                 raise error from None  # what is wrong with it, it says of the shapes
         for tensor in tensors_in(result):
-            self.set_value(tensor, Value(-1, None, parameters, made=made))
+            self.set_value(tensor, Origin(-1, None, parameters, made=made))
         return result
 
     def call_for_real(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -600,7 +621,7 @@ class Tracer(TorchFunctionMode):
             result = func(*args, **kwargs)
         operation = self.distinct_operations(values)[0]
         for tensor in tensors_in(result):
-            self.set_value(tensor, Value(operation, known=True))
+            self.set_value(tensor, Origin(operation, known=True))
         return result
 
     def parameters_of(self, *items: Any) -> tuple[int, ...]:
@@ -634,11 +655,14 @@ class Tracer(TorchFunctionMode):
                 continue
             kept = channel is not None and tensor.ndim == rank and tensor.shape[channel] == size
             shared = tensor._is_view()
-            value = Value(operation, channel if kept else None, parameters, made=made, shared=shared)
-            if operation < 0:
-                value.recipe = Call(func, args, kwargs, position)
-                value.base = self.base_of(func, args, kwargs, tensor)
-            self.set_value(tensor, value)
+            if operation >= 0 and not made:
+                self.set_value(tensor, Value(operation, channel if kept else None, shared))
+            else:
+                value = Origin(operation, channel if kept else None, parameters, made=made, shared=shared)
+                if operation < 0:
+                    value.recipe = Call(func, args, kwargs, position)
+                    value.base = self.base_of(func, args, kwargs, tensor)
+                self.set_value(tensor, value)
             if shared:
                 self.share(args, kwargs)
         return result
@@ -682,7 +706,7 @@ class Tracer(TorchFunctionMode):
         result = args[0] if scaled else func(*args, **kwargs)
         found = tensors_in(result)
         for tensor in found:
-            self.set_value(tensor, Value(buffer=buffer, sites=sites) if sites else BUFFER if buffer else CONSTANT)
+            self.set_value(tensor, Origin(buffer=buffer, sites=sites) if sites else BUFFER if buffer else CONSTANT)
         if sites and not found:
             self.chance.read.update(dict.fromkeys(sites))
         return result
@@ -691,7 +715,7 @@ class Tracer(TorchFunctionMode):
         """Remember that the values of a constant were drawn at this line of code."""
         value = self.value(tensor)
         if value.operation < 0 and not value.parameters:
-            self.set_value(tensor, Value(buffer=value.buffer, sites=tuple(dict.fromkeys((*value.sites, site)))))
+            self.set_value(tensor, Origin(buffer=value.buffer, sites=tuple(dict.fromkeys((*value.sites, site)))))
 
     def draw_in_likeness(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Numbers of the shape of features, or parameters, that do not come from them; on the meta device."""
