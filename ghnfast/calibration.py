@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -43,10 +43,11 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
 
     Args:
         model: on any device, in any mode.
-        batches: yields batches of at least two images: tensors or numpy arrays (batch, channels, height, width), or
-            pairs, the first of which is one; or mappings, as data sets of transformers yield them, whose entries are
-            keyword arguments of the model, labels left out. Floating-point numbers are brought to the device and dtype
-            of the model. One tensor of all images is split into batches of 64.
+        batches: yields batches of images (a single one is joined with the batch beside it): tensors or numpy arrays
+            (batch, channels, height, width), or pairs, the first of which is one; or mappings, as data sets of
+            transformers yield them, whose entries are keyword arguments of the model, labels left out. Floating-point
+            numbers are brought to the device and dtype of the model. One tensor of all images is split into batches
+            of 64.
         limit: the first so many batches; all by default, so an endless iterable needs one.
 
     Returns:
@@ -150,9 +151,12 @@ def gather(model: nn.Module, batches: Iterable[Any]) -> list[Tally]:
     number = -1
     with torch.no_grad(), collecting(model, tallies) as count:
         device, dtype = place_of(model)
-        for number, batch in enumerate(readable(batches)):
+        given = (
+            Given(number, *arguments_of(model, batch, number, device, dtype))
+            for number, batch in enumerate(readable(batches))
+        )
+        for number, args, kwargs in joined(given):
             count[0] = number
-            args, kwargs = arguments_of(model, batch, number, device, dtype)
             try:
                 model(*args, **kwargs)
             except Exception as error:  # whatever the model raises
@@ -165,6 +169,51 @@ def gather(model: nn.Module, batches: Iterable[Any]) -> list[Tally]:
     if number < 0:
         raise CalibrationError("the batches are empty: there is nothing to calibrate on; one batch or more is accepted")
     return tallies
+
+
+class Given(NamedTuple):
+    """What the model is called with: the arguments, and the number of the batch."""
+
+    number: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def images(self) -> int:
+        """How many images there are; 0 where that is not known."""
+        first = next((value for value in (*self.args, *self.kwargs.values()) if is_tensor(value)), None)
+        return len(first) if first is not None and first.ndim else 0
+
+
+def joined(batches: Iterable[Given]) -> Iterator[Given]:
+    """The batches, a single image (the rest of a data set, mostly) together with a batch beside it.
+
+    One image may be one value for a channel, which has no variance.
+    """
+    pending: Given | None = None
+    for batch in batches:
+        single = pending is not None and 1 in (batch.images, pending.images) and pending.images < 2 * CHUNK
+        together = join(pending, batch) if pending is not None and single else None
+        if pending is not None and together is None:
+            yield pending
+        pending = together or batch
+    if pending is not None:
+        yield pending
+
+
+def join(first: Given, second: Given) -> Given | None:
+    """Two batches as one; None where their arguments are not alike."""
+    if len(first.args) != len(second.args) or first.kwargs.keys() != second.kwargs.keys():
+        return None
+    pairs = [
+        *zip(first.args, second.args, strict=True),
+        *((first.kwargs[key], second.kwargs[key]) for key in first.kwargs),
+    ]
+    if not all(is_tensor(a) and is_tensor(b) and a.ndim and a.shape[1:] == b.shape[1:] for a, b in pairs):
+        return None
+    made = [torch.cat(pair) for pair in pairs]
+    count = len(first.args)
+    return Given(second.number, tuple(made[:count]), dict(zip(first.kwargs, made[count:], strict=True)))
 
 
 def has_statistics(name: str, layer: nn.Module) -> bool:

@@ -372,3 +372,21 @@ def test_digits_are_recognized_in_evaluation_mode() -> None:
     loader = Batches(data.calibration, 64, 0)
     ghnfast.calibrate(model, (loader[number] for number in range(3)))
     assert accuracy() > with_batches - 8
+
+
+def test_single_images_are_joined_with_what_is_beside_them() -> None:
+    """The rest of a data set is often one image, which has one value a channel behind a global pool."""
+    torch.manual_seed(0)
+    images = torch.randn(33, 3, 8, 8)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4))
+    splits = [[16, 16, 1], [1, 32], [1, 1, 31], [32, 1], [1] * 33]
+    for sizes in splits:
+        ghnfast.calibrate(model, images.split(sizes))
+        assert model[2].running_var.isfinite().all()
+        assert model[2].running_mean.ne(0).all()
+    whole = copy.deepcopy(model)
+    ghnfast.calibrate(whole, [images])
+    torch.testing.assert_close(model[2].running_mean, whole[2].running_mean)  # 33 single images are one batch
+    torch.testing.assert_close(model[2].running_var, whole[2].running_var)
+    with pytest.raises(ghnfast.CalibrationError):
+        ghnfast.calibrate(model, [images[:1]])
