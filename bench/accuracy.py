@@ -1,7 +1,8 @@
 """Measures how good parameters are, into bench/results/accuracy-NAME.json: python bench/accuracy.py NAME OPTIONS.
 
 OPTIONS are those of `ghnfast evaluate`. Beside its results stand the machine, versions, the commit and the options.
-Splits that the file has already stay in it, so that they can be measured one by one.
+Splits that the file has already stay in it, so that they can be measured one by one; with `--networks`, so do the other
+networks of a split: where a change concerns some networks, these are measured again.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ghnfast.cli import main as ghnfast
+from ghnfast.cli import parse_numbers
+from ghnfast.training.evaluate import summary
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
@@ -35,6 +39,17 @@ def machine() -> str:
 def git(*arguments: str) -> str:
     ran = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=FOLDER)
     return ran.stdout.strip()
+
+
+def again(before: dict[str, Any], result: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """The results of a split with some networks measured again; it is said which, and on what the others were."""
+    text = about["options"].split()
+    chosen = parse_numbers(text[text.index("--networks") + 1])
+    accuracies = list(before["networks"])
+    for index, accuracy in zip(chosen, result["networks"], strict=True):
+        accuracies[index] = accuracy
+    kept = {key: before[key] for key in ("seconds", "about")}
+    return {**summary(accuracies), **kept, "again": [*before.get("again", []), {"networks": chosen, "about": about}]}
 
 
 def main(name: str, options: list[str]) -> int:
@@ -61,7 +76,8 @@ def main(name: str, options: list[str]) -> int:
         "minutes": round((time.time() - start) / 60, 1),
     }
     known = json.loads(target.read_text()) if target.exists() else {}
-    known.update({split: {**result, "about": about} for split, result in results.items()})
+    for split, result in results.items():
+        known[split] = again(known[split], result, about) if "--networks" in options else {**result, "about": about}
     target.write_text(json.dumps(known, indent=1) + "\n")
     return 0
 

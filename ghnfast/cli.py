@@ -213,6 +213,9 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("--root", default="data", metavar="FOLDER", help="where the images are; default: data")
     parser.add_argument("--split", default="test", help="of networks, or several: test,wide,deep; default: test")
     parser.add_argument("--limit", type=parse_count, metavar="N", help="networks of each split; default: all")
+    parser.add_argument(
+        "--networks", metavar="N,N,...", help="these networks of each split, rather than the first ones"
+    )
     parser.add_argument("--validation", action="store_true", help="on validation images, rather than on test images")
     parser.add_argument(
         "--batch-statistics", choices=STATISTICS, default=STATISTICS[0], help="of batch normalization; default: batch"
@@ -262,6 +265,12 @@ def parse_count(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no positive number")
     return int(text)
+
+
+def parse_numbers(text: str) -> list[int]:
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise UsageError(f"--networks is {text!r}; numbers, with commas between them, are accepted")
+    return [int(part) for part in text.split(",")]
 
 
 def check_device(text: str) -> torch.device:
@@ -822,6 +831,7 @@ def run_evaluate(arguments: argparse.Namespace) -> str:
     with progress_bar("evaluating", None) as step:
         options = {
             "limit": arguments.limit,
+            "networks": None if arguments.networks is None else parse_numbers(arguments.networks),
             "validation": arguments.validation,
             "batch_statistics": arguments.batch_statistics,
             "batch_size": arguments.batch_size,

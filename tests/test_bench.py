@@ -204,6 +204,12 @@ def test_accuracies_are_written_split_by_split(tmp_path: Path, monkeypatch: pyte
         assert result["networks"] == [result["mean"]]
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     assert "| GHN-2, the default |" in report.accuracy_text()
+    assert accuracy.main("ghn2", ["--split", "bnfree", "--limit", "2"]) == 0
+    before = json.loads((tmp_path / "accuracy-ghn2.json").read_text())["bnfree"]
+    assert accuracy.main("ghn2", ["--split", "bnfree", "--networks", "1"]) == 0
+    after = json.loads((tmp_path / "accuracy-ghn2.json").read_text())["bnfree"]
+    assert all(after[key] == value for key, value in before.items() if key != "mean_top5")
+    assert after["again"][0]["networks"] == [1]
 
 
 def test_accuracies_of_options_that_do_not_work(

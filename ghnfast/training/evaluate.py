@@ -47,6 +47,7 @@ class Evaluation:
         data: the images.
         splits: of networks: test, wide, deep, dense, bnfree, val, or predefined (ResNet-50 and a ViT).
         limit: the first so many networks of each split; all by default.
+        networks: the numbers of the networks of each split, rather than the first ones.
         validation: use the validation images rather than the test images.
         batch_statistics: of batch normalization: "batch", those of each batch of images, as in the paper, or
             "recalibrated", estimated on training images.
@@ -62,6 +63,7 @@ class Evaluation:
     data: ImageData
     splits: Sequence[str] = ("test",)
     limit: int | None = None
+    networks: Sequence[int] | None = None
     validation: bool = False
     batch_statistics: str = "batch"
     batch_size: int = BATCH_SIZE
@@ -83,6 +85,8 @@ class Evaluation:
         if not 0 <= self.seed <= MOST_SEED:
             raise TrainingError(f"seed is {self.seed}; 0 to 2^64 - 1 are accepted")
         check_statistics(self.batch_statistics)
+        if self.networks is not None and (self.limit is not None or not self.networks):
+            raise TrainingError("networks are numbers of networks, one or more, without a limit beside them")
 
     def run(self, parameters: Parameters, device: torch.device) -> dict[str, Json]:
         """The results of networks that `parameters` gives parameters to."""
@@ -92,7 +96,11 @@ class Evaluation:
         large = self.data.input_shape[1] > 100
         dataset = DeepNets1M(split, self.root, seed=self.seed, large_images=large, num_classes=self.data.num_classes)
         count = len(dataset) if self.limit is None else min(self.limit, len(dataset))
-        return [dataset[index] for index in range(count)]
+        chosen = range(count) if self.networks is None else self.networks
+        wrong = [index for index in chosen if not 0 <= index < len(dataset)]
+        if wrong:
+            raise TrainingError(f"networks has {wrong[0]}; 0 to {len(dataset) - 1} are accepted ({split})")
+        return [dataset[index] for index in chosen]
 
     def measure(self, items: Sequence[DeepNet], parameters: Parameters, device: torch.device) -> Json:
         images = self.data.val if self.validation and self.data.val is not None else self.data.test
@@ -108,17 +116,20 @@ class Evaluation:
             top5.append(found[1])
             if self.progress is not None:
                 self.progress(1)
-        best = max(range(len(top1)), key=top1.__getitem__)
-        return {
-            "n": len(top1),
-            "mean": statistics.fmean(top1),
-            "stderr": statistics.stdev(top1) / len(top1) ** 0.5 if len(top1) > 1 else 0.0,
-            "max": top1[best],
-            "best": best,
-            "mean_top5": statistics.fmean(top5),
-            "networks": top1,
-            "seconds": seconds / len(top1),
-        }
+        return {**summary(top1), "mean_top5": statistics.fmean(top5), "seconds": seconds / len(top1)}
+
+
+def summary(top1: Sequence[float]) -> Json:
+    """Mean, standard error of the mean and best of the accuracies of networks, and these."""
+    best = max(range(len(top1)), key=top1.__getitem__)
+    return {
+        "n": len(top1),
+        "mean": statistics.fmean(top1),
+        "stderr": statistics.stdev(top1) / len(top1) ** 0.5 if len(top1) > 1 else 0.0,
+        "max": top1[best],
+        "best": best,
+        "networks": list(top1),
+    }
 
 
 def evaluate(ghn: GHN, data: ImageData, splits: Sequence[str] = ("test",), **options: Any) -> dict[str, Json]:
