@@ -154,10 +154,12 @@ def private_draws(chance: Chance) -> Iterator[None]:
         replace_functions()
         yield
     finally:
-        if before is None:
-            ACTIVE.pop(thread, None)
-        else:
-            ACTIVE[thread] = before
+        # An interrupted trace may come here late, when its generator is collected: then another has taken its place.
+        if ACTIVE.get(thread) is chance:
+            if before is None:
+                ACTIVE.pop(thread, None)
+            else:
+                ACTIVE[thread] = before
         if not ACTIVE:
             put_functions_back()
         if ACTIVE:  # another thread has begun meanwhile
