@@ -217,8 +217,21 @@ def accuracy_text() -> str:
         "over the networks of a split (n of them), none of which a GHN has seen; batch statistics of each batch, as in "
         "the paper. The seconds are the time to predict, or to train, one network of the test split, on the machine "
         "beside them; the machine of every other figure is in `bench/results/`. "
-        f"{same_networks_text(measured)}"
+        f"{same_networks_text(measured)}{again_text(measured['ghn2'])}"
     )
+
+
+def again_text(found: Json) -> str:
+    """Which networks of the default's splits were measured again, after a change that concerns some of them."""
+    counts = {
+        split: sum(len(part["networks"]) for part in result["again"])
+        for split, result in found.items()
+        if "again" in result
+    }
+    if not counts:
+        return ""
+    parts = ", ".join(f"{count} of {found[split]['n']} ({split})" for split, count in counts.items())
+    return f" Measured again after a correction of their graphs, on the machine in `bench/results/`: {parts}."
 
 
 def in_seconds(number: float) -> str:
