@@ -87,7 +87,7 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
         args = integer_index(tracer, func, args)
     if others or writes_first_argument(func):
         result = tracer.run_meta(func, args, kwargs, operation)
-    elif (result := tracer.run_unary(func, x, rest, kwargs)) is x:
+    elif (result := tracer.run_unary(func, x, rest, kwargs)) is x and operation != value.operation:
         tracer.write(x, operation)
     shared = False
     for tensor in (result,) if type(result) is Tensor else tensors_in(result):
