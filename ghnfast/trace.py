@@ -1,7 +1,8 @@
 """From a model to its architecture graph: `trace`.
 
-The model's forward runs once under a `Tracer` (see `ghnfast.tracing`), with its real control flow but without computing
-anything, and is left exactly as it was.
+The model's forward runs under a `Tracer` (see `ghnfast.tracing`), with its real control flow, and the model is left
+exactly as it was. Mostly it runs once and computes nothing; more often where it reads random numbers, and on real numbers
+where it reads values of features.
 """
 
 from __future__ import annotations
@@ -58,15 +59,17 @@ def trace(
     """The architecture graph of a model (Parameter Prediction for Unseen Deep Architectures, section 2.1).
 
     The forward runs in the model's present mode (auxiliary heads of a model in training mode are part of its graph) on
-    meta tensors; the model, its buffers and the random state are left as they were.
+    meta tensors, and in a copy on random numbers where it reads values of features; the model and its buffers are left
+    as they were, and nobody's random numbers change.
 
     Args:
-        model: any module whose forward runs on meta tensors.
+        model: any module whose forward runs, without what cannot be followed (TorchScript, torch.func transforms).
         input_shape: the shape (channels, height, width) of one input. By default what the model says of itself
             (`input_shape`, or the configuration of timm and transformers models), else (3, 224, 224), or (3, 299, 299)
             for Inception v3.
         example_inputs: for models that take something else than one batch of images: a tuple of positional arguments
-            or a dict of keyword arguments. Only the shapes and dtypes of tensors matter.
+            or a dict of keyword arguments. Of floating-point tensors the shapes and dtypes matter, and the values only
+            where the forward reads them and fails on random ones; of integers and booleans the values.
 
     Raises:
         TraceError: the model has no parameters, its forward failed, or its outputs do not depend on its input.

@@ -90,7 +90,9 @@ def reason_to_keep(owner: nn.Module, tensor: str, shape: tuple[int, ...]) -> str
     except NotImplementedError as error:
         return f"its layer uses a function of it, whose right_inverse says: {in_words(error)}"
     except Exception:
-        return None  # of these values; what it says of the predicted ones is an error
+        # Whatever it says of these values, that it has an inverse is not denied. What it says of the predicted ones is
+        # an error of the prediction (`Inversion.writes`).
+        return None
     return None
 
 
