@@ -1,8 +1,8 @@
 """From a model to its architecture graph: `trace`.
 
 The model's forward runs under a `Tracer` (see `ghnfast.tracing`), with its real control flow, and the model is left
-exactly as it was. Mostly it runs once and computes nothing; more often where it reads random numbers, and on real numbers
-where it reads values of features.
+exactly as it was. Mostly it runs once and computes nothing; more often where it reads random numbers, and on real
+numbers where it reads values of features.
 """
 
 from __future__ import annotations
