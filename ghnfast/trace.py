@@ -30,19 +30,8 @@ from .tracing.failures import reason as reason_of
 from .tracing.leaves import private_copy
 from .tracing.members import Members, members_of, unchanged
 from .tracing.numbers import HiddenOperations, NumbersTracer, private_model
-from .tracing.tracer import (
-    CPU,
-    META,
-    Fate,
-    MemoryLost,
-    Origin,
-    ShapeError,
-    Tracer,
-    Value,
-    copy_of,
-    fate_reason,
-    map_tensors,
-)
+from .tracing.tensors import CPU, META, MemoryLost, copy_of, map_tensors
+from .tracing.tracer import Fate, Origin, ShapeError, Tracer, Value, fate_reason
 
 # Two images: a batch of one hides its dimension from code that squeezes.
 BATCH_SIZE = 2

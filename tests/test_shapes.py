@@ -15,13 +15,13 @@ from ghnfast.tracing.shapes import (
     KEEPING,
     SHAPES,
     UNARY,
+    changes_values_alone,
     contiguous_layout,
     kept_layout,
     result_dtype,
     result_shape,
-    scales_in_place,
 )
-from ghnfast.tracing.tracer import tensors_in
+from ghnfast.tracing.tensors import tensors_in
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -218,6 +218,13 @@ def interpolations() -> Iterator[Call]:
         yield (x, 3, factor), {}
 
 
+def lookups() -> Iterator[Call]:
+    tables = [*IMAGES, empty(9, 4), empty(9), empty(4, 9).t(), empty(9, 4)[:, :2], empty(0, 4), empty(())]
+    rows = [torch.empty(shape, dtype=torch.int64, device="meta") for shape in ((3,), (2, 5), (49, 49), (1,), (0,), ())]
+    for table, row in itertools.product(tables, [*rows, rows[1].t(), rows[0].int(), rows[0].bool(), 1, slice(2), None]):
+        yield (table, row), {}
+
+
 def stacks() -> Iterator[Call]:
     for a, b, dim in itertools.product(IMAGES, IMAGES, DIMENSIONS):
         yield ([a, b], dim), {}
@@ -234,6 +241,7 @@ def all_calls(name: str) -> Iterator[Call]:
 
 CALLS: dict[str, Callable[[], Iterator[Call]]] = {
          "cat": concatenations, "concat": concatenations, "concatenate": concatenations, "mean": reductions,
+         "__getitem__": lookups,
          "sum": reductions, "amax": reductions, "roll": rolls, "contiguous": copies, "matmul": products,
          "__matmul__": products, "bmm": products, "clamp": limits, "clip": limits,
          "lerp": ternaries, "addcmul": ternaries,
@@ -289,13 +297,14 @@ def test_concatenation_of_a_part_of_an_image_is_not_left_to_torch() -> None:
 
 @pytest.mark.parametrize("number", [2, 0.5])
 def test_division_in_place_gives_the_tensor_itself(number: float) -> None:
-    divided = [x for x in IMAGES if scales_in_place(Tensor.div_, (x, number))]
+    divided = [x for x in IMAGES if changes_values_alone(Tensor.div_, (x, number))]
     for x in divided:
         shape, stride, dtype = x.shape, x.stride(), x.dtype
         assert x.div_(number) is x
         assert (x.shape, x.stride(), x.dtype) == (shape, stride, dtype)
     assert len(divided) >= 5
-    assert not any(scales_in_place(func, (IMAGES[0], number)) for func in (Tensor.div, Tensor.squeeze_))
+    assert all(x.fill_(number) is x and x.zero_() is x for x in IMAGES)
+    assert not any(changes_values_alone(func, (IMAGES[0], number)) for func in (Tensor.div, Tensor.squeeze_))
 
 
 def test_other_functions_and_arguments_are_left_to_torch() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,9 +13,17 @@ from ..graph import embedding_shape
 from .layers import emit_bias
 from .registry import Arguments, Function, Keywords, functions, rule
 from .shapes import result_shape
-from .tracer import LAYER, NO_PATH, Kind, ShapeError, Tracer, Value, empty, tensors_in, writes_first_argument
+from .tensors import empty, tensors_in
+from .tracer import LAYER, NO_PATH, Kind, ShapeError, Tracer, Value, writes_first_argument
 
-broadcast_shapes = lru_cache(maxsize=4096)(torch.broadcast_shapes)
+
+@lru_cache(maxsize=4096)
+def broadcast_shapes(a: tuple[int, ...], b: tuple[int, ...]) -> torch.Size:
+    """`torch.broadcast_shapes` would import sympy."""
+    try:
+        return torch.Size(np.broadcast_shapes(a, b))
+    except ValueError:
+        raise RuntimeError(f"tensors of shapes {tuple(a)} and {tuple(b)} cannot be broadcast together") from None
 
 
 def broadcast(a: Any, b: Any) -> torch.Size:

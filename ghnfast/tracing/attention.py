@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from .layers import emit_weight
 from .registry import Arguments, Function, Keywords, argument, functions, rule
-from .tracer import Kind, ShapeError, Tracer, tensors_in
+from .tensors import tensors_in
+from .tracer import Kind, ShapeError, Tracer
 
 
 @rule(functions("softmax"))

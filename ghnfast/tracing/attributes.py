@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .registry import RULES, Arguments, Function, Keywords, argument, attribute, rule
-from .tracer import CPU, Call, Origin, Rule, Tracer, Value, check_visible
+from .tensors import CPU
+from .tracer import Call, Origin, Rule, Tracer, Value, check_visible
 
 PLAIN_ATTRIBUTES = (
     "shape",

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .chance import FAR, PrivateRandom, Site, calling_site
 from .registry import Arguments, Function, Keywords, argument, functions, rule
-from .tracer import Tracer, tensors_in
+from .tensors import tensors_in
+from .tracer import Tracer
 
 # A number for each element of a draw, or a tensor that is as large: the highest or the lowest that there could be.
 Extreme = Callable[[bool, Tensor, Arguments, Keywords], Any]

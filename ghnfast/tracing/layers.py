@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..graph import embedding_shape
 from .registry import Arguments, Function, Keywords, argument, arguments, functions, pair, rule
-from .tracer import LAYER, NO_PATH, Kind, Rule, ShapeError, Tracer, Value, function_name, tensors_in
+from .tensors import tensors_in
+from .tracer import LAYER, NO_PATH, Kind, Rule, ShapeError, Tracer, Value, function_name
 
 
 def emit_bias(tracer: Tracer, operation: int, bias: Tensor | None) -> int:

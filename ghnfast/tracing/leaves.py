@@ -26,7 +26,8 @@ from .. import _C
 from .layers import convolution, normalize, projection
 from .members import Members, has_global_hooks
 from .pools import GLOBAL_AVERAGE, adaptive_pool, pool
-from .tracer import SCALARS, Kind, Tracer, Value
+from .tensors import SCALARS
+from .tracer import Kind, Tracer, Value
 from .views import activate
 
 # Takes the attributes of a layer, its input, on the meta device and part of the trace, and where that comes from. It

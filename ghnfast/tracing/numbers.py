@@ -17,21 +17,8 @@ from torch import Tensor, nn
 from ..errors import TraceError
 from .chance import Chance, PrivateRandom
 from .members import Members, members_of
-from .tracer import (
-    CPU,
-    Kind,
-    Origin,
-    Rule,
-    ShapeError,
-    Tracer,
-    Value,
-    check_memory,
-    hidden_operation,
-    map_tensors,
-    tensors_in,
-    to_meta,
-    writes_first_argument,
-)
+from .tensors import CPU, check_memory, map_tensors, tensors_in, to_meta
+from .tracer import Kind, Origin, Rule, ShapeError, Tracer, Value, hidden_operation, writes_first_argument
 from .views import DROPOUTS
 
 # What makes tensors of arrays; `torch.from_numpy`, which does too, is not seen in a trace.

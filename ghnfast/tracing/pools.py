@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .registry import Arguments, Function, Keywords, argument, arguments, pair, rule
-from .tracer import META, Kind, Rule, ShapeError, Tracer, Value
+from .tensors import META
+from .tracer import Kind, Rule, ShapeError, Tracer, Value
 
 Kinds = tuple[Kind, Kind]
 Pair = tuple[int, int]

@@ -143,9 +143,21 @@ def reduction(x: Any, dim: Any, keepdim: bool = False) -> Shape:
     return tuple(size for at, size in enumerate(sizes) if keepdim or at not in reduced)
 
 
-def scales_in_place(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    """Whether a call divides a tensor by a number, in place: as dropped paths do, by the share of what is kept."""
-    return func == Tensor.div_ and len(args) == 2 and is_plain(args[0]) and type(args[1]) in (int, float)
+def changes_values_alone(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether a call divides a tensor by a number in place (as dropped paths do, by the share of what is kept), or
+    fills it with one."""
+    if func == Tensor.zero_:
+        return len(args) == 1
+    scaled = func == Tensor.div_ and is_plain(args[0])
+    return (scaled or func == Tensor.fill_) and len(args) == 2 and type(args[1]) in (int, float)
+
+
+def looked_up(x: Any, rows: Any) -> Shape:
+    """Rows of a table, by number."""
+    if not isinstance(rows, Tensor) or rows.dtype is not torch.int64 or not rows.numel() or not is_exact(x):
+        return None
+    plain = x.ndim > 0 and rows.ndim > 0 and rows.is_contiguous()
+    return (*rows.shape, *x.shape[1:]) if plain else None
 
 
 def roll(x: Any, shifts: Any, dims: Any) -> Shape:
@@ -438,6 +450,7 @@ SHAPES: dict[Callable[..., Any], Callable[..., Shape]] = {
     **dict.fromkeys((torch.sum, Tensor.sum, torch.amax, Tensor.amax), reduction),
     **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__), matrix_product),
     **dict.fromkeys((torch.roll, Tensor.roll), roll),
+    Tensor.__getitem__: looked_up,
     **dict.fromkeys((torch.bmm, Tensor.bmm), batch_product),
     **dict.fromkeys(methods_too(UNARY), unary),
     **dict.fromkeys(methods_too(BINARY), binary),

@@ -18,7 +18,7 @@ import functools
 import operator
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -29,14 +29,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 from ..errors import TraceError
-from ..memory import lost_memory
 from .chance import Chance, PrivateRandom, Site
 from .members import Members
 from .parts import Part, Region, region_part, reparametrizations_of
-from .shapes import contiguous_layout, kept_layout, result_dtype, result_shape, scales_in_place
+from .shapes import changes_values_alone, kept_layout, result_dtype, result_shape
+from .tensors import CPU, META, copy_of, covers, empty, map_tensors, on_meta, overlap, tensors_in, to_meta
+from .zeros import call_on_meta
 
-META = torch.device("meta")
-CPU = torch.device("cpu")
 is_meta = operator.attrgetter("is_meta")
 
 
@@ -223,52 +222,6 @@ class Write(NamedTuple):
 
 
 Rule = Callable[["Tracer", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-
-
-# What the arguments of a call mostly are besides tensors; asked for by `type`, which is the fastest question.
-SCALARS = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))
-
-
-def tensors_in(*trees: Any) -> list[Tensor]:
-    """The tensors in nested lists, tuples, dicts and slices."""
-    found: list[Tensor] = []
-    collect_tensors(trees, found)
-    return found
-
-
-def collect_tensors(items: Iterable[Any], found: list[Tensor]) -> None:
-    for item in items:
-        kind = type(item)
-        if kind is Tensor:
-            found.append(item)
-        elif kind in SCALARS:
-            continue
-        elif isinstance(item, Tensor):
-            found.append(item)
-        elif isinstance(item, (list, tuple)):
-            collect_tensors(item, found)
-        elif isinstance(item, dict):
-            collect_tensors(item.values(), found)
-        elif isinstance(item, slice):
-            collect_tensors((item.start, item.stop, item.step), found)
-
-
-def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """`tree` with every tensor replaced by `function(tensor)`."""
-    if type(tree) in SCALARS:
-        return tree
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if isinstance(tree, tuple):
-        items = [map_tensors(function, item) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
-    if isinstance(tree, list):
-        return [map_tensors(function, item) for item in tree]
-    if isinstance(tree, dict):
-        return {key: map_tensors(function, item) for key, item in tree.items()}
-    if isinstance(tree, slice):
-        return slice(*(map_tensors(function, item) for item in (tree.start, tree.stop, tree.step)))
-    return tree
 
 
 class Tracer(TorchFunctionMode):
@@ -640,7 +593,7 @@ class Tracer(TorchFunctionMode):
         """Run `func` on meta tensors; its results come from `operation` (or from `parameters` alone)."""
         target = args[0] if args and isinstance(args[0], Tensor) else None
         written = target if writes_first_argument(func) else kwargs.get("out")
-        if not isinstance(written, Tensor) or written.is_meta:
+        if not isinstance(written, Tensor) or (written.is_meta and not changes_values_alone(func, args)):
             result = self.run(func, args, kwargs)
         # Else nothing may be written; the result has the shape of what it is written to.
         if isinstance(written, Tensor):
@@ -674,12 +627,15 @@ class Tracer(TorchFunctionMode):
             return empty(shape, result_dtype(tensors_in(args, kwargs)))
         if (layout := kept_layout(func, args, kwargs)) is not None:
             return torch.empty_strided(*layout, dtype=args[0].dtype, device=META)
-        return func(*map_tensors(self.twin, args), **on_meta(map_tensors(self.twin, kwargs)))
+        args, kwargs = map_tensors(self.twin, args), on_meta(map_tensors(self.twin, kwargs))
+        return call_on_meta(func, args, kwargs)
 
     def run_unary(self, func: Callable[..., Any], x: Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The same for a function of one tensor, its first argument."""
         shape = result_shape(func, (x, *rest), kwargs)
-        return func(self.twin(x), *rest, **kwargs) if shape is None else empty(shape, x.dtype)
+        if shape is not None:
+            return empty(shape, x.dtype)
+        return call_on_meta(func, (self.twin(x), *rest), kwargs)
 
     def share(self, *items: Any) -> None:
         """From here on, other tensors may look at the memory of these."""
@@ -702,7 +658,7 @@ class Tracer(TorchFunctionMode):
             args, kwargs = map_tensors(to_meta, args), map_tensors(to_meta, kwargs)
         if func in FACTORIES:  # on no other device, also where there is a default one
             kwargs = {**kwargs, "device": CPU}
-        scaled = scales_in_place(func, args) and args[0].is_meta and not kwargs
+        scaled = changes_values_alone(func, args) and args[0].is_meta and not kwargs
         result = args[0] if scaled else func(*args, **kwargs)
         found = tensors_in(result)
         for tensor in found:
@@ -764,64 +720,6 @@ def hidden_operation(what: str) -> TraceError:
         f"{what} something that cannot be followed (TorchScript, a torch.func transform); operations written in Python "
         "with torch functions are accepted"
     )
-
-
-def overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors in one memory may have an element in common."""
-    if a.stride() != b.stride():
-        return True
-    if a.storage_offset() > b.storage_offset():
-        a, b = b, a
-    distance = int(b.storage_offset() - a.storage_offset())
-    for stride, size in sorted(zip(a.stride(), a.shape, strict=True), reverse=True):
-        steps, distance = divmod(distance, stride) if stride else (0, distance)
-        if steps >= size:
-            return False
-    return True
-
-
-def covers(a: Tensor, b: Tensor) -> bool:
-    """Whether a tensor has every element of another one in the same memory."""
-    whole = a.numel() * a.element_size() == a.untyped_storage().nbytes()
-    same = (a.storage_offset(), a.stride(), a.shape) == (b.storage_offset(), b.stride(), b.shape)
-    return whole or same
-
-
-def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A contiguous meta tensor, in half the time of `torch.empty`."""
-    sizes, strides = contiguous_layout(shape)
-    return torch.empty_strided(sizes, strides, dtype=dtype, device=META)
-
-
-def on_meta(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of a factory function, which is to make something on the meta device."""
-    return {**kwargs, "device": META} if "device" in kwargs else kwargs
-
-
-class MemoryLost(TraceError):
-    """What the forward computes with is gone."""
-
-
-def check_memory(tensor: Tensor) -> None:
-    if (reason := lost_memory(tensor)) is not None:
-        raise MemoryLost(f"a tensor of shape {tuple(tensor.shape)} that the forward computes with {reason}")
-
-
-def copy_of(tensor: Tensor) -> Tensor:
-    """A copy of a tensor from outside, on the CPU; of one on the meta device there.
-
-    Raises:
-        MemoryLost: its storage was freed.
-    """
-    check_memory(tensor)
-    return tensor.detach().clone().to(META if tensor.is_meta else CPU)
-
-
-def to_meta(tensor: Tensor) -> Tensor:
-    """A meta tensor of the same shape, strides and dtype."""
-    if tensor.is_meta:
-        return tensor
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
 
 
 def function_name(func: Callable[..., Any]) -> str:

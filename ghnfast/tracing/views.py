@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .registry import Arguments, Function, Keywords, attribute, functions, rule
-from .tracer import LOOKUP, META, SCALARS, Kind, Tracer, Value, tensors_in, writes_first_argument
+from .tensors import META, SCALARS, tensors_in
+from .tracer import LOOKUP, Kind, Tracer, Value, writes_first_argument
 
 ACTIVATIONS = """
 relu relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus
