@@ -29,7 +29,7 @@ from .graph import ArchGraph
 from .nn import GHN
 from .nn.slots import Report
 from .predict import load, predict
-from .trace import trace
+from .tracing import trace
 
 __version__ = version("ghnfast")
 

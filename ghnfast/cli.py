@@ -41,7 +41,7 @@ from .nn.slots import Report
 from .optional import command, import_optional
 from .predict import load, predict
 from .profiling import extra_memory, medians, stages
-from .trace import trace
+from .tracing import trace
 from .training import baseline, evaluate, format_results, load_data, make_config, read_config, train
 from .training.data import DATA_SETS
 from .training.evaluate import STATISTICS

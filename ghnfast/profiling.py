@@ -18,7 +18,7 @@ from torch import nn
 from .errors import DomainWarning
 from .graph import GraphBatch
 from .nn.ghn import GHN
-from .trace import trace
+from .tracing import trace
 from .tracing.members import members_of
 
 Stage = Callable[[], Any]

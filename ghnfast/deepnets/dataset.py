@@ -21,7 +21,7 @@ from .. import _C
 from ..errors import ConfigError, NetworkIndexError
 from ..graph import ArchGraph
 from ..optional import import_optional
-from ..trace import trace
+from ..tracing import trace
 from .files import DRAWN, PublishedFile
 from .genotype import GENOTYPES, Genotype
 from .network import MOST, Network

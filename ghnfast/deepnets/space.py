@@ -11,7 +11,7 @@ from typing import Any
 from .. import _C
 from ..errors import ConfigError
 from ..graph import ArchGraph
-from ..tracing.tracer import Fate, fate_reason
+from ..tracing import Fate, fate_reason
 from .genotype import OPERATIONS, Genotype
 from .network import Network, check_settings, check_switches
 from .operations import is_norm

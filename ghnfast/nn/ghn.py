@@ -21,7 +21,7 @@ from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..memory import unreadable
 from ..ops.backend import as_arrays, backend_for, is_plain
 from ..ops.decode import PRECISIONS, DecodeSource, NotFinite, copy_all, decode, decode_into, decode_to
-from ..trace import trace, trace_members
+from ..tracing import trace, trace_members
 from ..tracing.members import Members, members_of
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder

@@ -80,7 +80,7 @@ class PrivateRandom(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """No: the compiler, which torch would import for that, never sees a trace (`ghnfast.trace.eager`)."""
+        """No: the compiler, which torch would import for that, never sees a trace (`ghnfast.tracing.forward.eager`)."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,0 +1,127 @@
+"""Runs a model's forward under a tracer, with its real control flow, and leaves the model exactly as it was.
+
+Mostly it computes nothing; it runs on real numbers where it reads values of features.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import TraceError
+from .chance import SEED, Chance, private_draws
+from .failures import reason as reason_of
+from .leaves import private_copy
+from .members import Members, unchanged
+from .numbers import HiddenOperations, NumbersTracer, private_model
+from .registry import RULES
+from .tensors import CPU, META, MemoryLost, copy_of, map_tensors
+from .tracer import Origin, ShapeError, Tracer, Value
+
+Recording = tuple[Tracer, Any, str | None]
+Say = Callable[[Exception], str]
+
+
+def run_forward(
+    model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], say: Say, chance: Chance
+) -> Recording:
+    """The trace of a forward, what it returned, and why it was run on real numbers, or None where shapes were enough.
+
+    Raises:
+        TraceError: the forward failed on shapes, and on numbers.
+    """
+    with private_draws(chance):
+        try:
+            return *record(model, members, args, kwargs, chance, copied=True), None
+        except Exception:  # the model itself has the last word, and says what is wrong in its own terms
+            try:
+                return *record(model, members, args, kwargs, chance, copied=False), None
+            except MemoryLost:
+                raise
+            except ShapeError as error:
+                raise TraceError(say(error)) from error
+            except Exception as error:
+                reason = reason_of(error)
+                if any(isinstance(module, torch.jit.ScriptModule) for module in members.modules):
+                    raise TraceError(say(error)) from error
+        for number, fill in enumerate(FILLS):
+            try:
+                return *record_on_numbers(model, args, kwargs, chance, fill), reason
+            except MemoryLost:
+                raise
+            except Exception as error:
+                if number + 1 == len(FILLS) or isinstance(error, TraceError):
+                    raise TraceError(say(error)) from error
+    raise AssertionError("there is a last kind of numbers")
+
+
+def record(
+    model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], chance: Chance, copied: bool
+) -> tuple[Tracer, Any]:
+    """Run the forward, of a private copy of the model if there can be one; the trace of it, and what it returned."""
+    tracer = Tracer(members, RULES, chance)
+    args, kwargs = (map_tensors(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
+    with unchanged(members.modules):
+        runner = private_copy(model, members, tracer) if copied else nullcontext(model)
+        with runner as run, torch.no_grad(), eager(), tracer:
+            return tracer, run(*args, **kwargs)
+
+
+# What inputs are filled with where the forward runs on numbers, given its own: in the range of standardized images, in
+# that of plain ones, and what was given.
+Fill = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+FILLS: tuple[Fill, ...] = (
+    lambda tensor, given, generator: tensor.normal_(generator=generator),
+    lambda tensor, given, generator: tensor.uniform_(generator=generator),
+    lambda tensor, given, generator: tensor if given.is_meta else tensor.copy_(copy_of(given)),
+)
+
+
+def record_on_numbers(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    chance: Chance,
+    fill: Fill,
+) -> tuple[Tracer, Any]:
+    """Run the forward of a copy of the model on random numbers; the trace of it, and what it returned."""
+    generator = torch.Generator().manual_seed(SEED)
+    copied, members = private_model(model, generator)
+    tracer = NumbersTracer(members, RULES, chance)
+
+    def real_input(tensor: Tensor) -> Tensor:
+        twin = as_input(tracer, tensor)
+        if not twin.is_meta:
+            return twin
+        made = torch.zeros(tensor.shape, dtype=tensor.dtype, device=CPU)
+        return tracer.pair(fill(made, tensor, generator) if tensor.is_floating_point() else made, twin)
+
+    args, kwargs = (map_tensors(real_input, given) for given in (args, kwargs))
+    try:
+        with torch.no_grad(), eager(), HiddenOperations(tracer), tracer:
+            return tracer, copied(*args, **kwargs)
+    except Exception as error:
+        if tracer.hidden is None:
+            raise
+        raise tracer.hidden from error
+
+
+def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
+    """What stands for an input: integers (tokens, masks, edges) are known, of all others the shape."""
+    if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta:
+        tracer.has_known = True
+        return tracer.set_value(copy_of(tensor), Origin(0, known=True))
+    image = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
+    return tracer.set_value(image, Value(0, 1 if tensor.ndim == 4 else None))
+
+
+def eager() -> AbstractContextManager[object]:
+    """Compiled models run as written: a trace inside a compiler's own trace would see nothing."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")

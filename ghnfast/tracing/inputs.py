@@ -1,0 +1,88 @@
+"""What a trace is given: a model whose parameters are there, and what its forward takes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import TraceError
+from ..graph import PREDICTED_DTYPES
+from ..memory import BEFORE_WRAPPING, is_distributed
+from .members import Members
+from .tensors import META
+
+# Two images: a batch of one hides its dimension from code that squeezes.
+BATCH_SIZE = 2
+
+
+def check_parameters(model: nn.Module, members: Members) -> None:
+    kind = type(model).__name__
+    wrapped = any(base.__name__ == "FullyShardedDataParallel" for base in type(model).__mro__)
+    if wrapped or any(name.endswith("_flat_param") for name in members.names):
+        raise TraceError(f"the parameters of {kind} are spread over several processes (FSDP); {BEFORE_WRAPPING}")
+    if not members.parameters:
+        raise TraceError(f"{kind} has no parameters; there is nothing to predict")
+    if set(map(type, members.parameters)) == {nn.Parameter}:
+        return
+    for name, parameter in zip(members.names, members.parameters, strict=True):
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise TraceError(f"the parameter {name} is not initialized; run the lazy model once before tracing it")
+        if is_distributed(parameter):
+            raise TraceError(f"the parameter {name} is spread over several processes (DTensor); {BEFORE_WRAPPING}")
+
+
+def make_inputs(
+    model: nn.Module, parameters: Sequence[nn.Parameter], input_shape: Sequence[int] | None, example_inputs: Any
+) -> tuple[tuple[Any, ...], dict[str, Any], str]:
+    """Positional and keyword arguments for the forward, and how to name them in a message."""
+    if example_inputs is not None:
+        if input_shape is not None:
+            raise TraceError("both input_shape and example_inputs are given; one of them is accepted")
+        if isinstance(example_inputs, Mapping):
+            return (), dict(example_inputs), f"example_inputs with the keys {list(example_inputs)}"
+        if not isinstance(example_inputs, (tuple, list)):
+            raise TraceError(
+                f"example_inputs is a {type(example_inputs).__name__}; a tuple of positional arguments or a dict of "
+                "keyword arguments is accepted"
+            )
+        return tuple(example_inputs), {}, f"{len(example_inputs)} example_inputs"
+    shape = default_input_shape(model) if input_shape is None else as_sizes(input_shape)
+    dtype = next((p.dtype for p in parameters if p.dtype in PREDICTED_DTYPES), torch.float32)
+    try:
+        image = torch.empty((BATCH_SIZE, *shape), dtype=dtype, device=META)
+    except (RuntimeError, TypeError, OverflowError):  # more bytes than 64 bits count; torch says so in several ways
+        raise TraceError(f"input_shape is {shape}; a tensor of fewer elements is accepted") from None
+    return (image,), {}, f"an input of shape {(BATCH_SIZE, *shape)}"
+
+
+def as_sizes(shape: Any) -> tuple[int, ...]:
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise TraceError(f"input_shape is {shape}; positive sizes (channels, height, width) are accepted")
+    return sizes
+
+
+def default_input_shape(model: nn.Module) -> tuple[int, ...]:
+    """What the model says of its input, else an ImageNet image."""
+    own = getattr(model, "input_shape", None)
+    if isinstance(own, (tuple, list)) and all(isinstance(size, int) for size in own):
+        return tuple(own)
+    settings = getattr(model, "pretrained_cfg", None)  # timm
+    if isinstance(settings, Mapping) and settings.get("input_size"):
+        return tuple(settings["input_size"])
+    config = getattr(model, "config", None)  # transformers
+    size = getattr(config, "image_size", None) or getattr(model, "image_size", None)  # torchvision's ViT
+    channels = getattr(config, "num_channels", 3)
+    if isinstance(size, int):
+        return (channels, size, size)
+    if isinstance(size, (tuple, list)) and len(size) == 2:
+        return (channels, *size)
+    inception = any(kind.__name__ == "Inception3" for kind in type(model).__mro__)
+    return (3, 299, 299) if inception else (3, 224, 224)
