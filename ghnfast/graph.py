@@ -213,6 +213,15 @@ class ArchGraph:
         rows = [(-1, -1, -1, -1) if shape is None else shape for shape in self.shapes]
         return np.array(rows, dtype=np.int64).reshape(len(self), 4)
 
+    @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """What other parts of ghnfast compute of this graph and keep with it, each under a key of its own.
+
+        It goes with the graph: no copy of it, nor what it is pickled as, has any of this. Threads may compute the same
+        at the same time, so any of equal values has to do; one that refers to the graph keeps it in a circle.
+        """
+        return {}
+
     def to_networkx(self) -> networkx.DiGraph:
         """A networkx graph with the attributes `op`, `param` and `level` on its nodes.
 

@@ -53,10 +53,24 @@ def test_sampled_graphs_pass_them_too(split: str) -> None:
         assert_same(ArchGraph(**fields_of(item.graph)), item.graph)
 
 
-@pytest.mark.parametrize("made", [copy.copy, copy.deepcopy, lambda graph: pickle.loads(pickle.dumps(graph))])
+COPIES = (copy.copy, copy.deepcopy, lambda graph: pickle.loads(pickle.dumps(graph)))
+
+
+@pytest.mark.parametrize("made", COPIES)
 def test_copies_are_equal(graph: ArchGraph, made: Callable[[ArchGraph], ArchGraph]) -> None:
     _ = graph.shape_table  # which is computed, and not part of a copy
     assert_same(made(graph), graph)
+
+
+@pytest.mark.parametrize("made", [*COPIES, dataclasses.replace])
+def test_what_is_derived_of_a_graph_stays_with_it(graph: ArchGraph, made: Callable[[ArchGraph], ArchGraph]) -> None:
+    wanted, described = pickle.dumps(graph), repr(graph)
+    graph.derived["key"] = lambda: "nothing that could be pickled"
+    assert made(graph).derived == {}
+    assert graph.derived.pop("key")() == "nothing that could be pickled"
+    assert graph.derived is graph.derived
+    graph.derived[1] = 2
+    assert (pickle.dumps(graph), repr(graph)) == (wanted, described)
 
 
 def test_arrays_and_sequences_of_other_types_are_taken(graph: ArchGraph) -> None:
