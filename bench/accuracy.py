@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ghnfast.cli import main as ghnfast
-from ghnfast.cli import parse_numbers
+from ghnfast.cli.evaluate import parse_numbers
 from ghnfast.training.evaluate import summary
 
 FOLDER = Path(__file__).resolve().parent

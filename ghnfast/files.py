@@ -17,7 +17,7 @@ import torch
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of ``path`` at the end of the block, whole; on any error nothing is left of it.
+    """A new file that takes the place of `path` at the end of the block, whole; on any error nothing is left of it.
 
     The temporary name is unique, so threads and processes may write the same path at once: the last one stays. It is
     opened here rather than by `tempfile`, whose files only their owner may read. A writer that is killed leaves its
@@ -49,6 +49,15 @@ def check_writable(path: Path) -> None:
     temporary, file = open_temporary(path)
     file.close()
     temporary.unlink(missing_ok=True)
+
+
+def is_text(name: str) -> bool:
+    """Whether UTF-8 has it. Python's names of files that are not UTF-8 are no text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def temporary_prefix(path: Path) -> str:

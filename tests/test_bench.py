@@ -22,7 +22,7 @@ from models import torchvision_model
 from tiny import TINY
 
 import ghnfast
-from ghnfast import checkpoint, cli, profiling
+from ghnfast import checkpoint, profiling
 from ghnfast.training import ImageData, make_config, train
 from ghnfast.training.data import MNIST_STATISTICS, ImagesInMemory
 from ghnfast.training.trainer import LOG, WEIGHTS
@@ -193,7 +193,7 @@ def test_accuracies_are_written_split_by_split(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(accuracy, "RESULTS", tmp_path)
     images = ImagesInMemory(torch.full((10, 3, 32, 32), 7, dtype=torch.uint8), torch.arange(10), MNIST_STATISTICS)
     few = ImageData("few", images, images, images, images, num_classes=10, input_shape=(3, 32, 32))
-    monkeypatch.setattr(cli, "load_data", lambda *args, **settings: few)
+    monkeypatch.setattr("ghnfast.cli.evaluate.load_data", lambda *args, **settings: few)
     for split in ("test", "bnfree"):
         assert accuracy.main("ghn2", ["--split", split, "--limit", "1"]) == 0
     found = json.loads((tmp_path / "accuracy-ghn2.json").read_text())

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrainingError
+from ..files import is_text
 from ..optional import import_optional
 
 SCHEDULES = ("step", "cosine", "constant")
@@ -139,15 +140,6 @@ def toml_of(value: Any) -> str:
     character, in which JSON writes those beyond 16 bits, and takes no DEL as it is.
     """
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def is_text(value: str) -> bool:
-    """Whether a file can have it. Python's names of files that are not UTF-8 are no text."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def require(condition: bool, name: str, given: Any, accepted: str) -> None:

@@ -161,7 +161,7 @@ def test_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ghn.save(tmp_path / "ghn.safetensors")
-    monkeypatch.setattr("ghnfast.cli.load_data", lambda *_, **__: few_images)
+    monkeypatch.setattr("ghnfast.cli.evaluate.load_data", lambda *_, **__: few_images)
     out = tmp_path / "results.json"
     arguments = ["--ghn", str(tmp_path / "ghn.safetensors"), "--split", "bnfree", "--limit", "2", "--json", str(out)]
     assert main(["evaluate", *arguments]) == 0

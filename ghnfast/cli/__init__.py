@@ -1,0 +1,9 @@
+"""The command line: `ghnfast predict`, `graph`, `bench`, `generate`, `train` and `evaluate`, a file a command.
+
+Results go to stdout, notices and errors to stderr. What a user can put right (a wrong name, a folder that is not there,
+any `GhnfastError`) is one line and the exit code 2; what should not happen keeps its traceback.
+"""
+
+from .program import main
+
+__all__ = ["main"]

@@ -1,0 +1,68 @@
+"""Arguments that several commands take, and what is accepted as one."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from ..checkpoint import DEFAULT
+from ..errors import UsageError
+
+MODEL_HELP = (
+    "a torchvision classification model (resnet50), or FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, where FACTORY is a "
+    "function that returns a torch.nn.Module and needs no arguments"
+)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--input-shape",
+        type=parse_shape,
+        metavar="C,H,W",
+        help="the shape of one input, such as 3,32,32; default: what the model says of itself, else 3,224,224",
+    )
+    parser.add_argument(
+        "--num-classes",
+        type=parse_count,
+        metavar="N",
+        help="is passed on as num_classes, which a factory must then take; default: what the model has",
+    )
+    parser.add_argument("--small-images", action="store_true", help="give torchvision models the stem for 32x32 images")
+
+
+def add_ghn(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ghn", default=DEFAULT, metavar="NAME_OR_PATH", help=f"the GHN; default: {DEFAULT}")
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(parse_count(size) for size in text.split(","))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no shape; positive sizes such as 3,32,32 are accepted") from None
+
+
+def parse_seed(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) >= 1 << 64:
+        raise argparse.ArgumentTypeError(f"'{text}' is no seed; 0 to 2^64 - 1 are accepted")
+    return int(text)
+
+
+def parse_count(text: str) -> int:
+    # Not isdigit, which also accepts digits that int does not.
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no positive number")
+    return int(text)
+
+
+def check_device(text: str) -> torch.device:
+    """A device that tensors can be on."""
+    try:
+        device = torch.device(text)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second: torch was built without it
+        raise UsageError(f"the device '{text}' cannot be used: {str(error).partition(chr(10))[0]}") from error
+    if device.type == "meta":
+        raise UsageError("the device 'meta' has no memory to predict into; cpu, cuda and the like are accepted")
+    return device

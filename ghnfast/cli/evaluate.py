@@ -1,0 +1,78 @@
+"""`ghnfast evaluate`: measure the accuracy of networks with predicted parameters."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from ..errors import UsageError
+from ..predict import load
+from ..training import baseline, evaluate, format_results, load_data
+from ..training.data import DATA_SETS
+from ..training.evaluate import STATISTICS
+from .arguments import add_ghn, check_device, parse_count, parse_seed
+from .shared import check_output, progress_bar, write_text
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure the accuracy of networks with predicted parameters",
+        description="Predict the parameters of networks of DeepNets-1M, and measure their accuracy on test images; or, "
+        "with --baseline, train the same networks from random initialization.",
+    )
+    add_ghn(parser)
+    parser.add_argument("--data", default="mnist5k", choices=DATA_SETS, help="the images; default: mnist5k")
+    parser.add_argument("--root", default="data", metavar="FOLDER", help="where the images are; default: data")
+    parser.add_argument("--split", default="test", help="of networks, or several: test,wide,deep; default: test")
+    parser.add_argument("--limit", type=parse_count, metavar="N", help="networks of each split; default: all")
+    parser.add_argument(
+        "--networks", metavar="N,N,...", help="these networks of each split, rather than the first ones"
+    )
+    parser.add_argument("--validation", action="store_true", help="on validation images, rather than on test images")
+    parser.add_argument(
+        "--batch-statistics", choices=STATISTICS, default=STATISTICS[0], help="of batch normalization; default: batch"
+    )
+    parser.add_argument("--baseline", choices=("sgd", "adam"), help="train the networks with it")
+    parser.add_argument("--epochs", type=parse_count, default=0, metavar="N", help="that --baseline trains")
+    parser.add_argument("--steps", type=parse_count, default=0, metavar="N", help="that --baseline trains")
+    parser.add_argument("--batch-size", type=parse_count, default=64, metavar="N", help="images at once; default: 64")
+    parser.add_argument("--seed", type=parse_seed, default=0, metavar="S", help="of networks and training; default: 0")
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument("--json", metavar="FILE", help="write the results to a file, too")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> str:
+    out = check_output(arguments.json, (".json",))
+    check_device(arguments.device)
+    splits = arguments.split.split(",")
+    ghn = None if arguments.baseline else load(arguments.ghn, device=arguments.device)
+    data = load_data(arguments.data, arguments.root, validation=arguments.validation)
+    with progress_bar("evaluating", None) as step:
+        options = {
+            "limit": arguments.limit,
+            "networks": None if arguments.networks is None else parse_numbers(arguments.networks),
+            "validation": arguments.validation,
+            "batch_statistics": arguments.batch_statistics,
+            "batch_size": arguments.batch_size,
+            "seed": arguments.seed,
+            "progress": step,
+        }
+        if ghn is not None:
+            name, results = ghn.name, evaluate(ghn, data, splits, **options)
+        else:
+            how = {"optimizer": arguments.baseline, "epochs": arguments.epochs, "steps": arguments.steps}
+            results = baseline(data, splits, device=arguments.device, **how, **options)
+            length = f"{arguments.epochs} epochs" if arguments.epochs else f"{arguments.steps} steps"
+            name = f"{arguments.baseline}, {length}"
+    if out is not None:
+        write_text(out, json.dumps(results, indent=1) + "\n")
+    return format_results({name: results})
+
+
+def parse_numbers(text: str) -> list[int]:
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise UsageError(f"--networks is {text!r}; numbers, with commas between them, are accepted")
+    return [int(part) for part in text.split(",")]

@@ -1,0 +1,99 @@
+"""What several commands do with results: files that are checked before any work, progress, parameters by reason."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import UsageError
+from ..files import check_writable, in_words, replacing
+
+Json = dict[str, Any]
+
+SHOWN = 3  # as many names as a list in the summary shows
+
+
+def check_output(text: str | None, suffixes: Sequence[str]) -> Path | None:
+    """The file to write, if any. Called before any work, for a result that cannot be written is lost."""
+    if text is None:
+        return None
+    path = Path(text)
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"cannot write {text}: its suffix is '{path.suffix}'; accepted: {', '.join(suffixes)}")
+    if os.path.isdir(path):
+        raise UsageError(f"cannot write {text}: it is a folder")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"cannot write {text}: it is a pipe or a device; a regular file is accepted")
+    if not os.path.isdir(path.parent):
+        what = "is no folder" if os.path.exists(path.parent) else "does not exist"
+        raise UsageError(f"cannot write {text}: the folder {path.parent} {what}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write {text}: no permission to write into the folder {path.parent}")
+    try:
+        check_writable(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot write {text}: {in_words(error)}") from error
+    return path
+
+
+def check_folder(text: str) -> Path:
+    """The folder to write into, which need not be there yet."""
+    if not text or "\0" in text:
+        raise UsageError(f"cannot write into {text!r}: it is no folder's name")
+    path = Path(text)
+    first = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+    if not os.path.isdir(first):
+        raise UsageError(f"cannot write into {text}: {first} is no folder")
+    if not os.access(first, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write into {text}: no permission to write into {first}")
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    try:
+        with replacing(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise UsageError(f"{path} could not be written: {in_words(error)}") from error
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """Tells how far something is on a terminal, where tqdm is installed; nothing elsewhere."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda count: None
+        return
+    with tqdm(desc=what, total=total, unit=" networks", disable=None, file=sys.stderr) as bar:
+        yield bar.update
+
+
+def group_by_reason(reasons: Mapping[str, str], model: nn.Module) -> list[Json]:
+    """Parameters by the reason why something was not done with them."""
+    parameters = dict(model.named_parameters())
+    groups: dict[str, Json] = {}
+    for name, reason in reasons.items():
+        group = groups.setdefault(reason, {"reason": reason, "tensors": 0, "parameters": 0, "names": []})
+        group["tensors"] += 1
+        group["parameters"] += parameters[name].numel()
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def format_groups(groups: Sequence[Json]) -> Iterator[str]:
+    for group in groups:
+        names = group["names"]
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        plural = "" if group["tensors"] == 1 else "s"
+        yield f"  {group['reason']}:"
+        yield (
+            f"    {group['tensors']:,} tensor{plural}, {group['parameters']:,} parameters: "
+            f"{', '.join(names[:SHOWN])}{more}"
+        )

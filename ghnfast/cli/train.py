@@ -1,0 +1,43 @@
+"""`ghnfast train`: train a GHN, or go on with a run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from ..errors import UsageError
+from ..training import make_config, read_config, train
+from ..training.folder import CONFIG
+from .shared import check_folder
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a GHN",
+        description="Train a GHN on an image data set and networks of DeepNets-1M. A run that was interrupted goes on "
+        "when the command is repeated; with --out alone, from the configuration it has saved. torchrun shares the "
+        "networks of each step between several processes.",
+    )
+    parser.add_argument("values", nargs="*", metavar="NAME=VALUE", help="of the configuration; these come last")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the run lives")
+    parser.add_argument("--config", metavar="FILE", help="a .toml or .yaml file with names and values")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> str:
+    folder = check_folder(arguments.out)
+    values: dict[str, Any] = {}
+    known = folder / CONFIG
+    if arguments.config is not None or os.path.exists(known):  # not Path's, which raises what is wrong with a path
+        values.update(read_config(arguments.config if arguments.config is not None else known))
+    for text in arguments.values:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{text!r} was given; NAME=VALUE is accepted")
+        values[name] = value
+    try:
+        return f"wrote {train(make_config(values), arguments.out)}"
+    except KeyboardInterrupt:
+        raise UsageError(f"interrupted; the same command goes on from the checkpoint in {folder}") from None

@@ -1,0 +1,66 @@
+"""The program: usage errors, help, exit codes, and readers that stop reading."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from commands import fail
+
+import ghnfast
+from ghnfast.cli import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "COMMAND"),
+        (["tarin"], "'tarin'"),
+        (["predict"], "MODEL"),
+        (["predict", "resnet18", "--dtype", "int8"], "'int8'"),
+        (["predict", "resnet18", "--input-shape", "3,x"], "'3,x' is no shape; positive sizes such as 3,32,32"),
+        (["graph", "resnet18", "--input-shape", "3,0,32"], "'3,0,32' is no shape"),
+        (["graph", "resnet18", "--num-classes", "0"], "'0' is no positive number"),
+        (["graph", "resnet18", "--ghn", "ghn2-mnist5k"], "--ghn"),
+    ],
+)
+def test_usage_errors(capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:
+    message = fail(capsys, *arguments)
+    assert reason in message
+    assert "--help')" in message
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["graph", "--help"], ["--version"]])
+def test_help_and_version(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert ghnfast.__version__ in out if arguments == ["--version"] else "usage: ghnfast" in out
+
+
+def test_python_m_ghnfast(factories: str) -> None:
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "ghnfast", *arguments], capture_output=True, text=True)
+
+    done = call("predict", f"{factories}:make", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["predicted_tensors"] == 8
+    failed = call("predict", "resnet81")
+    assert failed.returncode == 2
+    assert failed.stdout == ""
+    assert failed.stderr.startswith("ghnfast: error: 'resnet81'")
+
+
+def test_a_reader_that_stops_reading() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "ghnfast", "graph", "resnet18"], stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert done.stderr == ""
+    assert done.returncode == 1
