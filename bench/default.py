@@ -13,16 +13,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from ghnfast import checkpoint
+from ghnfast import checkpoints
 from ghnfast.training import read_config
 from ghnfast.training.trainer import CONFIG, LOG, WEIGHTS
 
 
 def main(runs: list[Path], target: Path) -> None:
     """Write the last run's weights to `target`, and what all of them did beside it."""
-    trained = checkpoint.read(runs[-1] / WEIGHTS)
+    trained = checkpoints.read(runs[-1] / WEIGHTS)
     half = {name: weight.half() for name, weight in trained.state_dict.items()}
-    checkpoint.write(target, dataclasses.replace(trained, state_dict=half))
+    checkpoints.write(target, dataclasses.replace(trained, state_dict=half))
     for old in target.parent.glob("*.toml"):
         old.unlink()
     lines, done = [], 0
@@ -37,4 +37,4 @@ def main(runs: list[Path], target: Path) -> None:
 if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.exit(__doc__)
-    main([Path(run) for run in sys.argv[1:]], checkpoint.resolve(checkpoint.DEFAULT))
+    main([Path(run) for run in sys.argv[1:]], checkpoints.resolve(checkpoints.DEFAULT))

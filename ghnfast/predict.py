@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import nn
 
-from . import checkpoint
-from .checkpoint import DEFAULT
+from . import checkpoints
+from .checkpoints import DEFAULT
 from .errors import PredictError
 from .files import in_words
 from .graph import ArchGraph
@@ -38,7 +38,7 @@ def load(source: Source, *, device: torch.device | str | None = None) -> GHN:
         PredictError: the device cannot be used.
     """
     with torch.inference_mode(False):
-        ghn = from_checkpoint(checkpoint.read(checkpoint.resolve(source)))
+        ghn = from_checkpoint(checkpoints.load(source))
     if source == DEFAULT:
         ghn.name = DEFAULT
     try:

@@ -22,7 +22,7 @@ from models import torchvision_model
 from tiny import TINY
 
 import ghnfast
-from ghnfast import checkpoint, profiling
+from ghnfast import checkpoints, profiling
 from ghnfast.training import ImageData, make_config, train
 from ghnfast.training.data import MNIST_STATISTICS, ImagesInMemory
 from ghnfast.training.trainer import LOG, WEIGHTS
@@ -119,7 +119,7 @@ def test_an_unknown_size_is_refused() -> None:
 
 def test_stages_of_a_model_that_the_ghn_was_not_trained_for() -> None:
     """The default GHN warns of other images; what is timed does not, also where warnings are errors."""
-    ghn, model = ghnfast.load(checkpoint.DEFAULT), torchvision_model("squeezenet1_1")
+    ghn, model = ghnfast.load(checkpoints.DEFAULT), torchvision_model("squeezenet1_1")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         functions = profiling.stages(model, ghn)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import ghnfast
-from ghnfast.checkpoint import Checkpoint, read, write
+from ghnfast.checkpoints import Checkpoint, read, write
 from ghnfast.cli import main
 from ghnfast.files import replacing
 

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_mo
 
 import ghnfast
 from ghnfast import GHN, ArchGraph, CheckpointError
-from ghnfast.checkpoint import Checkpoint
+from ghnfast.checkpoints import Checkpoint
 from ghnfast.nn.ghn import from_checkpoint
 
 SMALL: dict[str, Any] = {"max_shape": (8, 8, 3, 3), "num_classes": 10, "hid": 16}
@@ -222,7 +222,7 @@ def test_published_weights_load_into_a_ghn(name: str) -> None:
 def test_files_have_published_names(tmp_path: Path, suffix: str) -> None:
     ghn, path = make_ghn(), tmp_path / f"ghn{suffix}"
     ghn.save(path)
-    names = set(ghnfast.checkpoint.read(path).state_dict)
+    names = set(ghnfast.checkpoints.read(path).state_dict)
     assert names == set(from_published(ghn))
     assert names == set(golden("checkpoints")["ghn2-cifar10"]["state_dict"])
     loaded = ghnfast.load(path)

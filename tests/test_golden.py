@@ -12,7 +12,7 @@ from golden_data import GHN_NAMES, assert_same_graph, assert_same_prediction, go
 from golden_models import DEEPNETS, TORCHVISION_PREDICTIONS, deepnets_model, sized_model
 
 import ghnfast
-from ghnfast import checkpoint
+from ghnfast import checkpoints
 from ghnfast.graph import PRIMITIVES
 
 TORCHVISION_GRAPHS = sorted(golden("torchvision")["graphs"])
@@ -28,7 +28,7 @@ def test_closed_form_weights_are_the_golden_ones() -> None:
 @pytest.mark.parametrize("name", GHN_NAMES)
 def test_saved_weights_are_those_of_the_published_file(name: str, tmp_path: Path) -> None:
     golden_ghn(name).save(tmp_path / "ghn.pt")
-    ours = {key: list(tensor.shape) for key, tensor in checkpoint.read(tmp_path / "ghn.pt").state_dict.items()}
+    ours = {key: list(tensor.shape) for key, tensor in checkpoints.read(tmp_path / "ghn.pt").state_dict.items()}
     assert ours == golden("checkpoints")[name]["state_dict"]
 
 

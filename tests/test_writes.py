@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ghnfast
 from ghnfast import GHN, ArchGraph, DomainWarning, PredictError
-from ghnfast.checkpoint import TrainedOn
+from ghnfast.checkpoints import TrainedOn
 
 IMAGE = (3, 8, 8)
 BACKENDS = ["torch", "cpp", "triton"]

@@ -6,7 +6,7 @@ import argparse
 
 import torch
 
-from ..checkpoint import DEFAULT
+from ..checkpoints import DEFAULT
 from ..errors import UsageError
 
 MODEL_HELP = (

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .. import _C, checkpoint
+from .. import _C, checkpoints
 from ..errors import CheckpointError, ConfigError, DomainWarning, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..memory import unreadable
@@ -163,7 +163,7 @@ class GHN(nn.Module):
         }
         self.weight_norm, self.num_classes = weight_norm, num_classes
         self.name = "GHN"
-        self.trained_on: checkpoint.TrainedOn | None = None
+        self.trained_on: checkpoints.TrainedOn | None = None
         self.epoch: int | None = None
         self.checked: WeightState = None  # the weights that are known to be finite, and their versions
         self.rounding = "float32"
@@ -384,8 +384,8 @@ class GHN(nn.Module):
             CheckpointError: the suffix is another one, or the file cannot be written.
         """
         weights = with_published_names(self.state_dict())
-        content = checkpoint.Checkpoint(dict(self.config), weights, self.name, self.epoch, self.trained_on)
-        checkpoint.write(path, content)
+        content = checkpoints.Checkpoint(dict(self.config), weights, self.name, self.epoch, self.trained_on)
+        checkpoints.write(path, content)
 
     @torch.no_grad()
     def compute(
@@ -614,7 +614,7 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def check_plausible(read: checkpoint.Checkpoint) -> None:
+def check_plausible(read: checkpoints.Checkpoint) -> None:
     """Every number of a configuration is at most how many weights there are: there is a bias of this length.
 
     Even without memory for weights, making a GHN takes time and memory that grow with these numbers.
@@ -632,7 +632,7 @@ def check_plausible(read: checkpoint.Checkpoint) -> None:
             )
 
 
-def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
+def from_checkpoint(read: checkpoints.Checkpoint) -> GHN:
     """A GHN with the configuration and weights of a checkpoint.
 
     Raises:
@@ -651,7 +651,7 @@ def from_checkpoint(read: checkpoint.Checkpoint) -> GHN:
             ghn = GHN(**read.config)
     except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error
-    weights = checkpoint.fitted_weights(ghn, read, with_published_names)
+    weights = checkpoints.fitted_weights(ghn, read, with_published_names)
     ghn = ghn.to_empty(device="cpu")
     ghn.load_state_dict(weights)
     ghn.name, ghn.epoch, ghn.trained_on = read.source, read.epoch, read.trained_on

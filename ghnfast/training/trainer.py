@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
 
-from ..checkpoint import TrainedOn
+from ..checkpoints import TrainedOn
 from ..deepnets import DeepNets1M
 from ..errors import TrainingError
 from ..files import in_words

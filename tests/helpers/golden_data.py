@@ -15,7 +15,7 @@ from graph_comparison import difference
 from torch import nn
 
 from ghnfast import GHN, ArchGraph, Report
-from ghnfast.checkpoint import Checkpoint
+from ghnfast.checkpoints import Checkpoint
 from ghnfast.nn.ghn import from_checkpoint
 
 FOLDER = Path(__file__).parents[1] / "golden"

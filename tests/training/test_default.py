@@ -8,22 +8,22 @@ import safetensors.torch
 import torch
 
 import ghnfast
-from ghnfast import checkpoint
+from ghnfast import checkpoints
 from ghnfast.training import evaluate, load_data, make_config, read_config
 from ghnfast.training.trainer import GHN_ARGUMENTS, LOG
 
-FOLDER = checkpoint.resolve(checkpoint.DEFAULT).parent
+FOLDER = checkpoints.resolve(checkpoints.DEFAULT).parent
 STAGES = [make_config(read_config(file)) for file in sorted(FOLDER.glob("stage-*.toml"))]
 
 
 def test_its_file_is_small() -> None:
-    file = checkpoint.resolve(checkpoint.DEFAULT)
+    file = checkpoints.resolve(checkpoints.DEFAULT)
     assert file.stat().st_size < 8 * 2**20
     assert {weight.dtype for weight in safetensors.torch.load_file(file).values()} == {torch.float16}
 
 
 def test_it_is_what_its_configurations_say() -> None:
-    ghn = ghnfast.load(checkpoint.DEFAULT)
+    ghn = ghnfast.load(checkpoints.DEFAULT)
     assert (ghn.name, ghn.num_classes) == ("ghn2-mnist5k", 10)
     assert {weight.dtype for weight in ghn.parameters()} == {torch.float32}
     for config in STAGES:
@@ -46,6 +46,6 @@ def test_its_log_is_that_of_all_stages() -> None:
 
 def test_networks_it_has_never_seen_read_digits() -> None:
     """Chance is 10 %."""
-    found = evaluate(ghnfast.load(checkpoint.DEFAULT), load_data("mnist5k"), ["test"], limit=3)
+    found = evaluate(ghnfast.load(checkpoints.DEFAULT), load_data("mnist5k"), ["test"], limit=3)
     assert min(found["test"]["networks"]) > 20
     assert found["test"]["mean"] > 30

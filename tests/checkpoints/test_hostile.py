@@ -21,8 +21,8 @@ import safetensors.torch
 import torch
 
 import ghnfast
-from ghnfast import GHN, CheckpointError, checkpoint
-from ghnfast.checkpoint import PublishedFile, read, resolve
+from ghnfast import GHN, CheckpointError
+from ghnfast.checkpoints import Check, Published, read, resolve
 
 TINY: dict[str, Any] = {"max_shape": (8, 8, 3, 3), "num_classes": 10, "hid": 8}
 
@@ -232,9 +232,10 @@ def test_servers_without_an_end(
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        monkeypatch.setattr(checkpoint, "PUBLISHED", {"ghn-test": PublishedFile("ghn.pt", "0" * 40)})
-        monkeypatch.setattr(checkpoint, "_TOTAL_SECONDS", 1.0)
-        monkeypatch.setattr(checkpoint, "_MOST_BYTES", 1 << 22)
+        entry = Published("ghn-test", "ghn.pt", Check("git blob id", "0" * 40))
+        monkeypatch.setattr("ghnfast.checkpoints.published.PUBLISHED", {"ghn-test": entry})
+        monkeypatch.setattr("ghnfast.checkpoints.download.TOTAL_SECONDS", 1.0)
+        monkeypatch.setattr("ghnfast.checkpoints.download.MOST_BYTES", 1 << 22)
         monkeypatch.setenv("GHNFAST_CACHE", str(tmp_path))
         monkeypatch.setenv("GHNFAST_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("no_proxy", "127.0.0.1")

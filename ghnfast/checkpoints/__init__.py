@@ -1,0 +1,35 @@
+"""GHN checkpoints: names to files, files to tensors and back, every one read safely.
+
+Two formats hold the same thing, the constructor arguments of a GHN and its weights:
+
+- the published layout, `.pt` or `.pth`: `torch.save({"state_dict": ..., "config": ..., "epoch": ...})`, read with
+  `weights_only=True`, so that nothing in the file is ever run;
+- `.safetensors`: the configuration as JSON in the metadata key `ghnfast_config`, beside `ghnfast_format` (the
+  version of this layout, "1") and, where they are known, `ghnfast_epoch` and `ghnfast_trained_on` (JSON: the name
+  of the images and the shape of one; `trained_on` in the other format).
+
+This package knows files and names; it does not know the GHN class, which imports it.
+"""
+
+from .contents import Checkpoint, TrainedOn
+from .download import cache_folder
+from .fitting import fitted_weights
+from .published import DEFAULT, PUBLISHED, Check, Published
+from .reading import read
+from .sources import load, resolve
+from .writing import write
+
+__all__ = [
+    "DEFAULT",
+    "PUBLISHED",
+    "Check",
+    "Checkpoint",
+    "Published",
+    "TrainedOn",
+    "cache_folder",
+    "fitted_weights",
+    "load",
+    "read",
+    "resolve",
+    "write",
+]

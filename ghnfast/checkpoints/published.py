@@ -1,0 +1,102 @@
+"""The GHNs that have names: where their files are, and what the files are known by."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO, NamedTuple
+
+CHUNK_BYTES = 1 << 20
+
+DEFAULT = "ghn2-mnist5k"  # the GHN that comes with the package
+DEFAULT_FILE = Path(__file__).parents[1] / "default" / f"{DEFAULT}.safetensors"
+PPUDA = "https://github.com/facebookresearch/ppuda/raw/main/checkpoints/"
+
+
+def git_blob_id(file: BinaryIO) -> str:
+    """What `git hash-object FILE` prints: sha1 of "blob SIZE\\0" and the content, in hexadecimal."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return digest_of(file, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
+
+
+def sha256(file: BinaryIO) -> str:
+    """What `sha256sum FILE` prints before the name."""
+    file.seek(0)
+    return digest_of(file, hashlib.sha256())
+
+
+def digest_of(file: BinaryIO, digest: Any) -> str:
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+DIGESTS: Mapping[str, Callable[[BinaryIO], str]] = MappingProxyType({"git blob id": git_blob_id, "sha256": sha256})
+
+
+class Check(NamedTuple):
+    """What the content of a file is known by: a kind of digest from `DIGESTS`, and the digest in hexadecimal."""
+
+    kind: str
+    digest: str
+
+    def of(self, file: BinaryIO) -> str:
+        """The digest of this kind of an open file."""
+        return DIGESTS[self.kind](file)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published GHN.
+
+    Attributes:
+        name: what users call it.
+        file: the file's name, on the server and in the cache.
+        check: what the file's content is known by.
+        base: the address of the folder that has the file; `GHNFAST_URL` takes its place.
+        config: constructor arguments of `ghnfast.GHN`, where the file does not say them; None: the file says them.
+        aliases: other names of it.
+    """
+
+    name: str
+    file: str
+    check: Check
+    base: str = PPUDA
+    config: Mapping[str, Any] | None = field(default=None, hash=False)
+    aliases: tuple[str, ...] = ()
+
+
+def of_ppuda(name: str, blob: str) -> Published:
+    """A GHN of the code of NeurIPS 2021; the blob id is that of the tree that publishes the file."""
+    return Published(name, f"{name.replace('-', '_')}.pt", Check("git blob id", blob))
+
+
+PUBLISHED: Mapping[str, Published] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in (
+            of_ppuda("ghn1-cifar10", "0c97a283aefc0445dd357c08f1b36698149b8013"),
+            of_ppuda("ghn2-cifar10", "4f290e0fad1b73066eeabb50be52e0c377d0b15b"),
+            of_ppuda("mlp-cifar10", "3a987c98b437fd2dfc603668a846f2b632ed28a3"),
+            of_ppuda("ghn1-imagenet", "985ebeb350c4ae79e0553d88c07d986fa69c227b"),
+            of_ppuda("ghn2-imagenet", "7b5d6733e9fdf0069bc6186cad3a0b1b54fda68d"),
+        )
+    }
+)
+
+
+def names() -> tuple[str, ...]:
+    """Every name that a GHN has, the default first."""
+    return DEFAULT, *PUBLISHED
+
+
+def entry_of(name: object) -> Published | None:
+    """The published GHN of this name or alias, if there is one."""
+    if not isinstance(name, str):
+        return None
+    return PUBLISHED.get(name) or next((entry for entry in PUBLISHED.values() if name in entry.aliases), None)

@@ -1,0 +1,61 @@
+"""From what a user says, a name or a path, to a file and a checkpoint."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from ..errors import CheckpointError
+from .contents import Checkpoint
+from .download import cached
+from .published import DEFAULT, DEFAULT_FILE, entry_of, names
+from .reading import read
+
+
+def load(source: str | os.PathLike[str]) -> Checkpoint:
+    """The checkpoint that a source stands for, as `resolve` finds and `read` reads it.
+
+    Raises:
+        CheckpointError: see there.
+    """
+    entry = entry_of(source)
+    return read(resolve(source), None if entry is None else entry.config)
+
+
+def resolve(source: str | os.PathLike[str]) -> Path:
+    """The file that a source stands for.
+
+    Args:
+        source: `DEFAULT`, which comes with the package; a name or an alias in `PUBLISHED`, whose file is downloaded
+            into `cache_folder()` on first use and verified on every use; or the path of an existing file. A name wins
+            over a file of that name ("./NAME" is the file).
+
+    Raises:
+        CheckpointError: neither a name nor a file; or the file could not be downloaded or verified.
+    """
+    if source == DEFAULT:
+        return DEFAULT_FILE
+    entry = entry_of(source)
+    if entry is not None:
+        return cached(entry)
+    if not isinstance(source, (str, os.PathLike)):
+        raise CheckpointError(f"a checkpoint is a name or a path, not {type(source).__name__}; {names_in_words()}")
+    given = os.fsdecode(source)
+    path = os.path.expanduser(given)
+    if os.path.isfile(path):  # unlike Path.is_file, no error on a text that cannot be a path
+        return Path(path)
+    what = "is a folder" if given and os.path.isdir(path) else "is neither a published checkpoint nor an existing file"
+    shown = repr(given if len(given) < 300 else given[:300] + "...")
+    raise CheckpointError(f"{shown} {what}{suggestion(given)}; {names_in_words()}")
+
+
+def names_in_words() -> str:
+    return f"names: {', '.join(names())}; the path of a checkpoint file is accepted too"
+
+
+def suggestion(given: str) -> str:
+    """The known name that is nearly what was given, or whose file's name was given, as a question; else nothing."""
+    stem = os.path.basename(given).lower().replace("_", "-").removesuffix(".pt")
+    close = difflib.get_close_matches(stem, names(), n=1, cutoff=0.7)
+    return f" (did you mean '{close[0]}'?)" if close else ""

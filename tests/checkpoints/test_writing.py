@@ -1,0 +1,61 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoint_cases import SUFFIXES, message, says, small
+
+from ghnfast.checkpoints import read, write
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"ghn{suffix}"
+    write(path, small())
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for function in ("replace", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, fail)
+            text = message(write, path, small(epoch=8))
+        says(text, path, "could not be written", "No space left on device")
+        assert path.read_bytes() == before
+        assert os.listdir(tmp_path) == [path.name]
+    write(path, small(epoch=8))
+    assert read(path).epoch == 8
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "ghn.pt", small())
+    assert os.listdir(tmp_path) == []
+
+
+def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
+    for name in ("ghn.bin", "ghn"):
+        says(message(write, tmp_path / name, small()), name, "suffix is", "accepted: .pt or .pth", ".safetensors")
+    says(message(write, tmp_path / "none" / "ghn.pt", small()), "none/ghn.pt", "could not be written", "No such file")
+    (tmp_path / "folder.pt").mkdir()
+    says(message(write, tmp_path / "folder.pt", small()), "folder.pt", "could not be written")
+    bits = small(state_dict={"w": torch.empty(4, dtype=torch.bits8)})
+    says(message(write, tmp_path / "bits.safetensors", bits), "bits.safetensors", "could not be written", "torch.bits8")
+    assert os.listdir(tmp_path) == ["folder.pt"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_others_may_read_what_is_written(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "touched").touch()
+    write(tmp_path / f"ghn{suffix}", small())
+    assert (tmp_path / f"ghn{suffix}").stat().st_mode == (tmp_path / "touched").stat().st_mode
