@@ -18,7 +18,7 @@ def limit(mebibytes):
 """
 
 # Blocks of 10 to 1,000 rows for every number of classes; with so many inputs that the parameter has just as many bytes
-# as a piece of work (kItemBytes in csrc/decode.cpp), or just more.
+# as a piece of work (kItemBytes in csrc/decode/decode.cpp), or just more.
 EVERY_COUNT = """
 import numpy as np
 from ghnfast import _C

@@ -27,7 +27,7 @@ from .genotype import GENOTYPES, Genotype
 from .network import MOST, Network
 from .space import args_of, genotype_of, graph_from, settings_of
 
-# The splits that are sampled, in the order of `Split` in csrc/search_space.hpp, and how many networks they have:
+# The splits that are sampled, in the order of `Split` in csrc/deepnets/sampling.hpp, and how many networks they have:
 # as many as published; for `search` no publication says it.
 SIZES = {
     "train": 1_000_000,

@@ -44,7 +44,7 @@ class ShapeError(RuntimeError):
 
 
 class Kind(IntEnum):
-    """What a traced operation is; the numbers are those of `Kind` in csrc/graph.hpp.
+    """What a traced operation is; the numbers are those of `Kind` in csrc/graph/graph.hpp.
 
     The first fifteen are the primitives of DeepNets-1M, in the order of the embedding table.
     """
@@ -76,7 +76,7 @@ class Kind(IntEnum):
 
 
 class Fate(IntEnum):
-    """Why a traced operation is or is not a node; the numbers are those of `Fate` in csrc/graph.hpp."""
+    """Why a traced operation is or is not a node; the numbers are those of `Fate` in csrc/graph/graph.hpp."""
 
     NODE = 0
     CONTRACTED = 1

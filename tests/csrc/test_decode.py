@@ -1,4 +1,4 @@
-"""csrc/decode.cpp on plain arrays, with every instruction set of the machine."""
+"""csrc/decode on plain arrays, with every instruction set of the machine."""
 
 from __future__ import annotations
 

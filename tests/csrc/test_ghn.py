@@ -1,4 +1,4 @@
-"""csrc/ghn.cpp, layout.cpp and linear_kernels.cpp on plain arrays, with every instruction set of the machine."""
+"""csrc/forward and csrc/decode/layout.cpp on plain arrays, with every instruction set of the machine."""
 
 from __future__ import annotations
 

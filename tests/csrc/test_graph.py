@@ -1,4 +1,4 @@
-"""csrc/graph.cpp: contraction, pruning, order, levels and shortest paths, from plain arrays."""
+"""csrc/graph: contraction, pruning, order, levels and shortest paths, from plain arrays."""
 
 from __future__ import annotations
 

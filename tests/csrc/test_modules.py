@@ -1,4 +1,4 @@
-"""csrc/modules.cpp: the walk over a model and the snapshot of it, on objects that look like modules."""
+"""csrc/python/modules.cpp: the walk over a model and the snapshot of it, on objects that look like modules."""
 
 from __future__ import annotations
 

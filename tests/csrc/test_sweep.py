@@ -1,4 +1,4 @@
-"""csrc/sweep.cpp on plain arrays, with every instruction set of the machine."""
+"""csrc/sweep on plain arrays, with every instruction set of the machine."""
 
 from __future__ import annotations
 

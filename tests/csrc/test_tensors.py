@@ -1,4 +1,4 @@
-"""csrc/tensors.cpp on memory without tensors: what overlaps, and what can be written."""
+"""csrc/core/memory.cpp on memory without tensors: what overlaps, and what can be written."""
 
 from __future__ import annotations
 

@@ -1,0 +1,432 @@
+#include "decode/decode.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "core/buffer.hpp"
+#include "core/parallel.hpp"
+#include "decode/decode_kernels.hpp"
+
+namespace ghnfast {
+namespace {
+
+DecodeKernels<float> kernels_for(float) { return GHNFAST_DISPATCH(decode_kernels_float()); }
+DecodeKernels<double> kernels_for(double) { return GHNFAST_DISPATCH(decode_kernels_double()); }
+
+// Cells of a tile: with 256 hidden units, 128 KiB of hidden states.
+constexpr std::int64_t kTileCells = 128;
+// Bytes that one thread writes before it takes new work, where work can be cut so small.
+constexpr std::int64_t kItemBytes = 1 << 18;
+// Models of this size and more are not in a cache, nor would they stay in it: writing past it saves reading them first.
+constexpr std::int64_t kStreamBytes = 4 << 20;
+
+std::int64_t size_of(Element element) {
+  switch (element) {
+    case Element::kFloat64:
+      return 8;
+    case Element::kFloat32:
+      return 4;
+    default:
+      return 2;
+  }
+}
+
+std::int64_t bytes_of(const DecodeTask& task) {
+  return task.target.out * task.target.in * task.target.cells * size_of(task.memory.element);
+}
+
+// The least value that rounds to infinity. Half precision is rounded from float32, as torch does: a double that rounds
+// to a float from where on halves are infinite is too large, too.
+double limit_of(Element element) {
+  switch (element) {
+    case Element::kFloat64:
+      return std::numeric_limits<double>::infinity();
+    case Element::kFloat32:
+      return 0x1.ffffffp127;
+    case Element::kFloat16:
+      return 65520.0 - 0x1p-9;
+    default:
+      return 0x1.ffp127 - 0x1p103;
+  }
+}
+
+void require(bool condition, std::size_t index, const char* what) {
+  if (!condition) {
+    throw std::invalid_argument("target " + std::to_string(index) + ": " + what);
+  }
+}
+
+void check_target(const DecodeTarget& target, std::size_t index) {
+  require(target.rows >= 1 && target.columns >= 1 && target.cells >= 1, index, "its block is empty");
+  require(target.rows <= target.out && target.columns <= target.in, index, "its block is larger than itself");
+  require(is_within({target.out, target.in, target.cells}, kMostElements), index, "it has more than 2^48 elements");
+}
+
+}  // namespace
+
+bool is_within(std::initializer_list<std::int64_t> factors, std::int64_t most) {
+  for (const auto factor : factors) {
+    most = factor < 1 ? 0 : most / factor;
+  }
+  return most >= 1;
+}
+
+template <typename T>
+void check_targets(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets) {
+  if (source.width < 1 || source.width % 4 != 0) {
+    throw std::invalid_argument("the width of hidden is " + std::to_string(source.width) +
+                                "; a positive multiple of 4 is accepted");
+  }
+  for (std::size_t index = 0; index < targets.size(); ++index) {
+    const auto& target = targets[index];
+    check_target(target, index);
+    if (target.is_product) {
+      require(target.rows <= source.max_rows && target.columns <= source.max_columns, index,
+              "its block is larger than the weight's products");
+      require(target.first >= 0 && target.first <= source.hidden_rows - target.cells, index,
+              "its rows of hidden are out of range");
+      require(target.activation == Activation::kScale, index, "a product is scaled only");
+    } else {
+      require(target.first >= 0 && target.first <= source.block_elements - target.rows * target.columns * target.cells,
+              index, "its block is out of range");
+    }
+  }
+}
+
+namespace {
+
+// A piece of work: block rows [from, to) of a tile, or of the given targets [begin, end).
+struct Item {
+  std::int64_t tile;  // or -1
+  std::int64_t begin, end;
+  std::int64_t from, to;
+};
+
+// Everything that one call of `decode` works with.
+template <typename T>
+class Decoding {
+ public:
+  Decoding(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets,
+           const std::vector<DecodeMemory>& memory, int threads)
+      : source_(source), kernels_(kernels_for(T{})), threads_(threads) {
+    for (std::size_t index = 0; index < targets.size(); ++index) {
+      add_task(targets[index], memory[index]);
+    }
+    make_tiles();
+    make_items();
+    make_scratch();
+    pack();
+  }
+
+  // The number of the first target with a value that is not finite, or -1.
+  std::int64_t first_broken() {
+    const auto job = scratch_.front()->job_for(*this, false);
+    for (const auto* task : given_) {
+      if (!kernels_.given_rows(source_, *task, 0, task->target.rows, job)) {
+        return task - tasks_.data();
+      }
+    }
+    return products_are_bounded() ? -1 : run(false);
+  }
+
+  void write() { run(true); }
+
+ private:
+  // What one thread needs to work on items.
+  struct Scratch {
+    explicit Scratch(const Decoding& of)
+        : products(of.most_products_, Fill::kNothing),
+          values(of.most_values_, Fill::kNothing),
+          unit(of.most_values_ * 8 + 64, Fill::kNothing) {}
+
+    RowJob<T> job_for(const Decoding& of, bool write) {
+      RowJob<T> job;
+      job.write = write;
+      job.stream = write && of.bytes_ >= kStreamBytes;
+      job.products = products.data();
+      job.values = values.data();
+      job.unit = unit.data();
+      return job;
+    }
+
+    Buffer<T> products, values;
+    Buffer<char> unit;
+  };
+
+  // One for each thread that can have work, and all of them before anything is written: there may be no memory for it.
+  void make_scratch() {
+    const auto workers =
+        std::min<std::int64_t>({std::max(1, threads_), static_cast<std::int64_t>(items_.size()), kMostThreads});
+    for (std::int64_t worker = 0; worker < std::max<std::int64_t>(1, workers); ++worker) {
+      scratch_.push_back(std::make_unique<Scratch>(*this));
+    }
+  }
+
+  void add_task(const DecodeTarget& target, const DecodeMemory& memory) {
+    DecodeTask task{target, memory, limit_of(memory.element), false};
+    // Between the elements of a dimension of size one, no distance matters.
+    task.contiguous = (memory.strides[2] == 1 || target.cells == 1) &&
+                      (memory.strides[1] == target.cells || target.in == 1) &&
+                      (memory.strides[0] == target.in * target.cells || target.out == 1);
+    bytes_ += bytes_of(task);
+    most_values_ = std::max(most_values_, target.columns * target.cells);
+    tasks_.push_back(task);
+  }
+
+  void make_tiles() {
+    for (auto& task : tasks_) {
+      if (task.target.is_product) {
+        products_.push_back(&task);
+      } else {
+        given_.push_back(&task);
+      }
+    }
+    // Blocks of equal size next to each other: a panel is multiplied for the largest of its blocks.
+    std::stable_sort(products_.begin(), products_.end(), [](const auto* a, const auto* b) {
+      return std::make_pair(a->target.columns, a->target.rows) > std::make_pair(b->target.columns, b->target.rows);
+    });
+    std::vector<std::int64_t> offsets;
+    std::int64_t packed = 0;
+    for (std::size_t begin = 0; begin < products_.size();) {
+      ProductTile<T> tile;
+      tile.tasks = products_.data() + begin;
+      tile.most_columns = products_[begin]->target.columns;
+      const bool single = tile.most_columns == 1;
+      for (; begin < products_.size(); ++begin, ++tile.count) {
+        const auto& target = products_[begin]->target;
+        // Blocks with one column are multiplied in another way.
+        if (tile.count > 0 && (tile.cells + target.cells > kTileCells || (target.columns == 1) != single)) {
+          break;
+        }
+        products_[begin]->column = tile.cells;
+        tile.cells += target.cells;
+      }
+      const auto columns = (tile.cells + kernels_.panel_width - 1) / kernels_.panel_width * kernels_.panel_width;
+      most_products_ = std::max(most_products_, std::max(tile.most_columns, kRowsAtOnce) * columns);
+      offsets.push_back(packed);
+      packed += columns * source_.width;
+      tiles_.push_back(tile);
+    }
+    panels_ = std::make_unique<Buffer<T>>(packed, Fill::kNothing);
+    for (std::size_t index = 0; index < tiles_.size(); ++index) {
+      tiles_[index].panels = panels_->data() + offsets[index];
+    }
+  }
+
+  void make_items() {
+    for (std::size_t index = 0; index < tiles_.size(); ++index) {
+      std::int64_t rows = 0;
+      for (std::int64_t task = 0; task < tiles_[index].count; ++task) {
+        rows = std::max(rows, tiles_[index].tasks[task]->target.rows);
+      }
+      const auto step = tiles_[index].most_columns == 1 ? kRowsAtOnce : 1;
+      for (std::int64_t from = 0; from < rows; from += step) {
+        items_.push_back({static_cast<std::int64_t>(index), 0, 0, from, std::min(from + step, rows)});
+      }
+    }
+    add_given_items();
+  }
+
+  // Large given blocks are cut into runs of their rows; small ones are put together. Every turn takes at least one.
+  void add_given_items() {
+    for (std::size_t begin = 0; begin < given_.size();) {
+      const auto& target = given_[begin]->target;
+      const auto first = static_cast<std::int64_t>(begin);
+      if (bytes_of(*given_[begin]) > kItemBytes) {
+        // Block row 0 has the most repeats.
+        const auto repeats = (target.out + target.rows - 1) / target.rows;
+        const auto row_bytes = repeats * target.in * target.cells * size_of(given_[begin]->memory.element);
+        const auto step = std::max<std::int64_t>(1, kItemBytes / row_bytes);
+        for (std::int64_t from = 0; from < target.rows; from += step) {
+          items_.push_back({-1, first, first + 1, from, std::min(from + step, target.rows)});
+        }
+        ++begin;
+        continue;
+      }
+      std::int64_t bytes = bytes_of(*given_[begin++]);
+      for (; begin < given_.size() && bytes + bytes_of(*given_[begin]) <= kItemBytes; ++begin) {
+        bytes += bytes_of(*given_[begin]);
+      }
+      items_.push_back({-1, first, static_cast<std::int64_t>(begin), 0, -1});
+    }
+  }
+
+  void pack() {
+    parallel_for(static_cast<std::int64_t>(tiles_.size()), threads_,
+                 [&](std::int64_t index) { kernels_.pack(source_, tiles_[index]); });
+  }
+
+  // Whether no product can be too large for its target: the sum of |w| |h| is at most width * max |w| * max |h|.
+  bool products_are_bounded() {
+    if (products_.empty()) {
+      return true;
+    }
+    double scale = 0, limit = std::numeric_limits<T>::max();
+    for (const auto* task : products_) {
+      if (!std::isfinite(task->target.scale)) {
+        return false;
+      }
+      scale = std::max(scale, std::abs(task->target.scale));
+      limit = std::min(limit, task->limit);
+    }
+    const auto count = source_.max_rows * source_.max_columns;
+    const auto hidden = largest(source_.hidden, source_.hidden_rows * source_.width, threads_);
+    const auto weight = largest(source_.weight, count * source_.width, threads_);
+    const auto bias = largest(source_.bias, count, threads_);
+    const auto bound = static_cast<double>(source_.width) * weight * hidden + bias;
+    return bound < limit / 2 && bound * scale < limit / 2;
+  }
+
+  // Works through all items: writes, or checks the products; the first broken target, or -1.
+  std::int64_t run(bool write) {
+    constexpr auto kNone = std::numeric_limits<std::int64_t>::max();
+    std::atomic<std::int64_t> broken{kNone}, next{0};
+    const auto workers = static_cast<std::int64_t>(scratch_.size());
+    parallel_for(workers, static_cast<int>(workers), [&](std::int64_t worker) {
+      const auto job = scratch_[worker]->job_for(*this, write);
+      for (auto item = next.fetch_add(1); item < static_cast<std::int64_t>(items_.size()); item = next.fetch_add(1)) {
+        if (const auto* task = run_item(items_[item], job)) {
+          const auto number = task - tasks_.data();
+          for (auto known = broken.load(); number < known && !broken.compare_exchange_weak(known, number);) {
+          }
+        }
+      }
+    });
+    return broken == kNone ? -1 : broken.load();
+  }
+
+  const DecodeTask* run_item(const Item& item, const RowJob<T>& job) const {
+    if (item.tile >= 0) {
+      return kernels_.product_rows(source_, tiles_[item.tile], item.from, item.to, job);
+    }
+    for (auto index = item.begin; job.write && index < item.end; ++index) {
+      kernels_.given_rows(source_, *given_[index], item.from, item.to < 0 ? given_[index]->target.rows : item.to, job);
+    }
+    return nullptr;
+  }
+
+  const DecodeSource<T>& source_;
+  DecodeKernels<T> kernels_;
+  int threads_;
+  std::vector<DecodeTask> tasks_;
+  std::vector<DecodeTask*> products_;
+  std::vector<const DecodeTask*> given_;
+  std::vector<ProductTile<T>> tiles_;
+  std::unique_ptr<Buffer<T>> panels_;
+  std::vector<Item> items_;
+  std::vector<std::unique_ptr<Scratch>> scratch_;
+  std::int64_t bytes_ = 0, most_values_ = 0, most_products_ = 0;
+};
+
+// The sum over the repeats of block row `row`: (columns, cells).
+template <typename T>
+void fold_row(const DecodeTarget& target, std::int64_t row, const T* grad, T* sum) {
+  const auto unit = target.columns * target.cells, row_elements = target.in * target.cells;
+  std::fill(sum, sum + unit, T(0));
+  for (auto out = row; out < target.out; out += target.rows) {
+    for (std::int64_t at = 0; at < row_elements; at += unit) {
+      const T* from = grad + out * row_elements + at;
+      const auto size = std::min(unit, row_elements - at);
+      for (std::int64_t i = 0; i < size; ++i) {
+        sum[i] += from[i];
+      }
+    }
+  }
+}
+
+template <typename T>
+T derivative(const DecodeTarget& target, T x) {
+  if (target.activation == Activation::kSigmoid) {
+    const auto sigmoid = T(1) / (T(1) + std::exp(-x / T(2)));
+    return sigmoid * (T(1) - sigmoid);
+  }
+  if (target.activation == Activation::kTanh) {
+    const auto tanh = std::tanh(x / T(5));
+    return (T(1) - tanh * tanh) / T(5);
+  }
+  return static_cast<T>(target.scale);
+}
+
+template <typename T>
+void fold(const DecodeSource<T>& source, const DecodeTarget& target, const T* grad, T* result) {
+  const auto unit = target.columns * target.cells;
+  std::vector<T> sum(unit);
+  for (std::int64_t row = 0; row < target.rows; ++row) {
+    fold_row(target, row, grad, sum.data());
+    for (std::int64_t i = 0; i < unit; ++i) {
+      const auto column = i / target.cells, cell = i % target.cells;
+      if (target.is_product) {
+        result[(cell * target.rows + row) * target.columns + column] = sum[i] * static_cast<T>(target.scale);
+      } else {
+        result[row * unit + i] = sum[i] * derivative(target, source.blocks[target.first + row * unit + i]);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <typename T>
+std::int64_t decode(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets,
+                    const std::vector<DecodeMemory>& memory, bool check, int threads,
+                    const std::function<void()>& before_writing) {
+  check_targets(source, targets);
+  Decoding<T> decoding(source, targets, memory, threads);
+  const auto broken = check ? decoding.first_broken() : -1;
+  if (broken < 0) {
+    if (before_writing) {
+      before_writing();
+    }
+    decoding.write();
+  }
+  return broken;
+}
+
+template <typename T>
+double largest(const T* values, std::int64_t count, int threads) {
+  constexpr std::int64_t kChunk = 1 << 16;
+  const auto kernels = kernels_for(T{});
+  std::vector<double> found((count + kChunk - 1) / kChunk);
+  parallel_for(static_cast<std::int64_t>(found.size()), count > 4 * kChunk ? threads : 1, [&](std::int64_t chunk) {
+    found[chunk] = kernels.largest(values + chunk * kChunk, std::min(kChunk, count - chunk * kChunk));
+  });
+  return found.empty() ? 0.0 : *std::max_element(found.begin(), found.end());
+}
+
+template <typename T>
+void decode_backward(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets, const T* grad,
+                     T* grad_products, T* grad_blocks, int threads) {
+  check_targets(source, targets);
+  std::vector<const T*> grads;
+  std::vector<T*> results;
+  for (const auto& target : targets) {
+    grads.push_back(grad);
+    grad += target.out * target.in * target.cells;
+    results.push_back(target.is_product ? grad_products : grad_blocks + target.first);
+    grad_products += target.is_product ? target.rows * target.columns * target.cells : 0;
+  }
+  parallel_for(static_cast<std::int64_t>(targets.size()), threads,
+               [&](std::int64_t index) { fold(source, targets[index], grads[index], results[index]); });
+}
+
+template void check_targets(const DecodeSource<float>&, const std::vector<DecodeTarget>&);
+template void check_targets(const DecodeSource<double>&, const std::vector<DecodeTarget>&);
+template std::int64_t decode(const DecodeSource<float>&, const std::vector<DecodeTarget>&,
+                             const std::vector<DecodeMemory>&, bool, int, const std::function<void()>&);
+template std::int64_t decode(const DecodeSource<double>&, const std::vector<DecodeTarget>&,
+                             const std::vector<DecodeMemory>&, bool, int, const std::function<void()>&);
+template double largest(const float*, std::int64_t, int);
+template double largest(const double*, std::int64_t, int);
+template void decode_backward(const DecodeSource<float>&, const std::vector<DecodeTarget>&, const float*, float*,
+                              float*, int);
+template void decode_backward(const DecodeSource<double>&, const std::vector<DecodeTarget>&, const double*, double*,
+                              double*, int);
+
+}  // namespace ghnfast

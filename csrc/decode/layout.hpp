@@ -1,0 +1,46 @@
+// How the parameters of a batch are decoded: which share a call of a decoder, and where their blocks lie.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "decode/decode.hpp"
+
+namespace ghnfast {
+
+// The numbers are those of `Decoder` in ghnfast/nn/layout.py.
+enum class Decoder : std::int64_t { kKernel, kVectorWeight, kVectorBias, kClassWeight, kClassBias, kWhole };
+
+// Blocks that are decoded alike from nodes[begin, begin + count).
+struct DecoderCall {
+  Decoder decoder = Decoder::kKernel;
+  std::int64_t begin = 0, count = 0;
+  std::int64_t height = 0, width = 0, columns = 0, rows = 0, cells = 0;
+  std::int64_t first = 0;  // the first row of `hidden` for kernels, else the first element of `blocks`
+};
+
+// A parameter that is predicted; the columns of the table in ghnfast/nn/layout.py.
+struct Slot {
+  std::int64_t node = 0;
+  Decoder decoder = Decoder::kKernel;
+  std::int64_t height = 0, width = 0, columns = 0, rows = 0, cells = 0, out = 0, in = 0;
+  std::int64_t kind = 0;
+  double scale = 1;
+};
+
+// The lengths of what decoders give whatever is asked for.
+struct BlockSizes {
+  std::int64_t vector = 0, classes = 0;
+};
+
+struct Layout {
+  std::vector<std::int64_t> order;  // the slots, sorted by what they share
+  std::vector<std::int64_t> first;  // of each slot in that order: its first row of hidden, or first element of blocks
+  std::vector<DecoderCall> calls;   // of all slots in that order; their nodes are those of the slots
+  std::int64_t hidden_rows = 0, elements = 0;
+};
+
+// Throws std::invalid_argument where the elements of all blocks would be more than memory can have.
+Layout lay_out(const std::vector<Slot>& slots, const BlockSizes& sizes);
+
+}  // namespace ghnfast

@@ -1,0 +1,259 @@
+#include "forward/ghn.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "core/buffer.hpp"
+#include "core/parallel.hpp"
+#include "forward/linear_kernels.hpp"
+
+namespace ghnfast {
+namespace {
+
+LinearKernels<float> kernels_for(float) { return GHNFAST_DISPATCH(linear_kernels_float()); }
+LinearKernels<double> kernels_for(double) { return GHNFAST_DISPATCH(linear_kernels_double()); }
+
+// Multiplications below which a second thread costs more than it saves.
+constexpr std::int64_t kWorthThreads = 1 << 19;
+
+template <typename T>
+LinearJob<T> job_of(const Layer<T>& layer, const T* x, std::int64_t count, T* y, bool relu) {
+  LinearJob<T> job;
+  job.weight = layer.weight;
+  job.output_stride = job.inputs = job.x_stride = layer.inputs;
+  job.outputs = job.y_stride = layer.outputs;
+  job.bias = layer.bias;
+  job.x = x;
+  job.count = count;
+  job.y = y;
+  job.relu = relu;
+  return job;
+}
+
+template <typename T>
+void run(const LinearJob<T>& job) {
+  const auto kernels = kernels_for(T{});
+  Buffer<T> panel(job.inputs * kernels.panel_width, Fill::kNothing);
+  kernels.linear(job, panel.data());
+}
+
+// Cuts a job by its outputs, so that each part of the weight is transposed once.
+template <typename T>
+void run_parallel(const LinearJob<T>& job, int threads) {
+  const auto width = kernels_for(T{}).panel_width;
+  const auto panels = (job.outputs + width - 1) / width;
+  const auto parts = job.outputs * job.inputs * job.count < kWorthThreads ? 1 : std::min<std::int64_t>(panels, 8);
+  parallel_for(parts, threads, [&](std::int64_t part) {
+    const auto from = panels * part / parts * width;
+    auto piece = job;
+    piece.outputs = std::min(job.outputs, panels * (part + 1) / parts * width) - from;
+    piece.weight += from * job.output_stride;
+    piece.bias += from * job.bias_stride;
+    piece.y += from;
+    run(piece);
+  });
+}
+
+template <typename T>
+void embed_sizes(const SizeTable<T>& sizes, const std::int64_t* shape, std::int64_t width, T* to) {
+  for (int part = 0; part < 2; ++part, to += width) {
+    const auto last = sizes.sizes - 1;  // the row for no shape; the one before it is for all larger sizes
+    const auto row = sizes.rows[shape[part] < 0 ? last : std::min(shape[part], last - 1)];
+    for (std::int64_t i = 0; i < width; ++i) {
+      to[i] += sizes.table[row * width + i];
+    }
+  }
+}
+
+template <typename T>
+void layer_norm(const GhnPointers<T>& ghn, T* state) {
+  const auto count = static_cast<T>(ghn.hid);
+  T sum = 0, squares = 0;
+  for (std::int64_t i = 0; i < ghn.hid; ++i) {
+    sum += state[i];
+  }
+  const T mean = sum / count;
+  for (std::int64_t i = 0; i < ghn.hid; ++i) {
+    squares += (state[i] - mean) * (state[i] - mean);
+  }
+  const T factor = T(1) / std::sqrt(squares / count + static_cast<T>(ghn.norm_epsilon));
+  for (std::int64_t i = 0; i < ghn.hid; ++i) {
+    state[i] = (state[i] - mean) * factor * ghn.norm_weight[i] + ghn.norm_bias[i];
+  }
+}
+
+// The decoders' first layers for one batch.
+template <typename T>
+class DecoderInputs {
+ public:
+  DecoderInputs(const GhnPointers<T>& ghn, const T* states, const std::vector<std::int64_t>& nodes,
+                const std::vector<DecoderCall>& calls, T* hidden, T* blocks, int threads)
+      : ghn_(ghn), states_(states), nodes_(nodes), calls_(calls), hidden_(hidden), blocks_(blocks), threads_(threads) {
+    for (const auto& call : calls) {
+      rows_ += call.decoder == Decoder::kKernel ? call.count * call.cells : 0;
+    }
+    for (const auto& call : calls) {
+      class_rows_.push_back(rows_);
+      rows_ += call.decoder == Decoder::kClassWeight ? call.count : 0;
+    }
+  }
+
+  void run_all() {
+    Buffer<T> cells(rows_ * ghn_.hidden.inputs, Fill::kNothing);
+    std::vector<std::function<void()>> work;
+    for (std::size_t index = 0; index < calls_.size(); ++index) {
+      add_first_layers(index, cells.data(), work);
+    }
+    parallel_for(static_cast<std::int64_t>(work.size()), threads_, [&](std::int64_t item) { work[item](); });
+    run_parallel(job_of<T>(ghn_.hidden, cells.data(), rows_, hidden_, true), threads_);
+    for (std::size_t index = 0; index < calls_.size(); ++index) {
+      if (calls_[index].decoder == Decoder::kClassWeight) {
+        class_weights(calls_[index], class_rows_[index]);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kVectorsAtOnce = 64;
+  static constexpr std::int64_t kClassParts = 4;
+
+  void add_first_layers(std::size_t index, T* cells, std::vector<std::function<void()>>& work) {
+    const auto& call = calls_[index];
+    if (call.decoder == Decoder::kKernel || call.decoder == Decoder::kClassWeight) {
+      const auto first = call.decoder == Decoder::kKernel ? call.first : class_rows_[index];
+      for (std::int64_t cell = 0; cell < call.cells; ++cell) {
+        work.push_back([this, &call, first, cell, cells] { cell_of_kernels(call, first, cell, cells); });
+      }
+    } else if (call.decoder == Decoder::kVectorWeight || call.decoder == Decoder::kVectorBias) {
+      for (std::int64_t from = 0; from < call.count; from += kVectorsAtOnce) {
+        work.push_back([this, &call, from] { vectors(call, from); });
+      }
+    } else if (call.decoder == Decoder::kClassBias) {
+      work.push_back([this, &call] { class_biases(call); });
+    }
+  }
+
+  // One cell of all kernels of a call, relu(fc(h)): its weights lie size * size rows apart.
+  void cell_of_kernels(const DecoderCall& call, std::int64_t first, std::int64_t cell, T* cells) const {
+    const auto plane = ghn_.size * ghn_.size;
+    const auto at = cell / call.width * ghn_.size + cell % call.width;
+    auto job = job_of<T>(ghn_.cells, states_, call.count, nullptr, true);
+    job.outputs = ghn_.hidden.inputs;
+    job.weight += at * ghn_.hid;
+    job.output_stride = plane * ghn_.hid;
+    job.bias += at;
+    job.bias_stride = plane;
+    job.rows = nodes_.data() + call.begin;
+    job.y = cells + (first + cell) * ghn_.hidden.inputs;
+    job.y_stride = call.cells * ghn_.hidden.inputs;
+    run(job);
+  }
+
+  void vectors(const DecoderCall& call, std::int64_t from) const {
+    const auto count = std::min(kVectorsAtOnce, call.count - from);
+    Buffer<T> units(count * ghn_.vectors[0].outputs, Fill::kNothing);
+    vector_units(call, from, count, units.data());
+    run(job_of<T>(ghn_.vectors[1], units.data(), count, blocks_ + call.first + from * ghn_.vectors[1].outputs, false));
+  }
+
+  void vector_units(const DecoderCall& call, std::int64_t from, std::int64_t count, T* units) const {
+    auto job = job_of<T>(ghn_.vectors[0], states_, count, units, true);
+    job.rows = nodes_.data() + call.begin + from;
+    run(job);
+  }
+
+  // From the positive part of the vectors for biases, which are the second half of each.
+  void class_biases(const DecoderCall& call) const {
+    const auto length = ghn_.class_bias.inputs;
+    Buffer<T> units(call.count * ghn_.vectors[0].outputs, Fill::kNothing), biases(call.count * length, Fill::kNothing);
+    vector_units(call, 0, call.count, units.data());
+    auto half = ghn_.vectors[1];
+    half.outputs = length;
+    half.weight += length * half.inputs;
+    half.bias += length;
+    run(job_of<T>(half, units.data(), call.count, biases.data(), true));
+    run(job_of<T>(ghn_.class_bias, biases.data(), call.count, blocks_ + call.first, false));
+  }
+
+  // From the positive part of the products for one cell: (rows, columns).
+  void class_weights(const DecoderCall& call, std::int64_t first) const {
+    const auto inputs = ghn_.products.inputs, rows = ghn_.rows, block = rows * call.columns;
+    Buffer<T> kernels(call.count * block, Fill::kNothing);
+    const int threads = rows * call.columns * inputs * call.count < kWorthThreads ? 1 : threads_;
+    parallel_for(rows, threads, [&](std::int64_t row) {
+      auto job =
+          job_of<T>(ghn_.products, hidden_ + first * inputs, call.count, kernels.data() + row * call.columns, true);
+      job.outputs = call.columns;
+      job.weight += row * ghn_.columns * inputs;
+      job.bias += row * ghn_.columns;
+      job.y_stride = block;
+      run(job);
+    });
+    const auto classes = ghn_.classes.outputs;
+    parallel_for(call.count * kClassParts, threads, [&](std::int64_t item) {
+      const auto index = item / kClassParts, part = item % kClassParts;
+      const auto from = classes * part / kClassParts, to = classes * (part + 1) / kClassParts;
+      auto job = job_of<T>(ghn_.classes, ghn_.classes.weight + from * rows, to - from,
+                           blocks_ + call.first + (index * classes + from) * call.columns, false);
+      job.weight = kernels.data() + index * block;
+      job.output_stride = 1;
+      job.input_stride = job.outputs = job.y_stride = call.columns;
+      job.bias = nullptr;
+      job.row_bias = ghn_.classes.bias + from;
+      run(job);
+    });
+  }
+
+  const GhnPointers<T>& ghn_;
+  const T* states_;
+  const std::vector<std::int64_t>& nodes_;
+  const std::vector<DecoderCall>& calls_;
+  T *hidden_, *blocks_;
+  int threads_;
+  std::int64_t rows_ = 0;  // of kernels, and behind them one for each class weight
+  std::vector<std::int64_t> class_rows_;
+};
+
+}  // namespace
+
+template <typename T>
+void node_states(const GhnPointers<T>& ghn, const Topology& topology, const std::int8_t* primitives,
+                 const std::int64_t* shapes, std::int64_t nodes, T* states, int threads) {
+  Buffer<T> initial(nodes * ghn.hid, Fill::kNothing);
+  for (std::int64_t node = 0; node < nodes; ++node) {
+    T* state = initial.data() + node * ghn.hid;
+    std::copy_n(ghn.primitives + primitives[node] * ghn.hid, ghn.hid, state);
+    embed_sizes(ghn.channels, shapes + 4 * node, ghn.hid / 4, state);
+    embed_sizes(ghn.kernels, shapes + 4 * node + 2, ghn.hid / 4, state + ghn.hid / 2);
+  }
+  if (const auto* mlp = ghn.node_mlp; mlp[0].weight != nullptr) {
+    Buffer<T> units(nodes * mlp[0].outputs, Fill::kNothing);
+    run_parallel(job_of<T>(mlp[0], initial.data(), nodes, units.data(), true), threads);
+    run_parallel(job_of<T>(mlp[1], units.data(), nodes, states, true), threads);
+  } else {
+    gated_sweep(topology, ghn.sweep, initial.data(), states, threads);
+  }
+  if (ghn.norm_weight != nullptr) {
+    for (std::int64_t node = 0; node < nodes; ++node) {
+      layer_norm(ghn, states + node * ghn.hid);
+    }
+  }
+}
+
+template <typename T>
+void decode_inputs(const GhnPointers<T>& ghn, const T* states, const std::vector<std::int64_t>& nodes,
+                   const std::vector<DecoderCall>& calls, T* hidden, T* blocks, int threads) {
+  DecoderInputs<T>(ghn, states, nodes, calls, hidden, blocks, threads).run_all();
+}
+
+template void node_states(const GhnPointers<float>&, const Topology&, const std::int8_t*, const std::int64_t*,
+                          std::int64_t, float*, int);
+template void node_states(const GhnPointers<double>&, const Topology&, const std::int8_t*, const std::int64_t*,
+                          std::int64_t, double*, int);
+template void decode_inputs(const GhnPointers<float>&, const float*, const std::vector<std::int64_t>&,
+                            const std::vector<DecoderCall>&, float*, float*, int);
+template void decode_inputs(const GhnPointers<double>&, const double*, const std::vector<std::int64_t>&,
+                            const std::vector<DecoderCall>&, double*, double*, int);
+
+}  // namespace ghnfast

@@ -1,0 +1,61 @@
+// The forward pass of a GHN up to what decoding reads: embedding, sweep, normalization, and the decoders' first layers.
+//
+// Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), sections 3.2 and 3.3, appendix B.
+// ghnfast/nn has the same in PyTorch.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "decode/layout.hpp"
+#include "sweep/sweep.hpp"
+
+namespace ghnfast {
+
+// A linear layer in torch's layout: weight (out, in), bias (out).
+template <typename T>
+struct Layer {
+  const T* weight = nullptr;
+  const T* bias = nullptr;
+  std::int64_t outputs = 0, inputs = 0;
+};
+
+// A table of embeddings, and the row of it for each size; the last row is for nodes without a shape.
+template <typename T>
+struct SizeTable {
+  const T* table = nullptr;            // (rows, hid / 4)
+  const std::int64_t* rows = nullptr;  // (sizes)
+  std::int64_t sizes = 0;
+};
+
+template <typename T>
+struct GhnPointers {
+  std::int64_t hid = 0;
+  const T* primitives = nullptr;  // (primitives, hid)
+  SizeTable<T> channels, kernels;
+  SweepPointers<const T> sweep;    // of a gated sweep
+  Layer<T> node_mlp[2];            // instead of it, where its weight is not null
+  const T* norm_weight = nullptr;  // or null: no layer norm
+  const T* norm_bias = nullptr;
+  double norm_epsilon = 0;
+  // The decoder of kernels: cells (4 hid * size * size, hid), hidden (8 hid, 4 hid), products (rows * columns, 8 hid).
+  std::int64_t size = 0, rows = 0, columns = 0;
+  Layer<T> cells, hidden, products;
+  Layer<T> classes;     // (classes, rows)
+  Layer<T> vectors[2];  // the decoder of vectors: (., hid), (2 * vector length, .)
+  Layer<T> class_bias;  // (classes, vector length)
+};
+
+// States of nodes (nodes, hid) from their primitives and shapes (nodes, 4), -1 where there is none.
+template <typename T>
+void node_states(const GhnPointers<T>& ghn, const Topology& topology, const std::int8_t* primitives,
+                 const std::int64_t* shapes, std::int64_t nodes, T* states, int threads);
+
+// What the last step of decoding reads. Calls of the decoder kWhole are left to the caller.
+//
+// hidden: (rows of all kernels, 8 hid), and behind them scratch: a row for each class weight.
+template <typename T>
+void decode_inputs(const GhnPointers<T>& ghn, const T* states, const std::vector<std::int64_t>& nodes,
+                   const std::vector<DecoderCall>& calls, T* hidden, T* blocks, int threads);
+
+}  // namespace ghnfast
