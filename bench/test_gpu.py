@@ -24,10 +24,11 @@ from ghnfast.deepnets import DeepNets1M
 from ghnfast.graph import GraphBatch
 from ghnfast.kernels import decode as decode_kernels
 from ghnfast.kernels import sweep as sweep_kernels
-from ghnfast.nn.slots import decoded_part
 from ghnfast.ops.decode import DecodeSource, decode_into_op, memory_table
 from ghnfast.ops.decode import triton_tables as decode_tables
 from ghnfast.ops.sweep import gated_sweep, naive_gated_sweep, triton_tables
+from ghnfast.prediction import prepare
+from ghnfast.prediction.plan import decoded_part
 from ghnfast.profiling import Stage, fill
 from ghnfast.tracing.members import members_of
 
@@ -73,7 +74,7 @@ def test_model(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
     model = torchvision_model(name).cuda()
     graph = ghnfast.trace(model)
     batch = GraphBatch([graph])
-    job = ghn.prepare([model], [members_of(model)], batch, classifier=True)
+    job = prepare([model], [members_of(model)], batch, True, ghn.request)
     with torch.no_grad():
         states = ghn.node_states(batch, None)
         source = ghn.decode_source(states, job.layout, None)
@@ -169,7 +170,7 @@ def writing(ghn: ghnfast.GHN, name: str) -> tuple[Stage, Stage, int]:
     """The last step for a model without the preparation of the host, what it is without the check, and its bytes."""
     model = torchvision_model(name).cuda()
     batch = GraphBatch([ghnfast.trace(model)])
-    job = ghn.prepare([model], [members_of(model)], batch, classifier=True)
+    job = prepare([model], [members_of(model)], batch, True, ghn.request)
     with torch.no_grad():
         source = DecodeSource(*ghn.decode_source(ghn.node_states(batch, None), job.layout, None))
     outputs = list(map(decoded_part, job.forms, job.parameters))

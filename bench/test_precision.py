@@ -12,6 +12,7 @@ from sizes import size
 import ghnfast
 from ghnfast.graph import GraphBatch
 from ghnfast.ops.decode import DecodeSource, TargetKind, naive_blocks
+from ghnfast.prediction import prepare
 from ghnfast.tracing.members import members_of
 
 # Bits of the significand of a float32 that operands keep, with the leading one.
@@ -30,7 +31,7 @@ def test_precision(benchmark: Any, ghn: ghnfast.GHN, precision: str) -> None:
     """The largest error of a kernel of ResNet-50 with several cells, relative to its largest value."""
     model = torchvision_model(MODEL)
     batch = GraphBatch([ghnfast.trace(model)])
-    job = ghn.prepare([model], [members_of(model)], batch, classifier=True)
+    job = prepare([model], [members_of(model)], batch, True, ghn.request)
     with torch.no_grad():
         source = ghn.decode_source(ghn.node_states(batch, None), job.layout, None)
         bits = BITS[precision]

@@ -19,7 +19,8 @@ from models import timm_model, torchvision_model, transformers_model
 
 import ghnfast
 from ghnfast import ArchGraph, Report
-from ghnfast.nn.slots import make_report, plan_for
+from ghnfast.prediction.plan import plan_for
+from ghnfast.prediction.report import make_report
 from ghnfast.tracing.members import members_of
 
 TIMM = """

@@ -27,8 +27,8 @@ from .errors import (
 )
 from .graph import ArchGraph
 from .nn import GHN
-from .nn.slots import Report
 from .predict import load, predict
+from .prediction import Report
 from .tracing import trace
 
 __version__ = version("ghnfast")

@@ -15,8 +15,9 @@ from .checkpoints import DEFAULT
 from .errors import PredictError
 from .files import in_words
 from .graph import ArchGraph
-from .nn.ghn import GHN, M, Options, S, from_checkpoint
-from .nn.slots import Report
+from .nn import GHN, from_checkpoint
+from .nn.ghn import M, S
+from .prediction import Options, Report, run
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -114,4 +115,4 @@ def predict(
         if not isinstance(ghn, (str, os.PathLike)):
             raise PredictError(f"ghn is a {type(ghn).__name__}; a ghnfast.GHN, a name or a path is accepted")
         ghn = load(ghn)
-    return ghn.run(model, graph, input_shape, example_inputs, classifier, report, stacklevel=3)
+    return run(ghn, model, graph, input_shape, example_inputs, classifier, report, stacklevel=3)

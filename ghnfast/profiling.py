@@ -17,7 +17,8 @@ from torch import nn
 
 from .errors import DomainWarning
 from .graph import GraphBatch
-from .nn.ghn import GHN
+from .nn import GHN
+from .prediction import prepare
 from .tracing import trace
 from .tracing.members import members_of
 
@@ -76,7 +77,7 @@ def stages(model: nn.Module, ghn: GHN, input_shape: Sequence[int] | None = None)
     """
     graph = trace(model, input_shape=input_shape)
     batch = GraphBatch([graph])
-    job = ghn.prepare([model], [members_of(model)], batch, classifier=True)
+    job = prepare([model], [members_of(model)], batch, True, ghn.request)
     with torch.no_grad():
         native = ghn.native()
         states = ghn.node_states(batch, native)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ghnfast.nn.layout import Sizes, row_of
-from ghnfast.nn.slots import form_of
 from ghnfast.ops.decode import Role
+from ghnfast.prediction.layout import Sizes, row_of
+from ghnfast.prediction.slots import form_of
 
 
 @pytest.mark.parametrize("role", Role)

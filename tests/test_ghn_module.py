@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_mo
 import ghnfast
 from ghnfast import GHN, ArchGraph, CheckpointError
 from ghnfast.checkpoints import Checkpoint
-from ghnfast.nn.ghn import from_checkpoint
+from ghnfast.nn import from_checkpoint
 
 SMALL: dict[str, Any] = {"max_shape": (8, 8, 3, 3), "num_classes": 10, "hid": 16}
 CONFIGS: dict[str, dict[str, Any]] = {

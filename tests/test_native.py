@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch.nn.utils import parametrizations, prune
 import ghnfast
 from ghnfast import _C, GHN
 from ghnfast.graph import PREDICTED_DTYPES, GraphBatch
-from ghnfast.nn.native import KNOWN
+from ghnfast.prediction import prepare
 from ghnfast.tracing.members import members_of
 
 SMALL: dict[str, Any] = {"max_shape": (8, 8, 3, 3), "num_classes": 10, "hid": 8}
@@ -76,7 +78,7 @@ def test_native_is_what_the_modules_compute(config: str, dtype: torch.dtype) -> 
         assert native is not None
         states = ghn.node_states(batch, native)
         torch.testing.assert_close(states, ghn.node_states(batch, None), **tolerance)
-        layout = ghn.prepare(models, list(map(members_of, models)), batch, classifier=True).layout
+        layout = prepare(models, list(map(members_of, models)), batch, True, ghn.request).layout
         found, wanted = (ghn.decode_source(states, layout, which) for which in (native, None))
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, **tolerance)
@@ -128,7 +130,8 @@ def replace_forward(ghn: GHN) -> None:
 
 
 def parametrize(ghn: GHN) -> None:
-    parametrizations.weight_norm(ghn.decoder.conv[0])
+    layer: nn.Module = ghn.decoder.conv[0]  # type: ignore[assignment]
+    parametrizations.weight_norm(layer)
     for weight in ghn.decoder.conv[0].parameters():
         weight.data.mul_(1.5)
 
@@ -197,9 +200,11 @@ def test_a_ghn_that_has_predicted_is_copied_and_forgotten(ghn: GHN, model: nn.Mo
     predicted = values(ghn.predict(model))
     for made in (copy.deepcopy(ghn), pickle.loads(pickle.dumps(ghn))):
         assert all(map(torch.equal, values(made.predict(model)), predicted))
-    known = len(KNOWN)
-    del made, ghn
-    assert len(KNOWN) < known
+        assert made.native_form.known is not ghn.native_form.known
+    forgotten = weakref.ref(made)
+    del made
+    gc.collect()
+    assert forgotten() is None
 
 
 # What C++ asks of tensors ---------------------------------------------------------------------------------------------

@@ -260,13 +260,13 @@ def test_the_model_is_asked_for_its_parameters_before_the_write(ghn: GHN, graph:
 
 
 STAGES = [
-    ("ghnfast.nn.ghn.make_report", ["torch", "cpp", "triton"]),
-    ("ghnfast.nn.ghn.decoded_part", ["torch", "triton"]),
+    ("ghnfast.prediction.predictor.make_report", ["torch", "cpp", "triton"]),
+    ("ghnfast.prediction.job.decoded_part", ["torch", "triton"]),
     ("ghnfast.ops.decode.naive_blocks", ["torch"]),
     ("torch._foreach_copy_", ["torch"]),
     ("torch.autograd.graph.increment_version", ["cpp"]),
-    ("ghnfast.nn.ghn.memory_of", ["cpp"]),
-    ("ghnfast.nn.ghn.lay_out", ["cpp"]),
+    ("ghnfast.prediction.job.memory_of", ["cpp"]),
+    ("ghnfast.prediction.job.lay_out", ["cpp"]),
 ]
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import DomainWarning, UsageError
 from ..files import compact_copies, in_words, is_text, replacing
-from ..nn.slots import Report
 from ..predict import load, predict
+from ..prediction import Report, other_domain
 from ..tracing import trace
 from .arguments import add_ghn, add_model, check_device
 from .models import SEED, adapt, find_model
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> str:
         torch.cuda.synchronize(device)
     seconds = {"trace": traced - start, "predict": time.perf_counter() - traced}
 
-    notice = ghn.other_domain(graph)
+    notice = other_domain(ghn, graph)
     if notice is not None:
         hint = "pass --input-shape C,H,W if it takes others, or another GHN, such as --ghn ghn2-imagenet"
         print(f"ghnfast: notice: {notice}; {hint}", file=sys.stderr)

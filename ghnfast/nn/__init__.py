@@ -1,5 +1,8 @@
-"""The Graph HyperNetwork and its parts."""
+"""The Graph HyperNetwork, its parts, and the registries of what it can be made of."""
 
+from .config import GHNConfig
 from .ghn import GHN
+from .loading import from_checkpoint
+from .registry import DECODERS, HYPERNETS, Decoder, Hypernet
 
-__all__ = ["GHN"]
+__all__ = ["DECODERS", "GHN", "HYPERNETS", "Decoder", "GHNConfig", "Hypernet", "from_checkpoint"]

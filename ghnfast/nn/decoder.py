@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import _C
+from ..prediction.layout import DecoderKind, Sizes
+from .config import GHNConfig
 from .linear import LayerWeights, layer_weights
+from .registry import DECODERS, Decoder
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(Decoder):
     """Decodes node states into kernels of up to `max_shape` = (out, in, S, S).
 
     relu(fc(h)) is viewed as (4 hid, S, S); every cell goes through two layers, 4 hid -> 8 hid -> out * in. Only the
@@ -16,13 +23,30 @@ class ConvDecoder(nn.Module):
     (NeurIPS 2021), section 3.3.
     """
 
-    def __init__(self, hid: int, max_shape: tuple[int, int, int, int], num_classes: int) -> None:
+    def __init__(self, config: GHNConfig) -> None:
         super().__init__()
-        self.max_shape, self.hid, self.channels = max_shape, hid, 4 * hid
-        rows, columns, height, width = max_shape
+        self.max_shape, hid, num_classes = config.max_shape, config.hid, config.num_classes
+        self.hid, self.channels = hid, 4 * hid
+        rows, columns, height, width = config.max_shape
+        self.request = Sizes(rows, columns, height, num_classes, config.weight_norm)
         self.fc = nn.Sequential(nn.Linear(hid, 4 * hid * height * width), nn.ReLU())
         self.conv = nn.Sequential(nn.Conv2d(4 * hid, 8 * hid, 1), nn.ReLU(), nn.Conv2d(8 * hid, rows * columns, 1))
         self.class_layer_predictor = nn.Sequential(nn.ReLU(), nn.Conv2d(rows, num_classes, 1))
+
+    def hidden_rows(self, calls: Sequence[_C.DecoderCall], states: Sequence[Tensor]) -> Tensor:
+        """See `ghnfast.nn.registry.Decoder`: (rows, 8 hid)."""
+        cells = [self.cells(own, call.height, call.width) for call, own in zip(calls, states, strict=True)]
+        return self.hidden(torch.cat(cells))
+
+    def blocks(self, call: _C.DecoderCall, states: Tensor) -> Tensor:
+        """See `ghnfast.nn.registry.Decoder`: the classification layer's weights, and kernels that are no products."""
+        if call.decoder == DecoderKind.CLASS_WEIGHT:
+            return self.classifier(states, call.columns)
+        position = call.cells == 1
+        rows = 1 if position else call.rows
+        kernels: Tensor = self(states, rows, call.columns, (call.height, call.width))
+        # (count, 1, columns, s, s) -> (count, patches, columns)
+        return kernels.squeeze(1).flatten(2).transpose(1, 2) if position else kernels
 
     def cells(self, states: Tensor, height: int, width: int) -> Tensor:
         """relu(fc(h)) for the top-left `height` x `width` cells: (count * height * width, 4 hid), row by row."""
@@ -66,3 +90,6 @@ class ConvDecoder(nn.Module):
         block = F.relu(self(states, self.max_shape[0], columns, (1, 1))[..., 0, 0])
         result: Tensor = (predictor.weight @ block) + predictor.bias[:, None]
         return result
+
+
+DECODERS["conv"] = ConvDecoder

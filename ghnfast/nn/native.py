@@ -1,34 +1,75 @@
-"""The forward pass of a GHN in C++, up to what the last step of decoding reads."""
+"""The forward pass of a GHN in C++, up to what the last step of decoding reads.
+
+It stands for a pair of a hypernet and a decoder, and takes their weights; it knows no GHN.
+"""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .. import _C
 from ..ops.backend import as_arrays, backend_for, is_plain
-from ..tracing.members import Members, has_global_hooks, members_of
+from ..tracing.members import Members, has_global_hooks
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
 from .linear import own_weights
+from .registry import Decoder, Hypernet
 from .sweep import GatedSweep, Mlp, NodeMlp
-
-if TYPE_CHECKING:
-    from .ghn import GHN
 
 Native: TypeAlias = "_C.Ghn[Any]"
 # What changes when weights do, as far as torch counts writes: addresses and versions; None where it does not.
 WeightState: TypeAlias = "list[tuple[int, int]] | None"
 
-# The modules of a GHN, whose calls the C++ forward pass stands for.
+# The hypernets and decoders that there is a C++ forward pass for, and the modules whose calls it stands for.
+PAIRS = {(GatedSweep, ConvDecoder), (NodeMlp, ConvDecoder)}
 MODULES = {GatedSweep, NodeMlp, Mlp, ConvDecoder, ShapeEncoder, nn.Linear, nn.ReLU, nn.Sequential, nn.Conv2d}
 MODULES |= {nn.Embedding, nn.LayerNorm, nn.GRUCell}
-# The C++ forward pass of each GHN, which reads the weights in place, and the state of the weights it was made for.
-KNOWN: weakref.WeakKeyDictionary[GHN, tuple[WeightState, Native]] = weakref.WeakKeyDictionary()
+
+
+class Parts(NamedTuple):
+    """The submodules of a GHN. vectors: the decoder of vectors; class_bias: what it makes biases of classes with."""
+
+    primitives: nn.Embedding
+    shapes: ShapeEncoder
+    hypernet: Hypernet
+    norm: nn.LayerNorm | None
+    decoder: Decoder
+    vectors: Mlp
+    class_bias: nn.Sequential
+
+
+class NativeForm:
+    """The C++ forward pass of one GHN, which reads the weights in place, and the state of the weights it was made for.
+
+    A copy of a GHN begins without.
+    """
+
+    def __init__(self) -> None:
+        self.known: tuple[WeightState, Native] | None = None
+
+    def __reduce__(self) -> tuple[type[NativeForm], tuple[()]]:
+        return NativeForm, ()
+
+    def of(self, parts: Parts, members: Members, state: WeightState = None) -> Native | None:
+        """The C++ forward pass, where it does what the modules do: for numbers in and numbers out on the CPU.
+
+        Args:
+            members, state: those of the GHN with these parts; the state where it is known.
+        """
+        if (type(parts.hypernet), type(parts.decoder)) not in PAIRS or backend_for(members.parameters[0]) != "cpp":
+            return None
+        if has_global_hooks() or not all(map(is_untouched, members.modules[1:])):
+            return None
+        if not is_plain(members.parameters):
+            return None
+        state = state_of(members.parameters) if state is None else state
+        if self.known is None or state is None or self.known[0] != state:
+            self.known = state, make_native(parts)
+        return self.known[1]
 
 
 def state_of(weights: Sequence[Tensor]) -> WeightState:
@@ -37,49 +78,30 @@ def state_of(weights: Sequence[Tensor]) -> WeightState:
     return [(weight.data_ptr(), weight._version) for weight in weights]
 
 
-def native_for(ghn: GHN, members: Members | None = None, state: WeightState = None) -> Native | None:
-    """The C++ forward pass, where it does what the modules do: for numbers in and numbers out on the CPU.
-
-    Args:
-        members, state: those of the GHN, where they are known.
-    """
-    members = members_of(ghn) if members is None else members
-    if backend_for(members.parameters[0]) != "cpp":
-        return None
-    if has_global_hooks() or not all(map(is_untouched, members.modules[1:])):
-        return None
-    if not is_plain(members.parameters):
-        return None
-    state = state_of(members.parameters) if state is None else state
-    known = KNOWN.get(ghn)
-    if known is None or state is None or known[0] != state:
-        known = KNOWN[ghn] = state, make_native(ghn)
-    return known[1]
-
-
 def is_untouched(module: nn.Module) -> bool:
     """Whether calling a module does what its class says and nothing else."""
     own = module.__dict__
     return type(module) in MODULES and not (own["_forward_hooks"] or own["_forward_pre_hooks"]) and "forward" not in own
 
 
-def make_native(ghn: GHN) -> Native:
-    encoder, decoder = ghn.shape_enc, ghn.decoder
-    tables = [ghn.primitive_embedding.weight, encoder.embed_channel.weight, encoder.embed_spatial.weight]
-    sweep = ghn.gnn.weights.flat if isinstance(ghn.gnn, GatedSweep) else ghn.gnn.weights
-    norm = [ghn.ln.weight, ghn.ln.bias] if ghn.config["layernorm"] else []
+def make_native(parts: Parts) -> Native:
+    encoder, decoder, hypernet = parts.shapes, parts.decoder, parts.hypernet
+    assert isinstance(decoder, ConvDecoder)
+    assert isinstance(hypernet, (GatedSweep, NodeMlp))
+    tables = [parts.primitives.weight, encoder.embed_channel.weight, encoder.embed_spatial.weight]
+    norm = [] if parts.norm is None else [parts.norm.weight, parts.norm.bias]
     layers = [decoder.fc[0], decoder.conv[0], decoder.conv[2], decoder.class_layer_predictor[1]]
-    layers += [*ghn.decoder_1d.linear_layers, ghn.bias_class[1]]
+    layers += [*parts.vectors.linear_layers, parts.class_bias[1]]
     weights = [tensor for layer in layers for tensor in own_weights(layer)]  # of `is_untouched` layers
-    kind = _C.GhnFloat if ghn.primitive_embedding.weight.dtype == torch.float32 else _C.GhnDouble
+    kind = _C.GhnFloat if parts.primitives.weight.dtype == torch.float32 else _C.GhnDouble
     rows, columns = decoder.max_shape[:2]
     return kind(
         as_arrays(*tables),
         encoder.channel_rows,
         encoder.spatial_rows,
-        as_arrays(*sweep),
+        as_arrays(*hypernet.native_weights),
         as_arrays(*norm),
-        ghn.ln.eps if norm else 0.0,
+        0.0 if parts.norm is None else parts.norm.eps,
         as_arrays(*weights),
         rows,
         columns,

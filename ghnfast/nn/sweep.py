@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..graph import MAX_DISTANCE, GraphBatch
 from ..ops.sweep import GruWeights, MlpWeights, SweepWeights, apply_mlp, gated_sweep
+from .config import GHNConfig
 from .linear import layer_weights
+from .registry import HYPERNETS, Hypernet
 
 
 class Mlp(nn.Module):
@@ -36,11 +39,12 @@ class Mlp(nn.Module):
         return result
 
 
-class GatedSweep(nn.Module):
+class GatedSweep(Hypernet):
     """A forward and a backward sweep of gated message passing (GHN-1), with virtual edges if `ve` (GHN-2)."""
 
-    def __init__(self, hid: int, ve: bool) -> None:
+    def __init__(self, config: GHNConfig) -> None:
         super().__init__()
+        hid, ve = config.hid, config.ve
         self.ve = ve
         self.cutoff = MAX_DISTANCE if ve else 1  # how many hops messages go at most
         self.mlp = Mlp(hid, hid // 2 if ve else hid, hid)
@@ -51,6 +55,11 @@ class GatedSweep(nn.Module):
 
     def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
         return gated_sweep(states, batch.topology(self.cutoff), self.weights)
+
+    @property
+    def native_weights(self) -> Sequence[Tensor]:
+        """In the order of the C++ forward pass."""
+        return self.weights.flat
 
     @property
     def weights(self) -> SweepWeights:
@@ -68,13 +77,22 @@ class GatedSweep(nn.Module):
         return known
 
 
-class NodeMlp(Mlp):
+class NodeMlp(Mlp, Hypernet):
     """The baseline without message passing: each node on its own."""
 
     cutoff = 1
 
-    def __init__(self, hid: int) -> None:
-        super().__init__(hid, hid, hid)
+    def __init__(self, config: GHNConfig) -> None:
+        super().__init__(config.hid, config.hid, config.hid)
 
     def forward(self, states: Tensor, batch: GraphBatch | None = None) -> Tensor:
         return apply_mlp(states, self.weights)
+
+    @property
+    def native_weights(self) -> Sequence[Tensor]:
+        """In the order of the C++ forward pass."""
+        return self.weights
+
+
+HYPERNETS["gatedgnn"] = GatedSweep
+HYPERNETS["mlp"] = NodeMlp

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import TrainingError
 from ..files import is_text
+from ..nn.config import GHNSettings
 from ..optional import import_optional
 
 SCHEDULES = ("step", "cosine", "constant")
@@ -30,7 +31,7 @@ MOST = {"workers": 1024, "networks": 100_000_000, "hid": 1 << 14, "num_ch": 1 <<
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(GHNSettings):
     """What `train` does. The defaults train GHN-2 for CIFAR-10 as published (NeurIPS 2021, appendix C.1).
 
     Data: `data`, see `ghnfast.training.load_data`; `root`, its folder; `batch_size` images; `workers`, processes that
@@ -38,9 +39,9 @@ class TrainConfig:
     each batch has the classes in equal shares, which takes noise out of the gradients that a batch's networks share.
     Networks: `meta_batch` of them per image batch, together of at most `max_nodes` nodes (the last are left out);
     `networks`, how many of the train split; `num_ch` and `fc_dim`, see `DeepNets1M`.
-    GHN: the arguments of `ghnfast.GHN`; `init`, a checkpoint to start from; `identity_steps`, steps of regression
-    before the first one, which need no images, to a GHN whose networks pass their channels on (see
-    `ghnfast.training.start`).
+    GHN: the arguments of `ghnfast.GHN` (`max_shape` is another by default); `init`, a checkpoint to start from;
+    `identity_steps`, steps of regression before the first one, which need no images, to a GHN whose networks pass their
+    channels on (see `ghnfast.training.start`).
     Optimization: Adam with `lr`, `weight_decay`, gradients clipped to the norm `grad_clip`; `network_clip`, if not 0,
     is the largest norm that one network's gradient of its parameters keeps, so that a network that explodes (one in
     thirty has no normalization) does not decide a step. `steps` in all, or `epochs` over the images; `schedule` "step"
@@ -64,12 +65,6 @@ class TrainConfig:
     num_ch: tuple[int, int] = (16, 128)
     fc_dim: tuple[int, int] = (64, 512)
     max_shape: tuple[int, int, int, int] = (64, 64, 11, 11)
-    hypernet: str = "gatedgnn"
-    decoder: str = "conv"
-    weight_norm: bool = True
-    ve: bool = True
-    layernorm: bool = True
-    hid: int = 32
     init: str = ""
     identity_steps: int = 0
     lr: float = 1e-3

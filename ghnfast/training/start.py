@@ -50,7 +50,7 @@ def start_from_identity(ghn: GHN, dataset: DeepNets1M, steps: int, seed: int) ->
     first = copy.deepcopy(ghn)
     networks = MetaBatches(dataset, NETWORKS, MAX_NODES, seed)
     optimizer = torch.optim.Adam(ghn.parameters(), RATE)
-    device, tile = ghn.primitive_embedding.weight.device, ghn.decoder.max_shape[:2]
+    device, tile = ghn.primitive_embedding.weight.device, ghn.settings.max_shape[:2]
     left = 1.0
     for step in range(steps):
         rate = RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / steps)

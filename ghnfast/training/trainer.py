@@ -24,9 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import TrainedOn
 from ..deepnets import DeepNets1M
-from ..errors import TrainingError
+from ..errors import ConfigError, TrainingError
 from ..files import in_words
 from ..nn import GHN
+from ..nn.config import config_of
 from ..optional import import_optional
 from ..predict import load
 from .config import TrainConfig
@@ -40,7 +41,6 @@ from .networks import MetaBatch, MetaBatches, ahead, placed, run_network
 from .randomness import drawing_from
 from .start import start_from_identity
 
-GHN_ARGUMENTS = ("max_shape", "hypernet", "decoder", "weight_norm", "ve", "layernorm", "hid")
 MOST_OUT_OF_MEMORY = 20  # in a row: then nothing will fit
 
 
@@ -391,21 +391,21 @@ def go_on(trainer: Trainer, dataset: DeepNets1M, path: Path) -> None:
 
 
 def make_ghn(config: TrainConfig, data: ImageData) -> GHN:
-    arguments = {name: getattr(config, name) for name in GHN_ARGUMENTS}
+    try:
+        wanted = config_of(config, data.num_classes)
+    except ConfigError as error:
+        raise TrainingError(str(error)) from error
     if config.init:
         ghn = load(config.init)
-        given = {**arguments, "num_classes": data.num_classes}
-        differing = [name for name, value in given.items() if ghn.config[name] != value]
+        given, found = wanted.as_dict(), ghn.config
+        differing = [name for name in given if found[name] != given[name]]
         if differing:
-            found = ", ".join(f"{name} is {ghn.config[name]}" for name in differing)
-            wanted = ", ".join(str(given[name]) for name in differing)
-            raise TrainingError(f"init is {config.init}, whose {found}; the configuration says {wanted}")
+            others = ", ".join(f"{name} is {found[name]}" for name in differing)
+            said = ", ".join(str(given[name]) for name in differing)
+            raise TrainingError(f"init is {config.init}, whose {others}; the configuration says {said}")
         return ghn.train()
-    try:
-        with drawing_from(config.seed):
-            return GHN(num_classes=data.num_classes, **arguments)
-    except ValueError as error:
-        raise TrainingError(str(error)) from error
+    with drawing_from(config.seed):
+        return GHN(**wanted.as_dict())
 
 
 def run(trainer: Trainer, dataset: DeepNets1M, batches: Batches, path: Path, progress: bool) -> None:

@@ -18,6 +18,7 @@ import ghnfast
 from ghnfast.graph import GraphBatch
 from ghnfast.ops.decode import DecodeSource, decode, decode_into
 from ghnfast.ops.sweep import GruWeights, MlpWeights, SweepWeights, gated_sweep, naive_gated_sweep
+from ghnfast.prediction import prepare
 
 DEVICE = torch.device("cuda")
 
@@ -108,7 +109,7 @@ def test_gradients_of_a_whole_ghn(ghn_imagenet: ghnfast.GHN) -> None:
 
     def gradients(device: str) -> dict[str, torch.Tensor]:
         ghn = copy.deepcopy(ghn_imagenet).to(device)
-        job = ghn.prepare([network().to(device)], [ghnfast.tracing.members.members_of(network())], batch, True)
+        job = prepare([network().to(device)], [ghnfast.tracing.members.members_of(network())], batch, True, ghn.request)
         source = ghn.decode_source(ghn.node_states(batch, None), job.layout, None)
         sum(value.square().sum() for value in decode(source, job.layout.targets)).backward()
         return {name: p.grad.cpu() for name, p in ghn.named_parameters() if p.grad is not None}

@@ -16,7 +16,7 @@ from torch import nn
 
 from ghnfast import GHN, ArchGraph, Report
 from ghnfast.checkpoints import Checkpoint
-from ghnfast.nn.ghn import from_checkpoint
+from ghnfast.nn import from_checkpoint
 
 FOLDER = Path(__file__).parents[1] / "golden"
 GHN_NAMES = ("ghn1-cifar10", "ghn2-cifar10", "mlp-cifar10", "ghn1-imagenet", "ghn2-imagenet")

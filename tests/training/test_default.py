@@ -9,8 +9,9 @@ import torch
 
 import ghnfast
 from ghnfast import checkpoints
+from ghnfast.nn.config import config_of
 from ghnfast.training import evaluate, load_data, make_config, read_config
-from ghnfast.training.trainer import GHN_ARGUMENTS, LOG
+from ghnfast.training.trainer import LOG
 
 FOLDER = checkpoints.resolve(checkpoints.DEFAULT).parent
 STAGES = [make_config(read_config(file)) for file in sorted(FOLDER.glob("stage-*.toml"))]
@@ -28,7 +29,7 @@ def test_it_is_what_its_configurations_say() -> None:
     assert {weight.dtype for weight in ghn.parameters()} == {torch.float32}
     for config in STAGES:
         assert ghn.trained_on == (config.data, (3, 32, 32))
-        assert {n: ghn.config[n] for n in GHN_ARGUMENTS} == {n: getattr(config, n) for n in GHN_ARGUMENTS}
+        assert ghn.settings == config_of(config, ghn.num_classes)
 
 
 def test_each_stage_starts_from_the_one_before() -> None:

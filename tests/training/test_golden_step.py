@@ -12,7 +12,7 @@ from kernel_device import DEVICE, use_large_blocks
 from torch import nn
 
 from ghnfast.deepnets import Network, graph_of
-from ghnfast.nn.ghn import with_published_names
+from ghnfast.nn.names import with_published_names
 from ghnfast.training import TrainConfig, Trainer
 from ghnfast.training.networks import MetaBatch
 from ghnfast.training.trainer import StepResult

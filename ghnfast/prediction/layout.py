@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 import struct
-import weakref
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _C
+from ..graph import GraphBatch
 from ..ops.decode import ELEMENT_BYTES, DecodeTargets, Role, TargetKind, contiguous_memory, normalization
 from .slots import Form, Slots
 
 
-class Decoder(IntEnum):
+class DecoderKind(IntEnum):
     """Which decoder gives a slot's block; the numbers are those of `Decoder` in csrc/ghn.hpp."""
 
     KERNEL = 0  # a product that the last step computes
@@ -28,18 +29,42 @@ class Decoder(IntEnum):
     WHOLE = 5  # a kernel that is computed before the last step: interpolated, or flattened to patches
 
 
+class Request(Hashable, Protocol):
+    """What slots ask their decoders for; equal ones ask for the same.
+
+    vector: the length of a decoded vector. num_classes: the most classes.
+    """
+
+    @property
+    def vector(self) -> int: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def row(self, form: Form, classifier: bool) -> bytes:
+        """The row of a slot (a `ROW`, of node 0) in the table of slots, of the classification layer or another."""
+        ...
+
+
 class Sizes(NamedTuple):
-    """What a GHN's configuration says about decoding."""
+    """What slots ask of decoders with blocks of a largest size, which larger parameters repeat.
+
+    products: whether kernels are products that the last step computes; else the decoder gives their blocks.
+    """
 
     rows: int
     columns: int
     cells: int  # per side
     num_classes: int
     weight_norm: bool
+    products: bool = True
 
     @property
     def vector(self) -> int:
         return max(self.rows, self.columns)
+
+    def row(self, form: Form, classifier: bool) -> bytes:
+        return row_of(form, classifier, self)
 
 
 # The columns of a table of slots: the node; the decoder and what it is asked for; the parameter as (out, in, cells) and
@@ -55,38 +80,44 @@ def row_of(form: Form, classifier: bool, sizes: Sizes) -> bytes:
     if len(form.shape) == 1:
         (length,) = form.shape
         longest = sizes.num_classes if classifier else sizes.vector
-        vector = Decoder.VECTOR_WEIGHT if form.role is Role.NORM_WEIGHT else Decoder.VECTOR_BIAS
-        decoder = Decoder.CLASS_BIAS if classifier else vector
+        vector = DecoderKind.VECTOR_WEIGHT if form.role is Role.NORM_WEIGHT else DecoderKind.VECTOR_BIAS
+        decoder = DecoderKind.CLASS_BIAS if classifier else vector
         return ROW.pack(0, decoder, 1, 1, min(length, longest), 1, 1, 1, length, kind, 0, scale)
     out, in_, height, width = (*form.shape, 1, 1)[:4]
     columns, rows, cells, kept = min(in_, sizes.columns), min(out, sizes.rows), height * width, 0
-    decoder = Decoder.WHOLE if max(height, width) > sizes.cells else Decoder.KERNEL
+    decoder = DecoderKind.KERNEL if sizes.products and max(height, width) <= sizes.cells else DecoderKind.WHOLE
     if classifier:
-        decoder, rows, in_ = Decoder.CLASS_WEIGHT, min(out, sizes.num_classes), in_ * cells
+        decoder, rows, in_ = DecoderKind.CLASS_WEIGHT, min(out, sizes.num_classes), in_ * cells
         height = width = cells = 1
     elif form.role is Role.POSITION and len(form.parameter_shape) in (2, 3):
         # Its patches are rows, and the width of its embeddings the columns.
-        decoder, rows, out, cells = Decoder.WHOLE, cells, form.parameter_shape[-2] - form.tokens, 1
+        decoder, rows, out, cells = DecoderKind.WHOLE, cells, form.parameter_shape[-2] - form.tokens, 1
         kept = form.tokens * in_
-    kind = TargetKind.PRODUCT if decoder == Decoder.KERNEL else kind
+    kind = TargetKind.PRODUCT if decoder == DecoderKind.KERNEL else kind
     return ROW.pack(0, decoder, height, width, columns, rows, cells, out, in_, kind, kept, scale)
 
 
-# The tables of slots that are known, by what they depend on.
-KNOWN_TABLES: weakref.WeakKeyDictionary[Slots, dict[Sizes, NDArray[np.int64]]] = weakref.WeakKeyDictionary()
-
-
-def table_of(slots: Slots, sizes: Sizes) -> NDArray[np.int64]:
+def table_of(slots: Slots, request: Request) -> NDArray[np.int64]:
     """(slots, 12): the rows of a graph's slots."""
-    known = KNOWN_TABLES.setdefault(slots, {})
-    if sizes not in known:
-        rows = [row_of(form, False, sizes) for form in slots.forms]
+    table = slots.tables.get(request)
+    if table is None:
+        rows = [request.row(form, False) for form in slots.forms]
         for slot in slots.classifier:
-            rows[slot] = row_of(slots.forms[slot], True, sizes)
+            rows[slot] = request.row(slots.forms[slot], True)
         table = np.frombuffer(bytearray(b"".join(rows)), dtype=np.int64).reshape(-1, 12)
         table[:, NODE] = slots.nodes
-        known[sizes] = table
-    return known[sizes]
+        slots.tables[request] = table
+    return table
+
+
+def table_of_batch(
+    batch: GraphBatch, slots: Sequence[Slots], rows: Sequence[NDArray[np.int64] | slice], request: Request
+) -> NDArray[np.int64]:
+    """The rows that are wanted of each graph's slots, as `lay_out` takes them."""
+    tables = [table_of(own, request)[wanted].copy() for own, wanted in zip(slots, rows, strict=True)]
+    for table, offset in zip(tables, batch.offsets, strict=False):
+        table[:, NODE] += offset
+    return np.concatenate(tables)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +138,13 @@ class Layout:
     elements: int
 
 
-def lay_out(table: NDArray[np.int64], sizes: Sizes) -> Layout:
+def lay_out(table: NDArray[np.int64], request: Request) -> Layout:
     """Sort a batch's slots by what they share, and give each block its place.
 
     Args:
-        table: the rows of all slots (`table_of`), their nodes numbered through the batch.
+        table: the rows of all slots (`table_of_batch`), their nodes numbered through the batch.
     """
-    order, targets, scales, nodes, calls, rows, elements = _C.lay_out(table, sizes.vector, sizes.num_classes)
+    order, targets, scales, nodes, calls, rows, elements = _C.lay_out(table, request.vector, request.num_classes)
     return Layout(order, DecodeTargets(targets, scales), nodes, calls, rows, elements)
 
 

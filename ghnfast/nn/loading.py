@@ -1,0 +1,58 @@
+"""GHNs from checkpoints."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import checkpoints
+from ..errors import CheckpointError
+from .config import GHNConfig, is_count, names
+from .ghn import GHN
+from .names import with_published_names
+
+
+def from_checkpoint(read: checkpoints.Checkpoint) -> GHN:
+    """A GHN with the configuration and weights of a checkpoint.
+
+    Raises:
+        CheckpointError: the configuration has no meaning, or the weights do not fit it.
+    """
+    known = names(GHNConfig)
+    unknown = sorted(set(read.config) - set(known))
+    if unknown:
+        raise CheckpointError(
+            f"the configuration in {read.source} has {', '.join(unknown)}; accepted are {', '.join(known)}"
+        )
+    check_plausible(read)
+    try:
+        # Nothing is allocated before the weights are known to fit: a broken configuration could ask for any amount.
+        with torch.device("meta"):
+            ghn = GHN(**read.config)
+    except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
+        raise CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error
+    weights = checkpoints.fitted_weights(ghn, read, with_published_names)
+    ghn = ghn.to_empty(device="cpu")
+    ghn.load_state_dict(weights)
+    ghn.name, ghn.epoch, ghn.trained_on = read.source, read.epoch, read.trained_on
+    return ghn.eval()
+
+
+def check_plausible(read: checkpoints.Checkpoint) -> None:
+    """Every number of a configuration is at most how many weights there are: there is a bias of this length.
+
+    Even without memory for weights, making a GHN takes time and memory that grow with these numbers.
+
+    Raises:
+        CheckpointError: a number is larger.
+    """
+    elements = sum(weight.numel() for weight in read.state_dict.values() if isinstance(weight, Tensor))
+    for name, value in read.config.items():
+        sizes = [size for size in (value if isinstance(value, tuple) else (value,)) if is_count(size)]
+        if math.prod(sizes[:2]) > elements or math.prod(sizes[2:]) > elements:
+            raise CheckpointError(
+                f"config['{name}'] in {read.source} is {value!r:.80}, and its weights have {elements} elements in all; "
+                "the configuration of these weights is accepted"
+            )

@@ -1,0 +1,71 @@
+"""What a GHN can be made of: names, and the classes that they stand for.
+
+    HYPERNETS["mine"] = MyHypernet
+    ghnfast.GHN(hypernet="mine")
+
+A class is called with the `GHNConfig`, and its instances become submodules of the GHN. What an instance has to offer is
+`Hypernet` or `Decoder`; CONTRIBUTING.md has the recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .. import _C
+    from ..graph import GraphBatch
+    from ..prediction.layout import Request
+    from .config import GHNConfig
+    from .linear import LayerWeights
+
+
+class Hypernet(nn.Module):
+    """What updates node states.
+
+    cutoff: up to how many hops apart it reads distances of nodes; 1 for edges alone.
+    """
+
+    cutoff: int = 1
+
+    def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
+        """(nodes, hid) from (nodes, hid), the nodes of all graphs of a batch, one graph after the other."""
+        raise NotImplementedError
+
+    @property
+    def native_weights(self) -> Sequence[Tensor] | None:
+        """In the order of the C++ forward pass; None where it has none."""
+        return None
+
+
+class Decoder(nn.Module):
+    """What makes kernels and matrices of node states; vectors have a decoder of their own.
+
+    request: what slots ask for: the row that each has in the table of slots says which block it is decoded from, and
+        how that is repeated and normalized.
+    """
+
+    request: Request
+
+    @property
+    def last(self) -> LayerWeights:
+        """The layer that the last step multiplies `hidden_rows` with: weight (out, in, width), bias (out, in)."""
+        raise NotImplementedError
+
+    def hidden_rows(self, calls: Sequence[_C.DecoderCall], states: Sequence[Tensor]) -> Tensor:
+        """What the last layer reads for calls of kernels, slot by slot and cell by cell: (rows, width).
+
+        Args:
+            calls: runs of slots that ask for the same. states: the node states of each, (count, hid).
+        """
+        raise NotImplementedError
+
+    def blocks(self, call: _C.DecoderCall, states: Tensor) -> Tensor:
+        """The blocks of one call that are no products, (count, ...), row-major."""
+        raise NotImplementedError
+
+
+HYPERNETS: dict[str, Callable[[GHNConfig], Hypernet]] = {}
+DECODERS: dict[str, Callable[[GHNConfig], Decoder]] = {}

@@ -1,0 +1,127 @@
+"""A prediction that is ready to run: what is decoded, how, and where it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import PredictError
+from ..graph import GraphBatch
+from ..ops.backend import backend_for, is_plain
+from ..ops.decode import DecodeSource, NotFinite, copy_all, decode_into, decode_to
+from ..tracing.members import Members
+from .inversion import Inversion
+from .layout import Layout, Request, lay_out, memory_of, table_of_batch
+from .plan import Plan, decoded_part, nothing_reason, plan_for, rows_to_decode
+from .slots import Form
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A prediction that is ready to run.
+
+    names, forms, parameters: what is decoded, in the order of the layout.
+    memory: what C++ writes to, or None where a parameter is not just memory that it can write to.
+    inversions: weights among `parameters` that stand for what they are computed from.
+    """
+
+    plans: list[Plan]
+    layout: Layout
+    names: list[str]
+    forms: list[Form]
+    parameters: list[Tensor]
+    memory: NDArray[np.int64] | None
+    inversions: list[Inversion]
+
+    @torch.no_grad()
+    def write(self, source: DecodeSource, ghn: str, precision: str) -> None:
+        """The last step: decode into the parameters, all of them or none."""
+        try:
+            if self.inversions:
+                self.write_inverted(source, precision)
+            elif self.memory is not None and backend_for(source.hidden) == "cpp" and is_plain(source):
+                decode_to(source, self.layout.targets, self.memory, self.parameters)
+            else:
+                outputs = list(map(decoded_part, self.forms, self.parameters))
+                with torch.autocast(source.hidden.device.type, enabled=False):
+                    decode_into(source, self.layout.targets, outputs, precision)
+        except NotFinite as error:
+            name, dtype = self.names[error.index], self.parameters[error.index].dtype
+            raise PredictError(
+                f"the values predicted for {name} are not finite in {dtype}: the weights of {ghn} are too large. "
+                "No parameter was changed."
+            ) from error
+
+    def write_inverted(self, source: DecodeSource, precision: str) -> None:
+        """`write`, where some weights have to be known before anything can be written: all are predicted aside."""
+        places = list(map(decoded_part, self.forms, self.parameters))
+        values = [torch.empty_like(place, memory_format=torch.contiguous_format) for place in places]
+        with torch.autocast(source.hidden.device.type, enabled=False):
+            decode_into(source, self.layout.targets, values, precision)
+        own = {id(inversion.values) for inversion in self.inversions}
+        pairs = []
+        for parameter, place, value in zip(self.parameters, places, values, strict=True):
+            if id(parameter) in own:
+                place.copy_(value)  # memory of the prediction
+            else:
+                pairs.append((place.detach(), value))
+        for inversion in self.inversions:
+            pairs += inversion.writes()
+        copy_all(*zip(*pairs, strict=True))
+
+
+def prepare(
+    models: Sequence[nn.Module],
+    members: Sequence[Members],
+    batch: GraphBatch,
+    classifier: bool,
+    request: Request,
+) -> Job:
+    """Everything that needs no computation.
+
+    Args:
+        members: those of each model.
+        classifier: whether the classification layer is predicted too.
+        request: what slots ask the GHN's decoders for.
+
+    Raises:
+        PredictError: nothing is predicted; or see `plan_for`, `rows_to_decode`.
+    """
+    plans = [plan_for(*each) for each in zip(models, members, batch.graphs, strict=True)]
+    if not classifier:
+        plans = [plan.without_classifier() for plan in plans]
+    if not any(plan.parameters for plan in plans):
+        raise PredictError("nothing is predicted: " + nothing_reason(plans))
+    table = table_of_batch(batch, [plan.slots for plan in plans], [plan.rows for plan in plans], request)
+    found = np.concatenate([plan.memory for plan in plans])
+    slots = [(plan.slots, row) for plan in plans for row in plan.rows.tolist()]
+    parameters = [parameter for plan in plans for parameter in plan.parameters]
+    decoded = rows_to_decode(plans)
+    table, found = table[decoded], found[decoded]
+    layout = lay_out(table, request)
+    order = decoded[layout.order].tolist()
+    return Job(
+        plans,
+        layout,
+        [slots[index][0].names[slots[index][1]] for index in order],
+        [slots[index][0].forms[slots[index][1]] for index in order],
+        [parameters[index] for index in order],
+        memory_of(table, found, layout) if found[:, 1].min() >= 0 else None,
+        [inversion for model, plan in zip(models, plans, strict=True) for inversion in inversions_of(model, plan)],
+    )
+
+
+def inversions_of(model: nn.Module, plan: Plan) -> list[Inversion]:
+    """The weights of a plan that stand for what they are computed from."""
+    named = [(plan.slots.names[row], values) for row, values in zip(plan.rows.tolist(), plan.parameters, strict=True)]
+    weights = plan.slots.reparametrized
+    return [
+        Inversion(model.get_submodule(weights[name].module), weights[name], values)
+        for name, values in (named if weights else ())
+        if name in weights
+    ]

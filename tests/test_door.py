@@ -1,0 +1,131 @@
+"""What a GHN is made of can come from outside: a hypernet and a decoder that only this file knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ghnfast
+from ghnfast import _C, GHN
+from ghnfast.graph import GraphBatch
+from ghnfast.nn import DECODERS, HYPERNETS, Decoder, GHNConfig, Hypernet
+from ghnfast.nn.linear import LayerWeights
+from ghnfast.prediction import Sizes
+from ghnfast.training import make_config, train
+
+SETTINGS: dict[str, Any] = {"max_shape": (8, 8, 3, 3), "num_classes": 10, "hid": 8}
+
+
+class Neighbours(Hypernet):
+    """Each state and the mean of those that its node reads, mixed."""
+
+    def __init__(self, config: GHNConfig) -> None:
+        super().__init__()
+        self.mix = nn.Linear(2 * config.hid, config.hid)
+
+    def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
+        read = torch.zeros_like(states)
+        for graph, offset in zip(batch.graphs, batch.offsets, strict=False):
+            sources, targets = (torch.from_numpy(ends.copy()).long() + int(offset) for ends in graph.edges.T)
+            counts = torch.zeros(len(states)).index_add(0, targets, torch.ones(len(targets))).clamp(min=1)
+            read = read + torch.zeros_like(states).index_add(0, targets, states[sources]) / counts[:, None]
+        mixed: Tensor = self.mix(torch.cat([states, read], 1))
+        return mixed
+
+
+class OuterProducts(Decoder):
+    """Matrices of rank 1, the same in every cell, larger ones repeated; nothing is a product of the last step."""
+
+    def __init__(self, config: GHNConfig) -> None:
+        super().__init__()
+        rows, columns, cells, _ = config.max_shape
+        self.request = Sizes(rows, columns, cells, config.num_classes, config.weight_norm, products=False)
+        self.left, self.right = nn.Linear(config.hid, max(rows, config.num_classes)), nn.Linear(config.hid, columns)
+
+    @property
+    def last(self) -> LayerWeights:
+        weight = self.left.weight
+        return LayerWeights(weight.new_zeros(1, 1, 4), weight.new_zeros(1, 1))
+
+    def blocks(self, call: _C.DecoderCall, states: Tensor) -> Tensor:
+        matrix = self.left(states)[:, : call.rows, None] * self.right(states)[:, None, : call.columns]
+        if call.decoder == ghnfast.prediction.DecoderKind.CLASS_WEIGHT or call.cells == 1:
+            return matrix
+        return matrix[..., None, None].expand(-1, -1, -1, call.height, call.width)
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    HYPERNETS["neighbours"], DECODERS["outer"] = Neighbours, OuterProducts
+    yield
+    del HYPERNETS["neighbours"], DECODERS["outer"]
+
+
+PAIRS = [("neighbours", "conv"), ("gatedgnn", "outer"), ("mlp", "outer"), ("neighbours", "outer")]
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+        self.large = nn.Conv2d(12, 16, 5, padding=2)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.large(F.relu(self.norm(self.stem(x))))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("hypernet", "decoder"), PAIRS)
+def test_a_registered_part_predicts_saves_and_loads(hypernet: str, decoder: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ghn = GHN(**SETTINGS, hypernet=hypernet, decoder=decoder).eval()
+    model = Network()
+    graph = ghnfast.trace(model, input_shape=(3, 16, 16))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    _, report = ghn.predict(model, graph=graph, report=True)
+    assert report.coverage == 1
+    predicted = {name: value.clone() for name, value in model.named_parameters()}
+    assert not any(torch.equal(value, before[name]) for name, value in predicted.items())
+    differentiable = ghn(graph)[0]
+    for name, value in predicted.items():
+        torch.testing.assert_close(value, differentiable[name].detach(), rtol=1e-5, atol=1e-6)
+    if decoder == "outer":  # what the toy says of itself holds
+        assert torch.linalg.matrix_rank(predicted["head.weight"][:8, :8]) == 1
+        torch.testing.assert_close(predicted["large.weight"][8:], predicted["large.weight"][:8])
+    for path in (tmp_path / "ghn.pt", tmp_path / "ghn.safetensors"):
+        ghn.save(path)
+        loaded = ghnfast.load(path)
+        assert loaded.settings == ghn.settings
+        other = loaded.predict(Network(), graph=graph)
+        assert all(torch.equal(value, predicted[name]) for name, value in other.named_parameters())
+
+
+@pytest.mark.parametrize(("hypernet", "decoder"), PAIRS)
+def test_a_registered_part_trains(hypernet: str, decoder: str, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "hypernet": hypernet, "decoder": decoder, "data": "mnist5k", "steps": 2, "meta_batch": 1}
+    settings |= {"batch_size": 4, "networks": 3, "num_ch": (8, 8), "fc_dim": (16, 16), "save_every": 1}
+    settings.pop("num_classes")
+    path = train(make_config(settings), tmp_path / "run")
+    trained = ghnfast.load(path)
+    assert (trained.settings.hypernet, trained.settings.decoder) == (hypernet, decoder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = GHN(**trained.config)
+    changed: Sequence[str] = [
+        name
+        for (name, a), b in zip(trained.gnn.named_parameters(), first.gnn.parameters(), strict=True)
+        if not torch.equal(a, b)
+    ]
+    assert changed
+
+
+def test_an_unknown_name_is_an_error() -> None:
+    with pytest.raises(ghnfast.ConfigError, match=r"hypernet is .mine.; .gatedgnn., .mlp. and .neighbours. are"):
+        GHN(**SETTINGS, hypernet="mine")
