@@ -8,10 +8,15 @@
 
 from importlib.metadata import version
 
+<<<<<<< Updated upstream
 from .calibration import calibrate
 from .errors import (
     BackendError,
     CalibrationError,
+=======
+from .errors import (
+    BackendError,
+>>>>>>> Stashed changes
     CheckpointError,
     ConfigError,
     DatasetError,
@@ -37,7 +42,10 @@ __all__ = [
     "GHN",
     "ArchGraph",
     "BackendError",
+<<<<<<< Updated upstream
     "CalibrationError",
+=======
+>>>>>>> Stashed changes
     "CheckpointError",
     "ConfigError",
     "DatasetError",

@@ -13,7 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from ..errors import PredictError
 from ..files import in_words
 from ..graph import Reparametrization
-from ..tracing.chance import SEED, PrivateRandom
+from ..randomness import SEED, PrivateRandom
 
 
 class Inversion(NamedTuple):

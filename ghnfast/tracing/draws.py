@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chance import FAR, PrivateRandom, Site, calling_site
+from .chance import FAR, Site, TraceRandom, calling_site
 from .registry import Arguments, Function, Keywords, argument, functions, rule
 from .tensors import tensors_in
 from .tracer import Tracer
@@ -98,7 +98,7 @@ def draw(extreme: Extreme | None, likes: bool = False) -> Callable[..., Any]:
             elif takes_generator:
                 made = func(*args, **kwargs, generator=tracer.chance.generators[0])
             else:
-                with PrivateRandom(tracer.chance.generators[0]):
+                with TraceRandom(tracer.chance.generators[0]):
                     made = func(*args, **kwargs)
             if level is None or extreme is None or not isinstance(made, Tensor) or made.is_meta:
                 return made

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TraceError
-from .chance import SEED, Chance, private_draws
+from ..randomness import SEED
+from .chance import Chance
 from .failures import reason as reason_of
 from .leaves import private_copy
 from .members import Members, unchanged
 from .numbers import HiddenOperations, NumbersTracer, private_model
+from .private import private_draws
 from .registry import RULES
 from .tensors import CPU, META, MemoryLost, copy_of, map_tensors
 from .tracer import Origin, ShapeError, Tracer, Value

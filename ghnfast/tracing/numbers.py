@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TraceError
-from .chance import Chance, PrivateRandom
+from .chance import Chance, TraceRandom
 from .members import Members, members_of
 from .tensors import CPU, check_memory, map_tensors, tensors_in, to_meta
 from .tracer import Kind, Origin, Rule, ShapeError, Tracer, Value, hidden_operation, writes_first_argument
@@ -29,7 +29,7 @@ FROM_ARRAYS = (torch.tensor, torch.as_tensor, torch.asarray)
 HARMLESS = ("lift_fresh", "detach", "alias")
 
 
-class HiddenOperations(PrivateRandom):
+class HiddenOperations(TraceRandom):
     """Fails where something computes with features that no torch function was called for."""
 
     def __init__(self, tracer: NumbersTracer) -> None:

@@ -19,6 +19,7 @@ import operator
 import sys
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -29,7 +30,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 from ..errors import TraceError
-from .chance import Chance, PrivateRandom, Site
+from ..randomness import DRAWING
+from .chance import Chance, Site, TraceRandom
 from .members import Members
 from .parts import Part, Region, region_part, reparametrizations_of
 from .shapes import changes_values_alone, kept_layout, result_dtype, result_shape
@@ -544,7 +546,7 @@ class Tracer(TorchFunctionMode):
         return result
 
     def call_for_real(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with PrivateRandom(self.chance.generators[0]):
+        with TraceRandom(self.chance.generators[0]):
             return func(*map_tensors(self.real, args), **map_tensors(self.real, kwargs))
 
     def real(self, tensor: Tensor) -> Tensor:
@@ -570,7 +572,7 @@ class Tracer(TorchFunctionMode):
         args, kwargs = map_tensors(self.copy, args), map_tensors(self.copy, kwargs)
         if any(tensor.is_meta for tensor in tensors_in(args, kwargs)):
             return NotImplemented
-        with PrivateRandom(self.chance.generators[0]):
+        with TraceRandom(self.chance.generators[0]):
             result = func(*args, **kwargs)
         operation = self.distinct_operations(values)[0]
         for tensor in tensors_in(result):
@@ -659,7 +661,8 @@ class Tracer(TorchFunctionMode):
         if func in FACTORIES:  # on no other device, also where there is a default one
             kwargs = {**kwargs, "device": CPU}
         scaled = changes_values_alone(func, args) and args[0].is_meta and not kwargs
-        result = args[0] if scaled else func(*args, **kwargs)
+        with TraceRandom(self.chance.generators[0]) if func in DRAWING else NOTHING:
+            result = args[0] if scaled else func(*args, **kwargs)
         found = tensors_in(result)
         for tensor in found:
             self.set_value(tensor, Origin(buffer=buffer, sites=sites) if sites else BUFFER if buffer else CONSTANT)
@@ -703,6 +706,7 @@ class Tracer(TorchFunctionMode):
 
 
 FACTORIES = frozenset(_device_constructors())
+NOTHING = nullcontext()
 KERNEL_MODULES = ("torch._refs", "torch._prims", "torch._decomp", "torch._meta_registrations", "torch._inductor")
 
 

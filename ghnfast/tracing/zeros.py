@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._decomp import global_decomposition_table
 
-from .chance import PrivateRandom
+from .chance import TraceRandom
 from .tensors import CPU, map_tensors, tensors_in, to_meta
 
 # Numbers read and written by one operator: what an operator that takes each number once does in 20 ms, and what any
@@ -57,7 +57,7 @@ def how_to_run(op: Any) -> tuple[bool, bool, int]:
     return KNOWN[op]
 
 
-class OnZeros(PrivateRandom):
+class OnZeros(TraceRandom):
     """Runs operators on zeros in place of meta tensors, where torch would run Python on these.
 
     Those that draw fill them with numbers of a generator of their own.

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from ..errors import TrainingError
 from ..files import in_words
 from ..optional import import_optional
-from .randomness import drawing_from
+from ..randomness import drawing_from
 
 # Mean and standard deviation of each channel, of values from 0 to 1.
 CIFAR_STATISTICS = (0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)

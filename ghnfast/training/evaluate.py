@@ -23,9 +23,9 @@ from ..deepnets import DeepNets1M
 from ..deepnets.dataset import PREDEFINED, SPLITS, DeepNet
 from ..errors import TrainingError
 from ..nn import GHN
+from ..randomness import drawing_from
 from .data import BIG, Batches, ImageData, Images
 from .networks import main_logits, placed
-from .randomness import drawing_from
 
 STATISTICS = ("batch", "recalibrated")
 BATCH_SIZE = 64

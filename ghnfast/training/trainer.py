@@ -30,6 +30,7 @@ from ..nn import GHN
 from ..nn.config import config_of
 from ..optional import import_optional
 from ..predict import load
+from ..randomness import drawing_from
 from .config import TrainConfig
 from .data import BIG, Batches, ImageData, load_data
 from .folder import CHECKPOINT as CHECKPOINT
@@ -38,7 +39,6 @@ from .folder import LOG as LOG
 from .folder import WEIGHTS as WEIGHTS
 from .folder import append_line, cut_log, locked, read_checkpoint, save_checkpoint, sync_folder, writing
 from .networks import MetaBatch, MetaBatches, ahead, placed, run_network
-from .randomness import drawing_from
 from .start import start_from_identity
 
 MOST_OUT_OF_MEMORY = 20  # in a row: then nothing will fit

@@ -1,10 +1,10 @@
-"""Random numbers: what a seed gives, whoever else draws; and that nobody else's numbers change."""
+"""Random numbers of runs: what a seed gives, whoever else draws; and that nobody else's numbers change."""
 
 from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,95 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from tiny import tiny_config
 from torch import Tensor, nn
 
 import ghnfast
 import ghnfast.vision  # (first: it makes torchvision importable beside a CPU torch)
+from ghnfast.randomness import drawing_from
 from ghnfast.training import ImageData, baseline, evaluate, load_data, train
 from ghnfast.training.evaluate import fit
-from ghnfast.training.randomness import drawing_from
 from ghnfast.training.trainer import CHECKPOINT, make_ghn
-
-
-def parameters_of(*modules: nn.Module) -> list[Tensor]:
-    return [parameter.detach() for module in modules for parameter in module.parameters()]
-
-
-def resnet() -> list[Tensor]:
-    from torchvision.models import resnet18
-
-    return parameters_of(resnet18(num_classes=3))[::7]
-
-
-ONES = torch.ones(2, 8, 4, 4)
-DRAWS: dict[str, Callable[[], list[Tensor]]] = {
-    "layers": lambda: parameters_of(nn.Linear(3, 4), nn.Embedding(3, 4), nn.Conv2d(3, 4, 3), nn.LSTM(3, 4)),
-    "attention layers": lambda: parameters_of(nn.MultiheadAttention(4, 2), nn.Bilinear(2, 3, 4)),
-    "initialization": lambda: [
-        nn.init.trunc_normal_(torch.empty(5, 5)), nn.init.orthogonal_(torch.empty(5, 5)),
-        nn.init.kaiming_normal_(torch.empty(5, 5)), nn.init.xavier_uniform_(torch.empty(5, 5)),
-        nn.init.sparse_(torch.empty(5, 5), 0.5),
-    ],
-    "factories": lambda: [
-        torch.rand(3), torch.randn(2, dtype=torch.float64), torch.randint(5, (3,)), torch.randint(2, 9, (3,)),
-        torch.randperm(7), torch.normal(torch.zeros(3), 1.0), torch.normal(0.0, 1.0, (3,)),
-    ],
-    "samples": lambda: [
-        torch.bernoulli(torch.full((9,), 0.5)), torch.multinomial(torch.ones(9), 3), torch.poisson(torch.ones(9)),
-        torch.ones(9).multinomial(2), torch.full((9,), 0.5).bernoulli(),
-    ],
-    "in place": lambda: [
-        torch.ones(6).uniform_(-1, 2), torch.ones(6).normal_(), torch.ones(6).random_(9), torch.ones(6).bernoulli_(0.5),
-        torch.ones(6).exponential_(), torch.ones(6).cauchy_(), torch.ones(6).geometric_(0.5),
-        torch.ones(6).log_normal_(),
-    ],
-    "dropout": lambda: [
-        F.dropout(ONES), F.dropout1d(ONES[0]), F.dropout2d(ONES), F.alpha_dropout(ONES, 0.5, True),
-        F.feature_alpha_dropout(ONES, 0.5, True), nn.Dropout(0.3, inplace=True)(torch.ones(9)), nn.Dropout3d()(ONES),
-        torch.dropout(ONES, 0.5, True), torch.native_dropout(ONES, 0.5, True)[0],
-    ],
-    "functions": lambda: [
-        nn.RReLU()(-ONES), F.gumbel_softmax(torch.zeros(5)), nn.FractionalMaxPool2d(2, output_size=2)(ONES),
-        F.scaled_dot_product_attention(ONES, ONES, ONES, dropout_p=0.5),
-    ],
-    "networks": lambda: [
-        nn.MultiheadAttention(4, 2, dropout=0.5)(ONES[0], ONES[0], ONES[0])[0].detach(),
-        nn.LSTM(4, 4, 2, dropout=0.5)(ONES[0])[0].detach(), *resnet(),
-    ],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", DRAWS)
-def test_a_seed_gives_what_the_global_generator_gives_and_leaves_that(name: str) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(123)
-        wanted = DRAWS[name]()
-        state = torch.get_rng_state()
-        with drawing_from(123):
-            found = DRAWS[name]()
-            assert not torch.equal(torch.cat([each.flatten().float() for each in DRAWS[name]()]),
-                                   torch.cat([each.flatten().float() for each in found]))  # fmt: skip
-        assert torch.equal(torch.get_rng_state(), state)
-    assert all(map(torch.equal, found, wanted))
-
-
-def test_generators_that_are_given_are_used() -> None:
-    generator = torch.Generator().manual_seed(7)
-    with drawing_from(123):
-        found = torch.rand(3, generator=generator)
-    assert torch.equal(found, torch.rand(3, generator=torch.Generator().manual_seed(7)))
-
-
-def test_gradients_of_dropout_are_those_of_what_was_kept() -> None:
-    for dropout in (F.dropout, lambda values: torch.native_dropout(values, 0.5, True)[0]):
-        values = torch.ones(100, requires_grad=True)
-        with drawing_from(0):
-            dropped = dropout(values)
-        dropped.sum().backward()
-        assert torch.equal(values.grad, dropped.detach())  # type: ignore[arg-type]
 
 
 class Others:
@@ -252,7 +173,7 @@ def test_baselines_with_dropout_are_reproducible(few_images: ImageData) -> None:
         with drawing_from(1):
             network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 16), nn.Dropout(0.5), nn.Linear(16, 10))
         fit(network, Batches(few_images.train, 6, 0), 3)
-        return parameters_of(network)
+        return [parameter.detach() for parameter in network.parameters()]
 
     wanted = trained()
     torch.rand(5)

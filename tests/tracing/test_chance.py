@@ -1,0 +1,185 @@
+"""ghnfast/tracing/chance.py: what a forward draws, and what it sets, is a trace's own."""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from models import Net
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import ghnfast
+from ghnfast.tracing import private
+from ghnfast.tracing.chance import Chance
+from ghnfast.tracing.private import private_draws
+
+IMAGE = (3, 8, 8)
+ONES = torch.ones(2, 8, 4, 4)
+
+
+def forked() -> Tensor:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        return torch.rand(3)
+
+
+def saved() -> None:
+    state = torch.get_rng_state()
+    torch.random.seed()
+    torch.rand(3)
+    torch.random.set_rng_state(state)
+    assert torch.initial_seed() == 0
+
+
+# What forwards do besides drawing from a function that has a rule.
+DRAWS: dict[str, Callable[[], Any]] = {
+    "layers": lambda: [nn.Linear(3, 4), nn.Embedding(3, 4), nn.LSTM(3, 4), nn.MultiheadAttention(4, 2)],
+    "initialization": lambda: [
+        nn.init.normal_(torch.empty(5, 5)), nn.init.uniform_(torch.empty(5, 5)), nn.init.orthogonal_(torch.empty(5, 5)),
+        nn.init.kaiming_uniform_(torch.empty(5, 5)), nn.init.trunc_normal_(torch.empty(5, 5)),
+    ],
+    "whoever's generator": lambda: [
+        torch.rand(3, generator=torch.default_generator), torch.poisson(ONES, generator=torch.default_generator),
+        nn.init.normal_(torch.empty(3), generator=torch.default_generator),
+    ],
+    "recurrent layers": lambda: [
+        nn.LSTM(4, 4, 2, dropout=0.5)(ONES[0]), nn.GRU(4, 4, 2, dropout=0.5)(ONES[0]),
+        nn.RNN(4, 4, 2, dropout=0.5)(ONES[0]),
+    ],
+    "attention": lambda: F.scaled_dot_product_attention(ONES, ONES, ONES, dropout_p=0.5),
+    "dropout": lambda: torch.native_dropout(ONES, 0.5, True),
+    "distributions": lambda: [
+        torch.distributions.Gamma(ONES, ONES).sample(), torch.distributions.Dirichlet(ONES).sample(),
+        torch.distributions.Binomial(3, ONES / 2).sample(),
+    ],
+    "activations": lambda: [F.rrelu(-ONES, training=True), torch.rrelu_(-ONES, training=True)],
+    "outputs that are given": lambda: [
+        torch.rand(3, out=torch.empty(3)), torch.randperm(5, out=torch.empty(5, dtype=torch.int64)),
+        torch.randint(5, (3,), out=torch.empty(3, dtype=torch.int64)),
+    ],
+    "a fork": forked,
+    "a state": saved,
+    "seeds": lambda: [torch.seed(), torch.random.manual_seed(3), np.random.seed(1), random.seed(2)],
+    "GPUs": lambda: [seed() for seed in (torch.cuda.seed, torch.cuda.seed_all, torch.cuda.random.seed)],
+    "checkpoints": lambda: checkpoint(F.relu, ONES, use_reentrant=False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("on_numbers", [False, True])
+@pytest.mark.parametrize("name", DRAWS)
+def test_global_generators_are_left_alone(name: str, on_numbers: bool) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        if on_numbers:
+            bool(x.isfinite().all())
+        DRAWS[name]()
+        return m.a(x)
+
+    model = Net(forward, a=nn.Conv2d(3, 8, 3))
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    graph = ghnfast.trace(model, input_shape=IMAGE)
+    assert (graph.ran_on_numbers is not None) is on_numbers
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+
+
+@pytest.mark.parametrize("name", ["a fork", "a state"])
+def test_states_that_a_forward_puts_back_do_not_undo_what_another_thread_draws(name: str) -> None:
+    """Another thread draws between the two: the same numbers would come again."""
+    drawn: list[float] = []
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        inside = threading.Thread(target=lambda: drawn.append(float(torch.rand(()))))
+        state = torch.get_rng_state()
+        with torch.random.fork_rng() if name == "a fork" else torch.no_grad():
+            inside.start()
+            inside.join()
+        if name == "a state":
+            torch.set_rng_state(state)
+        return m.a(x)
+
+    model = Net(forward, a=nn.Conv2d(3, 8, 3))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        ghnfast.trace(model, input_shape=IMAGE)
+        drawn.append(float(torch.rand(())))
+        torch.manual_seed(5)
+        assert drawn == [float(torch.rand(())) for _ in drawn]
+        assert len(drawn) > 1
+
+
+def test_a_trace_that_ends_takes_nothing_from_one_that_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one begins while this one puts the functions back, and draws when they are."""
+    began, back, drew = threading.Event(), threading.Event(), threading.Event()
+    put_back = private.put_functions_back
+
+    def other() -> None:
+        with private_draws(Chance()):
+            began.set()
+            back.wait(10)
+            random.random(), np.random.rand(), torch.manual_seed(9)
+            drew.set()
+
+    thread = threading.Thread(target=other)
+
+    def slowly() -> None:
+        if threading.current_thread() is thread:
+            return put_back()
+        thread.start()
+        began.wait(0.3)
+        put_back()
+        back.set()
+        drew.wait(0.3)
+
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    with monkeypatch.context() as patch, private_draws(Chance()):
+        patch.setattr(private, "put_functions_back", slowly)
+        replaced = random.random
+    with private_draws(Chance()):
+        pass
+    thread.join()
+    assert replaced is not random.random
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+
+
+@pytest.mark.parametrize("module", [torch, torch.random])
+def test_seeds_are_private_where_their_function_was_wrapped(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch's compiler wraps some when it is imported: before a trace, or in the middle of one."""
+
+    def wrap() -> None:
+        seed = module.manual_seed
+        monkeypatch.setattr(module, "manual_seed", functools.wraps(seed)(lambda *args: seed(*args)))
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        wrap()
+        module.manual_seed(3)
+        return m.a(x)
+
+    plain = Net(lambda m, x: m.a(x) if module.manual_seed(2) else x, a=nn.Conv2d(3, 8, 3))
+    model = Net(forward, a=nn.Conv2d(3, 8, 3))
+    before = torch.get_rng_state()
+    wrap()
+    wrapped = module.manual_seed
+    ghnfast.trace(plain, input_shape=IMAGE)
+    assert module.manual_seed is wrapped
+    for _ in range(2):
+        ghnfast.trace(model, input_shape=IMAGE)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng():
+        module.manual_seed(7)
+        assert torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(7).get_state())
+
+
+def test_replacements_of_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "random", lambda: 0.25)
+    model = Net(lambda m, x: m.a(x) if random.random() == 0.25 else x, a=nn.Conv2d(3, 8, 3))
+    assert ghnfast.trace(model, input_shape=IMAGE).ops == ["input", "conv", "bias"]
+    assert random.random() == 0.25
