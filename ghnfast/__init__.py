@@ -8,15 +8,10 @@
 
 from importlib.metadata import version
 
-<<<<<<< Updated upstream
 from .calibration import calibrate
 from .errors import (
     BackendError,
     CalibrationError,
-=======
-from .errors import (
-    BackendError,
->>>>>>> Stashed changes
     CheckpointError,
     ConfigError,
     DatasetError,
@@ -42,10 +37,7 @@ __all__ = [
     "GHN",
     "ArchGraph",
     "BackendError",
-<<<<<<< Updated upstream
     "CalibrationError",
-=======
->>>>>>> Stashed changes
     "CheckpointError",
     "ConfigError",
     "DatasetError",

@@ -49,12 +49,9 @@ class TrainingError(GhnfastError, ValueError):
     """A training run or an evaluation cannot start or go on: its data, configuration or checkpoint is not usable."""
 
 
-<<<<<<< Updated upstream
 class CalibrationError(GhnfastError, ValueError):
     """Running statistics could not be estimated from the given images. The model is as it was before the call."""
 
 
-=======
->>>>>>> Stashed changes
 class UsageError(GhnfastError):
     """The command line asks for something that cannot be done."""

@@ -13,12 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from . import _C
-<<<<<<< Updated upstream
 from .errors import GraphError
 from .optional import import_optional
-=======
-from .errors import GraphError, MissingPackageError
->>>>>>> Stashed changes
 
 if TYPE_CHECKING:
     import networkx
@@ -127,10 +123,7 @@ class ArchGraph:
         reparametrized: {name: weight} of the weights that are computed from parameters; `weights` has them under the
             name of one of these.
         input_shape: the shape (channels, height, width) of one input, or None where it is not known, or not one image.
-<<<<<<< Updated upstream
         ran_on_numbers: why the forward had to be run on random numbers, or None where shapes were enough.
-=======
->>>>>>> Stashed changes
 
     Args:
         check: whether to check all of this, as is done with what is unpickled, too. Graphs of our own C++ are not
@@ -151,12 +144,9 @@ class ArchGraph:
     parameter_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
-<<<<<<< Updated upstream
     ran_on_numbers: str | None = None
     slices: dict[str, ParameterSlice] = field(default_factory=dict)
     reparametrized: dict[str, Reparametrization] = field(default_factory=dict)
-=======
->>>>>>> Stashed changes
     check: InitVar[bool] = True
 
     def __post_init__(self, check: bool) -> None:
@@ -238,17 +228,7 @@ class ArchGraph:
         Raises:
             MissingPackageError: networkx is not installed.
         """
-<<<<<<< Updated upstream
         graph: networkx.DiGraph = import_optional("networkx", "ArchGraph.to_networkx needs").DiGraph()
-=======
-        try:
-            import networkx
-        except ImportError as error:
-            raise MissingPackageError(
-                "ArchGraph.to_networkx needs networkx: pip install 'ghnfast[networkx]'"
-            ) from error
-        graph = networkx.DiGraph()
->>>>>>> Stashed changes
         labels = zip(self.ops, self.params, self.levels.tolist(), strict=True)
         graph.add_nodes_from(
             (node, {"op": op, "param": p, "level": level}) for node, (op, p, level) in enumerate(labels)
@@ -297,13 +277,9 @@ def checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     reasons = dict(items_of("skipped", given.get("skipped", {})))
     if not all(isinstance(text, str) for pair in reasons.items() for text in pair):
         raise GraphError("skipped has something else than strings; {name: reason} is accepted")
-<<<<<<< Updated upstream
     image, reason = given.get("input_shape"), given.get("ran_on_numbers")
     if reason is not None and not isinstance(reason, str):
         raise GraphError(f"ran_on_numbers is {reason!r:.80}; a reason in words, or None, is accepted")
-=======
-    image = given.get("input_shape")
->>>>>>> Stashed changes
     return {
         "primitives": primitives,
         "edges": edges,
@@ -314,7 +290,6 @@ def checked_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         "parameter_shapes": shapes,
         "skipped": reasons,
         "input_shape": None if image is None else sizes_of("input_shape", image),
-<<<<<<< Updated upstream
         "ran_on_numbers": reason,
         "slices": checked_slices(given.get("slices", {}), shapes),
         "reparametrized": checked_weights(given.get("reparametrized", {}), shapes),
@@ -338,11 +313,6 @@ def checked_weights(given: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
     return found
 
 
-=======
-    }
-
-
->>>>>>> Stashed changes
 def whole_numbers(name: str, given: Any, dimensions: int, least: int, most: int) -> NDArray[np.integer[Any]]:
     """An array of whole numbers within a range; its second dimension, if any, is two."""
     try:

@@ -18,11 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import Dataset, Sampler
 
 from .. import _C
-<<<<<<< Updated upstream
 from ..errors import ConfigError, NetworkIndexError
-=======
-from ..errors import ConfigError, MissingPackageError, NetworkIndexError
->>>>>>> Stashed changes
 from ..graph import ArchGraph
 from ..optional import import_optional
 from ..tracing import trace
@@ -143,22 +139,10 @@ class WithoutMemory(TorchFunctionMode):
 def make_resnet50(num_classes: int, large_images: bool, options: dict[str, Any]) -> nn.Module:
     from ..vision import adapt_to_small_images
 
-<<<<<<< Updated upstream
     models = import_optional("torchvision.models", "the predefined ResNet-50 needs")
     if options:
         raise ConfigError(f"a ResNet-50 takes no {', '.join(options)}")
     model: nn.Module = models.resnet50(num_classes=num_classes)
-=======
-    try:
-        from torchvision.models import resnet50
-    except ImportError as error:
-        raise MissingPackageError(
-            "the predefined ResNet-50 needs torchvision: pip install 'ghnfast[vision]'"
-        ) from error
-    if options:
-        raise ConfigError(f"a ResNet-50 takes no {', '.join(options)}")
-    model: nn.Module = resnet50(num_classes=num_classes)
->>>>>>> Stashed changes
     return model if large_images else adapt_to_small_images(model)
 
 
@@ -217,7 +201,6 @@ class DeepNets1M(Dataset[DeepNet]):
         num_ch: tuple[int, int] = (16, 128),
         fc_dim: tuple[int, int] = (64, 512),
     ) -> None:
-<<<<<<< Updated upstream
         if not isinstance(split, str) or split not in SPLITS:
             raise ConfigError(f"split is {split!r}; {', '.join(SPLITS)} are accepted")
         check_seed(seed)
@@ -227,17 +210,6 @@ class DeepNets1M(Dataset[DeepNet]):
             raise ConfigError(f"num_classes is {num_classes!r}; 1 to {MOST['num_classes']} are accepted")
         if root is not None and not isinstance(root, (str, os.PathLike)):
             raise ConfigError(f"root is a {type(root).__name__}; the path of a folder is accepted")
-=======
-        if split not in SPLITS:
-            raise ConfigError(f"split is {split!r}; {', '.join(SPLITS)} are accepted")
-        if not 0 <= seed < 1 << 64:
-            raise ConfigError(f"seed is {seed}; 0 to 2^64 - 1 is accepted")
-        for name, (first, last), step in (("num_ch", num_ch, CHANNEL_STEP), ("fc_dim", fc_dim, FC_STEP)):
-            if not 8 <= first <= last or first % 2:
-                raise ConfigError(
-                    f"{name} is {(first, last)}; (first, last) with an even first >= 8, in steps of {step}"
-                )
->>>>>>> Stashed changes
         self.split, self.seed, self.large_images = split, seed, large_images
         self.num_classes = (1000 if large_images else 10) if num_classes is None else num_classes
         self.ranges = (*num_ch, *fc_dim)
@@ -249,13 +221,8 @@ class DeepNets1M(Dataset[DeepNet]):
             there = len(self.published)
         elif split != "predefined" and is_whole(size):
             there = max(there, size)  # sampling has no end
-<<<<<<< Updated upstream
         if size is not None and not (is_whole(size) and 1 <= size <= there):
             raise ConfigError(f"size is {size!r}; the split {split} has {there} networks")
-=======
-        if size is not None and not 1 <= size <= there:
-            raise ConfigError(f"size is {size}; the split {split} has {there} networks")
->>>>>>> Stashed changes
         self.size = there if size is None else size
 
     def __len__(self) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _C
-from ..errors import DatasetError, MissingPackageError
+from ..errors import DatasetError
 from ..graph import PRIMITIVES, ArchGraph
 from ..optional import import_optional
 from .genotype import Genotype
@@ -45,14 +45,7 @@ def open_hdf5(path: Path, mode: str = "r") -> Any:
         MissingPackageError: h5py is not installed.
         DatasetError: the file is not there, or is no HDF5 file.
     """
-<<<<<<< Updated upstream
     h5py = import_optional("h5py", "files of DeepNets-1M need")
-=======
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingPackageError("files of DeepNets-1M need h5py: pip install 'ghnfast[hdf5]'") from error
->>>>>>> Stashed changes
     try:
         return h5py.File(path, mode)
     except DAMAGE as error:

@@ -93,11 +93,7 @@ class Genotype:
         if isinstance(source, str):
             return GENOTYPES[source] if source in GENOTYPES else cls(**_fields_in(source))
         if not isinstance(source, Mapping) or set(source) != set(_FIELDS):
-<<<<<<< Updated upstream
             given = sorted(map(str, source)) if isinstance(source, Mapping) else type(source).__name__
-=======
-            given = sorted(source) if isinstance(source, Mapping) else type(source).__name__
->>>>>>> Stashed changes
             raise ConfigError(
                 f"a genotype is a Genotype or a mapping with the keys {', '.join(_FIELDS)}, given {given}"
             )
@@ -149,7 +145,6 @@ def _literal(value: ast.expr) -> Any:
 
 
 def _parse_edges(field: str, edges: Iterable[Sequence[str | int]]) -> tuple[Edge, ...]:
-<<<<<<< Updated upstream
     given = _listed(field, edges)
     if not given or len(given) % 2:
         raise ConfigError(f"{field}: a cell has two edges for each of its steps, one or more, given {len(given)} edges")
@@ -162,25 +157,13 @@ def _listed(field: str, given: Iterable[Any]) -> list[Any]:
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise ConfigError(f"{field} of a genotype is a list, given {given!r:.80}")
     return list(given)
-=======
-    parsed = tuple(_parse_edge(f"{field}[{position}]", edge, position // 2) for position, edge in enumerate(edges))
-    if not parsed or len(parsed) % 2:
-        raise ConfigError(
-            f"{field}: a cell has two edges for each of its steps, one or more, given {len(parsed)} edges"
-        )
-    return parsed
->>>>>>> Stashed changes
 
 
 def _parse_edge(place: str, edge: Sequence[str | int], step: int) -> Edge:
     if isinstance(edge, str) or not isinstance(edge, Sequence) or len(edge) != 2:
         raise ConfigError(f"{place}: an edge is a pair (operation, state), given {edge!r}")
     name, state = edge
-<<<<<<< Updated upstream
     if not isinstance(name, str) or name not in OPERATIONS:
-=======
-    if name not in OPERATIONS:
->>>>>>> Stashed changes
         raise ConfigError(f"{place}: unknown operation {name!r}, accepted are {', '.join(OPERATIONS)}")
     return str(name), _parse_state(place, state, first=0, last=1 + step, reader=f"step {step} can read")
 
@@ -193,11 +176,8 @@ def _parse_concat(field: str, concat: Iterable[int], steps: int) -> tuple[int, .
     )
     if not states:
         raise ConfigError(f"{field}: the cell must concatenate one or more of states 2 to {last}, given none")
-<<<<<<< Updated upstream
     if len(states) > MOST_STEPS:
         raise ConfigError(f"{field}: the cell can concatenate at most {MOST_STEPS} states, given {len(states)}")
-=======
->>>>>>> Stashed changes
     return states
 
 

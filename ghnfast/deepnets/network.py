@@ -418,7 +418,6 @@ def check_settings(
     Raises:
         ConfigError: settings that are out of range or cannot work together.
     """
-<<<<<<< Updated upstream
     given = {"num_classes": num_classes, "C": C, "n_cells": n_cells, "C_mult": C_mult, "ks": ks}
     for name, value in {**given, "stem_type": stem_type, "fc_layers": fc_layers, "fc_dim": fc_dim}.items():
         least = 0 if name in ("stem_type", "fc_layers", "fc_dim") else 1
@@ -427,22 +426,11 @@ def check_settings(
         if value > MOST[name]:
             raise ConfigError(f"{name} must be {MOST[name]} or less, given {value}")
     if ks % 2 == 0:
-=======
-    for name, value in {"num_classes": num_classes, "C": C, "n_cells": n_cells, "C_mult": C_mult}.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be 1 or more, given {value}")
-    if ks < 1 or ks % 2 == 0:
->>>>>>> Stashed changes
         raise ConfigError(f"ks must be odd and positive, given {ks}")
     if stem_type not in (0, 1):
         raise ConfigError(f"stem_type must be 0 (one convolution) or 1 (the ImageNet stem of DARTS), given {stem_type}")
     if stem_type == 1 and C < 2:
         raise ConfigError(f"C must be 2 or more with stem_type 1, whose first layer has C // 2 channels, given {C}")
-<<<<<<< Updated upstream
-=======
-    if fc_layers < 0:
-        raise ConfigError(f"fc_layers must be 0 or more, given {fc_layers}")
->>>>>>> Stashed changes
     if fc_layers > 1 and fc_dim < 1:
         raise ConfigError(f"fc_dim must be 1 or more where fc_layers is more than 1, given {fc_dim}")
     if not preproc:
