@@ -262,7 +262,7 @@ def test_the_model_is_asked_for_its_parameters_before_the_write(ghn: GHN, graph:
 STAGES = [
     ("ghnfast.prediction.predictor.make_report", ["torch", "cpp", "triton"]),
     ("ghnfast.prediction.job.decoded_part", ["torch", "triton"]),
-    ("ghnfast.ops.decode.naive_blocks", ["torch"]),
+    ("ghnfast.ops.decode.naive.naive_blocks", ["torch"]),
     ("torch._foreach_copy_", ["torch"]),
     ("torch.autograd.graph.increment_version", ["cpp"]),
     ("ghnfast.prediction.job.memory_of", ["cpp"]),

@@ -2,7 +2,7 @@
 // repeat them; forward and backward.
 //
 // Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), section 3.3 and appendix B.2.
-// ghnfast/ops/decode.py has the same in plain PyTorch.
+// ghnfast/ops/decode/naive.py has the same in plain PyTorch.
 #pragma once
 
 #include <cstdint>

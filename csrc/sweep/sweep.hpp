@@ -1,7 +1,7 @@
 // Gated message passing over architecture graphs, forward and backward.
 //
 // Source: Graph HyperNetworks (Zhang et al., ICLR 2019), equations 3 and 4, and Parameter Prediction for Unseen Deep
-// Architectures (NeurIPS 2021), equation 4. ghnfast/ops/sweep.py has the same in plain PyTorch.
+// Architectures (NeurIPS 2021), equation 4. ghnfast/ops/sweep/naive.py has the same in plain PyTorch.
 #pragma once
 
 #include <cstdint>

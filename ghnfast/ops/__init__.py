@@ -1,1 +1,1 @@
-"""The operations of a GHN, one file each. The plain PyTorch version in each file defines what the operation is."""
+"""The operations of a GHN, one folder each: dispatch, the definition in plain PyTorch, and the operators of torch."""

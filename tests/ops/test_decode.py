@@ -1,4 +1,4 @@
-"""ghnfast/ops/decode.py: what runs against what defines it."""
+"""ghnfast/ops/decode: what runs against what defines it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ghnfast/ops/sweep.py: what runs against what defines it."""
+"""ghnfast/ops/sweep: what runs against what defines it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,56 @@
+"""The last step of decoding: a product, its normalization, and the parameters that repeat the result.
+
+A block holds what is decoded for one parameter, at most as large as the decoder's own shape; the parameter repeats it.
+`decode` and `decode_into` are the operation (`dispatch`); `naive_blocks`, `tile` and `store` define it (`naive`);
+`targets` is what is decoded, `operators` what torch sees. csrc/decode is what runs on a CPU, kernels/decode.py on a
+GPU. Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), section 3.3 and appendix B.2.
+"""
+
+from .dispatch import decode, decode_into
+from .naive import copy_all, naive_blocks, store, tile
+from .operators import decode_into_op, decode_op, decode_to, triton_tables
+from .targets import (
+    ELEMENT_BYTES,
+    ELEMENTS,
+    FINE,
+    PRECISIONS,
+    DecodeSource,
+    DecodeTargets,
+    NotFinite,
+    Role,
+    Target,
+    TargetKind,
+    contiguous_memory,
+    memory_table,
+    normalization,
+    product_runs,
+    sizes_of,
+)
+
+__all__ = [
+    "ELEMENTS",
+    "ELEMENT_BYTES",
+    "FINE",
+    "PRECISIONS",
+    "DecodeSource",
+    "DecodeTargets",
+    "NotFinite",
+    "Role",
+    "Target",
+    "TargetKind",
+    "contiguous_memory",
+    "copy_all",
+    "decode",
+    "decode_into",
+    "decode_into_op",
+    "decode_op",
+    "decode_to",
+    "memory_table",
+    "naive_blocks",
+    "normalization",
+    "product_runs",
+    "sizes_of",
+    "store",
+    "tile",
+    "triton_tables",
+]

@@ -1,0 +1,101 @@
+"""`decode` and `decode_into`: the implementation that fits where the tensors are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...errors import BackendError
+from ..backend import autocasts, backend_for, is_capturing, is_plain
+from .naive import copy_all, naive_blocks, naive_decode_into, tile
+from .operators import decode_into_op, decode_op, decode_to, native_decode, triton_tables
+from .targets import FINE, DecodeSource, DecodeTargets, NotFinite, check_sizes, memory_table, product_runs
+
+
+def decode(source: DecodeSource, targets: DecodeTargets, precision: str = "float32") -> list[Tensor]:
+    """The values of all targets, each (out, in, cells); differentiable once with respect to `source`.
+
+    Under autocast, they are computed and returned in the dtype of the weight all the same.
+
+    Args:
+        precision: one of `PRECISIONS`.
+
+    Raises:
+        BackendError: see `GHNFAST_BACKEND`.
+    """
+    if autocasts(source.hidden):
+        with torch.autocast(source.hidden.device.type, enabled=False):
+            return decode(DecodeSource(*(tensor.to(source.weight.dtype) for tensor in source)), targets, precision)
+    backend = backend_for(source.hidden)
+    if backend == "torch":
+        blocks = naive_blocks(source, targets)
+        return [
+            tile(block, (target.out, target.in_, target.cells)) for block, target in zip(blocks, targets, strict=True)
+        ]
+    shapes = [(target.out, target.in_, target.cells) for target in targets]
+    sizes = [math.prod(shape) for shape in shapes]
+    if backend == "cpp" and is_plain(source):
+        flat = native_decode(source, targets, sum(sizes))
+    else:
+        tables = targets.tensors if backend == "cpp" else triton_tables(targets, None, source.hidden)
+        flat = decode_op(*source, tables, sum(sizes), product_runs(targets.table), precision)
+    parts = flat.split(sizes)
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def decode_into(
+    source: DecodeSource, targets: DecodeTargets, outputs: Sequence[Tensor], precision: str = "float32"
+) -> None:
+    """Write the values of all targets into tensors, in their dtype, on their device, without gradients.
+
+    What can fail comes before the first write, and the writes are one call: whatever is raised, an interrupt from the
+    keyboard included, either all outputs are written or none is.
+
+    On a GPU, this waits for the device once, to know whether the values were finite. While a CUDA graph is captured it
+    does not: then nobody is told, and when the graph is replayed, nothing is written where a value is not finite. A
+    call with the same outputs must have come before, all of them on the GPU, the cells of kernels evenly spaced.
+
+    Args:
+        outputs: one per target, with one dimension (in), two (out, in) or four (out, in, height, width); no element
+            of memory belongs to them twice.
+        precision: one of `PRECISIONS`.
+
+    Raises:
+        NotFinite: a value is not finite; nothing is written.
+        BackendError: see `GHNFAST_BACKEND`; or a CUDA graph is being captured, and cannot hold this call.
+    """
+    backend = backend_for(source.hidden)
+    if backend == "torch":
+        naive_decode_into(source, targets, outputs)
+        return
+    device = source.hidden.device
+    direct = outputs
+    if not all(is_reachable(output, device) for output in outputs):
+        if is_capturing(device):
+            raise BackendError(
+                "a CUDA graph is being captured; outputs on the GPU with evenly spaced cells are accepted"
+            )
+        # One that cannot be written to in place takes a copy, and then all do: there is one moment of writing.
+        direct = [output.new_empty(output.shape, device=device) for output in outputs]
+    check_sizes(direct, targets.table)
+    memory = memory_table(direct, targets.table)
+    if backend == "cpp" and is_plain([*source, *direct]):
+        decode_to(source, targets, memory, direct)
+    else:
+        arrays = targets.table, targets.scales, memory
+        tables = [*map(torch.from_numpy, arrays)] if backend == "cpp" else triton_tables(targets, memory, source.hidden)
+        status = decode_into_op(*source, tables, list(direct), precision)
+        if not is_capturing(device) and int(status) != FINE:
+            raise NotFinite(int(status))
+    if direct is not outputs:
+        copy_all(outputs, direct)
+
+
+def is_reachable(output: Tensor, device: torch.device) -> bool:
+    """Whether a tensor is in the memory of a device, its kernels' cells evenly spaced."""
+    if output.is_neg() or output.device != device or output.is_contiguous() or output.ndim < 4:
+        return output.device == device and not output.is_neg()
+    return output.shape[2] == 1 or output.stride(2) == output.shape[3] * output.stride(3)

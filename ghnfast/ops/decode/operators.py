@@ -1,0 +1,276 @@
+"""The operation as operators of torch: in C++ on a CPU (csrc/decode), in Triton on a GPU (kernels/decode.py).
+
+The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ... import _C
+from ..backend import as_arrays, backend_for, kept_for_capture, uploaded
+from .targets import ELEMENTS, FINE, DecodeSource, DecodeTargets, NotFinite, contiguous_memory, sizes_of
+
+# In C++ ---------------------------------------------------------------------------------------------------------------
+
+
+def decode_to(
+    source: DecodeSource, targets: DecodeTargets, memory: NDArray[np.int64], outputs: Sequence[Tensor] = ()
+) -> None:
+    """`decode_into`, in C++, where the memory of the outputs is known (`memory_table`); nobody checks it.
+
+    Args:
+        outputs: the tensors whose memory it is, for torch to know that they are written; none where it knows.
+    """
+    hidden, weight, bias, blocks = as_arrays(*source)
+    threads = torch.get_num_threads()
+    count = functools.partial(torch.autograd.graph.increment_version, list(outputs)) if outputs else None
+    broken = _C.decode(hidden, weight, bias, blocks, targets.table, targets.scales, memory, True, threads, count)
+    if broken >= 0:
+        raise NotFinite(broken)
+
+
+def native_decode(source: DecodeSource, targets: DecodeTargets, elements: int) -> Tensor:
+    table = targets.table
+    flat = source.hidden.new_empty(elements)
+    sizes = sizes_of(table)
+    addresses = flat.data_ptr() + (np.cumsum(sizes) - sizes) * flat.element_size()
+    memory = contiguous_memory(table, addresses, ELEMENTS[flat.dtype])
+    hidden, weight, bias, blocks = as_arrays(*source)
+    _C.decode(hidden, weight, bias, blocks, table, targets.scales, memory, False, torch.get_num_threads())
+    return flat
+
+
+# On a GPU -------------------------------------------------------------------------------------------------------------
+
+
+def triton_tables(targets: DecodeTargets, memory: NDArray[np.int64] | None, hidden: Tensor) -> list[Tensor]:
+    """`Tables` of kernels/decode.py on the device of hidden states; `memory` None for targets one behind the other."""
+    from ...kernels import decode as kernels
+
+    known = targets.uploaded
+    key = b"" if memory is None else memory.tobytes()
+    found = known.get(hidden.device, {})
+    if key not in found:
+        arrays = kernels.tables(targets.table, targets.scales, memory, hidden.shape[1])
+        found = known[hidden.device] = {key: uploaded(arrays, hidden.device)}
+    return kept_for_capture(found[key])
+
+
+# Operators ------------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    "ghnfast::decode_into",
+    mutates_args=("outputs",),
+    device_types="cpu",
+    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, Tensor(a5!)[] outputs, "
+    "str precision) -> Tensor",
+)
+def decode_into_op(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    outputs: list[Tensor],
+    precision: str,
+) -> Tensor:
+    """Write all targets into `outputs`, if they are finite; see `decode_into`.
+
+    Args:
+        tables: targets, scales and the memory of the outputs (`memory_table`), which must be theirs; for Triton
+            `triton_tables`.
+
+    Returns:
+        () int32, `FINE` or the number of the first target with a value that is not finite.
+    """
+    if backend_for(hidden) == "triton":
+        return triton_decode_into(hidden, weight, bias, blocks, tables, outputs, precision)
+    table, scales, memory = (tensor.numpy() for tensor in tables)
+    status = FINE
+    try:
+        decode_to(DecodeSource(hidden, weight, bias, blocks), DecodeTargets(table, scales), memory)
+    except NotFinite as error:
+        status = error.index
+    return torch.tensor(status, dtype=torch.int32)
+
+
+@decode_into_op.register_kernel("cuda")
+def triton_decode_into(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    outputs: list[Tensor],
+    precision: str,
+) -> Tensor:
+    from ...kernels import decode as kernels
+
+    return kernels.decode_into(hidden, weight, bias, blocks, kernels.Tables(*tables), precision)
+
+
+@decode_into_op.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    outputs: list[Tensor],
+    precision: str,
+) -> Tensor:
+    return hidden.new_empty((), dtype=torch.int32)
+
+
+@torch.library.custom_op(
+    "ghnfast::decode",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, SymInt elements, Tensor runs, "
+    "str precision) -> Tensor",
+)
+def decode_op(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    elements: int,
+    runs: Tensor,
+    precision: str,
+) -> Tensor:
+    """The values of all targets one behind the other: (elements,).
+
+    Args:
+        tables: targets and scales; for Triton `triton_tables`.
+        runs: `product_runs`, on the CPU, for the backward pass.
+    """
+    if backend_for(hidden) == "triton":
+        return triton_decode(hidden, weight, bias, blocks, tables, elements, runs, precision)
+    table, scales = (tensor.numpy() for tensor in tables)
+    return native_decode(DecodeSource(hidden, weight, bias, blocks), DecodeTargets(table, scales), elements)
+
+
+@decode_op.register_kernel("cuda")
+def triton_decode(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    elements: int,
+    runs: Tensor,
+    precision: str,
+) -> Tensor:
+    from ...kernels import decode as kernels
+
+    return kernels.decode(hidden, weight, bias, blocks, kernels.Tables(*tables), elements, precision)
+
+
+@decode_op.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    elements: int,
+    runs: Tensor,
+    precision: str,
+) -> Tensor:
+    return hidden.new_empty(elements)
+
+
+@torch.library.custom_op(
+    "ghnfast::decode_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, Tensor runs) "
+    "-> Tensor[]",
+)
+def decode_backward_op(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    runs: Tensor,
+) -> list[Tensor]:
+    """The gradients of hidden, weight, bias and blocks."""
+    if backend_for(hidden) == "triton":
+        return triton_decode_backward(grad, hidden, weight, bias, blocks, tables, runs)
+    flat, a, b, c, d = as_arrays(grad, hidden, weight, bias, blocks)
+    table, scales = (tensor.numpy() for tensor in tables)
+    products, grad_blocks = map(
+        torch.from_numpy, _C.decode_backward(flat, a, b, c, d, table, scales, torch.get_num_threads())
+    )
+    return [*product_gradients(products, hidden, weight, bias, runs), grad_blocks]
+
+
+@decode_backward_op.register_kernel("cuda")
+def triton_decode_backward(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    runs: Tensor,
+) -> list[Tensor]:
+    from ...kernels import decode as kernels
+
+    elements = sum((last - first) * rows * columns for rows, columns, first, last in runs.tolist())
+    products, grad_blocks = kernels.decode_backward(grad, blocks, kernels.Tables(*tables), elements)
+    with torch.autocast(grad.device.type, enabled=False):
+        return [*product_gradients(products, hidden, weight, bias, runs), grad_blocks]
+
+
+def product_gradients(products: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, runs: Tensor) -> list[Tensor]:
+    """The gradients of hidden, weight and bias from those of products, which follow each other run by run."""
+    grad_hidden, grad_weight, grad_bias = (torch.zeros_like(tensor) for tensor in (hidden, weight, bias))
+    at = 0
+    for rows, columns, first, last in runs.tolist():
+        size = (last - first) * rows * columns
+        part = products[at : at + size].view(last - first, rows * columns)
+        at += size
+        grad_hidden[first:last] += part @ weight[:rows, :columns].flatten(0, 1)
+        grad_weight[:rows, :columns] += (part.T @ hidden[first:last]).unflatten(0, (rows, columns))
+        grad_bias[:rows, :columns] += part.sum(0).unflatten(0, (rows, columns))
+    return [grad_hidden, grad_weight, grad_bias]
+
+
+@decode_backward_op.register_fake
+def _(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blocks: Tensor,
+    tables: list[Tensor],
+    runs: Tensor,
+) -> list[Tensor]:
+    return [torch.empty_like(tensor) for tensor in (hidden, weight, bias, blocks)]
+
+
+def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *source, tables, _, runs, _ = inputs
+    ctx.save_for_backward(*source, runs, *tables)
+
+
+def decode_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    *source, runs = ctx.saved_tensors[:5]
+    tables = list(ctx.saved_tensors[5:])
+    return (*decode_backward_op(grad, *source, tables, runs), [None] * len(tables), None, None, None)
+
+
+decode_op.register_autograd(decode_backward, setup_context=keep_for_backward)

@@ -1,0 +1,165 @@
+"""What is decoded, and where it is written: roles, targets, sources, and the tables of memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ...errors import ConfigError, PredictError
+from ...graph import PREDICTED_DTYPES
+
+# How the operands of a product may be rounded where that is faster, with sums in float32: not at all, to the 10 bits of
+# TensorFloat-32, or to bfloat16. Kernels of several cells are faster with either on a GPU; nothing else rounds.
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
+
+class Role(IntEnum):
+    """What a predicted parameter is for; it decides how it is normalized."""
+
+    WEIGHT = 0
+    POSITION = 1
+    NORM_WEIGHT = 2
+    BIAS = 3
+
+
+class TargetKind(IntEnum):
+    """Where a target's block comes from, and how it is normalized; the numbers are those in csrc/bindings.cpp."""
+
+    PRODUCT = 0  # a product of hidden states and the decoder's last weight, times the scale
+    SCALED = 1  # a given block, times the scale
+    NORM_WEIGHT = 2  # a given block, 2 sigmoid(x / 2)
+    BIAS = 3  # a given block, tanh(x / 5)
+
+
+def normalization(shape: Sequence[int], role: Role) -> tuple[TargetKind, float]:
+    """How the block of a parameter of `shape` is normalized: the kind of a given block, and the scale.
+
+    Weights: times sqrt(beta / fan_in), fan_in = elements per output; beta is 1 for a kernel with one input channel or
+    with k_h < k_w (which no ReLU follows), else 2. Position encodings: as they are. Normalization weights:
+    2 sigmoid(x / 2), biases: tanh(x / 5).
+    """
+    if role is Role.WEIGHT:
+        kernel = len(shape) == 4
+        beta = 1.0 if kernel and (shape[1] == 1 or shape[2] < shape[3]) else 2.0
+        return TargetKind.SCALED, math.sqrt(beta / math.prod(shape[1:]))
+    if role is Role.POSITION:
+        return TargetKind.SCALED, 1.0
+    return (TargetKind.NORM_WEIGHT if role is Role.NORM_WEIGHT else TargetKind.BIAS), 1.0
+
+
+class Target(NamedTuple):
+    """A parameter, seen as (out, in, cells), that repeats a block (rows, columns, cells) in its first two dimensions.
+
+    first: the first row of the hidden states of a product, or the first element of a given block.
+    kind: a `TargetKind`.
+    """
+
+    first: int
+    rows: int
+    columns: int
+    cells: int
+    out: int
+    in_: int
+    kind: int
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeTargets:
+    """What is decoded: table (targets, 7) int64, a `Target` a row; scales (targets,) float64."""
+
+    table: NDArray[np.int64]
+    scales: NDArray[np.float64]
+    # Tables as the Triton kernels take them, by device; of those with memory, the last alone.
+    uploaded: dict[torch.device, dict[bytes, list[Tensor]]] = field(default_factory=dict, repr=False)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [torch.from_numpy(self.table), torch.from_numpy(self.scales)]
+
+    def __iter__(self) -> Iterator[Target]:
+        return (Target(*row) for row in self.table.tolist())
+
+
+class DecodeSource(NamedTuple):
+    """What targets are decoded from.
+
+    A product's block is weight[i, j] . hidden[first + cell] + bias[i, j]; a given block lies in `blocks`, row-major.
+    """
+
+    hidden: Tensor  # (hidden rows, width)
+    weight: Tensor  # (max rows, max columns, width)
+    bias: Tensor  # (max rows, max columns)
+    blocks: Tensor  # (elements,)
+
+
+class NotFinite(PredictError):
+    """The values of target number `index` are not finite."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"the values of target {index} are not finite")
+        self.index = index
+
+
+# The status of values that are all finite; else it is the number of the first target whose values are not.
+FINE = 2**31 - 1
+
+ELEMENTS = {dtype: number for number, dtype in enumerate(PREDICTED_DTYPES)}  # as in csrc/decode.hpp
+ELEMENT_BYTES = np.array([dtype.itemsize for dtype in ELEMENTS])
+
+
+def memory_table(outputs: Sequence[Tensor], targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(targets, 5): address, element type, and the strides of (out, in, cells) in elements."""
+    addresses = [output.data_ptr() for output in outputs]
+    memory = contiguous_memory(targets, addresses, [ELEMENTS[output.dtype] for output in outputs])
+    for index, output in enumerate(outputs):
+        if not output.is_contiguous():
+            memory[index, 2:] = strides_of(output)
+    return memory
+
+
+def contiguous_memory(targets: NDArray[np.int64], addresses: ArrayLike, elements: ArrayLike) -> NDArray[np.int64]:
+    """`memory_table` where every target is contiguous."""
+    memory = np.empty((len(targets), 5), dtype=np.int64)
+    cells = targets[:, 3]
+    memory[:, 0], memory[:, 1] = addresses, elements
+    memory[:, 2], memory[:, 3], memory[:, 4] = targets[:, 5] * cells, cells, 1
+    return memory
+
+
+def sizes_of(targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(targets,): how many elements each target has."""
+    sizes: NDArray[np.int64] = targets[:, 3:6].prod(axis=1)
+    return sizes
+
+
+def strides_of(output: Tensor) -> tuple[int, int, int]:
+    strides = output.stride()
+    if len(strides) == 1:
+        return 0, strides[0], 0
+    return strides[0], strides[1], (strides[3] if output.shape[3] > 1 else strides[2]) if len(strides) == 4 else 0
+
+
+def check_sizes(outputs: Sequence[Tensor], table: NDArray[np.int64]) -> None:
+    """What writes to memory writes what the table says."""
+    if [output.numel() for output in outputs] != sizes_of(table).tolist():
+        raise ConfigError("the sizes of the outputs differ from those of the targets")
+
+
+def product_runs(table: NDArray[np.int64]) -> Tensor:
+    """(runs, 4): rows, columns, first, last of products with blocks of equal size, from hidden states side by side."""
+    runs: list[list[int]] = []
+    for target in map(Target._make, table[table[:, 6] == TargetKind.PRODUCT].tolist()):
+        shape = [target.rows, target.columns]
+        if runs and runs[-1][:2] == shape and runs[-1][3] == target.first:
+            runs[-1][3] += target.cells
+        else:
+            runs.append([*shape, target.first, target.first + target.cells])
+    return torch.tensor(runs, dtype=torch.int64).view(-1, 4)

@@ -1,0 +1,163 @@
+"""The operation as operators of torch: in C++ on a CPU (csrc/sweep), in Triton on a GPU (kernels/sweep.py).
+
+The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ... import _C
+from ...graph import Topology
+from ..backend import as_arrays, backend_for, kept_for_capture, uploaded
+
+
+def native_topology(topology: Sequence[Tensor], cutoff: int) -> _C.Topology:
+    graph_offsets, edge_offsets, edge_sources, band_starts, band_offsets, closeness = as_arrays(*topology)
+    return _C.Topology(graph_offsets, edge_offsets, edge_sources, band_starts, band_offsets, closeness, cutoff)
+
+
+def native_gated_sweep(states: Tensor, weights: list[NDArray[Any]], topology: _C.Topology) -> Tensor:
+    (initial,) = as_arrays(states)
+    return torch.from_numpy(_C.gated_sweep(initial, weights, topology, torch.get_num_threads()))
+
+
+# Topologies as the Triton kernels take them, by device.
+KNOWN_TABLES: weakref.WeakKeyDictionary[Topology, dict[torch.device, list[Tensor]]] = weakref.WeakKeyDictionary()
+
+
+def triton_tables(topology: Topology, device: torch.device) -> list[Tensor]:
+    """graph_offsets, and the bands by target and by source: starts, offsets, closeness (see kernels/sweep.py)."""
+    known = KNOWN_TABLES.setdefault(topology, {})
+    if device not in known:
+        own = topology.band_starts, topology.band_offsets, topology.closeness
+        starts, offsets, closeness = _C.reversed_bands(*own)
+        arrays = [
+            topology.graph_offsets,
+            np.concatenate([own[0], starts]),
+            np.concatenate([own[1], own[1][-1] + offsets[1:]]),
+            np.concatenate([own[2], closeness]),
+        ]
+        known[device] = uploaded(arrays, device)
+    return kept_for_capture(known[device])
+
+
+@torch.library.custom_op(
+    "ghnfast::gated_sweep",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor states, Tensor[] weights, Tensor[] topology, SymInt cutoff, bool keep) -> Tensor[]",
+)
+def gated_sweep_op(
+    states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool
+) -> list[Tensor]:
+    """Final node states, and behind them what the backward pass reads where it does not recompute it.
+
+    Args:
+        weights: those of the direct MLP, the GRU and, where there are virtual edges, their MLP: 8 or 12 tensors.
+        topology: the arrays of `Topology`, without the levels; for Triton `triton_tables`.
+        keep: whether there will be a backward pass.
+    """
+    if backend_for(states) == "triton":
+        return triton_gated_sweep(states, weights, topology, cutoff, keep)
+    return [native_gated_sweep(states, as_arrays(*weights), native_topology(topology, cutoff))]
+
+
+@gated_sweep_op.register_kernel("cuda")
+def triton_gated_sweep(
+    states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool
+) -> list[Tensor]:
+    from ...kernels import sweep
+
+    return sweep.gated_sweep(states, weights, topology, cutoff, keep)
+
+
+@gated_sweep_op.register_fake
+def _(states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool) -> list[Tensor]:
+    nodes, hid = states.shape
+    final = states.new_empty(nodes, hid)
+    if not keep or backend_for(states) != "triton":
+        return [final]
+    heads, width = (2 if len(weights) == 12 else 1), weights[0].shape[0]
+    shapes = (nodes, hid), (2, nodes, heads, hid), (2, nodes, 5, hid), (2, nodes, heads, width)
+    return [final, *(states.new_empty(shape) for shape in shapes)]
+
+
+@torch.library.custom_op(
+    "ghnfast::gated_sweep_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor grad, Tensor states, Tensor[] kept, Tensor[] weights, Tensor[] topology, SymInt cutoff) "
+    "-> Tensor[]",
+)
+def gated_sweep_backward_op(
+    grad: Tensor,
+    states: Tensor,
+    kept: list[Tensor],
+    weights: list[Tensor],
+    topology: list[Tensor],
+    cutoff: int,
+) -> list[Tensor]:
+    """The gradients of the states and of each weight; `kept` is everything that the forward pass returned."""
+    if backend_for(states) == "triton":
+        return triton_gated_sweep_backward(grad, states, kept, weights, topology, cutoff)
+    arrays = native_topology(topology, cutoff)
+    grad_final, initial = as_arrays(grad, states)
+    grad_states, grad_weights = _C.gated_sweep_backward(
+        grad_final, initial, as_arrays(*weights), arrays, torch.get_num_threads()
+    )
+    return [torch.from_numpy(array) for array in (grad_states, *grad_weights)]
+
+
+@gated_sweep_backward_op.register_kernel("cuda")
+def triton_gated_sweep_backward(
+    grad: Tensor,
+    states: Tensor,
+    kept: list[Tensor],
+    weights: list[Tensor],
+    topology: list[Tensor],
+    cutoff: int,
+) -> list[Tensor]:
+    from ...kernels import sweep
+
+    return sweep.gated_sweep_backward(grad, states, kept, weights, topology, cutoff)
+
+
+@gated_sweep_backward_op.register_fake
+def _(
+    grad: Tensor,
+    states: Tensor,
+    kept: list[Tensor],
+    weights: list[Tensor],
+    topology: list[Tensor],
+    cutoff: int,
+) -> list[Tensor]:
+    return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (states, *weights)]
+
+
+def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    states, weights, topology, ctx.cutoff, _ = inputs
+    kept = output if len(output) > 1 else []
+    ctx.save_for_backward(states, *kept, *weights, *topology)
+    ctx.counts = len(kept), len(weights)
+    ctx.set_materialize_grads(False)
+
+
+def sweep_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
+    states, *others = ctx.saved_tensors
+    kept_count, weight_count = ctx.counts
+    kept, others = others[:kept_count], others[kept_count:]
+    weights, topology = others[:weight_count], others[weight_count:]
+    grad = torch.zeros_like(states) if grads[0] is None else grads[0]
+    found = gated_sweep_backward_op(grad, states, kept, weights, topology, ctx.cutoff)
+    return found[0], found[1:], [None] * len(topology), None, None
+
+
+gated_sweep_op.register_autograd(sweep_backward, setup_context=keep_for_backward)
