@@ -87,12 +87,11 @@ void check_targets(const DecodeSource<T>& source, const std::vector<DecodeTarget
   for (std::size_t index = 0; index < targets.size(); ++index) {
     const auto& target = targets[index];
     check_target(target, index);
-    if (target.is_product) {
+    if (target.is_product()) {
       require(target.rows <= source.max_rows && target.columns <= source.max_columns, index,
               "its block is larger than the weight's products");
       require(target.first >= 0 && target.first <= source.hidden_rows - target.cells, index,
               "its rows of hidden are out of range");
-      require(target.activation == Activation::kScale, index, "a product is scaled only");
     } else {
       require(target.first >= 0 && target.first <= source.block_elements - target.rows * target.columns * target.cells,
               index, "its block is out of range");
@@ -182,7 +181,7 @@ class Decoding {
 
   void make_tiles() {
     for (auto& task : tasks_) {
-      if (task.target.is_product) {
+      if (task.target.is_product()) {
         products_.push_back(&task);
       } else {
         given_.push_back(&task);
@@ -343,11 +342,11 @@ void fold_row(const DecodeTarget& target, std::int64_t row, const T* grad, T* su
 
 template <typename T>
 T derivative(const DecodeTarget& target, T x) {
-  if (target.activation == Activation::kSigmoid) {
+  if (target.kind == TargetKind::kNormWeight) {
     const auto sigmoid = T(1) / (T(1) + std::exp(-x / T(2)));
     return sigmoid * (T(1) - sigmoid);
   }
-  if (target.activation == Activation::kTanh) {
+  if (target.kind == TargetKind::kBias) {
     const auto tanh = std::tanh(x / T(5));
     return (T(1) - tanh * tanh) / T(5);
   }
@@ -362,7 +361,7 @@ void fold(const DecodeSource<T>& source, const DecodeTarget& target, const T* gr
     fold_row(target, row, grad, sum.data());
     for (std::int64_t i = 0; i < unit; ++i) {
       const auto column = i / target.cells, cell = i % target.cells;
-      if (target.is_product) {
+      if (target.is_product()) {
         result[(cell * target.rows + row) * target.columns + column] = sum[i] * static_cast<T>(target.scale);
       } else {
         result[row * unit + i] = sum[i] * derivative(target, source.blocks[target.first + row * unit + i]);
@@ -409,8 +408,8 @@ void decode_backward(const DecodeSource<T>& source, const std::vector<DecodeTarg
   for (const auto& target : targets) {
     grads.push_back(grad);
     grad += target.out * target.in * target.cells;
-    results.push_back(target.is_product ? grad_products : grad_blocks + target.first);
-    grad_products += target.is_product ? target.rows * target.columns * target.cells : 0;
+    results.push_back(target.is_product() ? grad_products : grad_blocks + target.first);
+    grad_products += target.is_product() ? target.rows * target.columns * target.cells : 0;
   }
   parallel_for(static_cast<std::int64_t>(targets.size()), threads,
                [&](std::int64_t index) { fold(source, targets[index], grads[index], results[index]); });

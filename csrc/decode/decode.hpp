@@ -12,24 +12,28 @@
 
 namespace ghnfast {
 
-// How a block's values become a parameter's.
-enum class Activation : std::int64_t {
-  kScale,    // x * scale
-  kSigmoid,  // 2 sigmoid(x / 2)
-  kTanh,     // tanh(x / 5)
+// Where a target's block comes from, and how its values become a parameter's.
+enum class TargetKind : std::int64_t {
+  kProduct,     // a product, times the scale
+  kScaled,      // a given block, times the scale
+  kNormWeight,  // a given block, 2 sigmoid(x / 2)
+  kBias,        // a given block, tanh(x / 5)
+  kCount
 };
 
-enum class Element : std::int64_t { kFloat32, kFloat64, kFloat16, kBFloat16 };
+// What numbers a parameter has.
+enum class Element : std::int64_t { kFloat32, kFloat64, kFloat16, kBFloat16, kCount };
 
 // One parameter, seen as (out, in, cells), which repeats a block (rows, columns, cells) in its first two dimensions.
 // The block is either a product, block[i][j][c] = weight[i][j] . hidden[first + c] + bias[i][j], or given.
 struct DecodeTarget {
-  bool is_product = false;
   std::int64_t first = 0;  // a product's first row of `hidden`, or where a given block starts in `blocks`
   std::int64_t rows = 0, columns = 0, cells = 0;
   std::int64_t out = 0, in = 0;
-  Activation activation = Activation::kScale;
+  TargetKind kind = TargetKind::kScaled;
   double scale = 1;
+
+  bool is_product() const { return kind == TargetKind::kProduct; }
 };
 
 // Where a parameter lies: the address of its first element, and the distances between elements in its three

@@ -339,9 +339,9 @@ template <typename T>
 inline void activate(const DecodeTarget& target, const T* from, std::int64_t count, T* to) {
   const auto scale = static_cast<T>(target.scale);
   for (std::int64_t i = 0; i < count; ++i) {
-    if (target.activation == Activation::kScale) {
+    if (target.kind == TargetKind::kScaled) {
       to[i] = from[i] * scale;
-    } else if (target.activation == Activation::kSigmoid) {
+    } else if (target.kind == TargetKind::kNormWeight) {
       to[i] = T(2) / (T(1) + exponential(-from[i] / T(2)));
     } else {
       to[i] = hyperbolic_tangent(from[i] / T(5));

@@ -9,7 +9,9 @@
 namespace ghnfast {
 namespace {
 
-bool is_vector(Decoder decoder) { return decoder == Decoder::kVectorWeight || decoder == Decoder::kVectorBias; }
+bool is_vector(DecoderKind decoder) {
+  return decoder == DecoderKind::kVectorWeight || decoder == DecoderKind::kVectorBias;
+}
 
 auto sorted_by(const Slot& slot) {
   return std::make_tuple(slot.decoder, slot.height, slot.width, slot.columns, slot.rows, slot.cells);
@@ -23,11 +25,11 @@ bool share_a_call(const Slot& a, const Slot& b) {
     return false;
   }
   switch (a.decoder) {
-    case Decoder::kKernel:
+    case DecoderKind::kKernel:
       return a.height == b.height && a.width == b.width;
-    case Decoder::kClassWeight:
+    case DecoderKind::kClassWeight:
       return a.columns == b.columns;
-    case Decoder::kClassBias:
+    case DecoderKind::kClassBias:
       return true;
     default:
       return sorted_by(a) == sorted_by(b);
@@ -37,13 +39,13 @@ bool share_a_call(const Slot& a, const Slot& b) {
 // How many elements a call gives for each of its slots.
 std::int64_t block_size(const DecoderCall& call, const BlockSizes& sizes) {
   switch (call.decoder) {
-    case Decoder::kKernel:
+    case DecoderKind::kKernel:
       return 0;
-    case Decoder::kClassWeight:
+    case DecoderKind::kClassWeight:
       return sizes.classes * call.columns;
-    case Decoder::kClassBias:
+    case DecoderKind::kClassBias:
       return sizes.classes;
-    case Decoder::kWhole:
+    case DecoderKind::kWhole:
       return call.rows * call.columns * call.cells;
     default:
       return 2 * sizes.vector;
@@ -74,17 +76,17 @@ Layout lay_out(const std::vector<Slot>& slots, const BlockSizes& sizes) {
                        slot.rows,
                        slot.cells,
                        0};
-      call.first = slot.decoder == Decoder::kKernel ? layout.hidden_rows : layout.elements;
+      call.first = slot.decoder == DecoderKind::kKernel ? layout.hidden_rows : layout.elements;
       layout.calls.push_back(call);
     }
     auto& call = layout.calls.back();
     ++call.count;
-    if (slot.decoder == Decoder::kKernel) {
+    if (slot.decoder == DecoderKind::kKernel) {
       layout.first.push_back(layout.hidden_rows);
       layout.hidden_rows += slot.cells;
     } else {
-      layout.first.push_back(layout.elements + (slot.decoder == Decoder::kVectorBias ? sizes.vector : 0));
-      if (slot.decoder == Decoder::kClassWeight && !is_within({sizes.classes, slot.columns}, kMostElements)) {
+      layout.first.push_back(layout.elements + (slot.decoder == DecoderKind::kVectorBias ? sizes.vector : 0));
+      if (slot.decoder == DecoderKind::kClassWeight && !is_within({sizes.classes, slot.columns}, kMostElements)) {
         throw std::invalid_argument("a classification layer has more elements than memory can have");
       }
       layout.elements += block_size(call, sizes);

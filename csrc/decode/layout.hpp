@@ -8,21 +8,21 @@
 
 namespace ghnfast {
 
-// The numbers are those of `Decoder` in ghnfast/nn/layout.py.
-enum class Decoder : std::int64_t { kKernel, kVectorWeight, kVectorBias, kClassWeight, kClassBias, kWhole };
+// Which decoder gives a slot's block; the numbers are those of `DecoderKind` in ghnfast/prediction/layout.py.
+enum class DecoderKind : std::int64_t { kKernel, kVectorWeight, kVectorBias, kClassWeight, kClassBias, kWhole, kCount };
 
 // Blocks that are decoded alike from nodes[begin, begin + count).
 struct DecoderCall {
-  Decoder decoder = Decoder::kKernel;
+  DecoderKind decoder = DecoderKind::kKernel;
   std::int64_t begin = 0, count = 0;
   std::int64_t height = 0, width = 0, columns = 0, rows = 0, cells = 0;
   std::int64_t first = 0;  // the first row of `hidden` for kernels, else the first element of `blocks`
 };
 
-// A parameter that is predicted; the columns of the table in ghnfast/nn/layout.py.
+// A parameter that is predicted; the columns of the table in ghnfast/prediction/layout.py.
 struct Slot {
   std::int64_t node = 0;
-  Decoder decoder = Decoder::kKernel;
+  DecoderKind decoder = DecoderKind::kKernel;
   std::int64_t height = 0, width = 0, columns = 0, rows = 0, cells = 0, out = 0, in = 0;
   std::int64_t kind = 0;
   double scale = 1;

@@ -91,11 +91,11 @@ class DecoderInputs {
                 const std::vector<DecoderCall>& calls, T* hidden, T* blocks, int threads)
       : ghn_(ghn), states_(states), nodes_(nodes), calls_(calls), hidden_(hidden), blocks_(blocks), threads_(threads) {
     for (const auto& call : calls) {
-      rows_ += call.decoder == Decoder::kKernel ? call.count * call.cells : 0;
+      rows_ += call.decoder == DecoderKind::kKernel ? call.count * call.cells : 0;
     }
     for (const auto& call : calls) {
       class_rows_.push_back(rows_);
-      rows_ += call.decoder == Decoder::kClassWeight ? call.count : 0;
+      rows_ += call.decoder == DecoderKind::kClassWeight ? call.count : 0;
     }
   }
 
@@ -108,7 +108,7 @@ class DecoderInputs {
     parallel_for(static_cast<std::int64_t>(work.size()), threads_, [&](std::int64_t item) { work[item](); });
     run_parallel(job_of<T>(ghn_.hidden, cells.data(), rows_, hidden_, true), threads_);
     for (std::size_t index = 0; index < calls_.size(); ++index) {
-      if (calls_[index].decoder == Decoder::kClassWeight) {
+      if (calls_[index].decoder == DecoderKind::kClassWeight) {
         class_weights(calls_[index], class_rows_[index]);
       }
     }
@@ -120,16 +120,16 @@ class DecoderInputs {
 
   void add_first_layers(std::size_t index, T* cells, std::vector<std::function<void()>>& work) {
     const auto& call = calls_[index];
-    if (call.decoder == Decoder::kKernel || call.decoder == Decoder::kClassWeight) {
-      const auto first = call.decoder == Decoder::kKernel ? call.first : class_rows_[index];
+    if (call.decoder == DecoderKind::kKernel || call.decoder == DecoderKind::kClassWeight) {
+      const auto first = call.decoder == DecoderKind::kKernel ? call.first : class_rows_[index];
       for (std::int64_t cell = 0; cell < call.cells; ++cell) {
         work.push_back([this, &call, first, cell, cells] { cell_of_kernels(call, first, cell, cells); });
       }
-    } else if (call.decoder == Decoder::kVectorWeight || call.decoder == Decoder::kVectorBias) {
+    } else if (call.decoder == DecoderKind::kVectorWeight || call.decoder == DecoderKind::kVectorBias) {
       for (std::int64_t from = 0; from < call.count; from += kVectorsAtOnce) {
         work.push_back([this, &call, from] { vectors(call, from); });
       }
-    } else if (call.decoder == Decoder::kClassBias) {
+    } else if (call.decoder == DecoderKind::kClassBias) {
       work.push_back([this, &call] { class_biases(call); });
     }
   }

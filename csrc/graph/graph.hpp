@@ -43,6 +43,7 @@ enum class Fate : std::int8_t {
   kNoInput,          // no path from the network's input
   kNoOutput,         // no path to one of the network's outputs
   kAttentionOffset,  // an embedding that is added to attention scores rather than to features
+  kCount
 };
 
 struct TracedOperations {

@@ -41,6 +41,17 @@ py::array_t<T> to_array(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
+// A number as one of an enum's, which are numbered through up to kCount; `what` stands before it in the error.
+template <typename Enum>
+Enum to_enum(std::int64_t number, const char* what) {
+  constexpr auto kCount = static_cast<std::int64_t>(Enum::kCount);
+  if (number < 0 || number >= kCount) {
+    throw std::invalid_argument(what + std::to_string(number) + "; 0 to " + std::to_string(kCount - 1) +
+                                " are accepted");
+  }
+  return static_cast<Enum>(number);
+}
+
 // Offsets rise from 0 to `end`.
 inline void check_offsets(const Int64Array& offsets, const char* name, std::int64_t end) {
   check_flat(offsets.ndim(), name);

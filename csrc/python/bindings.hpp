@@ -7,6 +7,7 @@ namespace ghnfast::python {
 
 void bind_decode(pybind11::module_& module);
 void bind_deepnets(pybind11::module_& module);
+void bind_enums(pybind11::module_& module);
 void bind_forward(pybind11::module_& module);
 void bind_graph(pybind11::module_& module);
 void bind_layout(pybind11::module_& module);

@@ -20,7 +20,6 @@
 namespace ghnfast::python {
 namespace {
 
-constexpr std::int64_t kProduct = 0;
 // The columns of the table of memory: address, element type, and the strides of three dimensions in elements.
 constexpr py::ssize_t kMemoryFields = 5;
 
@@ -31,10 +30,6 @@ std::vector<DecodeTarget> decode_targets(const Int64Array& table, const Floats<d
   std::vector<DecodeTarget> targets(table.shape(0));
   for (py::ssize_t index = 0; index < table.shape(0); ++index) {
     const auto* row = table.data(index, 0);
-    const auto kind = row[6];
-    if (kind < 0 || kind > 3) {
-      throw std::invalid_argument("a target is of kind " + std::to_string(kind) + "; 0 to 3 are accepted");
-    }
     auto& target = targets[index];
     target.first = row[0];
     target.rows = row[1];
@@ -42,8 +37,7 @@ std::vector<DecodeTarget> decode_targets(const Int64Array& table, const Floats<d
     target.cells = row[3];
     target.out = row[4];
     target.in = row[5];
-    target.is_product = kind == kProduct;
-    target.activation = static_cast<Activation>(target.is_product ? 0 : kind - 1);
+    target.kind = to_enum<TargetKind>(row[6], "a target is of kind ");
     target.scale = scales.at(index);
   }
   return targets;
@@ -56,14 +50,11 @@ std::vector<DecodeMemory> decode_memory(const Int64Array& table, std::size_t tar
   std::vector<DecodeMemory> memory(targets);
   for (std::size_t index = 0; index < targets; ++index) {
     const auto* row = table.data(static_cast<py::ssize_t>(index), 0);
-    if (row[1] < 0 || row[1] > 3) {
-      throw std::invalid_argument("an element type is " + std::to_string(row[1]) + "; 0 to 3 are accepted");
-    }
     if (row[0] == 0) {
       throw std::invalid_argument("target " + std::to_string(index) + " has no memory");
     }
     memory[index].data = reinterpret_cast<char*>(row[0]);
-    memory[index].element = static_cast<Element>(row[1]);
+    memory[index].element = to_enum<Element>(row[1], "an element type is ");
     std::copy(row + 2, row + 5, memory[index].strides);
   }
   return memory;
@@ -118,7 +109,7 @@ py::tuple decode_backward(const Floats<T>& grad, const Floats<T>& hidden, const 
   std::int64_t elements = 0, product_elements = 0;
   for (const auto& target : targets) {
     elements = std::min(elements + target.out * target.in * target.cells, kMostElements);
-    product_elements += target.is_product ? target.rows * target.columns * target.cells : 0;
+    product_elements += target.is_product() ? target.rows * target.columns * target.cells : 0;
   }
   check_shape(grad, {elements}, "grad");
   Floats<T> grad_products(product_elements), grad_blocks(blocks.size());

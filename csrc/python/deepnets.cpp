@@ -32,10 +32,7 @@ Edges edges_of(const CellGenotype& cell) {
 CellGenotype cell_of(const Edges& edges, const std::vector<int>& concat) {
   CellGenotype cell;
   for (const auto& [operation, state] : edges) {
-    if (operation < 0 || operation >= static_cast<int>(Operation::kCount)) {
-      throw std::invalid_argument("there is no operation " + std::to_string(operation));
-    }
-    cell.edges.push_back({static_cast<Operation>(operation), state});
+    cell.edges.push_back({to_enum<Operation>(operation, "there is no operation "), state});
   }
   constexpr std::size_t kMostEdges = 1024;
   if (edges.size() % 2 != 0 || edges.size() > kMostEdges || concat.size() > kMostEdges / 2) {
@@ -45,12 +42,7 @@ CellGenotype cell_of(const Edges& edges, const std::vector<int>& concat) {
   return cell;
 }
 
-Split split_of(int split) {
-  if (split < 0 || split >= static_cast<int>(Split::kCount)) {
-    throw std::invalid_argument("there is no split " + std::to_string(split));
-  }
-  return static_cast<Split>(split);
-}
+Split split_of(int split) { return to_enum<Split>(split, "there is no split "); }
 
 py::object shape_tuple(const std::int64_t* shape, int dimensions) {
   py::tuple made(dimensions);
@@ -208,12 +200,14 @@ void bind_settings(py::module_& module) {
   auto settings = py::class_<NetworkSettings>(module, "NetworkSettings", py::module_local(),
                                               "The arguments of a DeepNets-1M network.");
   settings.def(py::init<>())
-      .def("set_cells",
-           [](NetworkSettings& self, const Edges& normal, const std::vector<int>& normal_concat, const Edges& reduce,
-              const std::vector<int>& reduce_concat) {
-             self.normal = cell_of(normal, normal_concat);
-             self.reduce = cell_of(reduce, reduce_concat);
-           })
+      .def(
+          "set_cells",
+          [](NetworkSettings& self, const Edges& normal, const std::vector<int>& normal_concat, const Edges& reduce,
+             const std::vector<int>& reduce_concat) {
+            self.normal = cell_of(normal, normal_concat);
+            self.reduce = cell_of(reduce, reduce_concat);
+          },
+          py::arg("normal"), py::arg("normal_concat"), py::arg("reduce"), py::arg("reduce_concat"))
       .def("cells_as_lists",
            [](const NetworkSettings& self) {
              return py::make_tuple(edges_of(self.normal), self.normal.concat, edges_of(self.reduce),

@@ -150,18 +150,18 @@ void check_calls(const GhnArrays<T>& ghn, const std::vector<DecoderCall>& calls,
   for (const auto& call : calls) {
     bool fits = call.begin >= 0 && call.count >= 0 && call.begin + call.count <= nodes && call.first >= 0;
     std::int64_t each = 0, room = elements;
-    if (call.decoder == Decoder::kKernel) {
+    if (call.decoder == DecoderKind::kKernel) {
       fits &= call.height >= 1 && call.width >= 1 && call.height <= sizes.size && call.width <= sizes.size;
       fits = fits && call.cells == call.height * call.width;
       each = call.cells;
       room = hidden_rows;
       kernel_rows += call.count * call.cells;
-    } else if (call.decoder == Decoder::kClassWeight) {
+    } else if (call.decoder == DecoderKind::kClassWeight) {
       fits &= call.columns >= 1 && call.columns <= sizes.columns && call.cells == 1 && call.width == 1;
       each = sizes.classes.outputs * call.columns;
-    } else if (call.decoder == Decoder::kClassBias) {
+    } else if (call.decoder == DecoderKind::kClassBias) {
       each = sizes.classes.outputs;
-    } else if (call.decoder != Decoder::kWhole) {
+    } else if (call.decoder != DecoderKind::kWhole) {
       each = ghn.vector_elements();
     }
     if (!fits || call.first + call.count * each > room) {
@@ -187,7 +187,7 @@ py::tuple decode_inputs(const GhnArrays<T>& ghn, const Floats<T>& states, const 
   check_calls(ghn, calls, nodes.size(), hidden_rows, elements);
   std::int64_t scratch_rows = 0;
   for (const auto& call : calls) {
-    scratch_rows += call.decoder == Decoder::kClassWeight ? call.count : 0;
+    scratch_rows += call.decoder == DecoderKind::kClassWeight ? call.count : 0;
   }
   Floats<T> hidden(
       {static_cast<py::ssize_t>(hidden_rows + scratch_rows), static_cast<py::ssize_t>(ghn.pointers.products.inputs)});

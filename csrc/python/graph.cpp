@@ -63,45 +63,9 @@ py::tuple reversed_bands(const Int32Array& starts, const Int64Array& offsets, co
   return py::make_tuple(to_array(bands.starts), to_array(bands.offsets), to_array(bands.closeness));
 }
 
-// The tracer has these numbers too; a test compares them.
-void bind_enums(py::module_& module) {
-  py::enum_<Kind>(module, "Kind", py::module_local())
-      .value("MAX_POOL", Kind::kMaxPool)
-      .value("AVG_POOL", Kind::kAvgPool)
-      .value("SEP_CONV", Kind::kSepConv)
-      .value("DIL_CONV", Kind::kDilConv)
-      .value("CONV", Kind::kConv)
-      .value("MSA", Kind::kMsa)
-      .value("CSE", Kind::kCse)
-      .value("SUM", Kind::kSum)
-      .value("CONCAT", Kind::kConcat)
-      .value("INPUT", Kind::kInput)
-      .value("BIAS", Kind::kBias)
-      .value("BN", Kind::kBn)
-      .value("LN", Kind::kLn)
-      .value("POS_ENC", Kind::kPosEnc)
-      .value("GLOB_AVG", Kind::kGlobAvg)
-      .value("PASS", Kind::kPass)
-      .value("SOFTMAX", Kind::kSoftmax)
-      .value("MATMUL", Kind::kMatmul)
-      .value("GATE", Kind::kGate)
-      .value("SQUEEZE_GLOB_AVG", Kind::kSqueezeGlobAvg)
-      .value("SQUEEZE_AVG_POOL", Kind::kSqueezeAvgPool)
-      .value("SQUEEZE_MAX_POOL", Kind::kSqueezeMaxPool)
-      .value("SQUEEZE_PASS", Kind::kSqueezePass)
-      .value("POINTWISE_CONV", Kind::kPointwiseConv);
-  py::enum_<Fate>(module, "Fate", py::module_local())
-      .value("NODE", Fate::kNode)
-      .value("CONTRACTED", Fate::kContracted)
-      .value("NO_INPUT", Fate::kNoInput)
-      .value("NO_OUTPUT", Fate::kNoOutput)
-      .value("ATTENTION_OFFSET", Fate::kAttentionOffset);
-}
-
 }  // namespace
 
 void bind_graph(py::module_& module) {
-  bind_enums(module);
   module.def("build_graph", &build_graph, py::arg("kinds"), py::arg("input_offsets"), py::arg("inputs"),
              py::arg("outputs"),
              "Contract, prune and order traced operations: (operations, primitives, edges, level_offsets, fates, "

@@ -19,7 +19,7 @@
 namespace ghnfast::python {
 namespace {
 
-// The columns of the table of slots in ghnfast/nn/layout.py; the last one holds the bits of a float64.
+// The columns of the table of slots in ghnfast/prediction/layout.py; the last one holds the bits of a float64.
 constexpr py::ssize_t kSlotFields = 12;
 
 py::tuple lay_out(const Int64Array& table, std::int64_t vector, std::int64_t classes) {
@@ -29,16 +29,13 @@ py::tuple lay_out(const Int64Array& table, std::int64_t vector, std::int64_t cla
   std::vector<Slot> slots;
   for (py::ssize_t index = 0; index < table.shape(0); ++index) {
     const auto* row = table.data(index, 0);
-    if (row[1] < 0 || row[1] > static_cast<std::int64_t>(Decoder::kWhole)) {
-      throw std::invalid_argument("a slot has decoder " + std::to_string(row[1]) + "; 0 to 5 are accepted");
-    }
     const bool is_empty = std::any_of(row + 2, row + 9, [](std::int64_t size) { return size < 1; });
     if (is_empty || !is_within({row[4], row[5], row[6]}, kMostElements) ||
         !is_within({row[6], row[7], row[8]}, kMostElements)) {
       throw std::invalid_argument("slot " + std::to_string(index) + " has sizes that no parameter has");
     }
-    slots.push_back(
-        {row[0], static_cast<Decoder>(row[1]), row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9]});
+    slots.push_back({row[0], to_enum<DecoderKind>(row[1], "a slot has decoder "), row[2], row[3], row[4], row[5],
+                     row[6], row[7], row[8], row[9]});
     std::memcpy(&slots.back().scale, row + 11, sizeof(double));
   }
   const auto layout = ghnfast::lay_out(slots, {vector, classes});

@@ -19,7 +19,7 @@ from .slots import Form, Slots
 
 
 class DecoderKind(IntEnum):
-    """Which decoder gives a slot's block; the numbers are those of `Decoder` in csrc/ghn.hpp."""
+    """Which decoder gives a slot's block; the numbers are those of csrc/decode/layout.hpp."""
 
     KERNEL = 0  # a product that the last step computes
     VECTOR_WEIGHT = 1  # the vector decoder's row 0: normalization weights

@@ -210,7 +210,7 @@ def test_arguments_that_do_not_fit(core: ModuleType, name: str) -> None:
 
 
 def test_all_that_there_is_is_called(core: ModuleType) -> None:
-    others = {"Kind", "Fate", "DecoderCall", "instruction_sets", "inspect_tensors"}
+    others = {"DecoderCall", "enums", "instruction_sets", "inspect_tensors"}
     methods = {"node_states", "decode_inputs"}
     public = {name for name in vars(core) if not name.startswith("_")}
     assert set(calls(core)) == set(NAMES)

@@ -141,8 +141,8 @@ def sweep(random: Random) -> None:
 
 
 def slots(random: Random, count: int, nodes: int) -> Array:
-    """Rows as ghnfast/nn/layout.py makes them: node, decoder, height, width, columns, rows, cells, out, in, kind, -,
-    and the bits of the scale.
+    """Rows as ghnfast/prediction/layout.py makes them: node, decoder, height, width, columns, rows, cells, out, in,
+    kind, -, and the bits of the scale.
     """
     table = np.zeros((count, FIELDS_OF_SLOTS), dtype=np.int64)
     for row in table:

@@ -31,7 +31,7 @@ class Role(IntEnum):
 
 
 class TargetKind(IntEnum):
-    """Where a target's block comes from, and how it is normalized; the numbers are those in csrc/bindings.cpp."""
+    """Where a target's block comes from, and how it is normalized; the numbers are those of csrc/decode/decode.hpp."""
 
     PRODUCT = 0  # a product of hidden states and the decoder's last weight, times the scale
     SCALED = 1  # a given block, times the scale
@@ -111,7 +111,7 @@ class NotFinite(PredictError):
 # The status of values that are all finite; else it is the number of the first target whose values are not.
 FINE = 2**31 - 1
 
-ELEMENTS = {dtype: number for number, dtype in enumerate(PREDICTED_DTYPES)}  # as in csrc/decode.hpp
+ELEMENTS = {dtype: number for number, dtype in enumerate(PREDICTED_DTYPES)}  # as in csrc/decode/decode.hpp
 ELEMENT_BYTES = np.array([dtype.itemsize for dtype in ELEMENTS])
 
 
