@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ghnfast import checkpoints
 from ghnfast.training import read_config
-from ghnfast.training.trainer import CONFIG, LOG, WEIGHTS
+from ghnfast.training.folder import CONFIG, LOG, WEIGHTS
 
 
 def main(runs: list[Path], target: Path) -> None:

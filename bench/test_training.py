@@ -13,7 +13,7 @@ from turns import versus
 from ghnfast.training import Trainer, load_data, make_config
 from ghnfast.training.data import Batches
 from ghnfast.training.networks import MetaBatches, ahead, main_logits, placed
-from ghnfast.training.trainer import make_dataset, make_ghn
+from ghnfast.training.run import make_dataset, make_ghn
 
 # Networks as in the default GHN's first run. With the published number of images, and with that run's: the fewer they
 # are, the more a GHN costs beside them.

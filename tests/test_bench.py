@@ -25,7 +25,7 @@ import ghnfast
 from ghnfast import checkpoints, profiling
 from ghnfast.training import ImageData, make_config, train
 from ghnfast.training.data import MNIST_STATISTICS, ImagesInMemory
-from ghnfast.training.trainer import LOG, WEIGHTS
+from ghnfast.training.folder import LOG, WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"

@@ -3,7 +3,8 @@
 from .config import TrainConfig, make_config, read_config
 from .data import ImageData, load_data
 from .evaluate import accuracies, baseline, evaluate, format_results, recalibrated
-from .trainer import Trainer, train
+from .run import train
+from .step import Trainer
 
 __all__ = [
     "ImageData",

@@ -25,7 +25,7 @@ import ghnfast
 from ghnfast.deepnets import DeepNets1M
 from ghnfast.errors import GhnfastError
 from ghnfast.training import make_config, read_config, train
-from ghnfast.training.trainer import CHECKPOINT, CONFIG, LOG
+from ghnfast.training.folder import CHECKPOINT, CONFIG, LOG
 
 ERRORS = (GhnfastError,)
 PUBLISHED = Path(__file__).parents[1] / "golden" / "deepnets1m"

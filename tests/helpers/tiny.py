@@ -21,6 +21,8 @@ TINY = {
     "log_every": 1,
     "save_every": 2,
 }
+# Beside it: runs that take a second.
+FAST = {"steps": 4, "save_every": 2, "log_every": 1, "identity_steps": 0, "meta_batch": 1}
 
 
 def tiny_config(**changes: Any) -> TrainConfig:

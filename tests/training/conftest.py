@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from tiny import FAST, tiny_config
 
-from ghnfast.training import ImageData
+from ghnfast.training import ImageData, train
 from ghnfast.training.data import MNIST_STATISTICS, ImagesInMemory
 
 
@@ -16,3 +19,16 @@ def few_images() -> ImageData:
     pixels = torch.randint(256, (12, 3, 32, 32), generator=generator, dtype=torch.uint8)
     images = ImagesInMemory(pixels, torch.arange(12) % 10, MNIST_STATISTICS)
     return ImageData("few", images, images, images, images, num_classes=10, input_shape=(3, 32, 32))
+
+
+@pytest.fixture
+def quick(few_images: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs take a second: they have a dozen images, whatever their configuration says."""
+    monkeypatch.setattr("ghnfast.training.run.load_data", lambda *_, **__: few_images)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run that was trained to its end."""
+    train(tiny_config(**FAST), tmp_path / "run", progress=False)
+    return tmp_path / "run"

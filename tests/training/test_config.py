@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tiny import TINY
 
-from ghnfast.errors import TrainingError
+from ghnfast.errors import GhnfastError, TrainingError
 from ghnfast.training import TrainConfig, make_config, read_config
 
 
@@ -89,3 +93,75 @@ def test_learning_rates() -> None:
     assert [cosine.learning_rate(at, 100) for at in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0])
     warm = TrainConfig(lr=1.0, schedule="constant", warmup=10)
     assert [warm.learning_rate(at, 100) for at in (0, 4, 9, 50)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40))
+@example(text='emoji \U0001f600 "quotes" \\back\\slashes\\ \x7f \x1f \x85 \u2028 \ud7ff \ue000 \r\n\t')
+@example(text="'''\"\"\" # = [a] \\u0041 \\U0001F600")
+def test_any_text_in_a_configuration_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    config = make_config({"root": text, "init": text})
+    path = tmp_path_factory.mktemp("config") / "config.toml"
+    path.write_bytes(config.as_toml().encode())
+    assert make_config(read_config(path)) == config
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lr=st.floats(1e-300, 1e300), weight_decay=st.floats(0, 1e300), seed=st.integers(0, (1 << 64) - 1),
+    milestones=st.lists(st.floats(1e-9, 0.999), max_size=5).map(sorted), steps=st.integers(1, (1 << 63) - 1),
+)  # fmt: skip
+def test_any_numbers_in_a_configuration_come_back(tmp_path_factory: pytest.TempPathFactory, **values: Any) -> None:
+    config = make_config(values)
+    path = tmp_path_factory.mktemp("config") / "config.toml"
+    path.write_bytes(config.as_toml().encode())
+    assert make_config(read_config(path)) == config
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.just(10**23)
+    | st.just(-(10**400)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.sampled_from([*TINY, "seed", "root", "milestones", "amp", "device", "workers", "networks", "gamma"]),
+       value=JSON)  # fmt: skip
+@example(name="seed", value=10**23)
+@example(name="seed", value="1" + "0" * 5000)
+@example(name="lr", value=10**400)
+@example(name="max_shape", value="[" * 100_000)
+@example(name="root", value="\udcff")
+@example(name="root", value="\0")
+def test_any_value_is_accepted_or_an_error_of_ours(name: str, value: Any) -> None:
+    message = ""
+    try:
+        make_config({name: value})
+    except GhnfastError as error:
+        message = str(error)
+    assert len(message) < 2000
+
+
+@settings(max_examples=200, deadline=None)
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode(errors="replace")),
+       suffix=st.sampled_from([".toml", ".yaml"]))  # fmt: skip
+@example(content=b"a = " + b"[" * 100_000, suffix=".toml")
+@example(content=b"a: " + b"[" * 10_000, suffix=".yaml")
+@example(content=b"a: 2020-99-99", suffix=".yaml")
+@example(content=b"1: 2", suffix=".yaml")
+@example(content=b"lr = 0.1\n" + b"\0" * 512, suffix=".toml")
+@example(content=b"\xff\xfe", suffix=".toml")
+def test_any_file_is_a_configuration_or_an_error_of_ours(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str
+) -> None:
+    path = tmp_path_factory.mktemp("config") / f"config{suffix}"
+    path.write_bytes(content)
+    with contextlib.suppress(GhnfastError):
+        make_config(read_config(path))

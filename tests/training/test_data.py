@@ -15,7 +15,7 @@ import ghnfast.vision  # noqa: F401  (first: it makes torchvision importable bes
 from ghnfast.errors import TrainingError
 from ghnfast.training import load_data, make_config
 from ghnfast.training.data import CROP_PADDING, MNIST_STATISTICS, Batches, ImagesInMemory, cropped, stratified
-from ghnfast.training.trainer import image_stream
+from ghnfast.training.run import image_stream
 
 
 def test_mnist5k() -> None:

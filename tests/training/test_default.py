@@ -11,7 +11,7 @@ import ghnfast
 from ghnfast import checkpoints
 from ghnfast.nn.config import config_of
 from ghnfast.training import evaluate, load_data, make_config, read_config
-from ghnfast.training.trainer import LOG
+from ghnfast.training.folder import LOG
 
 FOLDER = checkpoints.resolve(checkpoints.DEFAULT).parent
 STAGES = [make_config(read_config(file)) for file in sorted(FOLDER.glob("stage-*.toml"))]

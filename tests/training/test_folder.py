@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import os
@@ -10,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,31 +17,17 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny import TINY, tiny_config
+from tiny import FAST, TINY, tiny_config
 from torch import Tensor
 
 import ghnfast
 from ghnfast.cli import main
-from ghnfast.errors import GhnfastError, TrainingError
-from ghnfast.training import ImageData, Trainer, make_config, read_config, train
-from ghnfast.training import trainer as trainer_module
+from ghnfast.errors import TrainingError
+from ghnfast.training import ImageData, Trainer, train
 from ghnfast.training.folder import CHECKPOINT, CONFIG, LOCK, LOG, WEIGHTS, cut_log, locked, read_checkpoint
-from ghnfast.training.trainer import Lines, StepResult, go_on, in_time, make_dataset, make_ghn
+from ghnfast.training.run import go_on, make_dataset, make_ghn
 
-FAST = {"steps": 4, "save_every": 2, "log_every": 1, "identity_steps": 0, "meta_batch": 1}
-
-
-@pytest.fixture(autouse=True)
-def quick(few_images: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run takes a second."""
-    monkeypatch.setattr(trainer_module, "load_data", lambda *_, **__: few_images)
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run that was trained to its end."""
-    train(tiny_config(**FAST), tmp_path / "run", progress=False)
-    return tmp_path / "run"
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def state_of(folder: Path, few_images: ImageData) -> dict[str, Any]:
@@ -312,78 +296,6 @@ def test_the_lock_of_a_killed_trainer_is_gone(run: Path, workers: str) -> None:
 # Configurations -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
-@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40))
-@example(text='emoji \U0001f600 "quotes" \\back\\slashes\\ \x7f \x1f \x85 \u2028 \ud7ff \ue000 \r\n\t')
-@example(text="'''\"\"\" # = [a] \\u0041 \\U0001F600")
-def test_any_text_in_a_configuration_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
-    config = make_config({"root": text, "init": text})
-    path = tmp_path_factory.mktemp("config") / "config.toml"
-    path.write_bytes(config.as_toml().encode())
-    assert make_config(read_config(path)) == config
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    lr=st.floats(1e-300, 1e300), weight_decay=st.floats(0, 1e300), seed=st.integers(0, (1 << 64) - 1),
-    milestones=st.lists(st.floats(1e-9, 0.999), max_size=5).map(sorted), steps=st.integers(1, (1 << 63) - 1),
-)  # fmt: skip
-def test_any_numbers_in_a_configuration_come_back(tmp_path_factory: pytest.TempPathFactory, **values: Any) -> None:
-    config = make_config(values)
-    path = tmp_path_factory.mktemp("config") / "config.toml"
-    path.write_bytes(config.as_toml().encode())
-    assert make_config(read_config(path)) == config
-
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=9)
-    | st.just(10**23)
-    | st.just(-(10**400)),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
-    max_leaves=4,
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(name=st.sampled_from([*TINY, "seed", "root", "milestones", "amp", "device", "workers", "networks", "gamma"]),
-       value=JSON)  # fmt: skip
-@example(name="seed", value=10**23)
-@example(name="seed", value="1" + "0" * 5000)
-@example(name="lr", value=10**400)
-@example(name="max_shape", value="[" * 100_000)
-@example(name="root", value="\udcff")
-@example(name="root", value="\0")
-def test_any_value_is_accepted_or_an_error_of_ours(name: str, value: Any) -> None:
-    message = ""
-    try:
-        make_config({name: value})
-    except GhnfastError as error:
-        message = str(error)
-    assert len(message) < 2000
-
-
-@settings(max_examples=200, deadline=None)
-@given(content=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode(errors="replace")),
-       suffix=st.sampled_from([".toml", ".yaml"]))  # fmt: skip
-@example(content=b"a = " + b"[" * 100_000, suffix=".toml")
-@example(content=b"a: " + b"[" * 10_000, suffix=".yaml")
-@example(content=b"a: 2020-99-99", suffix=".yaml")
-@example(content=b"1: 2", suffix=".yaml")
-@example(content=b"lr = 0.1\n" + b"\0" * 512, suffix=".toml")
-@example(content=b"\xff\xfe", suffix=".toml")
-def test_any_file_is_a_configuration_or_an_error_of_ours(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str
-) -> None:
-    path = tmp_path_factory.mktemp("config") / f"config{suffix}"
-    path.write_bytes(content)
-    with contextlib.suppress(GhnfastError):
-        make_config(read_config(path))
-
-
 @pytest.mark.parametrize("name", ["emoji \U0001f600", 'a "quoted" \\ name', "l\nb", "\x7f"])
 def test_runs_in_folders_of_any_name_go_on(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     folder, values = tmp_path / name, {**TINY, **FAST, "root": name}
@@ -404,53 +316,6 @@ def test_a_damaged_configuration_is_named(run: Path, capsys: pytest.CaptureFixtu
 def test_devices_that_do_not_exist(tmp_path: Path, device: str) -> None:
     with pytest.raises(TrainingError, match=f"the device {device} cannot be used"):
         train(tiny_config(**FAST, device=device), tmp_path / "run", progress=False)
-
-
-# Progress -------------------------------------------------------------------------------------------------------------
-
-
-def test_lines_say_how_far_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(tiny_config(**FAST | {"steps": 7}), run, progress=True)
-    lines = capsys.readouterr().err.splitlines()
-    number = r"[\d.]+"
-    pattern = rf"loss {number}, top1 {number} %, {number} networks a second, "
-    assert re.fullmatch(rf"step 5 of 7: {pattern}\d+ s to go", lines[0])
-    assert re.fullmatch(rf"step 7 of 7: {pattern}\d+ s in all", lines[-1])
-    train(tiny_config(**FAST | {"steps": 8}), run, progress=False)
-    assert capsys.readouterr().err == ""
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_lines_come_at_most_every_ten_seconds(
-    few_images: ImageData, clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tiny_config(**FAST)
-    trainer = Trainer(make_ghn(config, few_images), config, steps=1000)
-    lines = Lines(trainer)
-    for _ in range(25):
-        trainer.step += 1
-        clock[0] += 1
-        lines.add(StepResult([2.0], loss=2.0, top1=25.0, networks=4, seconds=1.0))
-    shown = capsys.readouterr().err.splitlines()
-    assert shown == [
-        "step 1 of 1000: loss 2.000, top1 25.0 %, 4.0 networks a second, 17 min to go",
-        "step 11 of 1000: loss 2.000, top1 25.0 %, 4.0 networks a second, 16 min to go",
-        "step 21 of 1000: loss 2.000, top1 25.0 %, 4.0 networks a second, 16 min to go",
-    ]
-    lines.add(StepResult([], networks=4, seconds=1.0, skipped="out of memory"))
-    assert capsys.readouterr().err == "step 24 was skipped: out of memory\n"
-
-
-def test_times_in_words() -> None:
-    assert [in_time(seconds) for seconds in (0.4, 59, 60, 3599, 3600, 90_000)] == [
-        "0 s", "59 s", "1 min", "1 h 0 min", "1 h 0 min", "25 h 0 min",
-    ]  # fmt: skip
 
 
 def test_checkpoints_of_no_run(tmp_path: Path) -> None:

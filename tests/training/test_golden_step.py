@@ -15,7 +15,7 @@ from ghnfast.deepnets import Network, graph_of
 from ghnfast.nn.names import with_published_names
 from ghnfast.training import TrainConfig, Trainer
 from ghnfast.training.networks import MetaBatch
-from ghnfast.training.trainer import StepResult
+from ghnfast.training.step import StepResult
 
 GOLDEN = golden("training_step")
 

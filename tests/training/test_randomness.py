@@ -19,9 +19,10 @@ from torch import Tensor, nn
 import ghnfast
 import ghnfast.vision  # (first: it makes torchvision importable beside a CPU torch)
 from ghnfast.randomness import drawing_from
-from ghnfast.training import ImageData, baseline, evaluate, load_data, train
+from ghnfast.training import ImageData, Trainer, baseline, evaluate, load_data, train
 from ghnfast.training.evaluate import fit
-from ghnfast.training.trainer import CHECKPOINT, make_ghn
+from ghnfast.training.folder import CHECKPOINT
+from ghnfast.training.run import make_ghn
 
 
 class Others:
@@ -85,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, in 32 x 32 pixels: in 224 x 224 it would take minutes."""
     small = load_data("folder", folder, image_size=32)
-    monkeypatch.setattr("ghnfast.training.trainer.load_data", lambda *_, **__: small)
+    monkeypatch.setattr("ghnfast.training.run.load_data", lambda *_, **__: small)
     return folder
 
 
@@ -99,7 +100,7 @@ def run_of(folder: Path, out: Path, **changes: Any) -> tuple[list[Tensor], list[
 
 def test_networks_of_the_runs_have_dropout(small_folder: Path) -> None:
     from ghnfast.training.networks import MetaBatches
-    from ghnfast.training.trainer import make_dataset
+    from ghnfast.training.run import make_dataset
 
     config = tiny_config(fc_dim=(64, 64))
     batches = MetaBatches(make_dataset(config, load_data("folder", small_folder, image_size=32)), 3, 2200, 0)
@@ -127,10 +128,8 @@ def test_runs_on_folders_are_equal_bit_for_bit(small_folder: Path, tmp_path: Pat
 def test_resumed_runs_on_folders_are_equal(
     small_folder: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ghnfast.training import trainer
-
     wanted = run_of(small_folder, tmp_path / "whole")
-    step = trainer.Trainer.train_step
+    step = Trainer.train_step
 
     def interrupted(self: Any, *arguments: Any) -> Any:
         if self.step == 3:
@@ -138,7 +137,7 @@ def test_resumed_runs_on_folders_are_equal(
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "train_step", interrupted)
+        patch.setattr(Trainer, "train_step", interrupted)
         with pytest.raises(MemoryError, match="killed"):
             run_of(small_folder, tmp_path / "parts", workers=workers)
     assert (tmp_path / "parts" / CHECKPOINT).exists()

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ghnfast.errors import TrainingError
 from ghnfast.training import ImageData
+from ghnfast.training.run import make_dataset, make_ghn
 from ghnfast.training.start import GAIN, identity_for, smooth_filters, start_from_identity
-from ghnfast.training.trainer import make_dataset, make_ghn
 
 TILE = (8, 8)
 

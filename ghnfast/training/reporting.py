@@ -1,0 +1,147 @@
+"""What a run says of itself: its log, TensorBoard, and how far it is, by a bar on a terminal or by lines."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..optional import import_optional
+from .folder import append_line, cut_log
+from .step import StepResult, Trainer
+
+LINE_SECONDS = 10.0  # between lines, at least
+
+
+class Reporter:
+    """The log, TensorBoard, and how far the run is: a bar on a terminal, where tqdm is installed, else lines."""
+
+    def __init__(self, trainer: Trainer, path: Path | None, progress: bool) -> None:
+        self.trainer, self.path, self.results = trainer, path, list[StepResult]()
+        bar = make_bar(trainer) if progress else None
+        self.shown = Lines(trainer) if progress and bar is None else bar
+        self.board = make_board(path) if path is not None and trainer.config.tensorboard else None
+        if path is not None:
+            cut_log(path, trainer.step)
+
+    def add(self, result: StepResult) -> None:
+        self.results.append(result)
+        if self.shown is not None:
+            self.shown.add(result)
+        if self.trainer.step % self.trainer.config.log_every == 0 or self.trainer.step == self.trainer.steps:
+            self.report()
+
+    def report(self) -> None:
+        values = summary(self.results, self.trainer)
+        self.results = []
+        if self.path is not None:
+            append_line(self.path, values)
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, self.trainer.step)
+
+    def close(self) -> None:
+        for sink in (self.shown, self.board):
+            if sink is not None:
+                sink.close()
+
+
+def summary(results: Sequence[StepResult], trainer: Trainer) -> dict[str, float]:
+    """Means since the last report."""
+    done = [result for result in results if not result.skipped]
+    seconds = sum(result.seconds for result in results)
+    count = max(len(done), 1)
+    return {
+        "step": trainer.step,
+        "loss": sum(result.loss for result in done) / count,
+        "top1": sum(result.top1 for result in done) / count,
+        "lr": trainer.optimizer.param_groups[0]["lr"],
+        "networks_per_second": sum(result.networks for result in results) / seconds,
+        "ghn_share": sum(result.ghn_seconds for result in results) / seconds,
+        "seconds": seconds,
+        "skipped": trainer.all_skipped,
+    }
+
+
+class Lines:
+    """Says on stderr how far a run is, where there is no terminal for a bar: first, now and then, and at last."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.first, self.results = trainer, trainer.step, list[StepResult]()
+        self.start = time.monotonic()
+        self.next = self.start
+
+    def add(self, result: StepResult) -> None:
+        self.results.append(result)
+        say_skipped(result, self.trainer, lambda text: print(text, file=sys.stderr, flush=True))
+        now = time.monotonic()
+        if now >= self.next or self.trainer.step == self.trainer.steps:
+            self.next = now + LINE_SECONDS
+            print(self.line(now - self.start), file=sys.stderr, flush=True)
+            self.results = []
+
+    def line(self, seconds: float) -> str:
+        values, step, steps = summary(self.results, self.trainer), self.trainer.step, self.trainer.steps
+        left = seconds / (step - self.first) * (steps - step)
+        end = f"{in_time(left)} to go" if step < steps else f"{in_time(seconds)} in all"
+        return (
+            f"step {step} of {steps}: loss {values['loss']:.3f}, top1 {values['top1']:.1f} %, "
+            f"{values['networks_per_second']:.1f} networks a second, {end}"
+        )
+
+    def close(self) -> None:
+        pass
+
+
+class Bar:
+    """The same, by a bar of tqdm."""
+
+    def __init__(self, trainer: Trainer, bar: Any) -> None:
+        self.trainer, self.bar, self.results = trainer, bar, list[StepResult]()
+
+    def add(self, result: StepResult) -> None:
+        self.results.append(result)
+        say_skipped(result, self.trainer, functools.partial(self.bar.write, file=sys.stderr))
+        if self.trainer.step % self.trainer.config.log_every == 0 or self.trainer.step == self.trainer.steps:
+            values = summary(self.results, self.trainer)
+            names = ("loss", "top1", "networks_per_second", "ghn_share")
+            self.bar.set_postfix({name: f"{values[name]:.3g}" for name in names})
+            self.results = []
+        self.bar.update(1)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def say_skipped(result: StepResult, trainer: Trainer, say: Callable[[str], object]) -> None:
+    if result.skipped:
+        say(f"step {trainer.step - 1} was skipped: {result.skipped}")
+
+
+def in_time(seconds: float) -> str:
+    """Seconds in words: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def make_bar(trainer: Trainer) -> Bar | None:
+    """A progress bar, where there are tqdm and a terminal."""
+    if not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return Bar(trainer, tqdm(total=trainer.steps, initial=trainer.step, unit=" steps", file=sys.stderr))
+
+
+def make_board(path: Path) -> Any:
+    import_optional("tensorboard", "tensorboard = true needs")
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(path))

@@ -1,0 +1,242 @@
+"""A run of training: its data, networks and processes, the loop, and going on from a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, Dataset
+
+from ..checkpoints import TrainedOn
+from ..deepnets import DeepNets1M
+from ..errors import ConfigError, TrainingError
+from ..files import in_words
+from ..nn import GHN
+from ..nn.config import config_of
+from ..predict import load
+from ..randomness import drawing_from
+from .config import TrainConfig
+from .data import Batches, ImageData, load_data
+from .folder import CHECKPOINT, CONFIG, WEIGHTS, locked, read_checkpoint, save_checkpoint, sync_folder, writing
+from .networks import MetaBatches, ahead
+from .reporting import Reporter
+from .start import start_from_identity
+from .step import Trainer
+
+# What may differ in a run that goes on.
+FREE = ("steps", "epochs", "workers", "device", "log_every", "save_every", "max_skipped", "tensorboard", "root")
+
+
+def train(config: TrainConfig, folder: str | os.PathLike[str], *, progress: bool = True) -> Path:
+    """Train a GHN, or go on with a run that was interrupted.
+
+    Writes into the folder: `config.toml`, `log.jsonl` (a line every `log_every` steps), `checkpoint.pt` (every
+    `save_every` steps, replaced whole), and at the end `ghn.safetensors`, which `ghnfast.load` reads. One trainer at a
+    time works in a folder. Under `torchrun`, the networks of each meta-batch are shared between the processes. Nothing
+    is drawn from torch's global generators.
+
+    Args:
+        config: the configuration; that of a run that goes on must be the one it began with, but for `steps`, `epochs`,
+            `workers`, `device` and how often it logs and saves.
+        folder: where the run lives.
+        progress: say on stderr how far the run is: a bar on a terminal, where tqdm is installed; else a line at most
+            every ten seconds.
+
+    Returns:
+        The path of the trained GHN.
+
+    Raises:
+        TrainingError: the data, the configuration or the checkpoint cannot be used; found before any work starts. Or
+            too many steps in a row had no update, or the folder cannot be written, or another trainer is at it.
+    """
+    if not os.fspath(folder):
+        raise TrainingError("the folder of the run is an empty path; a name, or '.', is accepted")
+    path = Path(folder)
+    with processes(config) as (rank, world_size, device):
+        data = load_data(config.data, config.root)
+        batches = make_batches(config, data)
+        steps = config.steps if config.steps else config.epochs * batches.per_epoch
+        trainer = Trainer(make_ghn(config, data).to(device), config, steps, rank=rank, world_size=world_size)
+        dataset = make_dataset(config, data)
+        with locked(path) if rank == 0 else nullcontext():
+            go_on(trainer, dataset, path)
+            if rank == 0:
+                with writing(path, CONFIG) as file:
+                    file.write(config.as_toml().encode())
+            run(trainer, dataset, batches, path, progress and rank == 0)
+            if rank == 0:
+                trainer.ghn.name, trainer.ghn.epoch = path.resolve().name, trainer.step // batches.per_epoch
+                trainer.ghn.trained_on = TrainedOn(data.name, data.input_shape)
+                trainer.ghn.save(path / WEIGHTS)
+                sync_folder(path)
+    return path / WEIGHTS
+
+
+def go_on(trainer: Trainer, dataset: DeepNets1M, path: Path) -> None:
+    """From the checkpoint of the folder, or from the beginning."""
+    known = read_checkpoint(path)
+    if known is None:
+        start_from_identity(trainer.ghn, dataset, trainer.config.identity_steps, trainer.config.seed)
+    else:
+        check_same_run(known["config"], trainer.state()["config"], path)
+        try:
+            trainer.restore(known)
+        except Exception as error:  # torch checks what it loads in many ways
+            raise TrainingError(
+                f"the checkpoint {path / CHECKPOINT} does not fit its configuration: {in_words(error)}; without it, "
+                "the run begins again"
+            ) from error
+    share_weights(trainer)
+
+
+def check_same_run(known: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> None:
+    differing = [name for name in given if name not in FREE and known.get(name) != given[name]]
+    if differing:
+        name = differing[0]
+        raise TrainingError(
+            f"the run in {path} has {name} = {known.get(name)!r}, and {given[name]!r} was given; the same, or another "
+            "folder, is accepted"
+        )
+
+
+def share_weights(trainer: Trainer) -> None:
+    """Every process goes on from the first one's weights: theirs may differ by rounding on another machine."""
+    if trainer.world_size > 1:
+        for value in trainer.ghn.state_dict().values():
+            distributed.broadcast(value, 0)
+
+
+def make_ghn(config: TrainConfig, data: ImageData) -> GHN:
+    try:
+        wanted = config_of(config, data.num_classes)
+    except ConfigError as error:
+        raise TrainingError(str(error)) from error
+    if config.init:
+        ghn = load(config.init)
+        given, found = wanted.as_dict(), ghn.config
+        differing = [name for name in given if found[name] != given[name]]
+        if differing:
+            others = ", ".join(f"{name} is {found[name]}" for name in differing)
+            said = ", ".join(str(given[name]) for name in differing)
+            raise TrainingError(f"init is {config.init}, whose {others}; the configuration says {said}")
+        return ghn.train()
+    with drawing_from(config.seed):
+        return GHN(**wanted.as_dict())
+
+
+def make_dataset(config: TrainConfig, data: ImageData) -> DeepNets1M:
+    try:
+        return DeepNets1M(
+            "train",
+            size=config.networks,
+            seed=config.seed,
+            large_images=data.input_shape[1] > 100,
+            num_classes=data.num_classes,
+            num_ch=config.num_ch,
+            fc_dim=config.fc_dim,
+        )
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+
+
+def make_batches(config: TrainConfig, data: ImageData) -> Batches:
+    images = data.train if config.augment else data.calibration
+    return Batches(images, config.batch_size, config.seed, config.balanced)
+
+
+def run(trainer: Trainer, dataset: DeepNets1M, batches: Batches, path: Path, progress: bool) -> None:
+    """All steps that are left."""
+    config = trainer.config
+    networks = MetaBatches(dataset, config.meta_batch, config.max_nodes, config.seed, trainer.rank, trainer.world_size)
+    reporter = Reporter(trainer, path if trainer.rank == 0 else None, progress)
+    streams = zip(
+        image_stream(batches, config, trainer.step, trainer.steps),
+        ahead(networks, trainer.step, trainer.steps),
+        strict=True,
+    )
+    try:
+        for (images, labels), meta_batch in streams:
+            reporter.add(trainer.train_step(images, labels, meta_batch))
+            last = trainer.step == trainer.steps
+            if trainer.rank == 0 and (last or trainer.step % config.save_every == 0):
+                save_checkpoint(path, trainer.state())
+    except KeyboardInterrupt:
+        if trainer.rank == 0:
+            save_checkpoint(path, trainer.state())
+        raise
+    finally:
+        reporter.close()
+
+
+def image_stream(batches: Batches, config: TrainConfig, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of these steps, read in a thread, or in so many processes."""
+    if config.workers == 0:
+        yield from ahead(batches, start, stop)
+        return
+    order: Any = range(start, stop)
+    loader = DataLoader(
+        Readable(batches),
+        batch_size=None,
+        sampler=order,
+        num_workers=config.workers,
+        pin_memory=config.device != "cpu",
+        generator=torch.Generator(),  # of the processes' seeds, which would come from the global one
+    )
+    try:
+        for found in loader:
+            if isinstance(found, TrainingError):
+                raise found
+            yield found
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a process that reads images has ended: {in_words(error)}; fewer workers may help"
+        ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Readable(Dataset[Any]):
+    """Batches for other processes: what they raise would arrive with their traceback in its words."""
+
+    batches: Batches
+
+    def __getitem__(self, step: int) -> Any:
+        try:
+            return self.batches[step]
+        except TrainingError as error:
+            return error
+
+
+class processes:
+    """The process group, where torchrun started several: rank, how many, and the device of this one."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config, self.size = config, int(os.environ.get("WORLD_SIZE", "1"))
+        local = os.environ.get("LOCAL_RANK", "0")
+        self.name = f"cuda:{local}" if config.device == "cuda" else config.device
+
+    def __enter__(self) -> tuple[int, int, torch.device]:
+        try:
+            device = torch.empty(1, device=self.name).device
+        except (RuntimeError, AssertionError) as error:
+            raise TrainingError(f"the device {self.name} cannot be used: {in_words(error)}") from error
+        if device.type == "meta":
+            raise TrainingError("the device meta cannot be used: it has no memory; cpu, cuda and the like are accepted")
+        if self.size == 1:
+            return 0, 1, device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        # NCCL refuses processes that share a GPU, as they do where the configuration names one.
+        distributed.init_process_group("nccl" if self.config.device == "cuda" else "gloo")
+        return distributed.get_rank(), self.size, device
+
+    def __exit__(self, *_: Any) -> None:
+        if self.size > 1:
+            distributed.destroy_process_group()

@@ -1,0 +1,61 @@
+"""How far a run is, in lines."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from tiny import FAST, tiny_config
+
+from ghnfast.training import ImageData, Trainer, train
+from ghnfast.training.reporting import Lines, in_time
+from ghnfast.training.run import make_ghn
+from ghnfast.training.step import StepResult
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def test_lines_say_how_far_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny_config(**FAST | {"steps": 7}), run, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    number = r"[\d.]+"
+    pattern = rf"loss {number}, top1 {number} %, {number} networks a second, "
+    assert re.fullmatch(rf"step 5 of 7: {pattern}\d+ s to go", lines[0])
+    assert re.fullmatch(rf"step 7 of 7: {pattern}\d+ s in all", lines[-1])
+    train(tiny_config(**FAST | {"steps": 8}), run, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_lines_come_at_most_every_ten_seconds(
+    few_images: ImageData, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(**FAST)
+    trainer = Trainer(make_ghn(config, few_images), config, steps=1000)
+    lines = Lines(trainer)
+    for _ in range(25):
+        trainer.step += 1
+        clock[0] += 1
+        lines.add(StepResult([2.0], loss=2.0, top1=25.0, networks=4, seconds=1.0))
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == [
+        "step 1 of 1000: loss 2.000, top1 25.0 %, 4.0 networks a second, 17 min to go",
+        "step 11 of 1000: loss 2.000, top1 25.0 %, 4.0 networks a second, 16 min to go",
+        "step 21 of 1000: loss 2.000, top1 25.0 %, 4.0 networks a second, 16 min to go",
+    ]
+    lines.add(StepResult([], networks=4, seconds=1.0, skipped="out of memory"))
+    assert capsys.readouterr().err == "step 24 was skipped: out of memory\n"
+
+
+def test_times_in_words() -> None:
+    assert [in_time(seconds) for seconds in (0.4, 59, 60, 3599, 3600, 90_000)] == [
+        "0 s", "59 s", "1 min", "1 h 0 min", "1 h 0 min", "25 h 0 min",
+    ]  # fmt: skip

@@ -1,0 +1,160 @@
+"""Training runs: what they leave, resume after being killed, two processes, and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import TINY, tiny_config
+
+import ghnfast
+from ghnfast.errors import TrainingError
+from ghnfast.training import ImageData, load_data, train
+from ghnfast.training.folder import CHECKPOINT, CONFIG, LOG
+from ghnfast.training.run import make_batches, make_ghn
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+
+
+def command(folder: Path, **changes: Any) -> list[str]:
+    values = {**TINY, **changes}
+    return ["train", "--out", str(folder), *(f"{name}={value}" for name, value in values.items())]
+
+
+def start(arguments: list[str], launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    line = [sys.executable, *launcher, "-m", "ghnfast", *arguments]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(line, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    process = start(command(folder))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return folder
+
+
+def test_a_run_leaves_a_ghn_a_log_and_its_configuration(whole_run: Path) -> None:
+    ghn = ghnfast.load(whole_run / "ghn.safetensors")
+    assert ghn.config["max_shape"] == (8, 8, 3, 3)
+    assert ghn.num_classes == 10
+    lines = log_of(whole_run)
+    assert [line["step"] for line in lines] == list(range(1, 7))
+    assert all(0 < line["ghn_share"] < 1 and line["networks_per_second"] > 0 for line in lines)
+    assert ghnfast.training.make_config(ghnfast.training.read_config(whole_run / CONFIG)) == tiny_config()
+
+
+def test_killed_and_resumed_is_as_if_nothing_had_happened(whole_run: Path, tmp_path: Path) -> None:
+    process = start(command(tmp_path))
+    deadline = time.monotonic() + 300
+    while not (tmp_path / CHECKPOINT).exists() or len(log_of(tmp_path)) < 3:  # past a checkpoint, before the next
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "ghn.safetensors").exists()
+    again = start(["train", "--out", str(tmp_path)])
+    output, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, output
+    keys = ("step", "loss", "top1", "lr")
+    assert [[line[key] for key in keys] for line in log_of(tmp_path)] == [
+        [line[key] for key in keys] for line in log_of(whole_run)
+    ]
+    ours, theirs = (ghnfast.load(folder / "ghn.safetensors").state_dict() for folder in (tmp_path, whole_run))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_two_processes_do_what_one_does(whole_run: Path, tmp_path: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = start(command(tmp_path), launcher)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    losses = [line["loss"] for line in log_of(tmp_path)]
+    assert losses == pytest.approx([line["loss"] for line in log_of(whole_run)], rel=1e-4)
+    ours, theirs = (ghnfast.load(folder / "ghn.safetensors").state_dict() for folder in (tmp_path, whole_run))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-6)
+
+
+def test_another_configuration_does_not_go_on(whole_run: Path) -> None:
+    with pytest.raises(TrainingError, match=r"has lr = 0.0001, and 0.5 was given; the same, or another folder"):
+        train(tiny_config(lr=0.5), whole_run)
+
+
+def test_broken_checkpoints_are_named_and_never_run(whole_run: Path, tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes((whole_run / CHECKPOINT).read_bytes()[:1000])
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt cannot be read"):
+        train(tiny_config(), tmp_path)
+    torch.save({"state": Trap()}, tmp_path / CHECKPOINT)
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt cannot be read"):
+        train(tiny_config(), tmp_path)
+    assert not Trap.sprung
+    torch.save({"weights": torch.zeros(2)}, tmp_path / CHECKPOINT)
+    with pytest.raises(TrainingError, match="is not the checkpoint of a training run"):
+        train(tiny_config(), tmp_path)
+
+
+class Trap:
+    sprung = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return spring, ()
+
+
+def spring() -> None:
+    Trap.sprung = True
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "cifar10", "root": "/nowhere"}, "cifar10 cannot be read from /nowhere"),
+        ({"data": "svhn"}, "the data set is 'svhn'; cifar10, cifar100, imagenet, mnist5k, folder are accepted"),
+        ({"batch_size": 5000}, "batch_size is 5000; at most 3600"),
+        ({"hid": 9}, "hid is 9; a positive multiple of 4"),
+        ({"num_ch": (7, 9)}, r"num_ch is \(7, 9\)"),
+        ({"device": "cuda:99"}, "the device cuda:99 cannot be used"),
+    ],
+)
+def test_nothing_starts_with_bad_input(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train(tiny_config(**changes), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / LOG).exists()
+
+
+def test_starting_from_a_ghn(whole_run: Path, few_images: ImageData) -> None:
+    path = str(whole_run / "ghn.safetensors")
+    ghn = make_ghn(tiny_config(init=path), few_images)
+    expected = ghnfast.load(path).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in ghn.state_dict().items())
+    with pytest.raises(TrainingError, match=r"ve is True; the configuration says False"):
+        make_ghn(tiny_config(init=path, ve=False), few_images)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_images_with_and_without_augmentation(augment: bool) -> None:
+    data = load_data("mnist5k")
+    images, labels = make_batches(tiny_config(augment=augment, balanced=True, batch_size=20), data)[0]
+    assert labels.bincount().tolist() == [2] * 10
+    plain = data.calibration.batch(range(len(data.calibration)), 0)[0].flatten(1)
+    found = [bool((plain == image.flatten()).all(1).any()) for image in images]
+    assert all(found) if not augment else not all(found)
+
+
+def test_data_of_the_run_is_the_paper_split() -> None:
+    data = load_data("mnist5k")
+    assert data.val is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (3600, 400, 1000)
