@@ -26,7 +26,7 @@ class Neighbours(Hypernet):
     """Each state and the mean of those that its node reads, mixed."""
 
     def __init__(self, config: GHNConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.mix = nn.Linear(2 * config.hid, config.hid)
 
     def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
@@ -43,7 +43,7 @@ class OuterProducts(Decoder):
     """Matrices of rank 1, the same in every cell, larger ones repeated; nothing is a product of the last step."""
 
     def __init__(self, config: GHNConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         rows, columns, cells, _ = config.max_shape
         self.request = Sizes(rows, columns, cells, config.num_classes, config.weight_norm, products=False)
         self.left, self.right = nn.Linear(config.hid, max(rows, config.num_classes)), nn.Linear(config.hid, columns)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from golden_data import GHN_NAMES, assert_same_graph, assert_same_prediction, golden, golden_ghn
+from golden_data import (
+    GHN_NAMES,
+    assert_same_graph,
+    assert_same_prediction,
+    assert_same_states,
+    golden,
+    golden_ghn,
+)
 from golden_models import DEEPNETS, TORCHVISION_PREDICTIONS, deepnets_model, sized_model
 
 import ghnfast
 from ghnfast import checkpoints
-from ghnfast.graph import PRIMITIVES
 
 TORCHVISION_GRAPHS = sorted(golden("torchvision")["graphs"])
 EMBEDDINGS = sorted(key for key in golden("torchvision")["pred"] if key.endswith("/embedding"))
@@ -75,16 +80,4 @@ def test_node_embeddings(key: str) -> None:
     with torch.no_grad():
         ours = golden_ghn(config).embed(graph).numpy()
     expected = golden("torchvision")["graphs"][f"{name}/{images}"]
-    wanted = np.array(golden("torchvision")["pred"][key])
-    assert ours.shape == wanted.shape
-
-    def labelled(labels: list[Any], rows: np.ndarray) -> tuple[dict[Any, np.ndarray], np.ndarray]:
-        named = {label: row for label, row in zip(labels, rows, strict=True) if label[1]}
-        others = [[PRIMITIVES.index(label[0]), *row] for label, row in zip(labels, rows, strict=True) if not label[1]]
-        return named, np.array(sorted(others, key=lambda row: np.round(row, 3).tolist()))
-
-    named, others = labelled(list(zip(graph.ops, graph.params, strict=True)), ours)
-    wanted_named, wanted_others = labelled([tuple(label) for label in expected["nodes"]], wanted)
-    for label, row in wanted_named.items():
-        np.testing.assert_allclose(named[label], row, rtol=1e-5, atol=1e-5, err_msg=str(label))
-    np.testing.assert_allclose(others, wanted_others, rtol=1e-5, atol=1e-5)
+    assert_same_states(graph, ours, expected, np.array(golden("torchvision")["pred"][key]))

@@ -2,7 +2,8 @@
 
 from .config import GHNConfig
 from .ghn import GHN
+from .graphormer import Graphormer
 from .loading import from_checkpoint
 from .registry import DECODERS, HYPERNETS, Decoder, Hypernet
 
-__all__ = ["DECODERS", "GHN", "HYPERNETS", "Decoder", "GHNConfig", "Hypernet", "from_checkpoint"]
+__all__ = ["DECODERS", "GHN", "HYPERNETS", "Decoder", "GHNConfig", "Graphormer", "Hypernet", "from_checkpoint"]

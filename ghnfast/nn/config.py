@@ -11,6 +11,7 @@ from .registry import DECODERS, HYPERNETS
 
 MOST_CLASSES = 1 << 22  # there is a row for each number of channels up to it
 MOST_ELEMENTS = 1 << 33
+MOST_LAYERS = 1 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,12 @@ class GHNSettings:
     ve: bool = True
     layernorm: bool = True
     hid: int = 32
+    layers: int = 3
+    heads: int = 8
+
+
+# Those that only some hypernets have (`Hypernet.settings`); with others they do not matter.
+OF_HYPERNETS = ("layers", "heads")
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,9 @@ class GHNConfig(GHNSettings):
                 raise ConfigError(f"{name} is {value!r}; {in_words(list(known))} accepted")
         if not is_count(self.hid) or self.hid % 4:
             raise ConfigError(f"hid is {self.hid!r}; a positive multiple of 4 is accepted")
+        for name in OF_HYPERNETS:
+            if not is_count(value := getattr(self, name)) or value > MOST_LAYERS:
+                raise ConfigError(f"{name} is {value!r}; an integer of 1 to {MOST_LAYERS} is accepted")
         # The two largest layers: the first of the decoder of kernels, and its last.
         if (elements := 4 * self.hid**2 * sizes[2] ** 2 + 8 * self.hid * sizes[0] * sizes[1]) > MOST_ELEMENTS:
             raise ConfigError(
@@ -61,7 +71,8 @@ class GHNConfig(GHNSettings):
 
     def as_dict(self) -> dict[str, Any]:
         """As checkpoints have it."""
-        return {name: getattr(self, name) for name in names(GHNConfig)}
+        own = HYPERNETS[self.hypernet].settings
+        return {name: getattr(self, name) for name in names(GHNConfig) if name not in OF_HYPERNETS or name in own}
 
 
 def names(settings: type[GHNSettings]) -> tuple[str, ...]:

@@ -99,6 +99,7 @@ class GHN(nn.Module):
         self.vector_length = max(rows, columns)
         self.decoder_1d = Mlp(hid, 2 * hid, 2 * self.vector_length, last_relu=False)
         self.bias_class = nn.Sequential(nn.ReLU(), nn.Linear(self.vector_length, settings.num_classes))
+        self.gnn.initialize(self)
         self.register_load_state_dict_pre_hook(take_published_names)
 
     @property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +22,8 @@ def from_checkpoint(read: checkpoints.Checkpoint) -> GHN:
     Raises:
         CheckpointError: the configuration has no meaning, or the weights do not fit it.
     """
-    known = names(GHNConfig)
-    unknown = sorted(set(read.config) - set(known))
+    known, config = names(GHNConfig), settings_of(read.config)
+    unknown = sorted(set(config) - set(known))
     if unknown:
         raise CheckpointError(
             f"the configuration in {read.source} has {', '.join(unknown)}; accepted are {', '.join(known)}"
@@ -30,7 +32,7 @@ def from_checkpoint(read: checkpoints.Checkpoint) -> GHN:
     try:
         # Nothing is allocated before the weights are known to fit: a broken configuration could ask for any amount.
         with torch.device("meta"):
-            ghn = GHN(**read.config)
+            ghn = GHN(**config)
     except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error
     weights = checkpoints.fitted_weights(ghn, read, with_published_names)
@@ -38,6 +40,21 @@ def from_checkpoint(read: checkpoints.Checkpoint) -> GHN:
     ghn.load_state_dict(weights)
     ghn.name, ghn.epoch, ghn.trained_on = read.source, read.epoch, read.trained_on
     return ghn.eval()
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's configuration in our terms.
+
+    The code of GHN-3 writes a hypernet "gatedgnn" that it does not read, and `is_ghn2`; layers and heads are GHN-3's.
+    """
+    settings = dict(config)
+    is_ghn2 = settings.pop("is_ghn2", None)
+    if is_ghn2:
+        settings.pop("layers", None)
+        settings.pop("heads", None)
+    elif {"layers", "heads"} <= set(settings) and settings.get("hypernet", "gatedgnn") == "gatedgnn":
+        settings["hypernet"] = "graphormer"
+    return settings
 
 
 def check_plausible(read: checkpoints.Checkpoint) -> None:

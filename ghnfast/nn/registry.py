@@ -9,7 +9,7 @@ A class is called with the `GHNConfig`, and its instances become submodules of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -19,20 +19,31 @@ if TYPE_CHECKING:
     from ..graph import GraphBatch
     from ..prediction.layout import Request
     from .config import GHNConfig
+    from .ghn import GHN
     from .linear import LayerWeights
 
 
 class Hypernet(nn.Module):
-    """What updates node states.
+    """What updates node states. Made of a `GHNConfig`.
 
     cutoff: up to how many hops apart it reads distances of nodes; 1 for edges alone.
+    centred: whether kernels are read from the centre of the decoder's cells (GHN-3), not from their corner.
+    settings: the names of those settings of `GHNConfig` that only it has.
     """
 
     cutoff: int = 1
+    centred: bool = False
+    settings: tuple[str, ...] = ()
+
+    def __init__(self, config: GHNConfig) -> None:
+        super().__init__()
 
     def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
         """(nodes, hid) from (nodes, hid), the nodes of all graphs of a batch, one graph after the other."""
         raise NotImplementedError
+
+    def initialize(self, ghn: GHN) -> None:
+        """Set the weights that a new GHN with it starts from, where torch's own initialization will not do."""
 
     @property
     def native_weights(self) -> Sequence[Tensor] | None:
@@ -41,13 +52,16 @@ class Hypernet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """What makes kernels and matrices of node states; vectors have a decoder of their own.
+    """What makes kernels and matrices of node states; vectors have a decoder of their own. Made of a `GHNConfig`.
 
     request: what slots ask for: the row that each has in the table of slots says which block it is decoded from, and
         how that is repeated and normalized.
     """
 
     request: Request
+
+    def __init__(self, config: GHNConfig) -> None:
+        super().__init__()
 
     @property
     def last(self) -> LayerWeights:
@@ -67,5 +81,5 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
 
-HYPERNETS: dict[str, Callable[[GHNConfig], Hypernet]] = {}
-DECODERS: dict[str, Callable[[GHNConfig], Decoder]] = {}
+HYPERNETS: dict[str, type[Hypernet]] = {}
+DECODERS: dict[str, type[Decoder]] = {}

@@ -19,7 +19,7 @@ class Mlp(nn.Module):
     """Two linear layers with a ReLU after each; `last_relu=False` leaves out the second."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, last_relu: bool = True) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # the next class of `NodeMlp` takes a configuration
         self.inputs, self.hidden = inputs, hidden
         layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
         self.fc = nn.Sequential(*layers, nn.ReLU()) if last_relu else nn.Sequential(*layers)
@@ -43,7 +43,7 @@ class GatedSweep(Hypernet):
     """A forward and a backward sweep of gated message passing (GHN-1), with virtual edges if `ve` (GHN-2)."""
 
     def __init__(self, config: GHNConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         hid, ve = config.hid, config.ve
         self.ve = ve
         self.cutoff = MAX_DISTANCE if ve else 1  # how many hops messages go at most
@@ -83,7 +83,7 @@ class NodeMlp(Mlp, Hypernet):
     cutoff = 1
 
     def __init__(self, config: GHNConfig) -> None:
-        super().__init__(config.hid, config.hid, config.hid)
+        Mlp.__init__(self, config.hid, config.hid, config.hid)
 
     def forward(self, states: Tensor, batch: GraphBatch | None = None) -> Tensor:
         return apply_mlp(states, self.weights)

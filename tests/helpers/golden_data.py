@@ -16,6 +16,7 @@ from torch import nn
 
 from ghnfast import GHN, ArchGraph, Report
 from ghnfast.checkpoints import Checkpoint
+from ghnfast.graph import PRIMITIVES
 from ghnfast.nn import from_checkpoint
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -45,7 +46,7 @@ def closed_form_weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]
 
 @functools.cache
 def golden_ghn(name: str) -> GHN:
-    entry = golden("checkpoints")[name]
+    entry = golden("ghn3_checkpoints" if name.startswith("ghn3") else "checkpoints")[name]
     weights = closed_form_weights(entry["state_dict"])
     return from_checkpoint(Checkpoint(entry["config"], weights, source=f"golden {name}"))
 
@@ -78,3 +79,19 @@ def assert_same_prediction(model: nn.Module, report: Report, expected: dict[str,
             assert abs(values.sum() - entry["sum"]) <= 1e-5 * entry["abs"], name
             assert abs(np.abs(values).sum() - entry["abs"]) <= 1e-5 * entry["abs"], name
         np.testing.assert_allclose(values[at], wanted, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def assert_same_states(graph: ArchGraph, ours: np.ndarray, expected: dict[str, Any], wanted: np.ndarray) -> None:
+    """Node states (nodes, hid) within 1e-5; nodes are matched by their rows, for any order of them is right."""
+    assert ours.shape == wanted.shape
+
+    def labelled(labels: list[Any], rows: np.ndarray) -> tuple[dict[Any, np.ndarray], np.ndarray]:
+        named = {label: row for label, row in zip(labels, rows, strict=True) if label[1]}
+        others = [[PRIMITIVES.index(label[0]), *row] for label, row in zip(labels, rows, strict=True) if not label[1]]
+        return named, np.array(sorted(others, key=lambda row: np.round(row, 3).tolist()))
+
+    named, others = labelled(list(zip(graph.ops, graph.params, strict=True)), ours)
+    wanted_named, wanted_others = labelled([tuple(label) for label in expected["nodes"]], wanted)
+    for label, row in wanted_named.items():
+        np.testing.assert_allclose(named[label], row, rtol=1e-5, atol=1e-5, err_msg=str(label))
+    np.testing.assert_allclose(others, wanted_others, rtol=1e-5, atol=1e-5)

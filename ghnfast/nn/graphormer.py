@@ -1,0 +1,154 @@
+"""Graphormer layers (GHN-3): every node of a graph attends to every other one, with a bias by their distances.
+
+Source: Can We Scale Transformers to Predict Parameters of Diverse ImageNet Models? (Knyazev et al., ICML 2023),
+section 3. The modules have the names that published weights have.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..graph import MAX_DISTANCE, GraphBatch
+from ..ops.attention import CODES, Relations, attention, relations_of
+from .config import GHNConfig
+from .registry import HYPERNETS, Hypernet
+
+if TYPE_CHECKING:
+    from .ghn import GHN
+
+MOST_DEGREE, MOST_DISTANCE, EDGE_ROWS = 100, 1000, 257
+NO_PATH = 2  # the row of the edge table for no path; that of d hops is NO_PATH + d
+
+
+class EdgeEmbedding(nn.Module):
+    """A row for each distance in hops."""
+
+    def __init__(self, hid: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(EDGE_ROWS, hid)
+
+
+class Attention(nn.Module):
+    """Attention of one layer. The first layer's has what the bias of all layers is computed with, too."""
+
+    def __init__(self, config: GHNConfig, first: bool) -> None:
+        super().__init__()
+        hid = config.hid
+        self.to_qkv = nn.Linear(hid, 3 * hid, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(hid, hid), nn.Identity())
+        if first:
+            self.edge_embed = EdgeEmbedding(hid)
+            self.proj_e = nn.Sequential(nn.Linear(2 * hid, hid), nn.ReLU(), nn.Linear(hid, config.heads))
+
+    def bias_table(self) -> Tensor:
+        """(`CODES`, heads): the bias of each code of a pair."""
+        forward = torch.zeros(CODES, dtype=torch.long)
+        backward = torch.zeros(CODES, dtype=torch.long)
+        hops = torch.arange(1, MAX_DISTANCE + 1)
+        forward[1 : MAX_DISTANCE + 1], backward[MAX_DISTANCE + 1 :] = hops, hops
+        rows = self.edge_embed.embed.weight[
+            (torch.stack([forward, backward], 1) + NO_PATH).to(self.to_qkv.weight.device)
+        ]
+        table: Tensor = self.proj_e(rows.flatten(1))
+        return table
+
+    def forward(self, x: Tensor, table: Tensor, relations: Relations) -> Tensor:
+        result: Tensor = self.to_out(attention(self.to_qkv(x), table, relations))
+        return result
+
+
+class FeedForward(nn.Module):
+    def __init__(self, hid: int) -> None:
+        super().__init__()
+        layers = [nn.Linear(hid, 4 * hid), nn.GELU(), nn.Identity(), nn.Linear(4 * hid, hid), nn.Identity()]
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.net(x)
+        return result
+
+
+class GraphormerLayer(nn.Module):
+    """x + attention(LN(x)), then x + MLP(LN(x)). The first has the tables of degrees and of input distances, too."""
+
+    def __init__(self, config: GHNConfig, first: bool) -> None:
+        super().__init__()
+        hid = config.hid
+        if first:
+            self.centrality_embed_in = nn.Embedding(MOST_DEGREE + 1, hid)
+            self.centrality_embed_out = nn.Embedding(MOST_DEGREE + 1, hid)
+            self.input_dist_embed = nn.Embedding(MOST_DISTANCE + 1, hid)
+        self.ln1, self.ln2 = nn.LayerNorm(hid), nn.LayerNorm(hid)
+        self.attn = Attention(config, first)
+        self.ff = FeedForward(hid)
+
+    def positions(self, batch: GraphBatch, cutoff: int) -> Tensor:
+        """What degrees and the distance from the input add to each node's state: (nodes, hid)."""
+        topology = batch.topology(cutoff)
+        nodes = len(batch)
+        sources, targets, distances = topology.pairs()
+        edges = distances == 1
+        degree_in = np.bincount(targets[edges], minlength=nodes)
+        degree_out = np.bincount(sources[edges], minlength=nodes)
+        from_input = np.zeros(nodes, dtype=np.int64)
+        inputs = np.isin(sources, topology.graph_offsets[:-1])
+        from_input[targets[inputs]] = distances[inputs]
+        device = self.ln1.weight.device
+        rows = [np.minimum(degree_in, MOST_DEGREE), np.minimum(degree_out, MOST_DEGREE), from_input]
+        tables = (self.centrality_embed_in, self.centrality_embed_out, self.input_dist_embed)
+        added = [table(torch.from_numpy(row).to(device)) for table, row in zip(tables, rows, strict=True)]
+        return cast(Tensor, added[0] + added[1] + added[2])
+
+    def forward(self, x: Tensor, table: Tensor, relations: Relations) -> Tensor:
+        x = x + self.attn(self.ln1(x), table, relations)
+        result: Tensor = x + self.ff(self.ln2(x))
+        return result
+
+
+class Graphormer(Hypernet):
+    """Layers of attention over all nodes (GHN-3): so many `layers` and `heads`, distances beyond one hop where `ve`.
+
+    Raises:
+        ConfigError: heads do not divide the width.
+    """
+
+    centred = True
+    settings = ("layers", "heads")
+
+    def __init__(self, config: GHNConfig) -> None:
+        super().__init__(config)
+        if config.hid % config.heads:
+            raise ConfigError(f"heads is {config.heads} and hid is {config.hid}; a divisor of hid is accepted")
+        self.cutoff = MAX_DISTANCE if config.ve else 1
+        for layer in range(config.layers):
+            self.add_module(str(layer), GraphormerLayer(config, layer == 0))
+
+    def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
+        layers = cast("list[GraphormerLayer]", list(self.children()))
+        relations = relations_of(batch.topology(self.cutoff))
+        states = states + layers[0].positions(batch, self.cutoff)
+        table = layers[0].attn.bias_table()
+        for layer in layers:
+            states = layer(states, table, relations)
+        return states
+
+    def initialize(self, ghn: GHN) -> None:
+        """As published: tables normal with variance 1 / width; the decoders' last layers a fifth of torch's default."""
+        for module in ghn.modules():
+            if isinstance(module, nn.Embedding):
+                deviation = module.embedding_dim**-0.5
+                nn.init.trunc_normal_(module.weight, std=deviation)
+        decoder = ghn.decoder
+        last = [*ghn.decoder_1d.linear_layers[1:], decoder.conv[2], decoder.class_layer_predictor[1]]  # type: ignore[index]
+        for layer in cast("list[nn.Linear]", last):
+            with torch.no_grad():
+                layer.weight.div_(5)
+                layer.bias.zero_()
+
+
+HYPERNETS["graphormer"] = Graphormer
