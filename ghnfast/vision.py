@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 # The library object owns the declarations: they vanish with it.
-_declared: torch.library.Library | None = None
+declared: torch.library.Library | None = None
 
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -26,12 +26,12 @@ SCHEMAS = (
 
 def declare_operators() -> None:
     """Declare the operators that `import torchvision` needs, where its own library does not provide them."""
-    global _declared
-    if _declared is not None or "torchvision" in sys.modules or compiled_operators_load():
+    global declared
+    if declared is not None or "torchvision" in sys.modules or compiled_operators_load():
         return
-    _declared = torch.library.Library("torchvision", "DEF")
+    declared = torch.library.Library("torchvision", "DEF")
     for schema in SCHEMAS:
-        _declared.define(schema)
+        declared.define(schema)
 
 
 def compiled_operators_load() -> bool:

@@ -8,6 +8,7 @@ import torch
 
 from ..checkpoints import DEFAULT
 from ..errors import UsageError
+from ..training.config import MOST_SEED
 
 MODEL_HELP = (
     "a torchvision classification model (resnet50), or FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, where FACTORY is a "
@@ -44,7 +45,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def parse_seed(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) >= 1 << 64:
+    if not text.strip().isdecimal() or int(text) > MOST_SEED:
         raise argparse.ArgumentTypeError(f"'{text}' is no seed; 0 to 2^64 - 1 are accepted")
     return int(text)
 

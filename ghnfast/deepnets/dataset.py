@@ -22,9 +22,10 @@ from ..errors import ConfigError, NetworkIndexError
 from ..graph import ArchGraph
 from ..optional import import_optional
 from ..tracing import trace
+from .checks import MOST
 from .files import DRAWN, PublishedFile
 from .genotype import GENOTYPES, Genotype
-from .network import MOST, Network
+from .network import Network
 from .space import args_of, genotype_of, graph_from, settings_of
 
 # The splits that are sampled, in the order of `Split` in csrc/deepnets/sampling.hpp, and how many networks they have:

@@ -297,17 +297,7 @@ def make_graph(
     roots = np.setdiff1d(np.arange(len(rows)), placed_edges[:, 1])
     if not set(kinds[roots].tolist()) <= ROOTS:
         raise DatasetError("a node has no edge that leads to it, and is neither an input nor a position encoding")
-    weights: list[str | None] = []
-    norm_biases: list[str | None] = []
-    node_shapes: list[tuple[int, ...] | None] = []
-    for kind, (_, cell, name) in zip(kinds.tolist(), rows[order].tolist(), strict=True):
-        full = parameter_name(names[name], cell)
-        found = shapes.get(full)
-        weights.append(full if found is not None else None)
-        bias = f"{full.removesuffix('weight')}bias"
-        norm_biases.append(bias if PRIMITIVES[kind] in ("bn", "ln") and bias in shapes else None)
-        pool = (1, 1, 3, 3) if PRIMITIVES[kind] in ("max_pool", "avg_pool") else None
-        node_shapes.append((*found, 1, 1, 1)[:4] if found is not None else pool)
+    weights, norm_biases, node_shapes = label_nodes(kinds.tolist(), rows[order].tolist(), names, shapes)
     placed = {name: shapes[name] for name in (*weights, *norm_biases) if name is not None}
     last = [node for node, name in enumerate(weights) if name is not None and name.startswith("classifier.")]
     if len(last) < 2:
@@ -324,6 +314,24 @@ def make_graph(
         parameter_shapes=placed,
         skipped={name: "the file's graph does not have it" for name in shapes if name not in placed},
     )
+
+
+def label_nodes(
+    kinds: list[int], rows: list[list[int]], names: list[str], shapes: dict[str, tuple[int, ...]]
+) -> tuple[list[str | None], list[str | None], list[tuple[int, ...] | None]]:
+    """Of nodes of these primitives: the weight, the bias of a normalization, and the shape."""
+    weights: list[str | None] = []
+    norm_biases: list[str | None] = []
+    node_shapes: list[tuple[int, ...] | None] = []
+    for kind, (_, cell, name) in zip(kinds, rows, strict=True):
+        full = parameter_name(names[name], cell)
+        found = shapes.get(full)
+        weights.append(full if found is not None else None)
+        bias = f"{full.removesuffix('weight')}bias"
+        norm_biases.append(bias if PRIMITIVES[kind] in ("bn", "ln") and bias in shapes else None)
+        pool = (1, 1, 3, 3) if PRIMITIVES[kind] in ("max_pool", "avg_pool") else None
+        node_shapes.append((*found, 1, 1, 1)[:4] if found is not None else pool)
+    return weights, norm_biases, node_shapes
 
 
 def sort_by_level(nodes: int, edges: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -36,7 +36,7 @@ OPERATIONS: tuple[str, ...] = (
 )
 
 MOST_STEPS = 32  # of a cell; published ones have up to 4 (DARTS) and 10
-_FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
+FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -44,14 +44,14 @@ class Genotype:
     """The two cells of a network, a normal one and a reduction one (DARTS, Section 2.1).
 
     A cell starts from two states, 0 and 1: the outputs of the cell before the previous one, and of the previous one.
-    Step ``i`` adds state ``2 + i``, the sum of two edges; an edge is an operation applied to an earlier state. The
+    Step `i` adds state `2 + i`, the sum of two edges; an edge is an operation applied to an earlier state. The
     cell's output concatenates some of the added states along the channels. Frozen, hashable, equal where the cells are.
 
     Args:
-        normal: the edges of the normal cell, ``(operation, state)`` pairs, two for each step. Operations are those of
-            ``OPERATIONS``; the states that step ``i`` can read are ``0 .. 1 + i``.
-        normal_concat: the states that the normal cell concatenates, each in ``2 .. 1 + steps``.
-        reduce: the edges of the reduction cell, as ``normal``.
+        normal: the edges of the normal cell, `(operation, state)` pairs, two for each step. Operations are those of
+            `OPERATIONS`; the states that step `i` can read are `0 .. 1 + i`.
+        normal_concat: the states that the normal cell concatenates, each in `2 .. 1 + steps`.
+        reduce: the edges of the reduction cell, as `normal`.
         reduce_concat: the states that the reduction cell concatenates.
 
     Raises:
@@ -72,17 +72,17 @@ class Genotype:
     ) -> None:
         # A frozen dataclass refuses plain assignment, also from its own constructor.
         for name, edges, concat in (("normal", normal, normal_concat), ("reduce", reduce, reduce_concat)):
-            parsed = _parse_edges(name, edges)
+            parsed = parse_edges(name, edges)
             object.__setattr__(self, name, parsed)
-            object.__setattr__(self, f"{name}_concat", _parse_concat(f"{name}_concat", concat, len(parsed) // 2))
+            object.__setattr__(self, f"{name}_concat", parse_concat(f"{name}_concat", concat, len(parsed) // 2))
 
     @classmethod
     def of(cls, source: Genotype | Mapping[str, Any] | str) -> Genotype:
         """A genotype as it is, from a mapping with the four fields (`as_dict`), or from text.
 
         Args:
-            source: text is a name of ``GENOTYPES``, or the notation of DARTS, which ``repr`` gives:
-                ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., ...)``.
+            source: text is a name of `GENOTYPES`, or the notation of DARTS, which `repr` gives:
+                `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., ...)`.
 
         Raises:
             ConfigError: the mapping misses a field or has another one, a field is invalid, or the text is neither a
@@ -91,12 +91,10 @@ class Genotype:
         if isinstance(source, cls):
             return source
         if isinstance(source, str):
-            return GENOTYPES[source] if source in GENOTYPES else cls(**_fields_in(source))
-        if not isinstance(source, Mapping) or set(source) != set(_FIELDS):
+            return GENOTYPES[source] if source in GENOTYPES else cls(**fields_in(source))
+        if not isinstance(source, Mapping) or set(source) != set(FIELDS):
             given = sorted(map(str, source)) if isinstance(source, Mapping) else type(source).__name__
-            raise ConfigError(
-                f"a genotype is a Genotype or a mapping with the keys {', '.join(_FIELDS)}, given {given}"
-            )
+            raise ConfigError(f"a genotype is a Genotype or a mapping with the keys {', '.join(FIELDS)}, given {given}")
         return cls(**source)
 
     def as_dict(self) -> dict[str, Any]:
@@ -109,7 +107,7 @@ class Genotype:
         }
 
     def __repr__(self) -> str:
-        fields = (f"{name}={list(getattr(self, name))}" for name in _FIELDS)
+        fields = (f"{name}={list(getattr(self, name))}" for name in FIELDS)
         return f"Genotype({', '.join(fields)})"
 
     def uses(self, operation: str) -> bool:
@@ -117,17 +115,17 @@ class Genotype:
         return any(name == operation for name, _ in self.normal + self.reduce)
 
 
-def _fields_in(text: str) -> dict[str, Any]:
+def fields_in(text: str) -> dict[str, Any]:
     """The fields of a genotype in the notation of DARTS. Only literals and ranges are read; nothing is run."""
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "Genotype":
             raise ConfigError("it is not a call of Genotype")
-        names = [*_FIELDS[: len(call.args)], *(keyword.arg for keyword in call.keywords)]
-        if sorted(map(str, names)) != sorted(_FIELDS):
+        names = [*FIELDS[: len(call.args)], *(keyword.arg for keyword in call.keywords)]
+        if sorted(map(str, names)) != sorted(FIELDS):
             raise ConfigError(f"its fields are {', '.join(map(str, names))}")
         values = [*call.args, *(keyword.value for keyword in call.keywords)]
-        return {str(name): _literal(value) for name, value in zip(names, values, strict=True)}
+        return {str(name): literal(value) for name, value in zip(names, values, strict=True)}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ConfigError(
             f"{text!r:.100} is no genotype ({error}); accepted are {', '.join(GENOTYPES)}, and "
@@ -135,7 +133,7 @@ def _fields_in(text: str) -> dict[str, Any]:
         ) from error
 
 
-def _literal(value: ast.expr) -> Any:
+def literal(value: ast.expr) -> Any:
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "range":
         bounds = [ast.literal_eval(bound) for bound in value.args]
         if value.keywords or not all(isinstance(bound, int) and abs(bound) <= 1000 for bound in bounds):
@@ -144,35 +142,35 @@ def _literal(value: ast.expr) -> Any:
     return ast.literal_eval(value)
 
 
-def _parse_edges(field: str, edges: Iterable[Sequence[str | int]]) -> tuple[Edge, ...]:
-    given = _listed(field, edges)
+def parse_edges(field: str, edges: Iterable[Sequence[str | int]]) -> tuple[Edge, ...]:
+    given = listed(field, edges)
     if not given or len(given) % 2:
         raise ConfigError(f"{field}: a cell has two edges for each of its steps, one or more, given {len(given)} edges")
     if len(given) > 2 * MOST_STEPS:
         raise ConfigError(f"{field}: a cell of a genotype has at most {MOST_STEPS} steps, given {len(given)} edges")
-    return tuple(_parse_edge(f"{field}[{position}]", edge, position // 2) for position, edge in enumerate(given))
+    return tuple(parse_edge(f"{field}[{position}]", edge, position // 2) for position, edge in enumerate(given))
 
 
-def _listed(field: str, given: Iterable[Any]) -> list[Any]:
+def listed(field: str, given: Iterable[Any]) -> list[Any]:
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise ConfigError(f"{field} of a genotype is a list, given {given!r:.80}")
     return list(given)
 
 
-def _parse_edge(place: str, edge: Sequence[str | int], step: int) -> Edge:
+def parse_edge(place: str, edge: Sequence[str | int], step: int) -> Edge:
     if isinstance(edge, str) or not isinstance(edge, Sequence) or len(edge) != 2:
         raise ConfigError(f"{place}: an edge is a pair (operation, state), given {edge!r}")
     name, state = edge
     if not isinstance(name, str) or name not in OPERATIONS:
         raise ConfigError(f"{place}: unknown operation {name!r}, accepted are {', '.join(OPERATIONS)}")
-    return str(name), _parse_state(place, state, first=0, last=1 + step, reader=f"step {step} can read")
+    return str(name), parse_state(place, state, first=0, last=1 + step, reader=f"step {step} can read")
 
 
-def _parse_concat(field: str, concat: Iterable[int], steps: int) -> tuple[int, ...]:
+def parse_concat(field: str, concat: Iterable[int], steps: int) -> tuple[int, ...]:
     last = 1 + steps
     states = tuple(
-        _parse_state(field, state, first=2, last=last, reader="the cell can concatenate")
-        for state in _listed(field, concat)
+        parse_state(field, state, first=2, last=last, reader="the cell can concatenate")
+        for state in listed(field, concat)
     )
     if not states:
         raise ConfigError(f"{field}: the cell must concatenate one or more of states 2 to {last}, given none")
@@ -181,7 +179,7 @@ def _parse_concat(field: str, concat: Iterable[int], steps: int) -> tuple[int, .
     return states
 
 
-def _parse_state(place: str, state: object, *, first: int, last: int, reader: str) -> int:
+def parse_state(place: str, state: object, *, first: int, last: int, reader: str) -> int:
     try:
         number = index(state)  # type: ignore[arg-type]  # any object: the error below names what is no integer
     except TypeError:

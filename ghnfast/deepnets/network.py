@@ -15,28 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .genotype import Edge, Genotype
+from .cells import AuxiliaryHead, Cell
+from .checks import check_settings, check_switches
+from .genotype import Genotype
 from .operations import (
-    FactorizedReduce,
     PositionEncoding,
-    Subsample,
-    build_operation,
     convolution,
-    drop_path,
     normalization,
-    plain,
 )
 
 
 class Network(nn.Module):
     """A network of DeepNets-1M. The arguments are the fields of the published data set.
 
-    Cells ``n_cells // 3`` and ``2 * n_cells // 3`` are reduction cells (never cell 0): they halve the image and
+    Cells `n_cells // 3` and `2 * n_cells // 3` are reduction cells (never cell 0): they halve the image and
     multiply the channels. With self-attention in its cells a network is a vision transformer: patches and a position
     encoding in place of the stem, and no cell halves the image.
 
     Args:
-        genotype: the cells, a ``Genotype`` or a mapping with its four fields.
+        genotype: the cells, a `Genotype` or a mapping with its four fields.
         num_classes: number of classes.
         C: channels of the first cell's states.
         n_cells: number of cells.
@@ -47,17 +44,17 @@ class Network(nn.Module):
         norm: None, "" or "none" for no normalization; "bn..." for batch normalization, which keeps running statistics
             only if the name contains "track".
         preproc: each cell maps its two inputs to its number of channels by a 1 x 1 convolution. Without it, inputs and
-            outputs of all cells must have the same channels: one concatenated state, ``C_mult`` 1.
+            outputs of all cells must have the same channels: one concatenated state, `C_mult` 1.
         C_mult: factor on the channels at each reduction cell.
         fc_layers: fully connected layers of the head; 0 is the same as 1.
         fc_dim: width of the hidden ones among them.
         glob_avg: average the last state over the image before the head; else flatten it, as VGG does.
-        is_vit: force or forbid the vision transformer's layout; None decides by ``msa`` in the genotype.
+        is_vit: force or forbid the vision transformer's layout; None decides by `msa` in the genotype.
         auxiliary: add the auxiliary head of DARTS after the second reduction cell. It needs images of side 8 or 4 there
             for 32 x 32 input (a vision transformer's are averaged to 8), 7 for 224 x 224 input.
 
     Attributes:
-        genotype: the ``Genotype``.
+        genotype: the `Genotype`.
         input_shape: (3, 224, 224) or (3, 32, 32).
         drop_path_prob: probability of dropping an operation's output for an image in training mode, in [0, 1); 0 at
             first. Skip connections are never dropped.
@@ -114,7 +111,7 @@ class Network(nn.Module):
                 norm,
             )
         self.global_pooling = nn.AdaptiveAvgPool2d(1) if glob_avg else nn.Identity()
-        self.classifier = _classifier(last if glob_avg else last * side**2, num_classes, fc_layers, fc_dim)
+        self.classifier = make_classifier(last if glob_avg else last * side**2, num_classes, fc_layers, fc_dim)
 
     def _add_stem(self, channels: int, kernel: int, pool: bool, norm: str | None, *, triple: bool) -> int:
         """Adds the stem; returns the channels of the states that it hands to the first cell."""
@@ -125,7 +122,7 @@ class Network(nn.Module):
             self.pos_enc = PositionEncoding(channels, 14 if large else 11)
             return channels
         if self.stem_type == 1:
-            self.stem0, self.stem1 = _imagenet_stem(channels, kernel, 2 if large else 1, norm)
+            self.stem0, self.stem1 = imagenet_stem(channels, kernel, 2 if large else 1, norm)
             return channels
         channels = 3 * channels if triple else channels
         self.stem = nn.Sequential(
@@ -186,15 +183,15 @@ class Network(nn.Module):
         """The logits of images.
 
         Args:
-            images: (N, 3, H, W), ``input_shape`` each; without a vision transformer's position encoding or a flattening
+            images: (N, 3, H, W), `input_shape` each; without a vision transformer's position encoding or a flattening
                 head other sizes work where every reduction meets an even side.
 
         Returns:
             The logits, (N, num_classes), and those of the auxiliary head: None without one, in evaluation mode, and
-            where a ``none`` operation leaves it without input.
+            where a `none` operation leaves it without input.
 
         Raises:
-            ConfigError: ``none`` operations cut every path, so there is no output; or ``drop_path_prob`` is invalid.
+            ConfigError: `none` operations cut every path, so there is no output; or `drop_path_prob` is invalid.
         """
         older, newer = self._stem_states(images)
         auxiliary_logits = None
@@ -224,121 +221,7 @@ class Network(nn.Module):
         return state, self.auxiliary_head(state)
 
 
-class Cell(nn.Module):
-    """A cell of a genotype (DARTS, Section 2.1): two input states, two edges for each step, a concatenation.
-
-    ``none`` operations are not computed: a state is None if both its edges are, and the concatenation replaces it by
-    zeros.
-
-    Args:
-        edges: ``(operation, state)`` pairs, two for each step.
-        concat: the states that make the output, of ``out_channels = len(concat) * channels`` channels.
-        in_channels: channels of the two inputs, older and newer.
-        channels: channels of every state.
-        stride: of the operations that read an input: 2 in a reduction cell.
-        halve_older: the older input has twice the newer one's side.
-        norm: see ``Network``.
-        preproc: see ``Network``.
-    """
-
-    def __init__(
-        self,
-        edges: tuple[Edge, ...],
-        concat: tuple[int, ...],
-        in_channels: tuple[int, int],
-        channels: int,
-        *,
-        stride: int,
-        halve_older: bool,
-        norm: str | None,
-        preproc: bool,
-    ) -> None:
-        super().__init__()
-        self.edges = edges
-        self.concat = concat
-        self.out_channels = len(concat) * channels
-        older, newer = in_channels
-        self.preprocess0: nn.Module
-        if preproc:
-            self.preprocess0 = (FactorizedReduce if halve_older else _pointwise)(older, channels, norm)
-            self.preprocess1: nn.Module = _pointwise(newer, channels, norm)
-        else:
-            self.preprocess0 = Subsample() if halve_older else nn.Identity()
-            self.preprocess1 = nn.Identity()
-        self._ops = nn.ModuleDict(
-            {
-                str(position): build_operation(name, channels, stride if state < 2 else 1, norm)
-                for position, (name, state) in enumerate(edges)
-                if name != "none"
-            }
-        )
-
-    def forward(self, older: Tensor | None, newer: Tensor | None, drop_path_prob: float = 0.0) -> Tensor | None:
-        """The output, (N, out_channels, H / stride, W / stride), from the inputs, (N, in_channels, H, W) or None.
-
-        None where every concatenated state is.
-        """
-        states = [
-            None if older is None else self.preprocess0(older),
-            None if newer is None else self.preprocess1(newer),
-        ]
-        for position in range(0, len(self.edges), 2):
-            first = self._apply_edge(position, states, drop_path_prob)
-            second = self._apply_edge(position + 1, states, drop_path_prob)
-            states.append(first + second if first is not None and second is not None else _either(first, second))
-        return _concatenate([states[state] for state in self.concat])
-
-    def _apply_edge(self, position: int, states: list[Tensor | None], drop_path_prob: float) -> Tensor | None:
-        name, source = self.edges[position]
-        state = states[source]
-        if name == "none" or state is None:
-            return None
-        operation = self._ops[str(position)]
-        output: Tensor = operation(state)
-        if self.training and drop_path_prob != 0 and not isinstance(operation, nn.Identity):
-            return drop_path(output, drop_path_prob)
-        return output
-
-
-class AuxiliaryHead(nn.Sequential):
-    """The auxiliary classifier of DARTS, ``(N, channels, side, side) -> (N, num_classes)``.
-
-    It pools the image to 2 x 2, and then is two convolutions and a linear layer; on ImageNet the second convolution is
-    not normalized, which started as an oversight in DARTS and was kept for comparisons.
-
-    Raises:
-        ConfigError: a side other than 8 and 4 for 32 x 32 input, other than 7 for 224 x 224 input.
-    """
-
-    def __init__(self, channels: int, num_classes: int, side: int, is_imagenet_input: bool, norm: str | None) -> None:
-        super().__init__()
-        # Side of the input: kernel and stride of the average pooling.
-        accepted = {7: (5, 2)} if is_imagenet_input else {8: (5, 3), 4: (2, 2)}
-        if side not in accepted:
-            raise ConfigError(
-                f"auxiliary=True needs features of side {' or '.join(map(str, accepted))} in cell 2 * n_cells // 3, "
-                f"but stem_type, stem_pool, is_vit and n_cells make it {side} for is_imagenet_input={is_imagenet_input}"
-            )
-        kernel, stride = accepted[side]
-        self.features = nn.Sequential(
-            nn.ReLU(),
-            nn.AvgPool2d(kernel, stride, count_include_pad=False),
-            convolution(channels, 128, 1),
-            normalization(norm, 128),
-            nn.ReLU(),
-            nn.Conv2d(128, 768, 2, bias=False),
-            nn.Identity() if is_imagenet_input else normalization(norm, 768),
-            nn.ReLU(),
-            nn.Flatten(),
-        )
-        self.classifier = nn.Linear(768, num_classes)
-
-
-def _pointwise(in_channels: int, out_channels: int, norm: str | None) -> nn.Module:
-    return plain(in_channels, out_channels, 1, norm)
-
-
-def _imagenet_stem(channels: int, kernel: int, stride: int, norm: str | None) -> tuple[nn.Module, nn.Module]:
+def imagenet_stem(channels: int, kernel: int, stride: int, norm: str | None) -> tuple[nn.Module, nn.Module]:
     # Published, the second part starts with a ReLU in place, so the first cell reads the first part's output rectified.
     # Here that ReLU ends the first part, and an identity keeps the names of the second part's layers.
     first = nn.Sequential(
@@ -353,94 +236,9 @@ def _imagenet_stem(channels: int, kernel: int, stride: int, norm: str | None) ->
     return first, second
 
 
-def _classifier(in_features: int, num_classes: int, layers: int, width: int) -> nn.Sequential:
+def make_classifier(in_features: int, num_classes: int, layers: int, width: int) -> nn.Sequential:
     widths = [in_features, *[width] * (layers - 1), num_classes]
     modules: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
     for inputs, outputs in pairwise(widths[1:]):
         modules += [nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(inputs, outputs)]
     return nn.Sequential(*modules)
-
-
-def _either(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    return second if first is None else first
-
-
-def _concatenate(states: list[Tensor | None]) -> Tensor | None:
-    present = [state for state in states if state is not None]
-    if not present:
-        return None
-    if len(present) < len(states):
-        # Zero times a state and not new zeros: as published, so that a trace connects the place to that state.
-        zeros = present[0] * 0
-        present = [zeros if state is None else state for state in states]
-    return torch.cat(present, dim=1)
-
-
-# What keeps the number of all parameters below 2^63, and graphs in memory. Published networks have up to 36 cells and
-# 1,216 channels.
-MOST = {
-    "num_classes": 1 << 24,
-    "C": 1 << 13,
-    "n_cells": 1000,
-    "C_mult": 8,
-    "ks": 255,
-    "stem_type": 1 << 31,
-    "fc_layers": 100,
-    "fc_dim": 1 << 16,
-}
-
-
-def check_switches(**given: bool | None) -> None:
-    """The checks of a `Network`'s arguments that are true or false; `is_vit` may be None, too.
-
-    Raises:
-        ConfigError: something else was given.
-    """
-    for name, value in given.items():
-        if not isinstance(value, bool) and not (value is None and name == "is_vit"):
-            raise ConfigError(f"{name} must be True or False, given {value!r:.80}")
-
-
-def check_settings(
-    genotype: Genotype,
-    num_classes: int,
-    C: int,
-    n_cells: int,
-    ks: int,
-    stem_type: int,
-    preproc: bool,
-    C_mult: int,
-    fc_layers: int,
-    fc_dim: int,
-) -> None:
-    """The checks of a `Network`'s arguments.
-
-    Raises:
-        ConfigError: settings that are out of range or cannot work together.
-    """
-    given = {"num_classes": num_classes, "C": C, "n_cells": n_cells, "C_mult": C_mult, "ks": ks}
-    for name, value in {**given, "stem_type": stem_type, "fc_layers": fc_layers, "fc_dim": fc_dim}.items():
-        least = 0 if name in ("stem_type", "fc_layers", "fc_dim") else 1
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigError(f"{name} must be {least} or more, given {value!r:.80}")
-        if value > MOST[name]:
-            raise ConfigError(f"{name} must be {MOST[name]} or less, given {value}")
-    if ks % 2 == 0:
-        raise ConfigError(f"ks must be odd and positive, given {ks}")
-    if stem_type not in (0, 1):
-        raise ConfigError(f"stem_type must be 0 (one convolution) or 1 (the ImageNet stem of DARTS), given {stem_type}")
-    if stem_type == 1 and C < 2:
-        raise ConfigError(f"C must be 2 or more with stem_type 1, whose first layer has C // 2 channels, given {C}")
-    if fc_layers > 1 and fc_dim < 1:
-        raise ConfigError(f"fc_dim must be 1 or more where fc_layers is more than 1, given {fc_dim}")
-    if not preproc:
-        _check_constant_channels(genotype, C_mult)
-
-
-def _check_constant_channels(genotype: Genotype, C_mult: int) -> None:
-    concatenated = max(len(genotype.normal_concat), len(genotype.reduce_concat))
-    if C_mult > 1 or concatenated > 1:
-        raise ConfigError(
-            "preproc=False needs constant channels, so C_mult=1 and one concatenated state in each cell, "
-            f"given C_mult={C_mult} and {concatenated} concatenated states"
-        )

@@ -1,8 +1,8 @@
 """The operations on the edges of a cell, and the layers that stems and heads share with them.
 
-Source: the convolutions and the factorized reduction are those of DARTS (Liu et al., ICLR 2019, Section 3.1); ``msa``
+Source: the convolutions and the factorized reduction are those of DARTS (Liu et al., ICLR 2019, Section 3.1); `msa`
 is a pre-norm transformer block (Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, Equations 2 and 3);
-``cse`` is squeeze and excitation (Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, Section 3). Module names are
+`cse` is squeeze and excitation (Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, Section 3). Module names are
 those of the published DeepNets-1M networks, because their parameters' names are.
 """
 
@@ -19,19 +19,19 @@ from ..errors import ConfigError
 
 
 def normalization(norm: str | None, channels: int) -> nn.Module:
-    """The layer that ``norm`` names: the identity for None, "" and "none", batch normalization for "bn...".
+    """The layer that `norm` names: the identity for None, "" and "none", batch normalization for "bn...".
 
     Batch normalization keeps running statistics where the name contains "track", else every batch is normalized by its
     own statistics, also in evaluation mode.
 
     Raises:
-        ConfigError: any other ``norm``.
+        ConfigError: any other `norm`.
     """
     return nn.BatchNorm2d(channels, track_running_stats="track" in str(norm)) if is_norm(norm) else nn.Identity()
 
 
 def is_norm(norm: str | None) -> bool:
-    """Whether ``norm`` names batch normalization, or none.
+    """Whether `norm` names batch normalization, or none.
 
     Raises:
         ConfigError: it names neither.
@@ -59,7 +59,7 @@ def convolution(
 
 
 class Convolutions(nn.Module):
-    """Layers one after the other, ``(N, C_in, H, W) -> (N, C_out, H', W')``, under the published name ``op``."""
+    """Layers one after the other, `(N, C_in, H, W) -> (N, C_out, H', W')`, under the published name `op`."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -76,22 +76,22 @@ def plain(in_channels: int, out_channels: int, stride: int, norm: str | None, *,
     return Convolutions(nn.ReLU(), layer, normalization(norm, out_channels))
 
 
-def _plain_square(channels: int, stride: int, norm: str | None, *, kernel: int) -> Convolutions:
+def plain_square(channels: int, stride: int, norm: str | None, *, kernel: int) -> Convolutions:
     return plain(channels, channels, stride, norm, kernel=kernel)
 
 
-def _row_then_column(channels: int, stride: int, norm: str | None, *, kernel: int) -> Convolutions:
+def row_then_column(channels: int, stride: int, norm: str | None, *, kernel: int) -> Convolutions:
     row = convolution(channels, channels, (1, kernel), (1, stride))
     column = convolution(channels, channels, (kernel, 1), (stride, 1))
     return Convolutions(nn.ReLU(), row, column, normalization(norm, channels))
 
 
-def _dilated(channels: int, stride: int, norm: str | None, *, kernel: int) -> Convolutions:
+def dilated(channels: int, stride: int, norm: str | None, *, kernel: int) -> Convolutions:
     depthwise = convolution(channels, channels, kernel, stride, dilation=2, groups=channels)
     return Convolutions(nn.ReLU(), depthwise, convolution(channels, channels, 1), normalization(norm, channels))
 
 
-def _separable(channels: int, stride: int, norm: str | None, *, kernel: int) -> Convolutions:
+def separable(channels: int, stride: int, norm: str | None, *, kernel: int) -> Convolutions:
     layers: list[nn.Module] = []
     for layer_stride in (stride, 1):
         depthwise = convolution(channels, channels, kernel, layer_stride, groups=channels)
@@ -100,12 +100,12 @@ def _separable(channels: int, stride: int, norm: str | None, *, kernel: int) -> 
 
 
 class FactorizedReduce(nn.Module):
-    """Halves an image, ``(N, C_in, H, W) -> (N, C_out, H/2, W/2)``, H and W even.
+    """Halves an image, `(N, C_in, H, W) -> (N, C_out, H/2, W/2)`, H and W even.
 
     Half of the channels read the pixels of even rows and columns, half those of odd ones.
 
     Raises:
-        ConfigError: ``out_channels`` is odd.
+        ConfigError: `out_channels` is odd.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm: str | None) -> None:
@@ -125,14 +125,14 @@ class FactorizedReduce(nn.Module):
 
 
 class Subsample(nn.Module):
-    """Every second row and column, ``(N, C, H, W) -> (N, C, H/2, W/2)``: reduces a state where no layer does."""
+    """Every second row and column, `(N, C, H, W) -> (N, C, H/2, W/2)`: reduces a state where no layer does."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images[:, :, ::2, ::2]
 
 
 class PositionEncoding(nn.Module):
-    """Adds a learned map to an image, ``(N, C, side, side)``."""
+    """Adds a learned map to an image, `(N, C, side, side)`."""
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
@@ -143,9 +143,9 @@ class PositionEncoding(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """Squeeze and excitation, ``(N, C, H, W) -> (N, C, H/stride, W/stride)``.
+    """Squeeze and excitation, `(N, C, H, W) -> (N, C, H/stride, W/stride)`.
 
-    ``x * hardswish(fc2(relu(fc1(mean(x)))))``: as in the published networks the gate is a hard swish, not the paper's
+    `x * hardswish(fc2(relu(fc1(mean(x)))))`: as in the published networks the gate is a hard swish, not the paper's
     sigmoid, and the bottleneck has C / 2 channels.
 
     Raises:
@@ -163,15 +163,15 @@ class ChannelGate(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         squeezed = images.flatten(2).mean(dim=2)
         gate = nn.functional.hardswish(self.fc2(torch.relu(self.fc1(squeezed))))
-        return _every(self.stride, images * gate.reshape(*gate.shape, 1, 1))
+        return every(self.stride, images * gate.reshape(*gate.shape, 1, 1))
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU between them, ``(N, tokens, C) -> (N, tokens, C)``."""
+    """Two linear layers with a GELU between them, `(N, tokens, C) -> (N, tokens, C)`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # The identity stands where the published block has a dropout of probability 0: the second layer is ``net.3``.
+        # The identity stands where the published block has a dropout of probability 0: the second layer is `net.3`.
         self.net = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Identity(), nn.Linear(channels, channels))
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -180,10 +180,10 @@ class FeedForward(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """A transformer block over the pixels, ``(N, C, H, W) -> (N, C, H/stride, W/stride)``.
+    """A transformer block over the pixels, `(N, C, H, W) -> (N, C, H/stride, W/stride)`.
 
-    ``y = x + to_out(softmax(q k^T / sqrt(d)) v)`` with ``q, k, v = to_qkv(ln1(x))`` in 8 heads of ``d = C // 8``
-    channels, then ``y + ff(ln2(y))`` (Dosovitskiy et al., Equations 2 and 3).
+    `y = x + to_out(softmax(q k^T / sqrt(d)) v)` with `q, k, v = to_qkv(ln1(x))` in 8 heads of `d = C // 8`
+    channels, then `y + ff(ln2(y))` (Dosovitskiy et al., Equations 2 and 3).
 
     Raises:
         ConfigError: fewer channels than heads.
@@ -208,7 +208,7 @@ class SelfAttention(nn.Module):
         tokens = images.flatten(2).transpose(1, 2)
         tokens = tokens + self.to_out(self._attend(self.ln1(tokens)))
         tokens = tokens + self.ff(self.ln2(tokens))
-        return _every(self.stride, tokens.transpose(1, 2).unflatten(2, images.shape[2:]))
+        return every(self.stride, tokens.transpose(1, 2).unflatten(2, images.shape[2:]))
 
     def _attend(self, tokens: Tensor) -> Tensor:
         query, key, value = (
@@ -219,61 +219,61 @@ class SelfAttention(nn.Module):
         return mixed.transpose(1, 2).flatten(2)
 
 
-def _every(stride: int, images: Tensor) -> Tensor:
+def every(stride: int, images: Tensor) -> Tensor:
     return images if stride == 1 else images[:, :, ::stride, ::stride]
 
 
-def _max_pool(channels: int, stride: int, norm: str | None) -> nn.Module:
+def max_pool(channels: int, stride: int, norm: str | None) -> nn.Module:
     return nn.MaxPool2d(3, stride, padding=1)
 
 
-def _average_pool(channels: int, stride: int, norm: str | None) -> nn.Module:
+def average_pool(channels: int, stride: int, norm: str | None) -> nn.Module:
     return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
 
 
-def _skip(channels: int, stride: int, norm: str | None) -> nn.Module:
+def skip(channels: int, stride: int, norm: str | None) -> nn.Module:
     return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, norm)
 
 
-def _self_attention(channels: int, stride: int, norm: str | None) -> nn.Module:
+def self_attention(channels: int, stride: int, norm: str | None) -> nn.Module:
     return SelfAttention(channels, stride)
 
 
-def _channel_gate(channels: int, stride: int, norm: str | None) -> nn.Module:
+def channel_gate(channels: int, stride: int, norm: str | None) -> nn.Module:
     return ChannelGate(channels, stride)
 
 
-_BUILDERS: dict[str, Callable[[int, int, str | None], nn.Module]] = {
-    "max_pool_3x3": _max_pool,
-    "avg_pool_3x3": _average_pool,
-    "skip_connect": _skip,
-    "sep_conv_3x3": partial(_separable, kernel=3),
-    "sep_conv_5x5": partial(_separable, kernel=5),
-    "dil_conv_3x3": partial(_dilated, kernel=3),
-    "dil_conv_5x5": partial(_dilated, kernel=5),
-    "conv_1x1": partial(_plain_square, kernel=1),
-    "conv_7x1_1x7": partial(_row_then_column, kernel=7),
-    "conv_3x3": partial(_plain_square, kernel=3),
-    "conv_5x5": partial(_plain_square, kernel=5),
-    "conv_7x7": partial(_plain_square, kernel=7),
-    "msa": _self_attention,
-    "cse": _channel_gate,
+BUILDERS: dict[str, Callable[[int, int, str | None], nn.Module]] = {
+    "max_pool_3x3": max_pool,
+    "avg_pool_3x3": average_pool,
+    "skip_connect": skip,
+    "sep_conv_3x3": partial(separable, kernel=3),
+    "sep_conv_5x5": partial(separable, kernel=5),
+    "dil_conv_3x3": partial(dilated, kernel=3),
+    "dil_conv_5x5": partial(dilated, kernel=5),
+    "conv_1x1": partial(plain_square, kernel=1),
+    "conv_7x1_1x7": partial(row_then_column, kernel=7),
+    "conv_3x3": partial(plain_square, kernel=3),
+    "conv_5x5": partial(plain_square, kernel=5),
+    "conv_7x7": partial(plain_square, kernel=7),
+    "msa": self_attention,
+    "cse": channel_gate,
 }
 
 
 def build_operation(name: str, channels: int, stride: int, norm: str | None) -> nn.Module:
-    """The module of an operation of ``OPERATIONS`` other than "none", which has none.
+    """The module of an operation of `OPERATIONS` other than "none", which has none.
 
-    It maps ``(N, channels, H, W)`` to ``(N, channels, H / stride, W / stride)``.
+    It maps `(N, channels, H, W)` to `(N, channels, H / stride, W / stride)`.
 
     Raises:
         ConfigError: too few channels for the operation, or an odd number where it halves them.
     """
-    return _BUILDERS[name](channels, stride, norm)
+    return BUILDERS[name](channels, stride, norm)
 
 
 def drop_path(images: Tensor, probability: float) -> Tensor:
-    """Zeroes whole images, each with the given probability, and scales the others by ``1 / (1 - probability)``.
+    """Zeroes whole images, each with the given probability, and scales the others by `1 / (1 - probability)`.
 
     Source: Larsson et al., "FractalNet", ICLR 2017, Section 3.1, as DARTS trains its networks.
 

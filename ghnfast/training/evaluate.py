@@ -24,6 +24,7 @@ from ..deepnets.dataset import PREDEFINED, SPLITS, DeepNet
 from ..errors import TrainingError
 from ..nn import GHN
 from ..randomness import drawing_from
+from .config import MOST_SEED
 from .data import BIG, Batches, ImageData, Images
 from .networks import main_logits, placed
 
@@ -32,7 +33,6 @@ BATCH_SIZE = 64
 CALIBRATION_BATCHES = 16
 TOP = 5
 RATES = {"sgd": 0.025, "adam": 1e-3}
-MOST_SEED = (1 << 64) - 1
 EVALUATED = ("test", "wide", "deep", "dense", "bnfree", "predefined")
 Json = dict[str, Any]
 Progress = Callable[[int], object]

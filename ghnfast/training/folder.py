@@ -24,15 +24,15 @@ from ..files import in_words, replacing
 
 CHECKPOINT, CONFIG, LOG, WEIGHTS, LOCK = "checkpoint.pt", "config.toml", "log.jsonl", "ghn.safetensors", ".lock"
 MOST_HOLDER = 1000  # bytes that are read of a lock
-_log = logging.getLogger("ghnfast")
-_held: set[int] = set()  # file descriptors of locks
+log = logging.getLogger("ghnfast")
+held: set[int] = set()  # file descriptors of locks
 
 
 def forget_locks() -> None:
     """In a process that was forked, which shares the locks, and would hold them after this one's end."""
-    for descriptor in _held:
+    for descriptor in held:
         os.close(descriptor)
-    _held.clear()
+    held.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -49,7 +49,7 @@ def locked(path: Path) -> Iterator[None]:
     with in_folder(path):
         path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    _held.add(descriptor)
+    held.add(descriptor)
     try:
         lock(descriptor, path)
         with in_folder(path):
@@ -57,8 +57,8 @@ def locked(path: Path) -> Iterator[None]:
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
-        if descriptor in _held:
-            _held.discard(descriptor)
+        if descriptor in held:
+            held.discard(descriptor)
             os.close(descriptor)
 
 
@@ -75,7 +75,7 @@ def lock(descriptor: int, path: Path) -> None:
             f"the run in {path} is being trained by {holder}; its end, or another folder, is to be waited for"
         ) from None
     except OSError as error:  # some file systems of clusters have none
-        _log.warning("the folder %s cannot be locked (%s): start no second run in it", path, in_words(error))
+        log.warning("the folder %s cannot be locked (%s): start no second run in it", path, in_words(error))
 
 
 @contextlib.contextmanager
