@@ -12,8 +12,9 @@ from .. import _C
 from ..errors import ConfigError
 from ..graph import ArchGraph
 from ..tracing import Fate, fate_reason
+from .checks import check_settings, check_switches
 from .genotype import OPERATIONS, Genotype
-from .network import Network, check_settings, check_switches
+from .network import Network
 from .operations import is_norm
 
 # The arguments of `Network` that the published data set has, and what C++ calls them.
