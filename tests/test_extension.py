@@ -15,7 +15,7 @@ from ghnfast.graph import PRIMITIVES
 from ghnfast.kernels import decode as kernels
 from ghnfast.ops.decode import ELEMENTS, TargetKind
 from ghnfast.prediction.layout import DecoderKind
-from ghnfast.tracing.tracer import Fate, Kind
+from ghnfast.tracing import Fate, Kind
 
 
 def members(enum: type[IntEnum]) -> dict[str, int]:

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from ..graph import embedding_shape
+from .calls import ShapeError, writes_first_argument
 from .layers import emit_bias
+from .operations import NO_PATH, Kind
 from .registry import Arguments, Function, Keywords, functions, rule
 from .shapes import result_shape
 from .tensors import empty, tensors_in
-from .tracer import LAYER, NO_PATH, Kind, ShapeError, Tracer, Value, writes_first_argument
+from .tracer import Tracer
+from .values import LAYER, Value
 
 
 @lru_cache(maxsize=4096)

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch.nn.functional as F
 
+from .calls import ShapeError
 from .layers import emit_weight
+from .operations import Kind
 from .registry import Arguments, Function, Keywords, argument, functions, rule
 from .tensors import tensors_in
-from .tracer import Kind, ShapeError, Tracer
+from .tracer import Tracer
 
 
 @rule(functions("softmax"))

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .calls import check_visible
 from .registry import RULES, Arguments, Function, Keywords, argument, attribute, rule
 from .tensors import CPU
-from .tracer import Call, Origin, Rule, Tracer, Value, check_visible
+from .tracer import Rule, Tracer
+from .values import Call, Origin, Value
 
 PLAIN_ATTRIBUTES = (
     "shape",

@@ -12,7 +12,8 @@ from torch import Tensor
 from .. import _C
 from ..errors import TraceError
 from ..graph import ArchGraph, ParameterSlice, Reparametrization
-from .tracer import Fate, Tracer, fate_reason
+from .operations import Fate, fate_reason
+from .tracer import Tracer
 
 
 def outputs_of(returned: Any) -> tuple[list[Tensor], list[str]]:

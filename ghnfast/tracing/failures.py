@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import TraceError
-from .tracer import ShapeError
+from .calls import ShapeError
 
 # How messages of torch, and of models, speak of shapes.
 ABOUT_SHAPES = re.compile(r"shape|size|dimension|channel|\bdims?\b|divisible|too small|image", re.IGNORECASE)

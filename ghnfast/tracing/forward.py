@@ -15,15 +15,17 @@ from torch import Tensor, nn
 
 from ..errors import TraceError
 from ..randomness import SEED
+from .calls import ShapeError
 from .chance import Chance
 from .failures import reason as reason_of
 from .leaves import private_copy
 from .members import Members, unchanged
 from .numbers import HiddenOperations, NumbersTracer, private_model
 from .private import private_draws
-from .registry import RULES
+from .rules import RULES
 from .tensors import CPU, META, MemoryLost, copy_of, map_tensors
-from .tracer import Origin, ShapeError, Tracer, Value
+from .tracer import Tracer
+from .values import Origin, Value
 
 Recording = tuple[Tracer, Any, str | None]
 Say = Callable[[Exception], str]

@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..graph import embedding_shape
+from .calls import ShapeError, function_name
+from .operations import NO_PATH, Kind
 from .registry import Arguments, Function, Keywords, argument, arguments, functions, pair, rule
 from .tensors import tensors_in
-from .tracer import LAYER, NO_PATH, Kind, Rule, ShapeError, Tracer, Value, function_name
+from .tracer import Rule, Tracer
+from .values import LAYER, Value
 
 
 def emit_bias(tracer: Tracer, operation: int, bias: Tensor | None) -> int:

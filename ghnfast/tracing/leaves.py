@@ -25,9 +25,11 @@ from torch._C import _push_on_torch_function_stack as push_mode
 from .. import _C
 from .layers import convolution, normalize, projection
 from .members import Members, has_global_hooks
+from .operations import Kind
 from .pools import GLOBAL_AVERAGE, adaptive_pool, pool
 from .tensors import SCALARS
-from .tracer import Kind, Tracer, Value
+from .tracer import Tracer
+from .values import Value
 from .views import activate
 
 # Takes the attributes of a layer, its input, on the meta device and part of the trace, and where that comes from. It

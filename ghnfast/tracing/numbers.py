@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TraceError
+from .calls import ShapeError, hidden_operation, writes_first_argument
 from .chance import Chance, TraceRandom
 from .members import Members, members_of
+from .operations import Kind
 from .tensors import CPU, check_memory, map_tensors, tensors_in, to_meta
-from .tracer import Kind, Origin, Rule, ShapeError, Tracer, Value, hidden_operation, writes_first_argument
+from .tracer import Rule, Tracer
+from .values import Origin, Value
 from .views import DROPOUTS
 
 # What makes tensors of arrays; `torch.from_numpy`, which does too, is not seen in a trace.

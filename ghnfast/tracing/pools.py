@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .calls import ShapeError
+from .operations import Kind
 from .registry import Arguments, Function, Keywords, argument, arguments, pair, rule
 from .tensors import META
-from .tracer import Kind, Rule, ShapeError, Tracer, Value
+from .tracer import Rule, Tracer
+from .values import Value
 
 Kinds = tuple[Kind, Kind]
 Pair = tuple[int, int]

@@ -11,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .calls import writes_first_argument
+from .operations import Kind
 from .registry import Arguments, Function, Keywords, attribute, functions, rule
 from .tensors import META, SCALARS, tensors_in
-from .tracer import LOOKUP, Kind, Tracer, Value, writes_first_argument
+from .tracer import Tracer
+from .values import LOOKUP, Value
 
 ACTIVATIONS = """
 relu relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus
@@ -52,7 +55,7 @@ def argument_named(func: Function, name: str, args: Arguments, kwargs: Keywords)
     return name in names and len(args) > names.index(name) and bool(args[names.index(name)])
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)  # torch's functions are there as long as torch is
 def parameter_names(func: Function) -> list[str]:
     return list(inspect.signature(func).parameters)
 

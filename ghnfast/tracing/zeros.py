@@ -46,6 +46,7 @@ def writes(op: Any) -> bool | None:
     return True if marked == [0] and first.is_write and returned == [True] else None
 
 
+# Operators are there as long as torch is.
 KNOWN: dict[Any, tuple[bool, bool, int]] = {}
 
 
@@ -94,7 +95,8 @@ def on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {**kwargs, "device": CPU} if kwargs.get("device") is not None else kwargs
 
 
-# Functions whose first call ran compiled kernels alone: later calls are not looked into, which takes time.
+# Functions whose first call ran compiled kernels alone: later calls are not looked into, which takes time. They are
+# torch's, and there as long as torch is.
 WITHOUT_PYTHON: set[Callable[..., Any]] = set()
 
 

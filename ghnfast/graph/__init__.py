@@ -1,0 +1,19 @@
+"""Architecture graphs: `ArchGraph`, batches of them, and what their nodes and parameters are."""
+
+from .arch_graph import ArchGraph
+from .batch import GraphBatch
+from .parameters import PREDICTED_DTYPES, ParameterSlice, Reparametrization
+from .primitives import PRIMITIVES, embedding_shape
+from .topology import MAX_DISTANCE, Topology
+
+__all__ = [
+    "MAX_DISTANCE",
+    "PREDICTED_DTYPES",
+    "PRIMITIVES",
+    "ArchGraph",
+    "GraphBatch",
+    "ParameterSlice",
+    "Reparametrization",
+    "Topology",
+    "embedding_shape",
+]
