@@ -6,7 +6,6 @@ thread that calls it is tracing, and is what it replaces for all others.
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 import threading
@@ -240,7 +239,7 @@ class private_draws:
 
     def __enter__(self) -> None:
         try:
-            with LOCKS[0]:
+            with one_at_a_time():
                 ACTIVE[self.thread] = self.chance
                 replace_functions()
         except BaseException:
@@ -248,7 +247,7 @@ class private_draws:
             raise
 
     def __exit__(self, *error: object) -> None:
-        with LOCKS[0]:
+        with one_at_a_time():
             if self.before is None:
                 ACTIVE.pop(self.thread, None)
             else:
@@ -257,11 +256,27 @@ class private_draws:
                 put_functions_back()
 
 
-# One thread puts the functions back, or replaces them, at a time: else one that ends could take them from one that has
-# just begun, whose forward would then draw from, and seed, what is everybody's. What collects garbage may end a trace
-# within another's step, and a process that is forked within one has no thread that would release the lock.
-LOCKS = [threading.RLock()]
-os.register_at_fork(after_in_child=lambda: LOCKS.__setitem__(0, threading.RLock()))
+class one_at_a_time:
+    """One thread replaces the functions, or puts them back, at a time.
+
+    Else one that ends could take them from one that has just begun, whose forward would then draw from, and seed, what
+    is everybody's.
+    """
+
+    # The same thread may come here again, in the middle: where garbage is collected. Nobody waits for longer than a
+    # moment: a thread that was interrupted, or is not there after a fork, may hold the lock for ever.
+    lock = threading.RLock()
+    patience = 0.5  # seconds; the steps take microseconds
+
+    def __enter__(self) -> None:
+        self.own = one_at_a_time.lock
+        self.held = self.own.acquire(timeout=self.patience)
+        if not self.held:
+            one_at_a_time.lock = threading.RLock()
+
+    def __exit__(self, *error: object) -> None:
+        if self.held:
+            self.own.release()
 
 
 def replace_functions() -> None:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import ghnfast
 from ghnfast.tracing import private
-from ghnfast.tracing.chance import Chance
+from ghnfast.tracing.chance import HIGHEST, Chance
 from ghnfast.tracing.private import private_draws
 
 IMAGE = (3, 8, 8)
@@ -183,3 +183,16 @@ def test_replacements_of_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Net(lambda m, x: m.a(x) if random.random() == 0.25 else x, a=nn.Conv2d(3, 8, 3))
     assert ghnfast.trace(model, input_shape=IMAGE).ops == ["input", "conv", "bias"]
     assert random.random() == 0.25
+
+
+def test_a_lock_that_is_never_released_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a thread that an interrupt ended in the middle, or that a fork left behind."""
+    monkeypatch.setattr(private.one_at_a_time, "patience", 0.01)
+    lost = private.one_at_a_time.lock
+    thread = threading.Thread(target=lost.acquire)
+    thread.start()
+    thread.join()
+    with private_draws(Chance()):
+        assert random.random() == HIGHEST
+    assert private.one_at_a_time.lock is not lost
+    assert random.random.__self__ is random._inst  # type: ignore[attr-defined]
