@@ -72,6 +72,7 @@ class Ghn(Generic[T]):
         decoder: Sequence[NDArray[T]],
         rows: int,
         columns: int,
+        centred: bool,
     ) -> None: ...
     def node_states(
         self, topology: Topology, primitives: NDArray[int8], shapes: NDArray[int64], threads: int

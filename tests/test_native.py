@@ -27,6 +27,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "ghn1": {"ve": False, "layernorm": False, "weight_norm": False},
     "mlp": {"hypernet": "mlp"},
     "rectangle": {"max_shape": (12, 4, 3, 3)},
+    "ghn3": {"hypernet": "graphormer", "heads": 2, "layers": 2},
+    "ghn3, a rectangle": {"hypernet": "graphormer", "heads": 4, "layers": 1, "max_shape": (12, 4, 6, 6)},
 }
 
 

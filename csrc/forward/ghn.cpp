@@ -137,7 +137,9 @@ class DecoderInputs {
   // One cell of all kernels of a call, relu(fc(h)): its weights lie size * size rows apart.
   void cell_of_kernels(const DecoderCall& call, std::int64_t first, std::int64_t cell, T* cells) const {
     const auto plane = ghn_.size * ghn_.size;
-    const auto at = cell / call.width * ghn_.size + cell % call.width;
+    const auto top = ghn_.centred ? ghn_.size / 2 - call.height / 2 : 0;
+    const auto left = ghn_.centred ? ghn_.size / 2 - call.width / 2 : 0;
+    const auto at = (top + cell / call.width) * ghn_.size + left + cell % call.width;
     auto job = job_of<T>(ghn_.cells, states_, call.count, nullptr, true);
     job.outputs = ghn_.hidden.inputs;
     job.weight += at * ghn_.hid;

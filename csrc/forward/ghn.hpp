@@ -33,13 +33,14 @@ struct GhnPointers {
   std::int64_t hid = 0;
   const T* primitives = nullptr;  // (primitives, hid)
   SizeTable<T> channels, kernels;
-  SweepPointers<const T> sweep;    // of a gated sweep
+  SweepPointers<const T> sweep;    // of a gated sweep, where there is one
   Layer<T> node_mlp[2];            // instead of it, where its weight is not null
   const T* norm_weight = nullptr;  // or null: no layer norm
   const T* norm_bias = nullptr;
   double norm_epsilon = 0;
   // The decoder of kernels: cells (4 hid * size * size, hid), hidden (8 hid, 4 hid), products (rows * columns, 8 hid).
   std::int64_t size = 0, rows = 0, columns = 0;
+  bool centred = false;  // whether kernels are read from the middle of the cells, not from their first rows and columns
   Layer<T> cells, hidden, products;
   Layer<T> classes;     // (classes, rows)
   Layer<T> vectors[2];  // the decoder of vectors: (., hid), (2 * vector length, .)

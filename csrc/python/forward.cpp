@@ -31,11 +31,12 @@ Layer<T> layer(const Floats<T>& weight, const Floats<T>& bias, py::ssize_t outpu
 template <typename T>
 class GhnArrays {
  public:
-  // tables: of primitives, channels and kernel sizes. sweep: 8 or 12 weights of a gated sweep, or 4 of an MLP. norm: 0
-  // or 2. decoder: (weight, bias) of cells, hidden, products, classes, both layers for vectors, and class biases.
+  // tables: of primitives, channels and kernel sizes. sweep: 8 or 12 weights of a gated sweep, 4 of an MLP, or none
+  // where states come from elsewhere. norm: 0 or 2. decoder: (weight, bias) of cells, hidden, products, classes, both
+  // layers for vectors, and class biases.
   GhnArrays(std::vector<Floats<T>> tables, Int64Array channel_rows, Int64Array kernel_rows,
             std::vector<Floats<T>> sweep, std::vector<Floats<T>> norm, double norm_epsilon,
-            std::vector<Floats<T>> decoder, std::int64_t rows, std::int64_t columns)
+            std::vector<Floats<T>> decoder, std::int64_t rows, std::int64_t columns, bool centred)
       : tables_(std::move(tables)),
         sweep_(std::move(sweep)),
         norm_(std::move(norm)),
@@ -59,7 +60,7 @@ class GhnArrays {
     if (sweep_.size() == 4) {
       pointers.node_mlp[0] = layer(sweep_[0], sweep_[1], sweep_[0].shape(0), hid);
       pointers.node_mlp[1] = layer(sweep_[2], sweep_[3], hid, sweep_[0].shape(0));
-    } else {
+    } else if (!sweep_.empty()) {
       pointers.sweep = sweep_pointers<const T>(sweep_, static_cast<int>(hid));
     }
     if (!norm_.empty()) {
@@ -70,6 +71,7 @@ class GhnArrays {
       pointers.norm_epsilon = norm_epsilon;
     }
     set_decoder(rows, columns);
+    pointers.centred = centred;
   }
 
   py::ssize_t primitives() const { return tables_[0].shape(0); }
@@ -126,6 +128,9 @@ Floats<T> node_states(const GhnArrays<T>& ghn, const TopologyArrays& arrays, con
   if (primitives.size() != nodes || shapes.ndim() != 2 || shapes.shape(0) != nodes || shapes.shape(1) != 4 ||
       !std::all_of(primitives.data(), primitives.data() + nodes, known)) {
     throw std::invalid_argument("primitives must be (nodes), each with an embedding, and shapes (nodes, 4)");
+  }
+  if (ghn.sweep_weights() == 0) {
+    throw std::invalid_argument("a GHN without the weights of a sweep has no states of nodes");
   }
   if (ghn.sweep_weights() == 12 && arrays.topology.band_offsets == nullptr) {
     throw std::invalid_argument("virtual edges need the bands of shortest paths");
@@ -205,9 +210,10 @@ template <typename T>
 void bind_ghn(py::module_& module, const char* name) {
   using Arrays = std::vector<Floats<T>>;
   py::class_<GhnArrays<T>>(module, name, py::module_local(), "The weights of a GHN.")
-      .def(py::init<Arrays, Int64Array, Int64Array, Arrays, Arrays, double, Arrays, std::int64_t, std::int64_t>(),
+      .def(py::init<Arrays, Int64Array, Int64Array, Arrays, Arrays, double, Arrays, std::int64_t, std::int64_t, bool>(),
            py::arg("tables"), py::arg("channel_rows"), py::arg("kernel_rows"), py::arg("sweep"), py::arg("norm"),
-           py::arg("norm_epsilon"), py::arg("decoder"), py::arg("rows"), py::arg("columns"))
+           py::arg("norm_epsilon"), py::arg("decoder"), py::arg("rows"), py::arg("columns"),
+           py::arg("centred").noconvert())
       .def("node_states", &node_states<T>, py::arg("topology"), py::arg("primitives"), py::arg("shapes"),
            py::arg("threads"), "(nodes, hid): embedding, sweep and normalization.")
       .def("decode_inputs", &decode_inputs<T>, py::arg("states").noconvert(), py::arg("nodes"), py::arg("calls"),

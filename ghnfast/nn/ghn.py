@@ -230,10 +230,10 @@ class GHN(nn.Module):
 
     def node_states(self, batch: GraphBatch, native: Native | None) -> Tensor:
         """The final states of all nodes of a batch: (nodes, hid)."""
-        if native is not None:
+        if native is not None and native.states:
             topology = batch.topology(self.gnn.cutoff).native
             threads = torch.get_num_threads()
-            return torch.from_numpy(native.node_states(topology, batch.primitives, batch.shape_table, threads))
+            return torch.from_numpy(native.core.node_states(topology, batch.primitives, batch.shape_table, threads))
         states = self.gnn(self.initial_states(batch), batch)
         return self.ln(states) if self.settings.layernorm else states
 
@@ -278,7 +278,7 @@ class GHN(nn.Module):
         """Everything but the last step of decoding: the hidden states of products, and the other blocks."""
         if native is None:
             return self.decode_source_by_modules(states, layout)
-        arrays = native.decode_inputs(
+        arrays = native.core.decode_inputs(
             states.numpy(), layout.nodes, layout.calls, layout.hidden_rows, layout.elements, torch.get_num_threads()
         )
         hidden, blocks = map(torch.from_numpy, arrays)

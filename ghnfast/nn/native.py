@@ -1,6 +1,6 @@
 """The forward pass of a GHN in C++, up to what the last step of decoding reads.
 
-It stands for a pair of a hypernet and a decoder, and takes their weights; it knows no GHN.
+It stands for a decoder, and for a hypernet that has weights for it; it takes their weights, and knows no GHN.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ from .linear import own_weights
 from .registry import Decoder, Hypernet
 from .sweep import GatedSweep, Mlp, NodeMlp
 
-Native: TypeAlias = "_C.Ghn[Any]"
 # What changes when weights do, as far as torch counts writes: addresses and versions; None where it does not.
 WeightState: TypeAlias = "list[tuple[int, int]] | None"
 
-# The hypernets and decoders that there is a C++ forward pass for, and the modules whose calls it stands for.
-PAIRS = {(GatedSweep, ConvDecoder), (NodeMlp, ConvDecoder)}
-MODULES = {GatedSweep, NodeMlp, Mlp, ConvDecoder, ShapeEncoder, nn.Linear, nn.ReLU, nn.Sequential, nn.Conv2d}
+# The modules whose calls it stands for, of the hypernet and of all else.
+HYPERNETS = (GatedSweep, NodeMlp)
+MODULES = {*HYPERNETS, Mlp, ConvDecoder, ShapeEncoder, nn.Linear, nn.ReLU, nn.Sequential, nn.Conv2d}
 MODULES |= {nn.Embedding, nn.LayerNorm, nn.GRUCell}
+
+
+class Native(NamedTuple):
+    """The C++ forward pass. states: whether it computes node states, too, and not only what is decoded from them."""
+
+    core: _C.Ghn[Any]
+    states: bool
 
 
 class Parts(NamedTuple):
@@ -60,15 +66,17 @@ class NativeForm:
         Args:
             members, state: those of the GHN with these parts; the state where it is known.
         """
-        if (type(parts.hypernet), type(parts.decoder)) not in PAIRS or backend_for(members.parameters[0]) != "cpp":
+        if type(parts.decoder) is not ConvDecoder or backend_for(members.parameters[0]) != "cpp" or has_global_hooks():
             return None
-        if has_global_hooks() or not all(map(is_untouched, members.modules[1:])):
-            return None
-        if not is_plain(members.parameters):
+        states = type(parts.hypernet) in HYPERNETS
+        modules = members.modules[1:]
+        if not states:
+            modules = [module for part in (parts.decoder, parts.vectors, parts.class_bias) for module in part.modules()]
+        if not all(map(is_untouched, modules)) or not is_plain(members.parameters):
             return None
         state = state_of(members.parameters) if state is None else state
         if self.known is None or state is None or self.known[0] != state:
-            self.known = state, make_native(parts)
+            self.known = state, Native(make_native(parts, states), states)
         return self.known[1]
 
 
@@ -84,10 +92,10 @@ def is_untouched(module: nn.Module) -> bool:
     return type(module) in MODULES and not (own["_forward_hooks"] or own["_forward_pre_hooks"]) and "forward" not in own
 
 
-def make_native(parts: Parts) -> Native:
-    encoder, decoder, hypernet = parts.shapes, parts.decoder, parts.hypernet
+def make_native(parts: Parts, states: bool) -> _C.Ghn[Any]:
+    """Of the parts; without the weights of the hypernet unless it is to compute `states`."""
+    encoder, decoder = parts.shapes, parts.decoder
     assert isinstance(decoder, ConvDecoder)
-    assert isinstance(hypernet, (GatedSweep, NodeMlp))
     tables = [parts.primitives.weight, encoder.embed_channel.weight, encoder.embed_spatial.weight]
     norm = [] if parts.norm is None else [parts.norm.weight, parts.norm.bias]
     layers = [decoder.fc[0], decoder.conv[0], decoder.conv[2], decoder.class_layer_predictor[1]]
@@ -99,10 +107,11 @@ def make_native(parts: Parts) -> Native:
         as_arrays(*tables),
         encoder.channel_rows,
         encoder.spatial_rows,
-        as_arrays(*hypernet.native_weights),
+        as_arrays(*(parts.hypernet.native_weights or ())) if states else [],
         as_arrays(*norm),
         0.0 if parts.norm is None else parts.norm.eps,
         as_arrays(*weights),
         rows,
         columns,
+        decoder.centred,
     )

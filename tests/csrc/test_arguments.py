@@ -66,7 +66,7 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
     weights = {
         "tables": of_ghn.tables, "channel_rows": CHANNEL_ROWS, "kernel_rows": KERNEL_ROWS, "sweep": of_ghn.sweep,
         "norm": of_ghn.norm, "norm_epsilon": EPSILON, "decoder": [a for layer in of_ghn.layers for a in layer],
-        "rows": ROWS, "columns": COLUMNS,
+        "rows": ROWS, "columns": COLUMNS, "centred": False,
     }  # fmt: skip
     ghn = core.GhnFloat(*weights.values())
     slots = np.array([[0, 0, 2, 2, 5, 6, 4, 9, 8, 0, 1, 0], [1, 1, 1, 1, 6, 1, 1, 1, 9, 2, 1, 0]])

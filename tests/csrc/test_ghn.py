@@ -92,13 +92,14 @@ def test_layout_gives_every_slot_a_place_of_its_own(core: ModuleType, seed: int)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("slots", [1, 7, 300])
-def test_decode_inputs(core: ModuleType, instruction_set: str, dtype: Any, slots: int) -> None:
+@pytest.mark.parametrize(("slots", "centred"), [(1, False), (7, False), (300, False), (300, True)])
+def test_decode_inputs(core: ModuleType, instruction_set: str, dtype: Any, slots: int, centred: bool) -> None:
     weights = Weights(dtype)
     table = random_table(slots, slots, 40)
     order, targets, _, nodes, calls, hidden_rows, elements = core.lay_out(table, VECTOR, CLASSES)
     states = np.random.default_rng(2).standard_normal((40, HID)).astype(dtype)
-    native = weights.native(core)
+    native = weights.native(core, centred)
+    middle = SIZE // 2 if centred else 0
     hidden, blocks = native.decode_inputs(states, nodes, calls, hidden_rows, elements, 2)
     assert hidden.shape == (hidden_rows, 8 * HID)
     for first, slot in zip(targets[:, 0].tolist(), table[order], strict=True):
@@ -108,10 +109,12 @@ def test_decode_inputs(core: ModuleType, instruction_set: str, dtype: Any, slots
         vector = weights.linear(5, weights.linear(4, state), relu=False)
         if decoder == KERNEL:
             found = hidden[first : first + height * width]
-            expected = weights.linear(1, cells[:, :height, :width].reshape(4 * HID, -1).T)
+            top, left = (SIZE // 2 - height // 2, SIZE // 2 - width // 2) if centred else (0, 0)
+            read = cells[:, top : top + height, left : left + width]
+            expected = weights.linear(1, read.reshape(4 * HID, -1).T)
         elif decoder == CLASS_WEIGHT:
             found = blocks[first : first + CLASSES * columns].reshape(CLASSES, columns)
-            kernel = weights.linear(2, weights.linear(1, cells[:, 0, 0])).reshape(ROWS, COLUMNS)[:, :columns]
+            kernel = weights.linear(2, weights.linear(1, cells[:, middle, middle])).reshape(ROWS, COLUMNS)[:, :columns]
             expected = weights.linear(3, kernel.T, relu=False).T
         elif decoder == CLASS_BIAS:
             found = blocks[first : first + CLASSES]
@@ -153,6 +156,9 @@ def test_what_does_not_fit_is_refused(core: ModuleType) -> None:
     batch = Batch(core, 4, [5])
     with pytest.raises(ValueError, match="primitives must be"):
         native.node_states(batch.topology(core), np.full(5, 15, dtype=np.int8), np.ones((5, 4), dtype=np.int64), 1)
+    weights.sweep, five = [], np.zeros(5, dtype=np.int8)
+    with pytest.raises(ValueError, match="without the weights of a sweep"):
+        weights.native(core).node_states(batch.topology(core), five, np.ones((5, 4), dtype=np.int64), 1)
     weights.layers[3] = weights.layers[3][0][:, 1:].copy(), weights.layers[3][1]
     with pytest.raises(ValueError, match="the weight of a layer"):
         weights.native(core)

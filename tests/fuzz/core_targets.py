@@ -237,7 +237,7 @@ def weights_of_ghn(random: Random, hid: int, dtype: Any) -> list[Any]:
     decoder = [made(shape) for layer in layers for shape in (layer, layer[:1])]
     lookups = [integers(random, 0, table[0], random.integers(2, 50)) for table in tables[1:]]
     norm = [made(hid), made(hid)] if chance(random, 0.7) else []
-    return [list(map(made, tables)), *lookups, sweep, norm, 1e-5, decoder, rows, columns]
+    return [list(map(made, tables)), *lookups, sweep, norm, 1e-5, decoder, rows, columns, chance(random, 0.5)]
 
 
 def spoil_one(random: Random, arguments: list[Any]) -> None:
@@ -250,7 +250,7 @@ def spoil_one(random: Random, arguments: list[Any]) -> None:
             spoil_one(random, arguments[at])
     elif isinstance(arguments[at], np.ndarray):
         arguments[at] = spoil(random, arguments[at], 1)
-    elif isinstance(arguments[at], int):
+    elif type(arguments[at]) is int:
         arguments[at] = extreme(random)
 
 
@@ -335,7 +335,7 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 FUNCTIONS = {
     "build_graph": 4, "hop_bands": 5, "reversed_bands": 3, "Topology": 7, "lay_out": 3, "decode": 9,
-    "decode_backward": 8, "gated_sweep": 4, "gated_sweep_backward": 5, "all_finite": 2, "GhnFloat": 9, "GhnDouble": 9,
+    "decode_backward": 8, "gated_sweep": 4, "gated_sweep_backward": 5, "all_finite": 2, "GhnFloat": 10, "GhnDouble": 10,
     "philox": 2, "sample_network": 5, "draw_widths": 7, "statistics": 6, "TrainingRanges": 4, "environment": 1,
     "use_instruction_set": 1,
 }  # fmt: skip

@@ -41,11 +41,11 @@ class Weights:
         ]
         self.layers = [(make(*shape) / np.sqrt(shape[1]).astype(dtype), make(shape[0])) for shape in layers]
 
-    def native(self, core: ModuleType) -> Any:
+    def native(self, core: ModuleType, centred: bool = False) -> Any:
         kind = core.GhnFloat if self.tables[0].dtype == np.float32 else core.GhnDouble
         decoder = [array for layer in self.layers for array in layer]
         rows = CHANNEL_ROWS, KERNEL_ROWS
-        return kind(self.tables, *rows, self.sweep, self.norm, EPSILON, decoder, ROWS, COLUMNS)
+        return kind(self.tables, *rows, self.sweep, self.norm, EPSILON, decoder, ROWS, COLUMNS, centred)
 
     def linear(self, layer: int, x: Array, relu: bool = True) -> Array:
         weight, bias = self.layers[layer]
