@@ -147,7 +147,8 @@ class Trainer:
             seed = (self.config.seed * BIG + self.step) * BIG + place
             with drawing_from(seed), self.autocast():  # dropout
                 logits = run_network(network.train(), parameters, images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
             self.scaler.scale(loss / batch.total).backward()
             if self.config.network_clip:
                 clip(list(parameters.values()), self.scaler.get_scale() * self.config.network_clip / batch.total)
@@ -159,19 +160,19 @@ class Trainer:
             return
         with self.watch.running():
             pairs = [
-                (value, self.gradient(leaf))
+                (value, self.gradient(leaf, batch.total))
                 for parameters, own in zip(predicted, leaves, strict=True)
                 for value, leaf in zip(parameters.values(), own.values(), strict=True)
             ]
             values = [value for value, grad in pairs if grad is not None]
             torch.autograd.backward(values, [grad for _, grad in pairs if grad is not None])
 
-    def gradient(self, leaf: Tensor) -> Tensor | None:
-        """The gradient of a predicted tensor, with that of the penalty on its norm."""
+    def gradient(self, leaf: Tensor, networks: int) -> Tensor | None:
+        """The gradient of a predicted tensor, with that of the penalty on its norm: means over networks, as losses."""
         decay = self.config.predicted_decay
         if not decay:
             return leaf.grad
-        penalty = self.scaler.scale(decay * leaf.detach() / leaf.detach().norm().clamp(min=1e-12))
+        penalty = self.scaler.scale(decay / networks * leaf.detach() / leaf.detach().norm().clamp(min=1e-12))
         return penalty if leaf.grad is None else leaf.grad + penalty
 
     def finish(self, result: StepResult, reason: str) -> None:

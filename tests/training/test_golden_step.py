@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from ghnfast.training.networks import MetaBatch
 from ghnfast.training.step import StepResult
 
 GOLDEN = golden("training_step")
+GOLDEN_GHN3 = golden("ghn3_training_step")
 
 
-def golden_batch() -> tuple[torch.Tensor, torch.Tensor, MetaBatch]:
-    entries = [golden("deepnets")[name] for name in GOLDEN["nets"]]
+def golden_batch(nets: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, MetaBatch]:
+    entries = [golden("deepnets")[name] for name in nets]
     settings = [
         {"genotype": e["genotype"], "num_classes": 10, "is_imagenet_input": False, **e["args"]} for e in entries
     ]
@@ -40,7 +42,7 @@ def test_training_step(name: str, backend: str, monkeypatch: pytest.MonkeyPatch)
         use_large_blocks(monkeypatch)
     device = DEVICE if backend == "triton" else "cpu"
     trainer = Trainer(copy.deepcopy(golden_ghn(name)).to(device).train(), TrainConfig(), steps=1)
-    images, labels, batch = golden_batch()
+    images, labels, batch = golden_batch(GOLDEN["nets"])
     result = StepResult([], networks=batch.total)
     trainer.backward(images.to(device), labels.to(device), batch, result)
     expected = GOLDEN[name]
@@ -57,3 +59,35 @@ def test_training_step(name: str, backend: str, monkeypatch: pytest.MonkeyPatch)
         values, scale = found.flatten()[wanted["at"]].tolist(), norm / found.numel() ** 0.5
         assert values == pytest.approx(wanted["value"], rel=1e-3, abs=1e-3 * scale + 1e-9), weight
     assert squares**0.5 == pytest.approx(expected["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+@pytest.mark.parametrize("name", [name for name in GOLDEN_GHN3 if name.startswith("ghn3")])
+def test_training_step_of_ghn3(name: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64; of graphs of different sizes, for which the published code reads wrong rows."""
+    monkeypatch.setenv("GHNFAST_BACKEND", backend)
+    expected = GOLDEN_GHN3[name]
+    ghn = copy.deepcopy(golden_ghn(name.split("/")[0])).double().train()
+    trainer = Trainer(ghn, TrainConfig(predicted_decay=expected.get("predparam_wd", 0.0)), steps=1)
+    images, labels, batch = golden_batch(GOLDEN_GHN3["nets"])
+    assert [len(graph) for graph in batch.graphs] == expected["nodes"]
+    for network in batch.networks:
+        network.double()
+    result = StepResult([], networks=batch.total)
+    trainer.backward(images.double(), labels, batch, result)
+    assert result.losses == pytest.approx(expected["losses"], rel=1e-10)
+    squares = 0.0
+    weights = with_published_names(dict(trainer.ghn.named_parameters()))
+    for weight, wanted in expected["grads"].items():
+        grad = weights[weight].grad
+        found = torch.zeros_like(weights[weight]) if grad is None else grad
+        norm = float(found.norm())
+        squares += norm**2
+        if weight.endswith("attn.proj_e.2.bias"):  # it adds the same to all logits of a head
+            assert norm < 1e-6
+            continue
+        assert norm == pytest.approx(wanted["norm"], rel=1e-8, abs=1e-12), weight
+        assert float(found.sum()) == pytest.approx(wanted["sum"], rel=1e-8, abs=1e-8 * wanted["norm"]), weight
+        values = found.flatten()[wanted["at"]].tolist()
+        assert values == pytest.approx(wanted["value"], rel=1e-7, abs=1e-8 * wanted["norm"]), weight
+    assert squares**0.5 == pytest.approx(expected["grad_norm"], rel=1e-8)
