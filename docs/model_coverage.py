@@ -1,6 +1,6 @@
 """Writes docs/coverage.md: which models ghnfast predicts, and how much of each.
 
-Run by `make coverage`. The same list is checked, by really predicting every model, in tests/test_coverage.py.
+Run by `make coverage`. The same list is checked, by really predicting every model, in tests/tracing/test_coverage.py.
 """
 
 from __future__ import annotations

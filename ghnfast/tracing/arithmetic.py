@@ -152,20 +152,16 @@ def is_position_encoding(shape: tuple[int, ...]) -> bool:
 
 @rule(functions("mul", "multiply"))
 def multiply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    if len(args) != 2 or kwargs:
-        return tracer.generic(func, args, kwargs)
-    left, right = features_of(tracer, *args)
-    inputs = operations_of(left, right)
-    if not inputs:
-        return tracer.generic(func, args, kwargs)
-    if left is None or right is None:
-        tracer.note_use(args[left is not None], "a scale that is multiplied onto features")
-    operation = tracer.emit(Kind.GATE if len(inputs) == 2 else Kind.PASS, inputs)
-    return binary_result(tracer, func, args, left, right, operation)
+    return combine(tracer, func, args, kwargs, Kind.GATE, "a scale that is multiplied onto features")
 
 
 @rule(functions("sub", "subtract", "div", "divide", "truediv", "true_divide"))
 def difference(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    return combine(tracer, func, args, kwargs, Kind.PASS, "a shift or scale of features")
+
+
+def combine(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords, together: Kind, how: str) -> Any:
+    """A function of two operands: of two activations it is `together`; `how` is said of parameters beside one."""
     if len(args) != 2 or kwargs:
         return tracer.generic(func, args, kwargs)
     left, right = features_of(tracer, *args)
@@ -173,8 +169,9 @@ def difference(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
     if not inputs:
         return tracer.generic(func, args, kwargs)
     if left is None or right is None:
-        tracer.note_use(args[left is not None], "a shift or scale of features")
-    return binary_result(tracer, func, args, left, right, tracer.emit(Kind.PASS, inputs))
+        tracer.note_use(args[left is not None], how)
+    operation = tracer.emit(together if len(inputs) == 2 else Kind.PASS, inputs)
+    return binary_result(tracer, func, args, left, right, operation)
 
 
 @rule([torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack])

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from models import Net
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from traced import IMAGE
 
 import ghnfast
 from ghnfast.tracing import private
 from ghnfast.tracing.chance import HIGHEST, Chance
 from ghnfast.tracing.private import private_draws
 
-IMAGE = (3, 8, 8)
 ONES = torch.ones(2, 8, 4, 4)
 
 

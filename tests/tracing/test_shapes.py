@@ -1,4 +1,4 @@
-"""ghnfast/tracing/shapes.py: shapes that are computed here are torch's own, and so are strides."""
+"""ghnfast/tracing/shapes: shapes that are computed here are torch's own, and so are strides."""
 
 from __future__ import annotations
 

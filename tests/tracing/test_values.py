@@ -15,15 +15,10 @@ import torch
 import torch.nn.functional as F
 from models import Net
 from torch import Tensor, nn
+from traced import IMAGE, conv
 
 import ghnfast
 from ghnfast import ArchGraph, TraceError
-
-IMAGE = (3, 16, 16)
-
-
-def conv(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
 
 
 def ops(forward: Callable[..., Any], **settings: Any) -> list[str]:

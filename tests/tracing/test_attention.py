@@ -1,0 +1,166 @@
+"""Attention, by torch's layers and spelled out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from models import Net
+from torch import Tensor, nn
+from traced import PACKED, A, B, TokenNet, check, linear, torch_attention, trace
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_multi_head_attention(batch_first: bool, need_weights: bool, training: bool) -> None:
+    """Evaluation mode without gradients is where torch takes a fast path of its own."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        found = m.att(x, x, x, need_weights=need_weights)
+        assert found[0].shape == x.shape
+        assert not need_weights or found[1].shape == (
+            x.shape[1 - batch_first],
+            x.shape[batch_first],
+            x.shape[batch_first],
+        )
+        return found
+
+    model = TokenNet(forward, att=torch_attention(batch_first=batch_first)).train(training)
+    with torch.no_grad():
+        check(trace(model), f"input > conv:patch.weight > {PACKED}")
+
+
+def test_multi_head_attention_with_masks() -> None:
+    mask = torch.triu(torch.ones(16, 16, dtype=torch.bool), 1)
+    model = TokenNet(lambda m, x: m.att(x, x, x, attn_mask=m.mask)[0], att=torch_attention(batch_first=True), mask=mask)
+    check(trace(model.eval()), f"input > conv:patch.weight > {PACKED}")
+
+
+def test_multi_head_attention_with_keys_of_another_width() -> None:
+    model = Net(lambda m, q, k, v: m.att(q, k, v)[0], att=torch_attention(kdim=6, vdim=4, batch_first=True))
+    graph = trace(model, example_inputs=(torch.zeros(2, 5, 8), torch.zeros(2, 7, 6), torch.zeros(2, 7, 4)))
+    out = "msa > conv:att.out_proj.weight > bias:att.out_proj.bias"
+    check(graph, *(f"input > conv:att.{name}_proj_weight > {out}" for name in "qkv"))
+    assert list(graph.skipped) == ["att.in_proj_bias"]
+
+
+def test_cross_attention_reads_both_sources() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        context = m.b(x)
+        return m.att(m.a(x), context, context)[0]
+
+    graph = trace(TokenNet(forward, a=linear(8, 8), b=linear(8, 8), att=torch_attention(batch_first=True)))
+    check(graph, f"input > conv:patch.weight > {A} > {PACKED}", f"conv:patch.weight > {B} > {PACKED}")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_transformer_encoder_layer(norm_first: bool, training: bool) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
+    model = TokenNet(lambda m, x: m.layer(x), layer=layer).train(training)
+    x, att = "conv:patch.weight", PACKED.replace("att.", "layer.self_attn.")
+    first, second = (f"ln:layer.norm{i}.weight" for i in (1, 2))
+    mlp = " > ".join(f"conv:layer.linear{i}.weight > bias:layer.linear{i}.bias" for i in (1, 2))
+    with torch.no_grad():
+        graph = trace(model)
+    if norm_first:
+        check(graph, f"input > {x} > {first} > {att} > sum#1 > {second} > {mlp} > sum#2", f"{x} > sum#1 > sum#2")
+    else:
+        check(
+            graph,
+            f"input > {x} > {att} > sum#1 > {first} > {mlp} > sum#2 > {second}",
+            f"{x} > sum#1",
+            f"{first} > sum#2",
+        )
+
+
+def test_transformer_encoder_in_evaluation_mode_with_nested_tensors_enabled() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = TokenNet(lambda m, x: m.encoder(x), encoder=nn.TransformerEncoder(layer, 3)).eval()
+    assert trace(model).ops.count("msa") == 3
+
+
+def attend_fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def attend_fused_by_keyword(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(query=q, key=k, value=v, is_causal=True)
+
+
+def attend_operator(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1) / 8**0.5).softmax(-1) @ v
+
+
+def attend_matmul_by_keyword(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = torch.matmul(input=q, other=k.mT)
+    return torch.matmul(F.softmax(input=scores, dim=-1), other=v)
+
+
+def attend_bmm(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.bmm(F.dropout(F.softmax(torch.bmm(q, k.transpose(1, 2)), -1), 0.1), v)
+
+
+def attend_einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.einsum("bqk,bkc->bqc", torch.softmax(torch.einsum("bqc,bkc->bqk", q, k), -1), v)
+
+
+def attend_baddbmm(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    empty = torch.empty(q.shape[0], q.shape[1], k.shape[1], dtype=q.dtype, device=q.device)
+    return torch.softmax(torch.baddbmm(empty, q, k.transpose(1, 2), beta=0, alpha=0.5), -1).bmm(v)
+
+
+def attend_masked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = q @ k.transpose(-2, -1)
+    causal = torch.ones(scores.shape[-2:], device=q.device, dtype=torch.bool).tril()
+    scores = scores.masked_fill(~causal, float("-inf"))
+    return scores.softmax(-1, dtype=torch.float32).to(q.dtype) @ v
+
+
+def attend_in_place(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = q @ k.transpose(-2, -1)
+    scores *= 0.1
+    scores -= scores.amax(-1, keepdim=True)
+    return scores.softmax(-1) @ v
+
+
+def attend_by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in (q, k, v))
+    return ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).reshape(q.shape[0], -1, 8)
+
+
+ATTENTIONS = [
+    attend_fused,
+    attend_fused_by_keyword,
+    attend_operator,
+    attend_matmul_by_keyword,
+    attend_bmm,
+    attend_einsum,
+    attend_baddbmm,
+    attend_masked,
+    attend_in_place,
+    attend_by_heads,
+]
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+def test_attention_with_separate_projections(attend: Callable[..., Tensor]) -> None:
+    model = TokenNet(
+        lambda m, x: m.o(attend(m.q(x), m.k(x), m.v(x))), **{name: linear(8, 8) for name in ("q", "k", "v", "o")}
+    )
+    check(trace(model), *(f"input > conv:patch.weight > conv:{name}.weight > msa > conv:o.weight" for name in "qkv"))
+
+
+@pytest.mark.parametrize("attend", [attend_fused, attend_operator])
+def test_attention_with_one_packed_projection(attend: Callable[..., Tensor]) -> None:
+    model = TokenNet(lambda m, x: m.o(attend(*m.qkv(x).chunk(3, -1))), qkv=linear(8, 24), o=linear(8, 8))
+    check(trace(model), "input > conv:patch.weight > conv:qkv.weight > msa > conv:o.weight")
+
+
+def test_softmax_without_a_matrix_product_behind_is_no_attention() -> None:
+    model = TokenNet(lambda m, x: m.b(m.a(x).softmax(-1) * x), a=linear(8, 8), b=linear(8, 5))
+    check(trace(model), f"input > conv:patch.weight > {A} > {B}", f"conv:patch.weight > {B}")

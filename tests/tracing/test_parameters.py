@@ -1,0 +1,195 @@
+"""Parameters that a forward uses by function, several times, or as what torch computes from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from models import Net
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from traced import A, B, C, check, conv, linear, trace, weight
+
+MATRIX = {"w": lambda: weight(6, 8), "b": lambda: weight(6)}
+TURNED = {"w": lambda: weight(8, 6), "b": lambda: weight(6)}
+KERNEL = {"w": lambda: weight(6, 8, 3, 3), "b": lambda: weight(6)}
+FUNCTIONAL: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], nn.Parameter]]]] = {
+    "F.linear": (lambda m, x: F.linear(x.mean((2, 3)), m.w, m.b), MATRIX),
+    "F.linear by keyword": (lambda m, x: F.linear(input=x.mean((2, 3)), weight=m.w, bias=m.b), MATRIX),
+    "@ and +": (lambda m, x: x.mean((2, 3)) @ m.w + m.b, TURNED),
+    "b + w": (lambda m, x: m.b + torch.matmul(x.mean((2, 3)), m.w), TURNED),
+    "@ transposed": (lambda m, x: x.mean((2, 3)) @ m.w.t() + m.b, MATRIX),
+    "addmm": (lambda m, x: torch.addmm(m.b, x.mean((2, 3)), m.w), TURNED),
+    "addmm method": (lambda m, x: m.b.addmm(x.mean((2, 3)), m.w), TURNED),
+    "addmm by keyword": (lambda m, x: torch.addmm(input=m.b, mat1=x.mean((2, 3)), mat2=m.w), TURNED),
+    "mm and in place": (lambda m, x: torch.mm(x.mean((2, 3)), m.w).add_(m.b), TURNED),
+    "einsum": (lambda m, x: torch.einsum("nc,cd->nd", x.mean((2, 3)), m.w) + m.b, TURNED),
+    "w @ x": (lambda m, x: (m.w @ x.mean((2, 3)).t()).t() + m.b, MATRIX),
+    "scaled": (lambda m, x: F.linear(x.mean((2, 3)), m.w * 0.3, m.b * 0.1), MATRIX),
+    "detached": (lambda m, x: F.linear(x.mean((2, 3)), m.w.detach(), m.b.data), MATRIX),
+    "cast": (lambda m, x: F.linear(x.mean((2, 3)), m.w.to(x.dtype), m.b.float()), MATRIX),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL)
+def test_parameters_that_are_used_functionally(name: str) -> None:
+    function, parts = FUNCTIONAL[name]
+    model = Net(lambda m, x: function(m, m.a(x)), a=conv(3, 8), **{name: part() for name, part in parts.items()})
+    check(trace(model), f"input > {A} > glob_avg > conv:w > bias:b")
+
+
+FUNCTIONAL_CONVOLUTIONS: dict[str, Callable[..., Tensor]] = {
+    "F.conv2d": lambda m, x: F.conv2d(x, m.w, m.b, padding=1),
+    "F.conv2d by keyword": lambda m, x: F.conv2d(input=x, weight=m.w, bias=m.b, padding=1),
+    "F.conv2d same": lambda m, x: F.conv2d(x, m.w, m.b, 1, "same"),
+    "torch.conv2d": lambda m, x: torch.conv2d(x, m.w, m.b, (1, 1), (1, 1)),
+    "bias view": lambda m, x: F.conv2d(x, m.w, padding=1) + m.b.view(1, -1, 1, 1),
+    "bias index": lambda m, x: F.conv2d(x, m.w, padding=1) + m.b[:, None, None],
+    "bias in place": lambda m, x: F.conv2d(x, m.w, padding=1).add_(m.b[None, :, None, None]),
+    "torch.add by keyword": lambda m, x: torch.add(input=F.conv2d(x, m.w, padding=1), other=m.b[:, None, None]),
+    "standardized": lambda m, x: F.conv2d(x, (m.w - m.w.mean((1, 2, 3), True)) / m.w.std((1, 2, 3), keepdim=True), m.b),
+    "standardized by batch norm": lambda m, x: F.conv2d(
+        x, F.batch_norm(m.w.reshape(1, 6, -1), None, None, training=True).reshape_as(m.w), m.b
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL_CONVOLUTIONS)
+def test_kernels_that_are_used_functionally(name: str) -> None:
+    function = FUNCTIONAL_CONVOLUTIONS[name]
+    model = Net(lambda m, x: function(m, m.a(x)), a=conv(3, 8), w=weight(6, 8, 3, 3), b=weight(6))
+    graph = trace(model)
+    check(graph, f"input > {A} > conv:w > bias:b")
+    assert graph.shapes[2:] == [(6, 8, 3, 3), (6, 1, 1, 1)]
+
+
+def test_sum_inside_a_matrix_product_is_a_sum() -> None:
+    """As in low-rank adaptation: addmm(x, y, w) is x + y @ w."""
+    model = Net(
+        lambda m, x: m.c(torch.addmm(m.a(y := x.mean((2, 3))), m.b(y), m.w)),
+        a=linear(3, 8),
+        b=linear(3, 4),
+        c=linear(8, 5),
+        w=weight(4, 8),
+    )
+    check(trace(model), f"input > glob_avg > {A} > sum > {C}", f"glob_avg > {B} > conv:w > sum")
+
+
+def test_pointwise_convolution_by_einsum_keeps_the_image() -> None:
+    model = Net(
+        lambda m, x: m.fc(torch.einsum("nchw,dc->ndhw", m.a(x), m.w).mean((2, 3))),
+        a=conv(3, 8),
+        w=weight(6, 8),
+        fc=linear(6, 5),
+    )
+    check(trace(model), f"input > {A} > conv:w > glob_avg > conv:fc.weight")
+
+
+def test_parameters_that_are_added_up_are_not_called_unused() -> None:
+    model = Net(
+        lambda m, x: F.layer_norm(F.conv2d(m.a(x), m.w, m.b + m.b2, padding=1), (16,), m.g * m.g2),
+        a=conv(3, 8),
+        w=weight(6, 8, 3, 3),
+        b=weight(6),
+        b2=weight(6),
+        g=weight(16),
+        g2=weight(16),
+    )
+    assert not [name for name, reason in trace(model).skipped.items() if "not use" in reason]
+
+
+def test_functional_call_with_the_own_parameters() -> None:
+    model = Net(lambda m, x: torch.func.functional_call(m.a, dict(m.a.named_parameters()), x), a=conv(3, 8))
+    check(trace(model), f"input > {A}")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_spectral_norm_predicts_the_original_weight(training: bool) -> None:
+    model = Net(lambda m, x: m.a(x), a=parametrizations.spectral_norm(conv(3, 8))).train(training)
+    check(trace(model), "input > conv:a.parametrizations.weight.original")
+
+
+def test_weight_norm_is_one_node_for_length_and_direction() -> None:
+    model = Net(lambda m, x: m.a(x), a=parametrizations.weight_norm(conv(3, 8)))
+    graph = trace(model)
+    check(graph, "input > conv:a.parametrizations.weight.original1")
+    assert not graph.skipped
+
+
+def test_older_weight_norm_and_spectral_norm() -> None:
+    with pytest.warns(FutureWarning):
+        a = torch.nn.utils.weight_norm(conv(3, 8))
+    model = Net(lambda m, x: m.b(m.a(x)), a=a, b=torch.nn.utils.spectral_norm(conv(8, 5)))
+    check(trace(model), "input > conv:a.weight_v > conv:b.weight_orig")
+
+
+def test_module_that_is_called_twice_is_two_nodes_with_one_parameter() -> None:
+    graph = trace(Net(lambda m, x: m.b(m.b(m.a(x))), a=conv(3, 8), b=conv(8, 8)))
+    check(graph, f"input > {A} > {B}#1 > {B}#2")
+    assert not graph.skipped
+
+
+def test_tied_weights_go_by_their_first_name() -> None:
+    model = Net(lambda m, x: m.c(m.b(m.a(x))), a=conv(3, 8), b=conv(8, 8), c=conv(8, 8))
+    model.c.weight = model.b.weight
+    check(trace(model), f"input > {A} > {B}#1 > {B}#2")
+
+
+def test_parameters_in_lists_and_dictionaries() -> None:
+    model = Net(
+        lambda m, x: F.linear(F.linear(x.mean((2, 3)), m.w[0]), m.d["last"]),
+        w=nn.ParameterList([weight(8, 3)]),
+        d=nn.ParameterDict({"last": weight(5, 8)}),
+    )
+    check(trace(model), "input > glob_avg > conv:w.0 > conv:d.last")
+
+
+def test_kernel_mixed_from_several_parameters_is_reported() -> None:
+    model = Net(
+        lambda m, x: F.conv2d(m.a(x), 0.5 * m.w + 0.5 * m.v), a=conv(3, 8), w=weight(6, 8, 3, 3), v=weight(6, 8, 3, 3)
+    )
+    graph = trace(model)
+    assert graph.ops == ["input", "conv", "conv"]
+    assert {"w", "v"} == set(graph.skipped) | ({"w", "v"} & set(graph.params))
+
+
+KEYWORDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": lambda x: F.relu(input=x),
+    "torch.relu": lambda x: torch.relu(input=x),
+    "flatten": lambda x: torch.flatten(input=x, start_dim=2),
+    "permute": lambda x: torch.permute(input=x, dims=(0, 2, 3, 1)),
+    "pad": lambda x: F.pad(input=x, pad=(1, 1)),
+    "cat": lambda x: torch.cat(tensors=[x, x], dim=1),
+    "softmax": lambda x: F.softmax(input=x, dim=1),
+    "zeros_like": lambda x: x * torch.zeros_like(input=x),
+    "mul": lambda x: torch.mul(input=x, other=2),
+    "sub": lambda x: torch.sub(input=x, other=x),
+    "dropout": lambda x: F.dropout(input=x, p=0.1),
+    "layer_norm": lambda x: F.layer_norm(input=x, normalized_shape=(16,)),
+    "batch_norm": lambda x: F.batch_norm(input=x, running_mean=None, running_var=None, training=True),
+    "interpolate": lambda x: F.interpolate(input=x, scale_factor=2),
+    "normalize": lambda x: F.normalize(input=x, dim=1),
+}
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_functions_whose_arguments_all_have_keywords(name: str) -> None:
+    check(trace(Net(lambda m, x: KEYWORDS[name](m.a(x)), a=conv(3, 8))), f"input > {A}")
+
+
+KEYWORD_POOLS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "max_pool2d": (lambda x: F.max_pool2d(input=x, kernel_size=2), "max_pool"),
+    "avg_pool2d": (lambda x: F.avg_pool2d(input=x, kernel_size=2), "avg_pool"),
+    "adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(input=x, output_size=1), "glob_avg"),
+    "mean": (lambda x: torch.mean(input=x, dim=(2, 3)), "glob_avg"),
+    "method mean": (lambda x: x.mean(dim=(2, 3)), "glob_avg"),
+    "max_pool2d with indices": (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool"),
+}
+
+
+@pytest.mark.parametrize("name", KEYWORD_POOLS)
+def test_pools_however_they_are_called(name: str) -> None:
+    function, op = KEYWORD_POOLS[name]
+    check(trace(Net(lambda m, x: function(m.a(x)), a=conv(3, 8))), f"input > {A} > {op}")
