@@ -7,7 +7,7 @@ BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CPP_FILES)
 # Tests run in parallel, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup predict test lint unit sanitize fuzz bench gpu coverage format clean
+.PHONY: setup predict test quick lint unit sanitize fuzz bench gpu coverage format clean
 
 setup: $(VENV)/.ready
 
@@ -31,6 +31,14 @@ lint: setup
 
 unit: setup
 	$(PYTEST) -n 2
+
+# What says most in a minute.
+QUICK := tests/test_architecture.py tests/test_door.py tests/csrc/test_decode.py tests/csrc/test_ghn.py tests/graph \
+	tests/nn/test_native.py tests/ops/test_tiling.py tests/prediction/test_formulas.py tests/prediction/test_lists.py \
+	tests/prediction/test_reports.py tests/prediction/test_failures.py tests/tracing/test_functions.py
+
+quick: setup
+	$(PYTEST) -n 2 -q $(QUICK)
 
 # The C++ core under the address and undefined-behaviour sanitizers, then under the thread sanitizer.
 sanitize: sanitize-address,undefined sanitize-thread
