@@ -22,7 +22,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("values", nargs="*", metavar="NAME=VALUE", help="of the configuration; these come last")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the run lives")
-    parser.add_argument("--config", metavar="FILE", help="a .toml or .yaml file with names and values")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a .toml or .yaml file with names and values, or a recipe: ghn3-cifar10, ghn3-imagenet",
+    )
     parser.set_defaults(run=run)
 
 

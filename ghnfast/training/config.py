@@ -20,12 +20,16 @@ from ..files import is_text
 from ..nn.config import GHNSettings
 from ..optional import import_optional
 
-SCHEDULES = ("step", "cosine", "constant")
+SCHEDULES = ("step", "cosine", "cosine-warmup", "constant")
+OPTIMIZERS = ("adam", "adamw")
+WARM_EPOCHS, FIRST_RATE = 5, 1e-5  # of "cosine-warmup"
 AMP = ("none", "bfloat16", "float16")
 SUFFIXES = (".toml", ".yaml", ".yml")
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 200
 MOST_SEED = (1 << 64) - 1
+# Published recipes, by name.
+RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
 # The largest numbers that mean something: beyond them memory or the machine's integers end.
 MOST = {"workers": 1024, "networks": 100_000_000, "hid": 1 << 14, "num_ch": 1 << 16, "fc_dim": 1 << 16}
 
@@ -42,12 +46,13 @@ class TrainConfig(GHNSettings):
     GHN: the arguments of `ghnfast.GHN` (`max_shape` is another by default); `init`, a checkpoint to start from;
     `identity_steps`, steps of regression before the first one, which need no images, to a GHN whose networks pass their
     channels on (see `ghnfast.training.start`).
-    Optimization: Adam with `lr`, `weight_decay`, gradients clipped to the norm `grad_clip`; `network_clip`, if not 0,
-    is the largest norm that one network's gradient of its parameters keeps, so that a network that explodes (one in
-    thirty has no normalization) does not decide a step. `steps` in all, or `epochs` over the images; `schedule` "step"
-    (times `gamma` at each of `milestones`, shares of all steps), "cosine" (to zero) or "constant"; `warmup` steps of
-    linear rise. `label_smoothing`; `predicted_decay`, a penalty on the norm of each predicted tensor. `amp`: the dtype
-    of autocast for the networks.
+    Optimization: `optimizer` "adam" or "adamw" (whose decay is no part of gradients), `lr`, `weight_decay`, gradients
+    clipped to the norm `grad_clip`; `network_clip`, if not 0, is the largest norm that one network's gradient of its
+    parameters keeps, so that a network that explodes (one in thirty has no normalization) does not decide a step.
+    `steps` in all, or `epochs` over the images; `schedule` "step" (times `gamma` at each of `milestones`, shares of all
+    steps), "cosine" (to zero), "cosine-warmup" (GHN-3's: epoch by epoch, the first five rising from 1e-5) or
+    "constant"; `warmup` steps of linear rise. `label_smoothing`; `predicted_decay`, a penalty on the norm of each
+    predicted tensor, a mean over networks. `amp`: the dtype of autocast for the networks.
     Run: `seed`; `device`, where under torchrun "cuda" is a GPU for each process and "cuda:0" one that they share;
     `max_skipped`, the steps in a row without a finite loss that end the run; `log_every` and `save_every` steps;
     `tensorboard`.
@@ -67,6 +72,7 @@ class TrainConfig(GHNSettings):
     max_shape: tuple[int, int, int, int] = (64, 64, 11, 11)
     init: str = ""
     identity_steps: int = 0
+    optimizer: str = "adam"
     lr: float = 1e-3
     weight_decay: float = 1e-5
     grad_clip: float = 5.0
@@ -110,6 +116,7 @@ class TrainConfig(GHNSettings):
         require(self.steps > 0 or self.epochs > 0, "steps", self.steps, "a positive number, or epochs,")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 or more, below 1,")
         require(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(map(repr, SCHEDULES)))
+        require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, " or ".join(map(repr, OPTIMIZERS)))
         require(self.amp in AMP, "amp", self.amp, " or ".join(map(repr, AMP)))
         require(self.amp != "float16" or self.device != "cpu", "amp", self.amp, "'bfloat16' or 'none' on the CPU")
         inside = all(0 < share < 1 for share in self.milestones)
@@ -123,7 +130,16 @@ class TrainConfig(GHNSettings):
             rate *= self.gamma ** sum(step >= share * steps for share in self.milestones)
         elif self.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * step / steps))
+        elif self.schedule == "cosine-warmup":
+            rate = self.rate_of_epoch(step * self.epochs // steps)
         return rate * min(1.0, (step + 1) / self.warmup) if self.warmup else rate
+
+    def rate_of_epoch(self, epoch: int) -> float:
+        """The learning rate of an epoch with "cosine-warmup", as the code of GHN-3 has it."""
+        if epoch < WARM_EPOCHS - 1:
+            return FIRST_RATE + (self.lr - FIRST_RATE) * epoch / (WARM_EPOCHS - 1)
+        share = (epoch - WARM_EPOCHS) / max(self.epochs - WARM_EPOCHS, 1)
+        return self.lr * max(0.0, (1 + math.cos(math.pi * share)) / 2)
 
     def as_toml(self) -> str:
         """The configuration as a file, which `read_config` reads."""
@@ -194,14 +210,17 @@ def words_for(kind: Any) -> str:
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The names and values in a .toml or .yaml file.
+    """The names and values in a .toml or .yaml file, or in a recipe that comes with the package (`RECIPES`).
 
     Raises:
         TrainingError: it cannot be read, or is no such file.
     """
-    file = Path(path)
+    file = RECIPES.get(os.fspath(path), Path(path))
     if file.suffix not in SUFFIXES:
-        raise TrainingError(f"the configuration is {file}; a file with the suffix {', '.join(SUFFIXES)} is accepted")
+        raise TrainingError(
+            f"the configuration is {file}; a file with the suffix {', '.join(SUFFIXES)}, or one of "
+            f"{', '.join(RECIPES)}, is accepted"
+        )
     try:
         text = file.read_bytes().decode("utf-8")
     except (OSError, ValueError) as error:

@@ -96,7 +96,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.watch = Stopwatch(self.device)
-        self.optimizer = torch.optim.Adam(self.weights, self.config.lr, weight_decay=self.config.weight_decay)
+        kind = torch.optim.AdamW if self.config.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(self.weights, self.config.lr, weight_decay=self.config.weight_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.amp == "float16")
 
     @property

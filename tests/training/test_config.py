@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import TINY
 
 from ghnfast.errors import GhnfastError, TrainingError
+from ghnfast.nn.config import config_of
 from ghnfast.training import TrainConfig, make_config, read_config
+from ghnfast.training.config import RECIPES
 
 
 def test_strings_are_read_as_what_they_stand_for() -> None:
@@ -57,7 +61,7 @@ def test_a_saved_configuration_is_read_back(tmp_path: Path) -> None:
         ({"steps": 2.5}, "steps is 2.5; an integer is accepted"),
         ({"num_ch": "8"}, r"num_ch is \[8\]; a list of 2 numbers is accepted"),
         ({"num_ch": [8, "many"]}, "num_ch is 'many'; an integer is accepted"),
-        ({"schedule": "linear"}, "schedule is 'linear'; 'step' or 'cosine' or 'constant' is accepted"),
+        ({"schedule": "linear"}, "schedule is 'linear'; 'step' or 'cosine' or 'cosine-warmup' or 'constant' is"),
         ({"milestones": [0.9, 0.1]}, r"milestones is \(0.9, 0.1\); rising shares of all steps"),
         ({"amp": "float16"}, "amp is 'float16'; 'bfloat16' or 'none' on the CPU is accepted"),
         ({"steps": 0, "epochs": 0}, "steps is 0; a positive number, or epochs, is accepted"),
@@ -72,7 +76,7 @@ def test_what_is_not_accepted(values: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", "{}", r"a\.json; a file with the suffix \.toml, \.yaml, \.yml is accepted"),
+        ("a.json", "{}", r"a\.json; a file with the suffix \.toml, \.yaml, \.yml, or one of ghn3-cifar10"),
         ("a.toml", "lr = = 1", "is no TOML"),
         ("a.yaml", "lr: [1", "is no YAML"),
         ("a.yaml", "- 1\n- 2", "is no table of names and values"),
@@ -86,11 +90,23 @@ def test_files_that_are_not_accepted(tmp_path: Path, name: str, text: str | None
         read_config(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_configurations(name: str) -> None:
+    config = make_config(read_config(name))
+    assert (config.hypernet, config.optimizer, config.schedule) == ("graphormer", "adamw", "cosine-warmup")
+    small = dataclasses.replace(config, device="cpu", amp="none")
+    assert config_of(small, 10).as_dict()["heads"] == 8
+
+
 def test_learning_rates() -> None:
     step = TrainConfig(lr=1.0, schedule="step", milestones=(0.5, 0.75), gamma=0.1)
     assert [step.learning_rate(at, 100) for at in (0, 49, 50, 75)] == pytest.approx([1.0, 1.0, 0.1, 0.01])
     cosine = TrainConfig(lr=1.0, schedule="cosine")
     assert [cosine.learning_rate(at, 100) for at in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0])
+    ghn3 = TrainConfig(lr=4e-4, schedule="cosine-warmup", epochs=75)  # 100 steps an epoch
+    found = [ghn3.learning_rate(100 * epoch + 50, 7500) for epoch in range(75)]
+    wanted = [*np.linspace(1e-5, 4e-4, 5)[:4], *(4e-4 * (1 + np.cos(np.pi * (e - 5) / 70)) / 2 for e in range(4, 75))]
+    assert found == pytest.approx(wanted, rel=1e-12)
     warm = TrainConfig(lr=1.0, schedule="constant", warmup=10)
     assert [warm.learning_rate(at, 100) for at in (0, 4, 9, 50)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
 

@@ -77,6 +77,27 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(whole_run: Path, tmp_p
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+GHN3 = {"hypernet": "graphormer", "layers": 2, "heads": 2, "optimizer": "adamw", "schedule": "cosine-warmup"}
+
+
+def test_ghn3_trains_and_goes_on(tmp_path: Path) -> None:
+    config = tiny_config(**GHN3, epochs=6, predicted_decay=3e-5, weight_decay=1e-2)
+    whole = ghnfast.load(train(config, tmp_path / "whole"))
+    assert (whole.settings.hypernet, whole.settings.heads) == ("graphormer", 2)
+    process = start([*command(tmp_path / "killed"), *(f"{name}={value}" for name, value in GHN3.items()), "epochs=6",
+                     "predicted_decay=3e-5", "weight_decay=1e-2"])  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "killed" / CHECKPOINT).exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    gone_on = ghnfast.load(train(config, tmp_path / "killed"))
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(gone_on.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+
+
 def test_two_processes_do_what_one_does(whole_run: Path, tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     process = start(command(tmp_path), launcher)
