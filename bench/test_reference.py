@@ -14,6 +14,7 @@ import pytest
 import torch
 import torchvision
 from graphs import graph_of
+from numpy.typing import NDArray
 from sizes import size
 from torch import nn
 from turns import versus
@@ -83,7 +84,7 @@ def test_sweep(benchmark: Any, ghn: ghnfast.GHN, reference: Any, name: str) -> N
     benchmark.extra_info.update(model=name, times_faster=medians["reference"] / medians["main"])
 
 
-def by_level(nodes: int, edges: np.ndarray) -> np.ndarray:
+def by_level(nodes: int, edges: NDArray[Any]) -> NDArray[Any]:
     """The nodes in order of the longest path to them, in the order they have."""
     level = np.zeros(nodes, dtype=np.int64)
     for source, target in edges[np.argsort(edges[:, 1], kind="stable")].tolist():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from graphs import graph_of
+from numpy.typing import NDArray
 from sizes import size
 from torch import nn
 from turns import versus
@@ -20,11 +21,11 @@ NODES = {"chain": size((20, 100, 1000, 10_000), (20, 100)), "dense": size((20, 1
 MILLIONS = size((1, 10, 100, 600), (1,))
 
 
-def chain(nodes: int) -> np.ndarray:
+def chain(nodes: int) -> NDArray[Any]:
     return np.stack([np.arange(nodes - 1), np.arange(1, nodes)], axis=1)
 
 
-def dense(nodes: int) -> np.ndarray:
+def dense(nodes: int) -> NDArray[Any]:
     return np.stack(np.triu_indices(nodes, 1), axis=1)
 
 

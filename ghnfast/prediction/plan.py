@@ -69,7 +69,7 @@ def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
     if slots.slices or slots.reparametrized:
         found = [part_of(model, slots, name, parameters) for name in slots.names]
     memory = _C.inspect_tensors(found, slots.shapes, PREDICTED_DTYPES)
-    rows = np.arange(len(found))
+    rows: NDArray[np.int64] = np.arange(len(found))
     skipped = {name: reason for name, reason in slots.skipped.items() if name in parameters}
     for row in np.flatnonzero(memory[:, 0] < 0).tolist():
         reason = reason_to_skip(model, slots, row, found[row])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -98,7 +99,7 @@ class ImagesInFolder(Images):
     """Images of a torchvision data set, read one by one; `indices` are those of it that belong to these."""
 
     dataset: Any
-    indices: np.ndarray
+    indices: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -105,7 +105,7 @@ def final_states(ghn: GHN, graph: ArchGraph) -> Array:
         network.add_edges_from(graph.edges.tolist())
         for direction in (network, network.reverse()):
             for node in list(networkx.topological_sort(direction)):
-                message = np.zeros(HID)
+                message: Array = np.zeros(HID)
                 hops = networkx.single_target_shortest_path_length(direction, node, cutoff=50)
                 for sender, distance in dict(hops).items():
                     if distance == 1:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from graph_comparison import difference
+from numpy.typing import NDArray
 from torch import nn
 
 from ghnfast import GHN, ArchGraph, Report
@@ -81,11 +82,11 @@ def assert_same_prediction(model: nn.Module, report: Report, expected: dict[str,
         np.testing.assert_allclose(values[at], wanted, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def assert_same_states(graph: ArchGraph, ours: np.ndarray, expected: dict[str, Any], wanted: np.ndarray) -> None:
+def assert_same_states(graph: ArchGraph, ours: NDArray[Any], expected: dict[str, Any], wanted: NDArray[Any]) -> None:
     """Node states (nodes, hid) within 1e-5; nodes are matched by their rows, for any order of them is right."""
     assert ours.shape == wanted.shape
 
-    def labelled(labels: list[Any], rows: np.ndarray) -> tuple[dict[Any, np.ndarray], np.ndarray]:
+    def labelled(labels: list[Any], rows: NDArray[Any]) -> tuple[dict[Any, NDArray[Any]], NDArray[Any]]:
         named = {label: row for label, row in zip(labels, rows, strict=True) if label[1]}
         others = [[PRIMITIVES.index(label[0]), *row] for label, row in zip(labels, rows, strict=True) if not label[1]]
         return named, np.array(sorted(others, key=lambda row: np.round(row, 3).tolist()))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ghnfast import ArchGraph
@@ -13,9 +15,9 @@ from ghnfast.graph import MAX_DISTANCE, GraphBatch, Topology
 from ghnfast.ops.sweep import GruWeights, MlpWeights, SweepWeights, gated_sweep, naive_gated_sweep
 
 
-def graph_of(nodes: int, edges: Sequence[tuple[int, int]] | np.ndarray) -> ArchGraph:
+def graph_of(nodes: int, pairs: Sequence[tuple[int, int]] | NDArray[Any]) -> ArchGraph:
     """A graph of sums; its nodes must be in order of level."""
-    edges = np.asarray(edges, dtype=np.int32).reshape(-1, 2)
+    edges = np.asarray(pairs, dtype=np.int32).reshape(-1, 2)
     edges = edges[np.lexsort((edges[:, 0], edges[:, 1]))]
     level = np.zeros(nodes, dtype=np.int64)
     for source, target in edges.tolist():
