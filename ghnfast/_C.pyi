@@ -1,7 +1,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from numpy import float32, float64, int8, int32, int64, uint8
+from numpy import dtype, float32, float64, int8, int32, int64, uint8, void
 from numpy.typing import NDArray
 
 T = TypeVar("T", float32, float64)
@@ -32,9 +32,9 @@ class Topology:
         cutoff: int,
     ) -> None: ...
 
-def inspect_tensors(tensors: list[Any], shapes: list[Any], dtypes: tuple[Any, ...]) -> NDArray[int64]: ...
+def inspect_tensors(tensors: list[Any], shapes: list[Any], dtypes: tuple[Any, ...]) -> NDArray[void]: ...
 def is_writable(address: int, bytes: int) -> bool: ...
-def overlapping(memory: NDArray[int64]) -> list[list[int]]: ...
+def overlapping(memory: NDArray[void]) -> list[list[int]]: ...
 
 class DecoderCall:
     @property
@@ -57,8 +57,8 @@ class DecoderCall:
     def first(self) -> int: ...
 
 def lay_out(
-    table: NDArray[int64], vector: int, classes: int
-) -> tuple[NDArray[int64], NDArray[int64], NDArray[float64], NDArray[int64], list[DecoderCall], int, int]: ...
+    table: NDArray[void], vector: int, classes: int
+) -> tuple[NDArray[int64], NDArray[void], NDArray[int64], list[DecoderCall], int, int]: ...
 
 class Ghn(Generic[T]):
     def __init__(
@@ -99,9 +99,8 @@ def decode(
     weight: NDArray[T],
     bias: NDArray[T],
     blocks: NDArray[T],
-    targets: NDArray[int64],
-    scales: NDArray[float64],
-    memory: NDArray[int64],
+    targets: NDArray[void],
+    memory: NDArray[void],
     check: bool,
     threads: int,
     before_writing: Callable[[], object] | None = None,
@@ -112,11 +111,11 @@ def decode_backward(
     weight: NDArray[T],
     bias: NDArray[T],
     blocks: NDArray[T],
-    targets: NDArray[int64],
-    scales: NDArray[float64],
+    targets: NDArray[void],
     threads: int,
 ) -> tuple[NDArray[T], NDArray[T]]: ...
 def all_finite(arrays: Sequence[NDArray[T]], threads: int) -> bool: ...
+def dtypes() -> dict[str, dtype[void]]: ...
 def enums() -> dict[str, dict[str, int]]: ...
 def environment(name: str) -> str | None: ...
 def instruction_sets() -> list[str]: ...

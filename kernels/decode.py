@@ -19,6 +19,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import _C
 from .common import on_device_of, sigmoid, tanh
 
 # Rows of the decoder's last weight, and their elements, that an item holds in registers at most, for all targets of one
@@ -38,13 +39,26 @@ OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 168}
 ROUNDING_OPTIONS = {**OPTIONS, "maxnreg": 200}  # rounding operands takes more: two programs
 WIDE_OPTIONS = {**OPTIONS, "maxnreg": 255}  # and so does counting in 64 bits
 
-# The columns of the table of targets: `Target` of ghnfast.ops.decode; the bits of the scale, a float64; where it is
-# written: the address, or the first element where all targets share memory, the dtype's number in `POINTERS`, and the
-# strides of (out, in, cells) in elements; and the first element of a product's gradient.
-FIRST, ROWS, COLUMNS, CELLS, OUT, IN, KIND, SCALE, ADDRESS, ELEMENT, STRIDE_OUT, STRIDE_IN, STRIDE_CELL, GRADIENT = (
-    tl.constexpr(column) for column in range(14)
+# The rows of the table of targets: a target; where it is written, the address being the first element where all targets
+# share memory; and the first element of a product's gradient. Kernels read them as columns of int64.
+TARGET, MEMORY = (_C.dtypes()[name] for name in ("DecodeTarget", "DecodeMemory"))
+ROW = np.dtype([("target", TARGET), ("memory", MEMORY), ("gradient", np.int64)])
+
+
+def column(part: str, field: str | None = None) -> int:
+    """The number of a column: that of a part of the row, or of a field of it."""
+    start = ROW.fields[part][1]
+    return (start + (ROW[part].fields[field][1] if field else 0)) // 8
+
+
+FIRST, ROWS, COLUMNS, CELLS, OUT, IN, KIND, SCALE = (
+    tl.constexpr(column("target", field))
+    for field in ("first", "rows", "columns", "cells", "out", "in", "kind", "scale")
 )
-TABLE_WIDTH = tl.constexpr(14)
+ADDRESS, ELEMENT = tl.constexpr(column("memory", "address")), tl.constexpr(column("memory", "element"))
+STRIDE_OUT, STRIDE_IN, STRIDE_CELL = (tl.constexpr(column("memory", "strides") + dim) for dim in range(3))
+GRADIENT = tl.constexpr(column("gradient"))
+TABLE_WIDTH = tl.constexpr(ROW.itemsize // 8)
 # The columns of the table of items: what it does, the first target, how many, which tile, and which part of the
 # repeats, of how many.
 ITEM_WIDTH = tl.constexpr(6)
@@ -401,29 +415,30 @@ def decode_backward_kernel(
 class Tables(NamedTuple):
     """What a decoding is made of, on its device."""
 
-    targets: Tensor  # (targets, 14) int64, see `FIRST`
+    targets: Tensor  # (targets, columns of `ROW`) int64
     items: Tensor  # (items, 6), see `index_type`
     backward_items: Tensor  # the same; none where nothing goes backward
 
 
-def tables(
-    targets: NDArray[np.int64], scales: NDArray[np.float64], memory: NDArray[np.int64] | None, width: int
-) -> list[NDArray[np.generic]]:
+def tables(targets: NDArray[np.void], memory: NDArray[np.void] | None, width: int) -> list[NDArray[np.generic]]:
     """The arrays of `Tables`, to be copied to the device.
 
     Args:
-        targets: (targets, 7), a `Target` of ghnfast.ops.decode a row.
-        memory: (targets, 5), address, dtype and strides of each, or None where they lie one behind the other.
+        targets: (targets,) of `TARGET`.
+        memory: (targets,) of `MEMORY`, or None where they lie one behind the other.
         width: that of hidden states.
     """
-    first, rows, columns, cells, out, in_, kind = targets.T
-    block, sizes, product = rows * columns * cells, out * in_ * cells, kind == PRODUCT.value
+    rows, columns, cells, out, in_ = (targets[field] for field in ("rows", "columns", "cells", "out", "in"))
+    block, sizes, product = rows * columns * cells, out * in_ * cells, targets["kind"] == PRODUCT.value
+    table = np.zeros(len(targets), dtype=ROW)
+    table["target"] = targets
     if memory is None:
-        starts = np.cumsum(sizes) - sizes
-        memory = np.stack([starts, np.zeros_like(first), in_ * cells, cells, np.ones_like(first)], axis=1)
+        table["memory"]["address"] = np.cumsum(sizes) - sizes
+        table["memory"]["strides"] = np.stack([in_ * cells, cells, np.ones_like(cells)], axis=1)
+    else:
+        table["memory"] = memory
     of_products = np.where(product, block, 0)
-    gradients = np.cumsum(of_products) - of_products
-    table = np.concatenate([targets, scales.view(np.int64)[:, None], memory, gradients[:, None]], axis=1)
+    table["gradient"] = np.cumsum(of_products) - of_products
     single, tile = product & (cells == 1), blocks_for(width).TILE
     what = np.where(single, ONE_CELL.value, np.where(product, KERNEL.value, GIVEN.value))
     # Targets of one cell with blocks of equal size follow each other: up to GROUP of them share an item.
@@ -441,12 +456,13 @@ def tables(
     ones = np.ones_like(everything)
     backward_items = expanded(what, everything, ones, -(-block // GIVEN_TILE), ones)
     index = index_type(targets)
-    return [table, items.astype(index), backward_items.astype(index)]
+    columns_of_table = table.view(np.int64).reshape(len(table), TABLE_WIDTH.value)
+    return [columns_of_table, items.astype(index), backward_items.astype(index)]
 
 
-def index_type(targets: NDArray[np.int64]) -> type[np.signedinteger]:
+def index_type(targets: NDArray[np.void]) -> type[np.signedinteger]:
     """What the kernels count rows, columns, repeats and elements of blocks in; they take it from the table of items."""
-    _, rows, columns, cells, out, in_, _ = targets.T
+    rows, columns, cells, out, in_ = (targets[field] for field in ("rows", "columns", "cells", "out", "in"))
     most = np.stack([out, in_, -(-out // rows) * -(-in_ // columns), rows * columns * cells]).max(initial=0)
     # What a tile or a run of repeats goes beyond is no more than this.
     return np.int32 if most < 2**31 - 2**20 else np.int64

@@ -30,12 +30,13 @@ memory = np.empty(1 << 18, dtype=np.float32)
 limit(64)
 
 def decode(targets):
-    table = np.array([(0, rows, columns, 1, out, inputs, 1) for rows, columns, out, inputs in targets])
-    sizes = table[:, 4] * table[:, 5]
+    table = np.array([(0, *target[:2], 1, *target[2:], 1, 1.0) for target in targets], _C.dtypes()["DecodeTarget"])
+    sizes = table["out"] * table["in"]
     address = memory.ctypes.data + 4 * (np.cumsum(sizes) - sizes)
-    places = np.stack([address, 0 * sizes, table[:, 5], 0 * sizes + 1, 0 * sizes + 1], axis=1)
+    rows = [(at, 0, (inputs, 1, 1)) for at, inputs in zip(address, table["in"])]
+    places = np.array(rows, _C.dtypes()["DecodeMemory"])
     memory[: sizes.sum()] = np.nan
-    _C.decode(hidden, weight, bias, blocks, table, np.ones(len(targets)), places, True, 1)
+    _C.decode(hidden, weight, bias, blocks, table, places, True, 1)
     for (rows, columns, out, inputs), end, size in zip(targets, np.cumsum(sizes), sizes):
         found = memory[end - size : end].reshape(out, inputs)
         block = blocks[: rows * columns].reshape(rows, columns)

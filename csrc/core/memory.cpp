@@ -55,11 +55,10 @@ bool is_writable(std::int64_t address, std::int64_t bytes) {
   return accepts_its_own_bytes(first, first + bytes - 1, page);
 }
 
-std::vector<std::vector<std::int64_t>> overlapping(const std::vector<std::int64_t>& addresses,
-                                                   const std::vector<std::int64_t>& bytes) {
-  std::vector<std::int64_t> order(addresses.size());
+std::vector<std::vector<std::int64_t>> overlapping(const std::vector<TensorMemory>& memory) {
+  std::vector<std::int64_t> order(memory.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return addresses[a] < addresses[b]; });
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return memory[a].address < memory[b].address; });
   std::vector<std::vector<std::int64_t>> groups;
   std::vector<std::int64_t> group;
   std::int64_t end = 0;
@@ -70,18 +69,19 @@ std::vector<std::vector<std::int64_t>> overlapping(const std::vector<std::int64_
     group.clear();
   };
   for (const auto index : order) {
-    if (addresses[index] < 0 || bytes[index] <= 0) {
+    const auto address = memory[index].address, bytes = memory[index].bytes;
+    if (address < 0 || bytes <= 0) {
       continue;
     }
-    if (bytes[index] > std::numeric_limits<std::int64_t>::max() - addresses[index]) {
-      throw std::invalid_argument("memory at " + std::to_string(addresses[index]) + " has " +
-                                  std::to_string(bytes[index]) + " bytes, beyond all addresses");
+    if (bytes > std::numeric_limits<std::int64_t>::max() - address) {
+      throw std::invalid_argument("memory at " + std::to_string(address) + " has " + std::to_string(bytes) +
+                                  " bytes, beyond all addresses");
     }
-    if (addresses[index] >= end) {
+    if (address >= end) {
       close();
     }
     group.push_back(index);
-    end = std::max(end, addresses[index] + bytes[index]);
+    end = std::max(end, address + bytes);
   }
   close();
   return groups;

@@ -26,6 +26,8 @@ enum class Element : std::int64_t { kFloat32, kFloat64, kFloat16, kBFloat16, kCo
 
 // One parameter, seen as (out, in, cells), which repeats a block (rows, columns, cells) in its first two dimensions.
 // The block is either a product, block[i][j][c] = weight[i][j] . hidden[first + c] + bias[i][j], or given.
+//
+// The row of a table, which Python sees as a numpy dtype: see python/tables.hpp, as for all that are.
 struct DecodeTarget {
   std::int64_t first = 0;  // a product's first row of `hidden`, or where a given block starts in `blocks`
   std::int64_t rows = 0, columns = 0, cells = 0;
@@ -37,11 +39,13 @@ struct DecodeTarget {
 };
 
 // Where a parameter lies: the address of its first element, and the distances between elements in its three
-// dimensions, counted in elements.
+// dimensions, counted in elements. The row of a table.
 struct DecodeMemory {
-  char* data = nullptr;
+  std::int64_t address = 0;
   Element element = Element::kFloat32;
   std::int64_t strides[3] = {0, 0, 0};
+
+  char* data() const { return reinterpret_cast<char*>(address); }
 };
 
 // What all targets are decoded from. Row-major.

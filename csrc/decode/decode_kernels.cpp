@@ -230,7 +230,7 @@ inline void store_row(const DecodeTask& task, std::int64_t row, const RowJob<T>&
     const auto unit_bytes = make_unit(job.values, target.columns * target.cells, memory.element, job.unit);
     const auto row_bytes = target.in * target.cells * size;
     for (auto out = row; out < target.out; out += target.rows) {
-      repeat(memory.data + out * row_bytes, row_bytes, job.unit, unit_bytes, job.stream);
+      repeat(memory.data() + out * row_bytes, row_bytes, job.unit, unit_bytes, job.stream);
     }
     return;
   }
@@ -239,7 +239,7 @@ inline void store_row(const DecodeTask& task, std::int64_t row, const RowJob<T>&
   for (auto out = row; out < target.out; out += target.rows) {
     for (std::int64_t in = 0; in < target.in; ++in) {
       const char* from = job.unit + (in % target.columns) * target.cells * size;
-      char* to = memory.data + (out * memory.strides[0] + in * memory.strides[1]) * size;
+      char* to = memory.data() + (out * memory.strides[0] + in * memory.strides[1]) * size;
       for (std::int64_t cell = 0; cell < target.cells; ++cell) {
         std::memcpy(to + cell * memory.strides[2] * size, from + cell * size, static_cast<std::size_t>(size));
       }

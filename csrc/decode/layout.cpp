@@ -52,6 +52,42 @@ std::int64_t block_size(const DecoderCall& call, const BlockSizes& sizes) {
   }
 }
 
+// A slot alone in a call of its decoder; `at` is its place in the order.
+DecoderCall call_for(const Slot& slot, std::int64_t at, const Layout& layout) {
+  DecoderCall call;
+  call.decoder = slot.decoder;
+  call.begin = at;
+  call.height = slot.height;
+  call.width = slot.width;
+  call.columns = slot.columns;
+  call.rows = slot.rows;
+  call.cells = slot.cells;
+  call.first = slot.decoder == DecoderKind::kKernel ? layout.hidden_rows : layout.elements;
+  return call;
+}
+
+// Gives the next slot, which the last call takes too, its place.
+void place(const Slot& slot, const BlockSizes& sizes, Layout& layout) {
+  auto& call = layout.calls.back();
+  ++call.count;
+  DecodeTarget target{0, slot.rows, slot.columns, slot.cells, slot.out, slot.in, slot.kind, slot.scale};
+  if (slot.decoder == DecoderKind::kKernel) {
+    target.first = layout.hidden_rows;
+    layout.hidden_rows += slot.cells;
+  } else {
+    target.first = layout.elements + (slot.decoder == DecoderKind::kVectorBias ? sizes.vector : 0);
+    if (slot.decoder == DecoderKind::kClassWeight && !is_within({sizes.classes, slot.columns}, kMostElements)) {
+      throw std::invalid_argument("a classification layer has more elements than memory can have");
+    }
+    layout.elements += block_size(call, sizes);
+  }
+  if (std::max(layout.hidden_rows, layout.elements) > kMostElements) {
+    throw std::invalid_argument("the slots have more elements than memory can have");
+  }
+  layout.targets.push_back(target);
+  layout.nodes.push_back(slot.node);
+}
+
 }  // namespace
 
 Layout lay_out(const std::vector<Slot>& slots, const BlockSizes& sizes) {
@@ -67,33 +103,9 @@ Layout lay_out(const std::vector<Slot>& slots, const BlockSizes& sizes) {
   for (std::size_t at = 0; at < slots.size(); ++at) {
     const auto& slot = slots[layout.order[at]];
     if (at == 0 || !share_a_call(slots[layout.order[at - 1]], slot)) {
-      DecoderCall call{slot.decoder,
-                       static_cast<std::int64_t>(at),
-                       0,
-                       slot.height,
-                       slot.width,
-                       slot.columns,
-                       slot.rows,
-                       slot.cells,
-                       0};
-      call.first = slot.decoder == DecoderKind::kKernel ? layout.hidden_rows : layout.elements;
-      layout.calls.push_back(call);
+      layout.calls.push_back(call_for(slot, static_cast<std::int64_t>(at), layout));
     }
-    auto& call = layout.calls.back();
-    ++call.count;
-    if (slot.decoder == DecoderKind::kKernel) {
-      layout.first.push_back(layout.hidden_rows);
-      layout.hidden_rows += slot.cells;
-    } else {
-      layout.first.push_back(layout.elements + (slot.decoder == DecoderKind::kVectorBias ? sizes.vector : 0));
-      if (slot.decoder == DecoderKind::kClassWeight && !is_within({sizes.classes, slot.columns}, kMostElements)) {
-        throw std::invalid_argument("a classification layer has more elements than memory can have");
-      }
-      layout.elements += block_size(call, sizes);
-    }
-    if (std::max(layout.hidden_rows, layout.elements) > kMostElements) {
-      throw std::invalid_argument("the slots have more elements than memory can have");
-    }
+    place(slot, sizes, layout);
   }
   return layout;
 }

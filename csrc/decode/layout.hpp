@@ -19,12 +19,14 @@ struct DecoderCall {
   std::int64_t first = 0;  // the first row of `hidden` for kernels, else the first element of `blocks`
 };
 
-// A parameter that is predicted; the columns of the table in ghnfast/prediction/layout.py.
+// A parameter that is predicted: the node that it is decoded from; the decoder and what it is asked for; the parameter
+// as a target; and how many of its elements, in front, are left alone. The row of a table.
 struct Slot {
   std::int64_t node = 0;
   DecoderKind decoder = DecoderKind::kKernel;
   std::int64_t height = 0, width = 0, columns = 0, rows = 0, cells = 0, out = 0, in = 0;
-  std::int64_t kind = 0;
+  TargetKind kind = TargetKind::kProduct;
+  std::int64_t kept = 0;
   double scale = 1;
 };
 
@@ -34,9 +36,10 @@ struct BlockSizes {
 };
 
 struct Layout {
-  std::vector<std::int64_t> order;  // the slots, sorted by what they share
-  std::vector<std::int64_t> first;  // of each slot in that order: its first row of hidden, or first element of blocks
-  std::vector<DecoderCall> calls;   // of all slots in that order; their nodes are those of the slots
+  std::vector<std::int64_t> order;    // the slots, sorted by what they share
+  std::vector<DecodeTarget> targets;  // of the slots in that order
+  std::vector<std::int64_t> nodes;    // likewise
+  std::vector<DecoderCall> calls;     // of all slots in that order; their nodes are those of the slots
   std::int64_t hidden_rows = 0, elements = 0;
 };
 

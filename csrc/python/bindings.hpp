@@ -14,6 +14,7 @@ void bind_layout(pybind11::module_& module);
 void bind_machine(pybind11::module_& module);
 void bind_modules(pybind11::module_& module);
 void bind_sweep(pybind11::module_& module);
+void bind_tables(pybind11::module_& module);
 void bind_tensors(pybind11::module_& module);
 
 }  // namespace ghnfast::python

@@ -20,44 +20,26 @@
 namespace ghnfast::python {
 namespace {
 
-// The columns of the table of memory: address, element type, and the strides of three dimensions in elements.
-constexpr py::ssize_t kMemoryFields = 5;
-
-std::vector<DecodeTarget> decode_targets(const Int64Array& table, const Floats<double>& scales) {
-  if (table.ndim() != 2 || table.shape(1) != kTargetFields || scales.ndim() != 1 || scales.shape(0) != table.shape(0)) {
-    throw std::invalid_argument("the table of targets must be (targets, 7), the scales (targets)");
+// The rows of a table, checked.
+std::vector<DecodeTarget> decode_targets(const Table<DecodeTarget>& table) {
+  for (const auto& target : table) {
+    to_enum<TargetKind>(static_cast<std::int64_t>(target.kind), "a target is of kind ");
   }
-  std::vector<DecodeTarget> targets(table.shape(0));
-  for (py::ssize_t index = 0; index < table.shape(0); ++index) {
-    const auto* row = table.data(index, 0);
-    auto& target = targets[index];
-    target.first = row[0];
-    target.rows = row[1];
-    target.columns = row[2];
-    target.cells = row[3];
-    target.out = row[4];
-    target.in = row[5];
-    target.kind = to_enum<TargetKind>(row[6], "a target is of kind ");
-    target.scale = scales.at(index);
-  }
-  return targets;
+  return {table.begin(), table.end()};
 }
 
-std::vector<DecodeMemory> decode_memory(const Int64Array& table, std::size_t targets) {
-  if (table.ndim() != 2 || table.shape(1) != kMemoryFields || table.shape(0) != static_cast<py::ssize_t>(targets)) {
-    throw std::invalid_argument("the table of memory must be (targets, 5)");
+std::vector<DecodeMemory> decode_memory(const Table<DecodeMemory>& table, std::size_t targets) {
+  if (table.size() != targets) {
+    throw std::invalid_argument("there are " + std::to_string(targets) + " targets and memory for " +
+                                std::to_string(table.size()) + "; as many are accepted");
   }
-  std::vector<DecodeMemory> memory(targets);
   for (std::size_t index = 0; index < targets; ++index) {
-    const auto* row = table.data(static_cast<py::ssize_t>(index), 0);
-    if (row[0] == 0) {
+    to_enum<Element>(static_cast<std::int64_t>(table[index].element), "an element type is ");
+    if (table[index].address == 0) {
       throw std::invalid_argument("target " + std::to_string(index) + " has no memory");
     }
-    memory[index].data = reinterpret_cast<char*>(row[0]);
-    memory[index].element = to_enum<Element>(row[1], "an element type is ");
-    std::copy(row + 2, row + 5, memory[index].strides);
   }
-  return memory;
+  return {table.begin(), table.end()};
 }
 
 template <typename T>
@@ -83,10 +65,10 @@ DecodeSource<T> decode_source(const Floats<T>& hidden, const Floats<T>& weight, 
 
 template <typename T>
 std::int64_t decode(const Floats<T>& hidden, const Floats<T>& weight, const Floats<T>& bias, const Floats<T>& blocks,
-                    const Int64Array& table, const Floats<double>& scales, const Int64Array& memory_table, bool check,
-                    int threads, const py::object& before_writing) {
+                    const Table<DecodeTarget>& table, const Table<DecodeMemory>& memory_table, bool check, int threads,
+                    const py::object& before_writing) {
   const auto source = decode_source(hidden, weight, bias, blocks);
-  const auto targets = decode_targets(table, scales);
+  const auto targets = decode_targets(table);
   const auto memory = decode_memory(memory_table, targets.size());
   std::function<void()> call;
   if (!before_writing.is_none()) {
@@ -101,10 +83,10 @@ std::int64_t decode(const Floats<T>& hidden, const Floats<T>& weight, const Floa
 
 template <typename T>
 py::tuple decode_backward(const Floats<T>& grad, const Floats<T>& hidden, const Floats<T>& weight,
-                          const Floats<T>& bias, const Floats<T>& blocks, const Int64Array& table,
-                          const Floats<double>& scales, int threads) {
+                          const Floats<T>& bias, const Floats<T>& blocks, const Table<DecodeTarget>& table,
+                          int threads) {
   const auto source = decode_source(hidden, weight, bias, blocks);
-  const auto targets = decode_targets(table, scales);
+  const auto targets = decode_targets(table);
   check_targets(source, targets);
   std::int64_t elements = 0, product_elements = 0;
   for (const auto& target : targets) {
@@ -139,15 +121,14 @@ bool all_finite(const std::vector<Floats<T>>& arrays, int threads) {
 template <typename T>
 void bind_kernels(py::module_& module) {
   module.def("decode", &decode<T>, py::arg("hidden").noconvert(), py::arg("weight").noconvert(),
-             py::arg("bias").noconvert(), py::arg("blocks").noconvert(), py::arg("targets"), py::arg("scales"),
-             py::arg("memory"), py::arg("check").noconvert(), py::arg("threads"),
-             py::arg("before_writing") = py::none(),
+             py::arg("bias").noconvert(), py::arg("blocks").noconvert(), py::arg("targets"), py::arg("memory"),
+             py::arg("check").noconvert(), py::arg("threads"), py::arg("before_writing") = py::none(),
              "Write targets to their memory: -1; with check, or the number of one that would not be finite, and "
              "nothing is written. `before_writing` is called when nothing but it can fail any more.");
   module.def("all_finite", &all_finite<T>, py::arg("arrays").noconvert(), py::arg("threads"));
   module.def("decode_backward", &decode_backward<T>, py::arg("grad").noconvert(), py::arg("hidden").noconvert(),
              py::arg("weight").noconvert(), py::arg("bias").noconvert(), py::arg("blocks").noconvert(),
-             py::arg("targets"), py::arg("scales"), py::arg("threads"),
+             py::arg("targets"), py::arg("threads"),
              "The gradients of products, one behind the other, each (cells, rows, columns), and of blocks.");
 }
 

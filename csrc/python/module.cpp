@@ -7,6 +7,7 @@ PYBIND11_MODULE(_C, module) {
   using namespace ghnfast::python;
   module.doc() = "The C++ core of ghnfast: numpy arrays in and out.";
   bind_machine(module);
+  bind_tables(module);
   bind_enums(module);
   bind_modules(module);
   bind_tensors(module);

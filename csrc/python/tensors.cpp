@@ -8,18 +8,11 @@
 #include <vector>
 
 #include "core/memory.hpp"
-#include "python/arrays.hpp"
 #include "python/bindings.hpp"
+#include "python/tables.hpp"
 
 namespace ghnfast::python {
 namespace {
-
-// What is known of a tensor's memory, or -1.
-struct TensorMemory {
-  std::int64_t address = -1;
-  std::int64_t element = -1;  // the index of its dtype, where it lies in the memory of the CPU
-  std::int64_t bytes = -1;
-};
 
 // What tensors are asked.
 struct Questions {
@@ -131,28 +124,12 @@ std::vector<TensorMemory> inspect_all(const py::list& tensors, const py::list& s
   return found;
 }
 
-py::array_t<std::int64_t> inspect_tensors(const py::list& tensors, const py::list& shapes, const py::tuple& dtypes) {
-  const auto found = inspect_all(tensors, shapes, dtypes);
-  py::array_t<std::int64_t> table({static_cast<py::ssize_t>(found.size()), py::ssize_t{3}});
-  auto rows = table.mutable_unchecked<2>();
-  for (py::ssize_t index = 0; index < rows.shape(0); ++index) {
-    rows(index, 0) = found[index].address;
-    rows(index, 1) = found[index].element;
-    rows(index, 2) = found[index].bytes;
-  }
-  return table;
+Table<TensorMemory> inspect_tensors(const py::list& tensors, const py::list& shapes, const py::tuple& dtypes) {
+  return Table<TensorMemory>(inspect_all(tensors, shapes, dtypes));
 }
 
-std::vector<std::vector<std::int64_t>> overlapping(const Int64Array& table) {
-  if (table.ndim() != 2 || table.shape(1) != 3) {
-    throw std::invalid_argument("the table of memory must be (tensors, 3)");
-  }
-  std::vector<std::int64_t> addresses(table.shape(0)), bytes(table.shape(0));
-  for (py::ssize_t index = 0; index < table.shape(0); ++index) {
-    addresses[index] = *table.data(index, 0);
-    bytes[index] = *table.data(index, 2);
-  }
-  return ghnfast::overlapping(addresses, bytes);
+std::vector<std::vector<std::int64_t>> overlapping(const Table<TensorMemory>& memory) {
+  return ghnfast::overlapping({memory.begin(), memory.end()});
 }
 
 }  // namespace
@@ -160,13 +137,14 @@ std::vector<std::vector<std::int64_t>> overlapping(const Int64Array& table) {
 void bind_tensors(py::module_& module) {
   module.def(
       "inspect_tensors", &inspect_tensors, py::arg("tensors"), py::arg("shapes"), py::arg("dtypes"),
-      "(tensors, 3): address, number of the dtype and bytes of each tensor that is nothing but contiguous memory, in "
+      "(tensors) TensorMemory: address, number of the dtype and bytes of each tensor that is nothing but contiguous "
+      "memory, in "
       "one of these dtypes and in its shape, and that can be written; -1 for others. The second is -1 outside of the "
       "memory of the CPU.");
   module.def("is_writable", &ghnfast::is_writable, py::arg("address"), py::arg("bytes"),
              "Whether memory of this process can be written; it keeps its content.");
   module.def("overlapping", &overlapping, py::arg("memory"),
-             "Groups of the rows of a table (tensors, 3), as `inspect_tensors` returns it, whose memory overlaps.");
+             "Groups of the rows of a table, as `inspect_tensors` returns it, whose memory overlaps.");
 }
 
 }  // namespace ghnfast::python

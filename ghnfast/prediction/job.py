@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import PredictError
 from ..graph import GraphBatch
 from ..ops.backend import backend_for, is_plain
-from ..ops.decode import DecodeSource, NotFinite, copy_all, decode_into, decode_to
+from ..ops.decode import DecodeSource, NotFinite, Table, copy_all, decode_into, decode_to, joined
 from ..tracing.members import Members
 from .inversion import Inversion
 from .layout import Layout, Request, lay_out, memory_of, table_of_batch
@@ -35,7 +33,7 @@ class Job:
     names: list[str]
     forms: list[Form]
     parameters: list[Tensor]
-    memory: NDArray[np.int64] | None
+    memory: Table | None
     inversions: list[Inversion]
 
     @torch.no_grad()
@@ -98,11 +96,11 @@ def prepare(
     if not any(plan.parameters for plan in plans):
         raise PredictError("nothing is predicted: " + nothing_reason(plans))
     table = table_of_batch(batch, [plan.slots for plan in plans], [plan.rows for plan in plans], request)
-    found = np.concatenate([plan.memory for plan in plans])
+    found = joined([plan.memory for plan in plans])
     slots = [(plan.slots, row) for plan in plans for row in plan.rows.tolist()]
     parameters = [parameter for plan in plans for parameter in plan.parameters]
     decoded = rows_to_decode(plans)
-    table, found = table[decoded], found[decoded]
+    table, found = table.take(decoded), found.take(decoded)
     layout = lay_out(table, request)
     order = decoded[layout.order].tolist()
     return Job(
@@ -111,7 +109,7 @@ def prepare(
         [slots[index][0].names[slots[index][1]] for index in order],
         [slots[index][0].forms[slots[index][1]] for index in order],
         [parameters[index] for index in order],
-        memory_of(table, found, layout) if found[:, 1].min() >= 0 else None,
+        memory_of(table, found, layout) if found["element"].min() >= 0 else None,
         [inversion for model, plan in zip(models, plans, strict=True) for inversion in inversions_of(model, plan)],
     )
 

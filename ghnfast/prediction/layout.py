@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import struct
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from .. import _C
 from ..graph import GraphBatch
-from ..ops.decode import ELEMENT_BYTES, DecodeTargets, Role, TargetKind, contiguous_memory, normalization
+from ..ops.decode import ELEMENT_BYTES, DecodeTargets, Role, Table, TargetKind, contiguous_memory, joined, normalization
 from .slots import Form, Slots
 
 
@@ -42,7 +41,7 @@ class Request(Hashable, Protocol):
     def num_classes(self) -> int: ...
 
     def row(self, form: Form, classifier: bool) -> bytes:
-        """The row of a slot (a `ROW`, of node 0) in the table of slots, of the classification layer or another."""
+        """The row of a slot (`row_of_slot`) in the table of slots, of the classification layer or another."""
         ...
 
 
@@ -67,10 +66,32 @@ class Sizes(NamedTuple):
         return row_of(form, classifier, self)
 
 
-# The columns of a table of slots: the node; the decoder and what it is asked for; the parameter as (out, in, cells) and
-# its kind (see `Target`); how many elements in front of it are left alone; and the bits of its scale, a float64.
-NODE, DECODER, HEIGHT, WIDTH, COLUMNS, ROWS, CELLS, OUT, IN, KIND, KEPT, SCALE = range(12)
-ROW = struct.Struct("11qd")
+# The rows of tables of slots: the node; the decoder and what it is asked for; the parameter as (out, in, cells), its
+# kind and scale (see `Target`); how many elements in front of it are left alone. csrc/decode/layout.hpp has the struct.
+SLOT = _C.dtypes()["Slot"]
+
+
+def row_of_slot(
+    decoder: DecoderKind,
+    *,
+    height: int = 1,
+    width: int = 1,
+    columns: int,
+    rows: int = 1,
+    cells: int = 1,
+    out: int = 1,
+    in_: int,
+    kind: TargetKind,
+    kept: int = 0,
+    scale: float,
+) -> bytes:
+    """A `SLOT` of node 0."""
+    row = np.zeros((), SLOT)
+    row["decoder"], row["height"], row["width"] = decoder, height, width
+    row["columns"], row["rows"], row["cells"] = columns, rows, cells
+    row["out"], row["in"], row["kind"] = out, in_, kind
+    row["kept"], row["scale"] = kept, scale
+    return row.tobytes()
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -82,7 +103,7 @@ def row_of(form: Form, classifier: bool, sizes: Sizes) -> bytes:
         longest = sizes.num_classes if classifier else sizes.vector
         vector = DecoderKind.VECTOR_WEIGHT if form.role is Role.NORM_WEIGHT else DecoderKind.VECTOR_BIAS
         decoder = DecoderKind.CLASS_BIAS if classifier else vector
-        return ROW.pack(0, decoder, 1, 1, min(length, longest), 1, 1, 1, length, kind, 0, scale)
+        return row_of_slot(decoder, columns=min(length, longest), in_=length, kind=kind, scale=scale)
     out, in_, height, width = (*form.shape, 1, 1)[:4]
     columns, rows, cells, kept = min(in_, sizes.columns), min(out, sizes.rows), height * width, 0
     decoder = DecoderKind.KERNEL if sizes.products and max(height, width) <= sizes.cells else DecoderKind.WHOLE
@@ -94,30 +115,34 @@ def row_of(form: Form, classifier: bool, sizes: Sizes) -> bytes:
         decoder, rows, out, cells = DecoderKind.WHOLE, cells, form.parameter_shape[-2] - form.tokens, 1
         kept = form.tokens * in_
     kind = TargetKind.PRODUCT if decoder == DecoderKind.KERNEL else kind
-    return ROW.pack(0, decoder, height, width, columns, rows, cells, out, in_, kind, kept, scale)
+    return row_of_slot(
+        decoder, height=height, width=width, columns=columns, rows=rows, cells=cells, out=out, in_=in_, kind=kind,
+        kept=kept, scale=scale,
+    )  # fmt: skip
 
 
-def table_of(slots: Slots, request: Request) -> NDArray[np.int64]:
-    """(slots, 12): the rows of a graph's slots."""
+def table_of(slots: Slots, request: Request) -> Table:
+    """(slots,) of `SLOT`: the rows of a graph's slots."""
     table = slots.tables.get(request)
     if table is None:
         rows = [request.row(form, False) for form in slots.forms]
         for slot in slots.classifier:
             rows[slot] = request.row(slots.forms[slot], True)
-        table = np.frombuffer(bytearray(b"".join(rows)), dtype=np.int64).reshape(-1, 12)
-        table[:, NODE] = slots.nodes
+        table = np.frombuffer(bytearray(b"".join(rows)), dtype=SLOT)
+        table["node"] = slots.nodes
         slots.tables[request] = table
     return table
 
 
 def table_of_batch(
-    batch: GraphBatch, slots: Sequence[Slots], rows: Sequence[NDArray[np.int64] | slice], request: Request
-) -> NDArray[np.int64]:
+    batch: GraphBatch, slots: Sequence[Slots], rows: Sequence[NDArray[np.int64]], request: Request
+) -> Table:
     """The rows that are wanted of each graph's slots, as `lay_out` takes them."""
-    tables = [table_of(own, request)[wanted].copy() for own, wanted in zip(slots, rows, strict=True)]
+    # Numpy takes rows whole, but indexes and copies them field by field, which takes ten times as long.
+    tables = [table_of(own, request).take(wanted) for own, wanted in zip(slots, rows, strict=True)]
     for table, offset in zip(tables, batch.offsets, strict=False):
-        table[:, NODE] += offset
-    return np.concatenate(tables)
+        table["node"] += offset
+    return joined(tables)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,21 +163,22 @@ class Layout:
     elements: int
 
 
-def lay_out(table: NDArray[np.int64], request: Request) -> Layout:
+def lay_out(table: Table, request: Request) -> Layout:
     """Sort a batch's slots by what they share, and give each block its place.
 
     Args:
         table: the rows of all slots (`table_of_batch`), their nodes numbered through the batch.
     """
-    order, targets, scales, nodes, calls, rows, elements = _C.lay_out(table, request.vector, request.num_classes)
-    return Layout(order, DecodeTargets(targets, scales), nodes, calls, rows, elements)
+    order, targets, nodes, calls, rows, elements = _C.lay_out(table, request.vector, request.num_classes)
+    return Layout(order, DecodeTargets(targets), nodes, calls, rows, elements)
 
 
-def memory_of(table: NDArray[np.int64], found: NDArray[np.int64], layout: Layout) -> NDArray[np.int64]:
+def memory_of(table: Table, found: Table, layout: Layout) -> Table:
     """What `decode_to` writes to, for parameters that are all contiguous.
 
     Args:
-        found: (slots, 3), where each parameter lies (`Plan.memory`).
+        found: where each parameter lies (`Plan.memory`).
     """
-    addresses = found[:, 0] + table[:, KEPT] * ELEMENT_BYTES[found[:, 1]]
-    return contiguous_memory(layout.targets.table, addresses[layout.order], found[layout.order, 1])
+    elements = found["element"]
+    addresses = found["address"] + table["kept"] * ELEMENT_BYTES[elements]
+    return contiguous_memory(layout.targets.table, addresses[layout.order], elements[layout.order])

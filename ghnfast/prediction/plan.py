@@ -23,7 +23,7 @@ from ..memory import (
     keeps_no_elements,
     unwritable,
 )
-from ..ops.decode import Role
+from ..ops.decode import Role, Table, joined
 from ..tracing.members import Members
 from .inversion import reason_to_keep
 from .slots import Form, Slots, slots_of
@@ -37,15 +37,15 @@ class Plan:
 
     rows: (n,) int64, which of the graph's slots these are.
     parameters: the model's parameters, one per row.
-    memory: (n, 3) int64, where each lies: the address; the dtype (`ELEMENTS`) where C++ writes to it as it is, or -1;
-        and the bytes that it spans.
+    memory: (n,), where each lies: its `address`; its dtype (`element`, of `ELEMENTS`) where C++ writes to it as it is,
+        or -1; and the `bytes` that it spans.
     """
 
     members: Members
     slots: Slots
     rows: NDArray[np.int64]
     parameters: list[Tensor]
-    memory: NDArray[np.int64]
+    memory: Table
     skipped: dict[str, str]
 
     def without_classifier(self) -> Plan:
@@ -54,7 +54,7 @@ class Plan:
         skipped = {**self.skipped, **{self.slots.names[row]: LEFT_ALONE for row in self.rows[optional].tolist()}}
         kept = np.flatnonzero(~optional)
         parameters = [self.parameters[index] for index in kept.tolist()]
-        return Plan(self.members, self.slots, self.rows[kept], parameters, self.memory[kept], skipped)
+        return Plan(self.members, self.slots, self.rows[kept], parameters, self.memory.take(kept), skipped)
 
 
 def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
@@ -71,7 +71,7 @@ def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
     memory = _C.inspect_tensors(found, slots.shapes, PREDICTED_DTYPES)
     rows: NDArray[np.int64] = np.arange(len(found))
     skipped = {name: reason for name, reason in slots.skipped.items() if name in parameters}
-    for row in np.flatnonzero(memory[:, 0] < 0).tolist():
+    for row in np.flatnonzero(memory["address"] < 0).tolist():
         reason = reason_to_skip(model, slots, row, found[row])
         if reason is None:
             memory[row] = found[row].data_ptr(), -1, extent(found[row]) * found[row].element_size()
@@ -94,7 +94,7 @@ def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
     if rows.size and rows.min() < 0:
         rows = rows[rows >= 0]
         found = [found[row] for row in rows.tolist()]
-        memory = memory[rows]
+        memory = memory.take(rows)
     return Plan(members, slots, rows, found, memory, skipped)
 
 
@@ -169,7 +169,7 @@ def rows_to_decode(plans: Sequence[Plan]) -> NDArray[np.int64]:
     Raises:
         PredictError: parameters share a part of their memory.
     """
-    memory = np.concatenate([plan.memory for plan in plans])
+    memory = joined([plan.memory for plan in plans])
     groups = _C.overlapping(memory)
     if not groups:
         return np.arange(len(memory))

@@ -8,11 +8,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import PredictError
 from ..graph import PRIMITIVES, ArchGraph, ParameterSlice, Reparametrization, embedding_shape
-from ..ops.decode import Role
+from ..ops.decode import Role, Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +60,7 @@ class Slots:
     ran_on_numbers: str | None
     slices: dict[str, ParameterSlice]
     reparametrized: dict[str, Reparametrization]
-    tables: dict[Hashable, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+    tables: dict[Hashable, Table] = field(default_factory=dict, repr=False)
 
     def parameters_of(self, name: str) -> tuple[str, ...]:
         """The parameters that are predicted with a slot of this name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,7 +24,8 @@ def values_of(
         source: everything but the last step of decoding.
     """
     slots = [slots_of(graph) for graph in batch.graphs]
-    layout = lay_out(table_of_batch(batch, slots, [slice(None)] * len(slots), request), request)
+    rows = [np.arange(len(own.names)) for own in slots]
+    layout = lay_out(table_of_batch(batch, slots, rows, request), request)
     values = decode(source(layout), layout.targets, precision)
     owners = [(graph, slot) for graph, own in enumerate(slots) for slot in range(len(own.names))]
     found: list[dict[str, Tensor]] = [{} for _ in slots]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from arrays import Array, Batch, sweep_weights
 from ghn_weights import CHANNEL_ROWS, COLUMNS, EPSILON, HID, KERNEL_ROWS, ROWS, Weights
+from table_rows import MEMORY, SLOT, TARGET, TENSOR, table, targets_of
 
 # What Python's and numpy's own functions raise where they are given such arguments.
 REFUSALS = (TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError)
@@ -37,8 +38,7 @@ def decoding(core: ModuleType) -> dict[str, Any]:
     random = np.random.default_rng(0)
     sizes = {"hidden": (4, 8), "weight": (7, 6, 8), "bias": (7, 6), "blocks": (12,)}
     arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
-    targets = np.array([[0, 7, 6, 4, 9, 8, 0], [0, 4, 3, 1, 9, 7, 1]])
-    return {**arrays, "targets": targets, "scales": np.ones(2)}
+    return {**arrays, "targets": targets_of([(0, 7, 6, 4, 9, 8, 0), (0, 4, 3, 1, 9, 7, 1)])}
 
 
 OUTPUTS = [np.zeros((9, 8, 4), np.float32), np.zeros((9, 7, 1), np.float32)]
@@ -60,7 +60,7 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         "topology": topology,
         "threads": 2,
     }
-    memory = [(o.ctypes.data, 0, *(stride // 4 for stride in o.strides)) for o in OUTPUTS]
+    memory = table(MEMORY, [(o.ctypes.data, 0, tuple(stride // 4 for stride in o.strides)) for o in OUTPUTS])
     decode = decoding(core)
     of_ghn = Weights(np.float32)
     weights = {
@@ -69,8 +69,8 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         "rows": ROWS, "columns": COLUMNS, "centred": False,
     }  # fmt: skip
     ghn = core.GhnFloat(*weights.values())
-    slots = np.array([[0, 0, 2, 2, 5, 6, 4, 9, 8, 0, 1, 0], [1, 1, 1, 1, 6, 1, 1, 1, 9, 2, 1, 0]])
-    decoder_calls, rows, elements = core.lay_out(slots, 6, 23)[4:7]
+    slots = table(SLOT, [(0, 0, 2, 2, 5, 6, 4, 9, 8, 0, 1, 0), (1, 1, 1, 1, 6, 1, 1, 1, 9, 2, 1, 0)])
+    decoder_calls, rows, elements = core.lay_out(slots, 6, 23)[3:]
     ranges = core.TrainingRanges(16, 128, 64, 512)
     settings = core.sample_network(0, 0, 0, ranges, False)[0]
     child = Plain()
@@ -82,14 +82,14 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         }),
         "hop_bands": (core.hop_bands, {**edges, "cutoff": 50, "threads": 2}),
         "is_writable": (core.is_writable, {"address": OUTPUTS[0].ctypes.data, "bytes": 8}),
-        "overlapping": (core.overlapping, {"memory": np.array([[64, 0, 8], [68, 0, 8], [80, 1, 4]])}),
+        "overlapping": (core.overlapping, {"memory": table(TENSOR, [(64, 0, 8), (68, 0, 8), (80, 1, 4)])}),
         "reversed_bands": (core.reversed_bands, {"starts": starts, "offsets": offsets, "closeness": closeness}),
         "Topology": (core.Topology, {
             **edges, "band_starts": starts, "band_offsets": offsets, "closeness": closeness, "cutoff": 50,
         }),
         "gated_sweep": (core.gated_sweep, sweep),
         "gated_sweep_backward": (core.gated_sweep_backward, {"grad": states, **sweep}),
-        "decode": (core.decode, {**decode, "memory": np.array(memory), "check": True, "threads": 2}),
+        "decode": (core.decode, {**decode, "memory": memory, "check": True, "threads": 2}),
         "decode_backward": (core.decode_backward, {
             "grad": np.ones(9 * 8 * 4 + 9 * 7, np.float32), **decode, "threads": 2,
         }),
@@ -146,7 +146,7 @@ def refusal(function: Callable[..., Any], *arguments: Any) -> str | None:
 def bent(array: Array) -> Iterator[Any]:
     """An array in other dtypes, shapes and layouts, and with other lengths."""
     for dtype in (np.float16, np.float32, np.float64, np.complex64, np.int8, np.uint64, np.bool_, object, "U8", ">i4"):
-        yield array.astype(dtype)
+        yield (array if array.dtype.names is None else array[array.dtype.names[0]]).astype(dtype)
     yield from (
         array[None],
         array[..., None],
@@ -163,12 +163,14 @@ def bent(array: Array) -> Iterator[Any]:
 
 
 def changed(array: Array) -> Iterator[Array]:
-    """An array of integers with one of them replaced."""
-    for at in range(array.size):
+    """An array of integers, or a table, with one number replaced."""
+    is_table = array.dtype.names is not None
+    numbers = array.view(np.int64) if is_table else array.astype(np.int64)
+    for at in range(numbers.size):
         for value in (-1, 0, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63)):
-            copy = array.astype(np.int64)
+            copy = numbers.copy()
             copy.flat[at] = value
-            yield copy
+            yield copy.view(array.dtype) if is_table else copy
 
 
 def wrong(name: str, argument: str, value: Any) -> Iterator[Any]:
@@ -176,8 +178,9 @@ def wrong(name: str, argument: str, value: Any) -> Iterator[Any]:
     yield from WRONG
     writes = name == "decode" and argument in ("targets", "memory")
     if isinstance(value, np.ndarray):
-        yield from bent(value) if not writes else (value.astype(np.float32), value.ravel(), value[:, :-1], value[:1])
-        if value.dtype.kind in "iu" and not writes:
+        numbers = value.view(np.int64) if value.dtype.names else value
+        yield from bent(value) if not writes else (numbers, value[None], value[list(value.dtype.names)[1:]], value[:1])
+        if value.dtype.kind in "iuV" and not writes:
             yield from changed(value)
     elif isinstance(value, list) and value:
         yield from (value[:-1], [*value, value[0]], [None] * len(value), [value[0], None], tuple(value), iter(value))
@@ -210,7 +213,7 @@ def test_arguments_that_do_not_fit(core: ModuleType, name: str) -> None:
 
 
 def test_all_that_there_is_is_called(core: ModuleType) -> None:
-    others = {"DecoderCall", "enums", "instruction_sets", "inspect_tensors"}
+    others = {"DecoderCall", "dtypes", "enums", "instruction_sets", "inspect_tensors"}
     methods = {"node_states", "decode_inputs"}
     public = {name for name in vars(core) if not name.startswith("_")}
     assert set(calls(core)) == set(NAMES)
@@ -304,7 +307,7 @@ def test_tables_of_targets_whose_sizes_overflow(core: ModuleType, column: int, v
         function, arguments = calls(core)[name]
         for row in range(2):
             targets = arguments["targets"].copy()
-            targets[row, column] = value
+            targets[TARGET.names[column]][row] = value
             with pytest.raises(ValueError):  # noqa: PT011 (each has its own message)
                 function(*{**arguments, "targets": targets}.values())
 
@@ -312,7 +315,7 @@ def test_tables_of_targets_whose_sizes_overflow(core: ModuleType, column: int, v
 def test_memory_at_address_zero(core: ModuleType) -> None:
     function, arguments = calls(core)["decode"]
     memory = arguments["memory"].copy()
-    memory[1, 0] = 0
+    memory["address"][1] = 0
     with pytest.raises(ValueError, match="target 1 has no memory"):
         function(*{**arguments, "memory": memory}.values())
 

@@ -12,6 +12,7 @@ import pytest
 from arrays import Array
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from table_rows import MEMORY, table, targets_of
 
 PRODUCT, SCALED, NORM_WEIGHT, BIAS = range(4)
 ELEMENTS: dict[Any, int] = {np.float32: 0, np.float64: 1, np.float16: 2}
@@ -24,28 +25,33 @@ class Case(NamedTuple):
     weight: Array
     bias: Array
     blocks: Array
-    table: Array  # (targets, 7): first, rows, columns, cells, out, in, kind
-    scales: Array
+    table: Array  # (targets,) of `TARGET`
+
+    def scaled(self, scales: Any) -> Case:
+        """The same with these scales."""
+        table = self.table.copy()
+        table["scale"] = scales
+        return self._replace(table=table)
 
 
 def make_case(targets: Sequence[tuple[int, ...]], dtype: Any, sizes: tuple[int, int, int] = (7, 6, 8)) -> Case:
     """A case with targets (rows, columns, cells, out, in, kind), their blocks one behind the other."""
     random = np.random.default_rng(len(targets))
     first = {True: 0, False: 0}
-    table = []
+    found = []
     for rows, columns, cells, out, in_, kind in targets:
         product = kind == PRODUCT
-        table.append((first[product], rows, columns, cells, out, in_, kind))
+        found.append((first[product], rows, columns, cells, out, in_, kind))
         first[product] += cells if product else rows * columns * cells
     shapes = (first[True], sizes[2]), sizes, sizes[:2], (first[False],)
     hidden, weight, bias, blocks = (random.standard_normal(shape).astype(dtype) for shape in shapes)
     scales = np.where(np.array([target[-1] for target in targets]) <= SCALED, random.random(len(targets)) + 0.5, 1.0)
-    return Case(hidden, weight, bias, blocks, np.array(table, dtype=np.int64).reshape(-1, 7), scales)
+    return Case(hidden, weight, bias, blocks, targets_of(found, scales))
 
 
 def expected_values(case: Case, index: int) -> Array:
     """The definition: (out, in, cells)."""
-    first, rows, columns, cells, out, in_, kind = case.table[index].tolist()
+    first, rows, columns, cells, out, in_, kind, scale = case.table[index].tolist()
     if kind == PRODUCT:
         products = np.einsum("rck,nk->rcn", case.weight[:rows, :columns], case.hidden[first : first + cells])
         block = products + case.bias[:rows, :columns, None]
@@ -56,8 +62,13 @@ def expected_values(case: Case, index: int) -> Array:
     elif kind == BIAS:
         block = np.tanh(block / 5)
     else:
-        block = block * case.scales[index]
+        block = block * scale
     return block[np.arange(out) % rows][:, np.arange(in_) % columns]
+
+
+def shape_of(target: Any) -> tuple[int, int, int]:
+    """(out, in, cells) of a row."""
+    return int(target["out"]), int(target["in"]), int(target["cells"])
 
 
 def memory_of(outputs: list[Array], element: int | None = None) -> Array:
@@ -66,8 +77,8 @@ def memory_of(outputs: list[Array], element: int | None = None) -> Array:
     for output in outputs:
         strides = [stride // output.itemsize for stride in output.strides]
         kind = ELEMENTS[output.dtype.type] if element is None else element
-        rows.append((output.ctypes.data, kind, *strides))
-    return np.array(rows, dtype=np.int64).reshape(-1, 5)
+        rows.append((output.ctypes.data, kind, strides))
+    return table(MEMORY, rows)
 
 
 def decode(core: ModuleType, case: Case, outputs: list[Array], threads: int = 2, check: bool = True) -> int:
@@ -94,7 +105,7 @@ TARGETS = [
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_values_are_those_of_the_definition(core: ModuleType, instruction_set: str, dtype: Any, threads: int) -> None:
     case = make_case(TARGETS, dtype)
-    outputs = [np.full([*row[4:6].tolist(), row[3]], np.nan, dtype=dtype) for row in case.table]
+    outputs = [np.full(shape_of(row), np.nan, dtype=dtype) for row in case.table]
     assert decode(core, case, outputs, threads) == -1
     for index, output in enumerate(outputs):
         np.testing.assert_allclose(output, expected_values(case, index), rtol=0, atol=TOLERANCE[dtype])
@@ -102,7 +113,7 @@ def test_values_are_those_of_the_definition(core: ModuleType, instruction_set: s
 
 def test_what_is_called_before_writing_can_prevent_it(core: ModuleType) -> None:
     case = make_case(TARGETS, np.float32)
-    outputs = [np.full([*row[4:6].tolist(), row[3]], 7, dtype=np.float32) for row in case.table]
+    outputs = [np.full(shape_of(row), 7, dtype=np.float32) for row in case.table]
     called: list[bool] = []
 
     def untouched() -> None:
@@ -117,7 +128,7 @@ def test_what_is_called_before_writing_can_prevent_it(core: ModuleType) -> None:
     assert core.decode(*case, memory_of(outputs), True, 2, untouched) == -1
     assert called == [True]
     assert not any((output == 7).all() for output in outputs)
-    case.scales[0] = np.inf
+    case.table["scale"][0] = np.inf
     assert core.decode(*case, memory_of(outputs), True, 2, untouched) == 0
     assert called == [True]
 
@@ -142,7 +153,7 @@ def test_random_targets(core: ModuleType, data: st.DataObject) -> None:
 def test_large_targets_are_streamed_to_any_address(core: ModuleType, instruction_set: str, offset: int) -> None:
     case = make_case([(7, 6, 9, 300, 500, PRODUCT), (7, 5, 1, 999, 5, PRODUCT), (7, 6, 1, 50, 77, PRODUCT)], np.float32)
     outputs = []
-    for _, _, _, cells, out, in_, _ in case.table.tolist():
+    for out, in_, cells in map(shape_of, case.table):
         memory = np.full(out * in_ * cells + 2 * 16, 7, dtype=np.float32)
         outputs.append(memory[offset : offset + out * in_ * cells].reshape(out, in_, cells))
     assert sum(output.nbytes for output in outputs) > 4 << 20
@@ -173,9 +184,7 @@ def test_half_precision(core: ModuleType, instruction_set: str) -> None:
     """Rounded to nearest even, as numpy does, down to the smallest numbers."""
     values = np.concatenate([np.float32(2.0) ** np.arange(-26, 16), np.linspace(-3, 3, 1001), [0.0, 65503.0, 6e-8]])
     values = np.concatenate([values, -values]).astype(np.float32)
-    case = make_case([(1, len(values), 1, 1, len(values), SCALED)], np.float32)._replace(
-        blocks=values, scales=np.ones(1)
-    )
+    case = make_case([(1, len(values), 1, 1, len(values), SCALED)], np.float32).scaled(1)._replace(blocks=values)
     half = np.zeros((1, len(values), 1), dtype=np.float16)
     assert decode(core, case, [half]) == -1
     np.testing.assert_array_equal(half.ravel(), values.astype(np.float16))
@@ -193,7 +202,7 @@ def test_nothing_is_written_where_a_value_is_not_finite(
 ) -> None:
     targets = [(7, 6, 9, 16, 10, PRODUCT), (4, 3, 2, 9, 7, SCALED), (7, 6, 1, 16, 10, PRODUCT)]
     case = make_case(targets, np.float32)
-    case = case._replace(scales=np.array([2.0, 2.0, 2.0]))
+    case = case.scaled(2.0)
     array = getattr(case, where).copy()
     array.flat[1] = value
     outputs = [np.full((target[3], target[4], target[2]), 5, dtype=np.float32) for target in targets]
@@ -206,7 +215,7 @@ def test_nothing_is_written_where_a_value_is_not_finite(
 
 def test_values_beyond_half_precision_are_found(core: ModuleType, instruction_set: str) -> None:
     case = make_case([(7, 6, 9, 16, 10, PRODUCT)] * 2, np.float32)
-    case = case._replace(scales=np.array([1.0, 1e5]))
+    case = case.scaled([1.0, 1e5])
     outputs = [np.zeros((16, 10, 9), dtype=dtype) for dtype in (np.float16, np.float16)]
     assert decode(core, case, outputs) == 1
     wide: list[Array] = [outputs[0], np.zeros((16, 10, 9), dtype=np.float32)]
@@ -230,7 +239,7 @@ def test_what_rounds_to_a_finite_number_is_finite(
         values = [dtype(least * (1 - 2.0**-9)), np.nextafter(first, dtype(0)), dtype(least * (1 - 2.0**-26)), first]
         values += [np.nextafter(first, dtype(np.inf)), dtype(np.inf)]
     for value in values:
-        case = make_case([(1, 1, 1, 3, 2, kind)], dtype)._replace(scales=np.ones(1))
+        case = make_case([(1, 1, 1, 3, 2, kind)], dtype).scaled(1)
         case.weight[:], case.bias[:], case.blocks[:] = 0, sign * value, sign * value
         output = np.zeros((3, 2, 1), dtype=np.uint16 if type_ is None else type_)
         broken = decode_as(core, case, output, number if type_ is None else ELEMENTS[type_])
@@ -253,7 +262,7 @@ def decode_as(core: ModuleType, case: Case, output: Array, element: int) -> int:
 @pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000])
 def test_what_is_not_a_number_stays_so_in_half_precision(core: ModuleType, instruction_set: str, bits: int) -> None:
     """Rounded as a number is, some of them would be zero, or infinite."""
-    case = make_case([(1, 9, 1, 1, 9, SCALED)], np.float32)._replace(scales=np.ones(1))
+    case = make_case([(1, 9, 1, 1, 9, SCALED)], np.float32).scaled(1)
     case.blocks.view(np.uint32)[:] = bits
     half, brain = np.zeros((1, 9, 1), np.float16), np.zeros((1, 9, 1), np.uint16)
     for output, element in ((half, 2), (brain, BFLOAT16)):
@@ -267,12 +276,12 @@ def test_what_is_not_a_number_stays_so_in_half_precision(core: ModuleType, instr
 def test_gradients_are_sums_over_repeats(core: ModuleType, dtype: Any) -> None:
     case = make_case(TARGETS, dtype)
     random = np.random.default_rng(0)
-    grads = [random.standard_normal((row[4], row[5], row[3])).astype(dtype) for row in case.table.tolist()]
+    grads = [random.standard_normal(shape_of(row)).astype(dtype) for row in case.table]
     flat = np.concatenate([grad.ravel() for grad in grads])
     products, blocks = core.decode_backward(flat, *case, 2)
     at = 0
     for index, grad in enumerate(grads):
-        first, rows, columns, cells, out, in_, kind = case.table[index].tolist()
+        first, rows, columns, cells, out, in_, kind, scale = case.table[index].tolist()
         folded = np.zeros((rows, columns, cells))
         np.add.at(folded, (np.arange(out)[:, None] % rows, np.arange(in_) % columns), grad)
         size = rows * columns * cells
@@ -282,7 +291,7 @@ def test_gradients_are_sums_over_repeats(core: ModuleType, dtype: Any) -> None:
         elif kind == BIAS:
             folded *= (1 - np.tanh(x / 5) ** 2) / 5
         else:
-            folded *= case.scales[index]
+            folded *= scale
         if kind == PRODUCT:
             found = products[at : at + size].reshape(cells, rows, columns).transpose(1, 2, 0)
             at += size
@@ -293,11 +302,15 @@ def test_gradients_are_sums_over_repeats(core: ModuleType, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [(0, -1), (0, 99), (1, 0), (1, 8), (2, 7), (3, 0), (4, 3), (5, 2), (6, 4), (6, -1), (6, 3)]
-)
-def test_tables_that_fit_nothing_are_rejected(core: ModuleType, column: int, value: int) -> None:
+    ("column", "value"),
+    [
+        ("first", -1), ("first", 99), ("rows", 0), ("rows", 8), ("columns", 7), ("cells", 0), ("out", 3), ("in", 2),
+        ("kind", 4), ("kind", -1), ("kind", 3),
+    ],
+)  # fmt: skip
+def test_tables_that_fit_nothing_are_rejected(core: ModuleType, column: str, value: int) -> None:
     case = make_case([(7, 6, 9, 16, 10, PRODUCT)], np.float32)
-    case.table[0, column] = value
+    case.table[column][0] = value
     output = np.zeros((16, 10, 9), dtype=np.float32)
     with pytest.raises(ValueError):  # noqa: PT011 (each has its own message)
         decode(core, case, [output])
@@ -319,3 +332,22 @@ def test_infinite_and_undefined_numbers_are_found(core: ModuleType, instruction_
 def test_unknown_instruction_sets_are_rejected(core: ModuleType) -> None:
     with pytest.raises(ValueError, match="this machine has no instruction set mmx"):
         core.use_instruction_set("mmx")
+
+
+def test_memory_that_fits_nothing_is_rejected(core: ModuleType) -> None:
+    case = make_case([(7, 6, 9, 16, 10, PRODUCT)] * 2, np.float32)
+    outputs = [np.zeros((16, 10, 9), dtype=np.float32) for _ in range(2)]
+    memory = memory_of(outputs)
+    for wrong in (memory[:1], np.concatenate([memory, memory])):
+        with pytest.raises(ValueError, match=f"there are 2 targets and memory for {len(wrong)}"):
+            core.decode(*case, wrong, True, 1)
+    for field, value, message in (
+        ("address", 0, "target 1 has no memory"),
+        ("element", 4, "an element type is 4; 0 to 3 are accepted"),
+        ("element", -1, "an element type is -1; 0 to 3 are accepted"),
+    ):
+        broken = memory.copy()
+        broken[field][1] = value
+        with pytest.raises(ValueError, match=message):
+            core.decode(*case, broken, True, 1)
+    assert not any(output.any() for output in outputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from arrays import Array, Batch, mlp, sweep
 from ghn_weights import CHANNEL_ROWS, CLASSES, COLUMNS, EPSILON, HID, KERNEL_ROWS, ROWS, SIZE, VECTOR, Weights
+from table_rows import SLOT, TARGET, table
 
 KERNEL, VECTOR_WEIGHT, VECTOR_BIAS, CLASS_WEIGHT, CLASS_BIAS, WHOLE = range(6)
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
@@ -44,8 +44,8 @@ def test_node_states(core: ModuleType, instruction_set: str, dtype: Any, kind: s
     np.testing.assert_allclose(states, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-def row(node: int, decoder: int, height: int, width: int, columns: int, rows: int, cells: int) -> bytes:
-    return struct.pack("11qd", node, decoder, height, width, columns, rows, cells, 9 * rows, 8 * columns, 0, 0, 0.5)
+def row(node: int, decoder: int, height: int, width: int, columns: int, rows: int, cells: int) -> tuple[Any, ...]:
+    return node, decoder, height, width, columns, rows, cells, 9 * rows, 8 * columns, 0, 0, 0.5
 
 
 def random_table(seed: int, slots: int, nodes: int) -> Array:
@@ -59,50 +59,52 @@ def random_table(seed: int, slots: int, nodes: int) -> Array:
         if decoder in (VECTOR_WEIGHT, VECTOR_BIAS, CLASS_BIAS):
             kernels = 1
         rows.append(row(node, decoder, height, width, columns, kernels, height * width))
-    return np.frombuffer(b"".join(rows), dtype=np.int64).reshape(-1, 12)
+    return table(SLOT, rows)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_layout_gives_every_slot_a_place_of_its_own(core: ModuleType, seed: int) -> None:
-    table = random_table(seed, 60, 9)
-    order, targets, scales, nodes, calls, hidden_rows, elements = core.lay_out(table, VECTOR, CLASSES)
+    slots = random_table(seed, 60, 9)
+    order, targets, nodes, calls, hidden_rows, elements = core.lay_out(slots, VECTOR, CLASSES)
     assert sorted(order.tolist()) == list(range(60))
-    sorted_table = table[order]
-    assert nodes.tolist() == sorted_table[:, 0].tolist()
-    assert targets[:, 1:].tolist() == sorted_table[:, [5, 4, 6, 7, 8, 9]].tolist()
-    assert set(scales.tolist()) == {0.5}
+    sorted_table = slots[order]
+    assert nodes.tolist() == sorted_table["node"].tolist()
+    for field in TARGET.names[1:]:
+        assert targets[field].tolist() == sorted_table[field].tolist(), field
     assert [call.begin for call in calls] == np.cumsum([0, *(call.count for call in calls)])[:-1].tolist()
     assert sum(call.count for call in calls) == 60
     hidden, blocks = np.zeros(hidden_rows, dtype=int), np.zeros(elements, dtype=int)
-    for first, slot in zip(targets[:, 0].tolist(), sorted_table, strict=True):
-        if slot[1] == KERNEL:
-            hidden[first : first + slot[6]] += 1
+    for first, slot in zip(targets["first"].tolist(), sorted_table, strict=True):
+        if slot["decoder"] == KERNEL:
+            hidden[first : first + slot["cells"]] += 1
         else:
-            size = {CLASS_WEIGHT: CLASSES * slot[4], CLASS_BIAS: CLASSES}.get(slot[1], VECTOR)
+            size = {CLASS_WEIGHT: CLASSES * slot["columns"], CLASS_BIAS: CLASSES}.get(slot["decoder"], VECTOR)
             blocks[first : first + size] += 1
     assert set(hidden.tolist()) <= {1}
     assert blocks.max(initial=0) <= 1
     for call in calls:
         members = sorted_table[call.begin : call.begin + call.count]
-        assert set(members[:, 1]) <= ({VECTOR_WEIGHT, VECTOR_BIAS} if call.decoder in (1, 2) else {call.decoder})
+        assert set(members["decoder"].tolist()) <= (
+            {VECTOR_WEIGHT, VECTOR_BIAS} if call.decoder in (1, 2) else {call.decoder}
+        )
         if call.decoder == KERNEL:
-            assert set(map(tuple, members[:, 2:4])) == {(call.height, call.width)}
+            assert set(members[["height", "width"]].tolist()) == {(call.height, call.width)}
         if call.decoder == CLASS_WEIGHT:
-            assert set(members[:, 4]) == {call.columns}
+            assert set(members["columns"].tolist()) == {call.columns}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("slots", "centred"), [(1, False), (7, False), (300, False), (300, True)])
 def test_decode_inputs(core: ModuleType, instruction_set: str, dtype: Any, slots: int, centred: bool) -> None:
     weights = Weights(dtype)
-    table = random_table(slots, slots, 40)
-    order, targets, _, nodes, calls, hidden_rows, elements = core.lay_out(table, VECTOR, CLASSES)
+    rows = random_table(slots, slots, 40)
+    order, targets, nodes, calls, hidden_rows, elements = core.lay_out(rows, VECTOR, CLASSES)
     states = np.random.default_rng(2).standard_normal((40, HID)).astype(dtype)
     native = weights.native(core, centred)
     middle = SIZE // 2 if centred else 0
     hidden, blocks = native.decode_inputs(states, nodes, calls, hidden_rows, elements, 2)
     assert hidden.shape == (hidden_rows, 8 * HID)
-    for first, slot in zip(targets[:, 0].tolist(), table[order], strict=True):
+    for first, slot in zip(targets["first"].tolist(), rows[order], strict=True):
         node, decoder, height, width, columns, *_ = slot.tolist()
         state = states[node].astype(np.float64)
         cells = weights.linear(0, state).reshape(4 * HID, SIZE, SIZE)
@@ -128,8 +130,8 @@ def test_decode_inputs(core: ModuleType, instruction_set: str, dtype: Any, slots
 def test_what_is_not_a_number_stays_so(core: ModuleType, instruction_set: str) -> None:
     weights = Weights(np.float32)
     weights.layers[1][0][3, 2] = np.nan
-    table = random_table(0, 30, 5)
-    _, _, _, nodes, calls, rows, elements = core.lay_out(table, VECTOR, CLASSES)
+    slots = random_table(0, 30, 5)
+    _, _, nodes, calls, rows, elements = core.lay_out(slots, VECTOR, CLASSES)
     states = np.ones((5, HID), dtype=np.float32)
     hidden, _ = weights.native(core).decode_inputs(states, nodes, calls, rows, elements, 1)
     assert np.isnan(hidden[:, 3]).all()
@@ -139,8 +141,8 @@ def test_what_is_not_a_number_stays_so(core: ModuleType, instruction_set: str) -
 def test_what_does_not_fit_is_refused(core: ModuleType) -> None:
     weights = Weights(np.float32)
     native = weights.native(core)
-    table = random_table(0, 30, 5)
-    _, _, _, nodes, calls, rows, elements = core.lay_out(table, VECTOR, CLASSES)
+    slots = random_table(0, 30, 5)
+    _, _, nodes, calls, rows, elements = core.lay_out(slots, VECTOR, CLASSES)
     states = np.ones((5, HID), dtype=np.float32)
     for wrong in (
         (nodes, calls, rows - 1, elements),
@@ -163,6 +165,9 @@ def test_what_does_not_fit_is_refused(core: ModuleType) -> None:
     with pytest.raises(ValueError, match="the weight of a layer"):
         weights.native(core)
     with pytest.raises(ValueError, match="decoder 6"):
-        core.lay_out(np.frombuffer(row(0, 6, 1, 1, 1, 1, 1), dtype=np.int64).reshape(1, 12), VECTOR, CLASSES)
-    with pytest.raises(ValueError, match="must be \\(slots, 12\\)"):
-        core.lay_out(table[:, 1:], VECTOR, CLASSES)
+        core.lay_out(table(SLOT, [row(0, 6, 1, 1, 1, 1, 1)]), VECTOR, CLASSES)
+    for at in range(2, 9):
+        broken = list(row(0, KERNEL, 1, 1, 1, 1, 1))
+        broken[at] = 0
+        with pytest.raises(ValueError, match="slot 1 has sizes that no parameter has"):
+            core.lay_out(table(SLOT, [row(0, KERNEL, 1, 1, 1, 1, 1), broken]), VECTOR, CLASSES)

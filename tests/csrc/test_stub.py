@@ -15,7 +15,7 @@ import pytest
 
 STUB = Path(__file__).parents[2] / "ghnfast" / "_C.pyi"
 # What is compared of a type, and what pybind11 calls what converts to one.
-SCALARS = {"int8", "uint8", "int32", "int64", "float32", "float64", "int", "float", "bool", "str"}
+SCALARS = {"int8", "uint8", "int32", "int64", "float32", "float64", "void", "int", "float", "bool", "str"}
 ACCEPTED = {"SupportsInt": {"int"}, "SupportsFloat": {"float"}}
 # What a stub may say in more detail than a docstring, by the name in the docstring.
 VAGUE = {"object", "tuple", "list", "dict"}

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from table_rows import TENSOR, table
 
 
 @settings(derandomize=True, max_examples=200, deadline=None, database=None)
 @given(ranges=st.lists(st.tuples(st.integers(-1, 40), st.integers(-1, 8)), max_size=12))
 def test_ranges_are_grouped_by_common_bytes(core: ModuleType, ranges: list[tuple[int, int]]) -> None:
     rows = [(start, 0, size) for start, size in ranges]
-    groups = core.overlapping(np.array(rows, dtype=np.int64).reshape(-1, 3))
+    groups = core.overlapping(table(TENSOR, rows))
     known = {index for index, (start, size) in enumerate(ranges) if start >= 0 and size > 0}
     bytes_of = {index: set(range(ranges[index][0], sum(ranges[index]))) for index in known}
     # Groups grow until nothing outside of them touches them.
@@ -33,11 +34,6 @@ def test_ranges_are_grouped_by_common_bytes(core: ModuleType, ranges: list[tuple
         if len(group) > 1:
             wanted.append(group)
     assert sorted(map(sorted, groups)) == sorted(map(sorted, wanted))
-
-
-def test_a_table_of_another_width(core: ModuleType) -> None:
-    with pytest.raises(ValueError, match="must be \\(tensors, 3\\)"):
-        core.overlapping(np.zeros((2, 2), dtype=np.int64))
 
 
 def address_of(memory: mmap.mmap) -> int:
@@ -92,6 +88,6 @@ def protect(address: int, access: int) -> None:
 
 def test_memory_beyond_all_addresses_is_refused(core: ModuleType) -> None:
     with pytest.raises(ValueError, match="memory at 9223372036854775807 has 8 bytes, beyond all addresses"):
-        core.overlapping(np.array([[64, 0, 8], [2**63 - 1, 0, 8]]))
+        core.overlapping(table(TENSOR, [(64, 0, 8), (2**63 - 1, 0, 8)]))
     assert not core.is_writable(2**63 - 8, 16)
     assert not core.is_writable(-8, 16)

@@ -17,7 +17,6 @@ from driver import Target
 # TypeError is what pybind11 raises for what is no array at all, or of numbers that do not convert.
 ERRORS = (ValueError, TypeError)
 KINDS = 24
-FIELDS_OF_SLOTS, FIELDS_OF_TARGETS = 12, 7
 
 
 def load_core() -> ModuleType:
@@ -140,49 +139,65 @@ def sweep(random: Random) -> None:
 # Decoding ------------------------------------------------------------------------------------------------------------
 
 
+SLOT, TARGET, MEMORY = (core.dtypes()[name] for name in ("Slot", "DecodeTarget", "DecodeMemory"))
+
+
+def spoilt_table(random: Random, table: Array, probability: float = 0.5) -> Array:
+    """A table, or perhaps not: its numbers may be others, and it may be none."""
+    numbers = spoil(random, table.view(np.int64).reshape(len(table), table.itemsize // 8), probability)
+    if numbers.dtype != np.int64 or numbers.ndim != 2 or numbers.shape[1] * 8 != table.itemsize:
+        return numbers
+    return np.ascontiguousarray(numbers).view(table.dtype).reshape(len(numbers))
+
+
 def slots(random: Random, count: int, nodes: int) -> Array:
-    """Rows as ghnfast/prediction/layout.py makes them: node, decoder, height, width, columns, rows, cells, out, in,
-    kind, -, and the bits of the scale.
-    """
-    table = np.zeros((count, FIELDS_OF_SLOTS), dtype=np.int64)
-    for row in table:
+    """Rows as ghnfast/prediction/layout.py makes them."""
+    table = np.zeros(count, dtype=SLOT)
+    for at in range(count):
         decoder = int(random.integers(0, 6))
         height, width = integers(random, 1, 4, 2).tolist()
         cells = height * width if decoder == 0 else 1
         rows, columns = integers(random, 1, 5, 2).tolist()
         out, inner = integers(random, 1, 12, 2).tolist()
-        row[:10] = [random.integers(nodes), decoder, height, width, columns, rows, cells, out, inner, 0]
-        row[9] = 0 if decoder == 0 else random.integers(1, 4)
-    table[:, 11] = np.full(count, 0.5).view(np.int64)
+        kind = 0 if decoder == 0 else int(random.integers(1, 4))
+        node = int(random.integers(nodes))
+        table[at] = (node, decoder, height, width, columns, rows, cells, out, inner, kind, 0, 0.5)
     return table
 
 
 def lay_out(random: Random) -> None:
-    table = spoil(random, slots(random, int(random.integers(0, 12)), 9))
+    table = spoilt_table(random, slots(random, int(random.integers(0, 12)), 9))
     sizes = [extreme(random) if chance(random, 0.1) else int(random.integers(0, 20)) for _ in range(2)]
-    order, targets, scales, nodes, calls, hidden_rows, elements = core.lay_out(table, *sizes)
+    order, targets, nodes, calls, hidden_rows, elements = core.lay_out(table, *sizes)
     assert sorted(order.tolist()) == list(range(len(table)))
-    assert len(targets) == len(scales) == len(nodes) == len(table)
+    assert len(targets) == len(nodes) == len(table)
     assert sum(call.count for call in calls) == len(table)
     assert min(hidden_rows, elements) >= 0
 
 
-def source_and_targets(random: Random) -> tuple[list[Array], Array, Array]:
-    """Hidden states, weight, bias, blocks; targets within them, or perhaps not; scales."""
+def source_and_targets(random: Random) -> tuple[list[Array], Array]:
+    """Hidden states, weight, bias, blocks; targets within them, or perhaps not."""
     dtype = pick(random, (np.float32, np.float64))
     hidden_rows, width, max_rows, max_columns = integers(random, 0 if chance(random, 0.1) else 1, 9, 4).tolist()
     length = int(random.integers(0, 60))
     shapes = [(hidden_rows, width), (max_rows, max_columns, width), (max_rows, max_columns), (length,)]
     source = [spoil(random, random.standard_normal(shape).astype(dtype), 0.05) for shape in shapes]
-    table = np.zeros((int(random.integers(0, 5)), FIELDS_OF_TARGETS), dtype=np.int64)
-    for row in table:
+    table = np.zeros(int(random.integers(0, 5)), dtype=TARGET)
+    for at in range(len(table)):
         kind = int(random.integers(0, 4))
         rows, columns = (int(random.integers(1, most + 1)) if most else 0 for most in (max_rows, max_columns))
         room = hidden_rows if kind == 0 else length // max(rows * columns, 1)
         cells = int(random.integers(1, max(room, 1) + 1))
         first = int(random.integers(0, max(room - cells, 0) + 1))
-        row[:] = [first, rows, columns, cells, *integers(random, 1, 30, 2), kind]
-    return source, spoil(random, table, 0.35), spoil(random, random.standard_normal(len(table)), 0.05)
+        table[at] = (first, rows, columns, cells, *integers(random, 1, 30, 2), kind, random.standard_normal())
+    return source, spoilt_table(random, table, 0.35)
+
+
+def sizes_of(targets: Array) -> list[int]:
+    """How many elements each has; none where they are no targets."""
+    if targets.dtype != TARGET:
+        return []
+    return [int(row["out"]) * int(row["in"]) * int(row["cells"]) for row in targets]
 
 
 MOST_ELEMENTS = 1 << 20
@@ -190,33 +205,31 @@ MOST_ELEMENTS = 1 << 20
 
 def decode(random: Random) -> None:
     """Into memory that has just the elements of each target, which a write beside them would leave."""
-    source, targets, scales = source_and_targets(random)
-    if targets.ndim == 2:
-        elements = [int(row[3]) * int(row[4]) * int(row[5]) for row in targets]
-        if max(elements, default=0) > MOST_ELEMENTS:
-            return  # nobody can know that there is no such memory
-    else:
-        elements = [1] * len(targets)
+    source, targets = source_and_targets(random)
+    elements = sizes_of(targets)
+    if max(elements, default=0) > MOST_ELEMENTS:
+        return  # nobody can know that there is no such memory
     kinds = integers(random, 0, 4, len(elements)).tolist()
     buffers = [np.zeros(max(size, 0) * 8, dtype=np.uint8) for size in elements]
-    memory = np.zeros((len(elements), 5), dtype=np.int64)
-    for row, buffer, kind, target in zip(memory, buffers, kinds, targets, strict=True):
-        strides = (int(target[5]) * int(target[3]), int(target[3]), 1) if targets.ndim == 2 else (1, 1, 1)
-        row[:] = [buffer.ctypes.data, kind, *np.clip(strides, -(2**40), 2**40)]
+    memory = np.zeros(len(elements), dtype=MEMORY)
+    for at, (buffer, kind) in enumerate(zip(buffers, kinds, strict=True)):
+        cells = int(targets[at]["cells"])
+        strides = np.clip((int(targets[at]["in"]) * cells, cells, 1), -(2**40), 2**40)
+        memory[at] = (buffer.ctypes.data, kind, strides)
     if chance(random, 0.1):
         memory = memory[: int(random.integers(len(memory) + 1))]
     elif chance(random, 0.1) and len(memory):
-        memory[int(random.integers(len(memory))), 1] = extreme(random)
-    result = core.decode(*source, targets, scales, memory, chance(random), number_of_threads(random))
+        memory["element"][int(random.integers(len(memory)))] = extreme(random)
+    result = core.decode(*source, targets, memory, chance(random), number_of_threads(random))
     assert -1 <= result < max(len(targets), 1)
 
 
 def decode_backward(random: Random) -> None:
-    source, targets, scales = source_and_targets(random)
-    total = sum(int(row[3]) * int(row[4]) * int(row[5]) for row in targets) if targets.ndim == 2 else 0
+    source, targets = source_and_targets(random)
+    total = sum(sizes_of(targets))
     length = total if 0 <= total <= MOST_ELEMENTS else 0
     grad = spoil(random, random.standard_normal(length).astype(source[0].dtype), 0.05)
-    products, blocks = core.decode_backward(grad, *source, targets, scales, number_of_threads(random))
+    products, blocks = core.decode_backward(grad, *source, targets, number_of_threads(random))
     assert blocks.shape == source[3].shape
     assert products.ndim == 1
 
@@ -267,7 +280,7 @@ def ghn(random: Random) -> None:
     states = made.node_states(graph, primitives, shapes, threads)
     assert states.shape == (nodes, hid)
     vector, classes = len(weights[6][10]), len(weights[6][6])
-    table = spoil(random, slots(random, int(random.integers(0, 9)), max(nodes, 1)), 0.2)
+    table = spoilt_table(random, slots(random, int(random.integers(0, 9)), max(nodes, 1)), 0.2)
     *_, chosen, calls, hidden_rows, elements = core.lay_out(table, vector, classes)
     if max(hidden_rows, elements) > MOST_ELEMENTS:
         return
@@ -334,8 +347,8 @@ ODD: tuple[Any, ...] = (
     2**70,
 )  # fmt: skip
 FUNCTIONS = {
-    "build_graph": 4, "hop_bands": 5, "reversed_bands": 3, "Topology": 7, "lay_out": 3, "decode": 9,
-    "decode_backward": 8, "gated_sweep": 4, "gated_sweep_backward": 5, "all_finite": 2, "GhnFloat": 10, "GhnDouble": 10,
+    "build_graph": 4, "hop_bands": 5, "reversed_bands": 3, "Topology": 7, "lay_out": 3, "decode": 8,
+    "decode_backward": 7, "gated_sweep": 4, "gated_sweep_backward": 5, "all_finite": 2, "GhnFloat": 10, "GhnDouble": 10,
     "philox": 2, "sample_network": 5, "draw_widths": 7, "statistics": 6, "TrainingRanges": 4, "environment": 1,
     "use_instruction_set": 1,
 }  # fmt: skip

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import triton
+from table_rows import targets_of
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -91,8 +92,8 @@ def decodings(hid: int, precision: str) -> None:
         torch.zeros(64, 64),
         torch.zeros(8),
     )
-    targets = np.array([[0, 64, 64, 1, 64, 64, 0], [1, 64, 64, 2, 64, 64, 0], [0, 1, 8, 1, 1, 8, 2]])
-    arrays = decode.tables(targets, np.ones(3), None, width)
+    targets = targets_of([(0, 64, 64, 1, 64, 64, 0), (1, 64, 64, 2, 64, 64, 0), (0, 1, 8, 1, 1, 8, 2)])
+    arrays = decode.tables(targets, None, width)
     tables = decode.Tables(*map(torch.from_numpy, arrays))
     decode.decode(hidden, weight, bias, blocks, tables, 64 * 64 * 3 + 8, precision)
     decode.decode_into(hidden, weight, bias, blocks, tables, precision)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from table_rows import targets_of
 from torch import Tensor
 
 from ghnfast.ops.decode import (
@@ -51,7 +52,7 @@ def make(
     shapes = [(first[True], sizes[2]), sizes, sizes[:2], (first[False],)]
     tensors = (torch.randn(shape, generator=generator, dtype=dtype).to(device) for shape in shapes)
     source = DecodeSource(*(tensor.requires_grad_() for tensor in tensors))
-    return source, DecodeTargets(torch.tensor(table).reshape(-1, 7).numpy(), torch.tensor(scales).double().numpy())
+    return source, DecodeTargets(targets_of(table, scales))
 
 
 def naive(source: DecodeSource, targets: DecodeTargets) -> list[Tensor]:
@@ -72,7 +73,7 @@ def assert_same_decoding(source: DecodeSource, targets: DecodeTargets) -> None:
 def assert_rounded_or_refused(kind: TargetKind, dtype: torch.dtype, least: float, device: str) -> None:
     """Values around the least that rounds to infinity in a dtype: they are what torch rounds them to, or refused."""
     source, targets = make([(1, 1, 1, 3, 2, kind)], device=device)
-    targets.scales[:] = 1
+    targets.table["scale"] = 1
     limit = torch.tensor(least)
     below = torch.nextafter(limit, torch.tensor(0.0))
     for value in (

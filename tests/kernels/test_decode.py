@@ -23,6 +23,7 @@ from decoding import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_device import DEVICE
+from table_rows import MEMORY, table, targets_of
 
 from ghnfast.kernels import decode as kernels
 from ghnfast.ops.decode import (
@@ -76,7 +77,7 @@ def test_many_targets_of_one_cell_share_items() -> None:
     targets = [(6, 5, 1, 6 + index, 5 + 3 * index, PRODUCT) for index in range(kernels.GROUP + 3)]
     targets += [(6, 4, 1, 6, 4, PRODUCT), (2, 4, 1, 2, 40, PRODUCT), (2, 4, 1, 2, 4, PRODUCT)]
     source, table = made(targets)
-    arrays = kernels.tables(table.table, table.scales, None, 16)
+    arrays = kernels.tables(table.table, None, 16)
     counts = {(first, count) for _, first, count, *_ in arrays[1].tolist()}
     assert counts == {(0, 4), (4, 3), (7, 1), (8, 2)}
     assert_same_decoding(source, table)
@@ -86,7 +87,7 @@ def test_many_targets_of_one_cell_share_items() -> None:
 def test_repeats_are_shared_between_items(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "STORED", 64)
     source, table = made([(4, 4, cells, 33, 29, PRODUCT), (1, 5, 1, 1, 700, NORM_WEIGHT)])
-    items = kernels.tables(table.table, table.scales, None, 16)[1]
+    items = kernels.tables(table.table, None, 16)[1]
     assert items[:, 5].max() > 5
     assert_same_decoding(source, table)
 
@@ -137,9 +138,9 @@ def test_targets_of_several_dtypes_in_one_call() -> None:
 def test_nothing_is_written_where_a_value_is_not_finite(index: int, value: float) -> None:
     """1e30 is within float32, and beyond it after the product or the scale of 1e10 that targets get here."""
     source, targets = made(TARGETS)
-    first = int(targets.table[index, 0])
-    tensor = source.hidden if targets.table[index, 6] == PRODUCT else source.blocks
-    targets.scales[:] = 1e10
+    first = int(targets.table["first"][index])
+    tensor = source.hidden if targets.table["kind"][index] == PRODUCT else source.blocks
+    targets.table["scale"] = 1e10
     with torch.no_grad():
         tensor[first] = value
     outputs = [torch.full((t.out, t.in_, t.cells, 1), 5.0, device=DEVICE) for t in targets]
@@ -151,7 +152,7 @@ def test_nothing_is_written_where_a_value_is_not_finite(index: int, value: float
 
 def test_values_that_only_a_narrow_dtype_cannot_hold() -> None:
     source, targets = made(TARGETS[:3])
-    targets.scales[1] = 1e6
+    targets.table["scale"][1] = 1e6
     outputs = [torch.full((t.out, t.in_, t.cells, 1), 5.0, device=DEVICE) for t in targets]
     with torch.no_grad():
         decode_into(source, targets, outputs)
@@ -279,8 +280,8 @@ def of_one_item(arrays: list[Any], index: int, tile: int, part: int = 0, parts: 
 def test_gradients_of_more_than_two_to_the_31_elements() -> None:
     """The last elements of the last repeats: their places take 64 bits."""
     rows = 65
-    targets = np.array([[0, 1, ROW, 1, rows, ROW, SCALED]])
-    arrays = kernels.tables(targets, np.ones(1), None, 16)
+    targets = targets_of([(0, 1, ROW, 1, rows, ROW, SCALED)])
+    arrays = kernels.tables(targets, None, 16)
     assert all(array.dtype == np.int32 for array in arrays[1:])
     grad, blocks = large_memory(rows * ROW), large_memory(ROW)
     at = torch.tensor([0, 17, rows - 2, rows - 1])
@@ -294,13 +295,11 @@ def test_gradients_of_more_than_two_to_the_31_elements() -> None:
 
 def test_writing_beyond_two_to_the_31_elements() -> None:
     rows = 65
-    targets = np.array([[0, 1, ROW, 1, rows, ROW, SCALED]])
+    targets = targets_of([(0, 1, ROW, 1, rows, ROW, SCALED)])
     blocks, output = large_memory(ROW), large_memory(rows * ROW)
     blocks[-2:] = torch.tensor([5.0, 6.0])
-    memory = np.array([[output.data_ptr(), 0, ROW, 1, 1]])
-    tables = of_one_item(
-        kernels.tables(targets, np.ones(1), memory, 16), 0, ROW // kernels.GIVEN_TILE - 1, rows - 1, rows
-    )
+    memory = table(MEMORY, [(output.data_ptr(), 0, (ROW, 1, 1))])
+    tables = of_one_item(kernels.tables(targets, memory, 16), 0, ROW // kernels.GIVEN_TILE - 1, rows - 1, rows)
     nothing = torch.zeros(1, 16, device=DEVICE), torch.zeros(1, 1, 16, device=DEVICE), torch.zeros(1, 1, device=DEVICE)
     status = torch.tensor(kernels.FINE.value, dtype=torch.int32, device=DEVICE)
     kernels.launch(*nothing, blocks, blocks, tables, status, False, "float32")
@@ -309,9 +308,9 @@ def test_writing_beyond_two_to_the_31_elements() -> None:
 
 
 def test_sizes_and_repeats_beyond_32_bits_are_counted_in_64() -> None:
-    narrow, wide = np.array([[0, 4, 4, 1, 2**20, 2**14, SCALED]]), np.array([[0, 1, 1, 1, 2**17, 2**15, SCALED]])
+    narrow, wide = targets_of([(0, 4, 4, 1, 2**20, 2**14, SCALED)]), targets_of([(0, 1, 1, 1, 2**17, 2**15, SCALED)])
     assert kernels.index_type(narrow) is np.int32
-    for targets in (wide, np.array([[0, 1, 4, 1, 1, 2**31, BIAS]]), np.concatenate([narrow, wide])):
+    for targets in (wide, targets_of([(0, 1, 4, 1, 1, 2**31, BIAS)]), np.concatenate([narrow, wide])):
         assert kernels.index_type(targets) is np.int64
 
 

@@ -232,16 +232,16 @@ OTHERS = {
 @pytest.mark.parametrize("what", OTHERS)
 def test_what_is_not_plain_memory_is_left_out(what: str) -> None:
     tensor, shape = OTHERS[what]
-    assert _C.inspect_tensors([tensor], [shape], PREDICTED_DTYPES).tolist() == [[-1, -1, -1]]
+    assert _C.inspect_tensors([tensor], [shape], PREDICTED_DTYPES).tolist() == [(-1, -1, -1)]
 
 
 def test_plain_memory() -> None:
     tensors: list[Tensor] = [torch.zeros(2, 3, dtype=dtype) for dtype in PREDICTED_DTYPES]
     tensors += [nn.Parameter(torch.zeros(())), torch.zeros(10)[3:]]
     found = _C.inspect_tensors(tensors, [tuple(tensor.shape) for tensor in tensors], PREDICTED_DTYPES)
-    assert found[:, 0].tolist() == [tensor.data_ptr() for tensor in tensors]
-    assert found[:, 1].tolist() == [0, 1, 2, 3, 0, 0]
-    assert found[:, 2].tolist() == [tensor.nbytes for tensor in tensors]
-    assert _C.inspect_tensors([], [], PREDICTED_DTYPES).shape == (0, 3)
+    assert found["address"].tolist() == [tensor.data_ptr() for tensor in tensors]
+    assert found["element"].tolist() == [0, 1, 2, 3, 0, 0]
+    assert found["bytes"].tolist() == [tensor.nbytes for tensor in tensors]
+    assert _C.inspect_tensors([], [], PREDICTED_DTYPES).shape == (0,)
     with pytest.raises(ValueError, match="one shape for each tensor"):
         _C.inspect_tensors(tensors, [], PREDICTED_DTYPES)

@@ -27,6 +27,7 @@ from ghnfast.ops.decode import (
     NotFinite,
     Role,
     TargetKind,
+    as_tensor,
     decode,
     decode_into,
     decode_into_op,
@@ -87,7 +88,7 @@ def test_nothing_is_written_where_a_value_is_not_finite(
 ) -> None:
     monkeypatch.setenv("GHNFAST_BACKEND", backend)
     source, targets = make(TARGETS)
-    targets.scales[index] = 1e39
+    targets.table["scale"][index] = 1e39
     outputs = [torch.full((target.out, target.in_ * target.cells), 5.0) for target in targets]
     outputs = [o.view(t.out, t.in_, t.cells, 1) for o, t in zip(outputs, targets, strict=True)]
     with torch.no_grad(), pytest.raises(NotFinite) as caught:
@@ -115,9 +116,9 @@ def test_operators() -> None:
     source, targets = make(TARGETS)
     elements = sum(target.out * target.in_ * target.cells for target in targets)
     runs = product_runs(targets.table)
-    torch.library.opcheck(decode_op, (*source, targets.tensors, elements, runs, "float32"))
+    torch.library.opcheck(decode_op, (*source, [as_tensor(targets.table)], elements, runs, "float32"))
     outputs = [torch.empty(target.out, target.in_, target.cells, 1) for target in targets]
-    tables = [*targets.tensors, torch.from_numpy(memory_table(outputs, targets.table))]
+    tables = [as_tensor(table) for table in (targets.table, memory_table(outputs, targets.table))]
     source = DecodeSource(*(tensor.detach() for tensor in source))
     # The table of memory holds addresses: operators on copies of the outputs, as other checks make, would miss them.
     torch.library.opcheck(decode_into_op, (*source, tables, outputs, "float32"), test_utils="test_schema")

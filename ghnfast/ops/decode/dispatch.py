@@ -12,7 +12,7 @@ from ...errors import BackendError
 from ..backend import autocasts, backend_for, is_capturing, is_plain
 from .naive import copy_all, naive_blocks, naive_decode_into, tile
 from .operators import decode_into_op, decode_op, decode_to, native_decode, triton_tables
-from .targets import FINE, DecodeSource, DecodeTargets, NotFinite, check_sizes, memory_table, product_runs
+from .targets import FINE, DecodeSource, DecodeTargets, NotFinite, as_tensor, check_sizes, memory_table, product_runs
 
 
 def decode(source: DecodeSource, targets: DecodeTargets, precision: str = "float32") -> list[Tensor]:
@@ -40,7 +40,7 @@ def decode(source: DecodeSource, targets: DecodeTargets, precision: str = "float
     if backend == "cpp" and is_plain(source):
         flat = native_decode(source, targets, sum(sizes))
     else:
-        tables = targets.tensors if backend == "cpp" else triton_tables(targets, None, source.hidden)
+        tables = [as_tensor(targets.table)] if backend == "cpp" else triton_tables(targets, None, source.hidden)
         flat = decode_op(*source, tables, sum(sizes), product_runs(targets.table), precision)
     parts = flat.split(sizes)
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
@@ -85,8 +85,8 @@ def decode_into(
     if backend == "cpp" and is_plain([*source, *direct]):
         decode_to(source, targets, memory, direct)
     else:
-        arrays = targets.table, targets.scales, memory
-        tables = [*map(torch.from_numpy, arrays)] if backend == "cpp" else triton_tables(targets, memory, source.hidden)
+        native = backend == "cpp"
+        tables = [*map(as_tensor, (targets.table, memory))] if native else triton_tables(targets, memory, source.hidden)
         status = decode_into_op(*source, tables, list(direct), precision)
         if not is_capturing(device) and int(status) != FINE:
             raise NotFinite(int(status))

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .targets import DecodeSource, DecodeTargets, NotFinite, TargetKind
+from .targets import DecodeSource, DecodeTargets, NotFinite, Target, TargetKind
 
 
 def naive_blocks(source: DecodeSource, targets: DecodeTargets) -> list[Tensor]:
     """The normalized blocks of all targets, each (rows, columns, cells)."""
     blocks: list[Tensor | None] = [None] * len(targets.table)
     numbered = [(index, target) for index, target in enumerate(targets) if target.kind == TargetKind.PRODUCT]
-    for (rows, columns, cells), group in itertools.groupby(numbered, key=lambda item: item[1][1:4]):
+    for (rows, columns, cells), group in itertools.groupby(numbered, key=lambda item: block_shape(item[1])):
         members = list(group)
         at = torch.tensor([target.first for _, target in members], device=source.hidden.device)
         cell = at[:, None] + torch.arange(cells, device=at.device)
@@ -26,12 +26,16 @@ def naive_blocks(source: DecodeSource, targets: DecodeTargets) -> list[Tensor]:
         for (index, _), product in zip(members, products.transpose(1, 2).unflatten(1, (rows, columns)), strict=True):
             blocks[index] = product
     for index, target in enumerate(targets):
-        shape = (target.rows, target.columns, target.cells)
+        shape = block_shape(target)
         block = blocks[index]
         if block is None:
             block = source.blocks[target.first : target.first + math.prod(shape)].view(shape)
-        blocks[index] = normalize(block, target.kind, float(targets.scales[index]))
+        blocks[index] = normalize(block, target.kind, target.scale)
     return blocks  # type: ignore[return-value]
+
+
+def block_shape(target: Target) -> tuple[int, int, int]:
+    return target.rows, target.columns, target.cells
 
 
 def normalize(block: Tensor, kind: int, scale: float) -> Tensor:

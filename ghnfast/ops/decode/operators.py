@@ -11,19 +11,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _C
 from ..backend import as_arrays, backend_for, kept_for_capture, uploaded
-from .targets import ELEMENTS, FINE, DecodeSource, DecodeTargets, NotFinite, contiguous_memory, sizes_of
+from .targets import (
+    ELEMENTS,
+    FINE,
+    MEMORY,
+    TARGET,
+    DecodeSource,
+    DecodeTargets,
+    NotFinite,
+    Table,
+    as_table,
+    contiguous_memory,
+    sizes_of,
+)
 
 # In C++ ---------------------------------------------------------------------------------------------------------------
 
 
-def decode_to(
-    source: DecodeSource, targets: DecodeTargets, memory: NDArray[np.int64], outputs: Sequence[Tensor] = ()
-) -> None:
+def decode_to(source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor] = ()) -> None:
     """`decode_into`, in C++, where the memory of the outputs is known (`memory_table`); nobody checks it.
 
     Args:
@@ -32,7 +41,7 @@ def decode_to(
     hidden, weight, bias, blocks = as_arrays(*source)
     threads = torch.get_num_threads()
     count = functools.partial(torch.autograd.graph.increment_version, list(outputs)) if outputs else None
-    broken = _C.decode(hidden, weight, bias, blocks, targets.table, targets.scales, memory, True, threads, count)
+    broken = _C.decode(hidden, weight, bias, blocks, targets.table, memory, True, threads, count)
     if broken >= 0:
         raise NotFinite(broken)
 
@@ -44,14 +53,14 @@ def native_decode(source: DecodeSource, targets: DecodeTargets, elements: int) -
     addresses = flat.data_ptr() + (np.cumsum(sizes) - sizes) * flat.element_size()
     memory = contiguous_memory(table, addresses, ELEMENTS[flat.dtype])
     hidden, weight, bias, blocks = as_arrays(*source)
-    _C.decode(hidden, weight, bias, blocks, table, targets.scales, memory, False, torch.get_num_threads())
+    _C.decode(hidden, weight, bias, blocks, table, memory, False, torch.get_num_threads())
     return flat
 
 
 # On a GPU -------------------------------------------------------------------------------------------------------------
 
 
-def triton_tables(targets: DecodeTargets, memory: NDArray[np.int64] | None, hidden: Tensor) -> list[Tensor]:
+def triton_tables(targets: DecodeTargets, memory: Table | None, hidden: Tensor) -> list[Tensor]:
     """`Tables` of kernels/decode.py on the device of hidden states; `memory` None for targets one behind the other."""
     from ...kernels import decode as kernels
 
@@ -59,7 +68,7 @@ def triton_tables(targets: DecodeTargets, memory: NDArray[np.int64] | None, hidd
     key = b"" if memory is None else memory.tobytes()
     found = known.get(hidden.device, {})
     if key not in found:
-        arrays = kernels.tables(targets.table, targets.scales, memory, hidden.shape[1])
+        arrays = kernels.tables(targets.table, memory, hidden.shape[1])
         found = known[hidden.device] = {key: uploaded(arrays, hidden.device)}
     return kept_for_capture(found[key])
 
@@ -86,7 +95,7 @@ def decode_into_op(
     """Write all targets into `outputs`, if they are finite; see `decode_into`.
 
     Args:
-        tables: targets, scales and the memory of the outputs (`memory_table`), which must be theirs; for Triton
+        tables: targets and the memory of the outputs (`memory_table`), which must be theirs, `as_tensor`; for Triton
             `triton_tables`.
 
     Returns:
@@ -94,10 +103,10 @@ def decode_into_op(
     """
     if backend_for(hidden) == "triton":
         return triton_decode_into(hidden, weight, bias, blocks, tables, outputs, precision)
-    table, scales, memory = (tensor.numpy() for tensor in tables)
+    targets, memory = DecodeTargets(as_table(tables[0], TARGET)), as_table(tables[1], MEMORY)
     status = FINE
     try:
-        decode_to(DecodeSource(hidden, weight, bias, blocks), DecodeTargets(table, scales), memory)
+        decode_to(DecodeSource(hidden, weight, bias, blocks), targets, memory)
     except NotFinite as error:
         status = error.index
     return torch.tensor(status, dtype=torch.int32)
@@ -151,13 +160,13 @@ def decode_op(
     """The values of all targets one behind the other: (elements,).
 
     Args:
-        tables: targets and scales; for Triton `triton_tables`.
+        tables: targets, `as_tensor`; for Triton `triton_tables`.
         runs: `product_runs`, on the CPU, for the backward pass.
     """
     if backend_for(hidden) == "triton":
         return triton_decode(hidden, weight, bias, blocks, tables, elements, runs, precision)
-    table, scales = (tensor.numpy() for tensor in tables)
-    return native_decode(DecodeSource(hidden, weight, bias, blocks), DecodeTargets(table, scales), elements)
+    targets = DecodeTargets(as_table(tables[0], TARGET))
+    return native_decode(DecodeSource(hidden, weight, bias, blocks), targets, elements)
 
 
 @decode_op.register_kernel("cuda")
@@ -210,10 +219,8 @@ def decode_backward_op(
     if backend_for(hidden) == "triton":
         return triton_decode_backward(grad, hidden, weight, bias, blocks, tables, runs)
     flat, a, b, c, d = as_arrays(grad, hidden, weight, bias, blocks)
-    table, scales = (tensor.numpy() for tensor in tables)
-    products, grad_blocks = map(
-        torch.from_numpy, _C.decode_backward(flat, a, b, c, d, table, scales, torch.get_num_threads())
-    )
+    found = _C.decode_backward(flat, a, b, c, d, as_table(tables[0], TARGET), torch.get_num_threads())
+    products, grad_blocks = map(torch.from_numpy, found)
     return [*product_gradients(products, hidden, weight, bias, runs), grad_blocks]
 
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ... import _C
 from ...errors import ConfigError, PredictError
 from ...graph import PREDICTED_DTYPES
 
 # How the operands of a product may be rounded where that is faster, with sums in float32: not at all, to the 10 bits of
 # TensorFloat-32, or to bfloat16. Kernels of several cells are faster with either on a GPU; nothing else rounds.
 PRECISIONS = ("float32", "tf32", "bfloat16")
+
+# An array of numpy with one dimension and named fields.
+Table: TypeAlias = NDArray[np.void]
 
 
 class Role(IntEnum):
@@ -55,11 +60,17 @@ def normalization(shape: Sequence[int], role: Role) -> tuple[TargetKind, float]:
     return (TargetKind.NORM_WEIGHT if role is Role.NORM_WEIGHT else TargetKind.BIAS), 1.0
 
 
+# The rows of tables: what is decoded (`Target`), and where it lies: the address of its first element, its dtype
+# (`ELEMENTS`), and the strides of (out, in, cells) in elements. The structs of csrc/decode/decode.hpp say which fields.
+TARGET, MEMORY = (_C.dtypes()[name] for name in ("DecodeTarget", "DecodeMemory"))
+
+
 class Target(NamedTuple):
     """A parameter, seen as (out, in, cells), that repeats a block (rows, columns, cells) in its first two dimensions.
 
     first: the first row of the hidden states of a product, or the first element of a given block.
     kind: a `TargetKind`.
+    scale: what a product, or a given block that is scaled, is multiplied with.
     """
 
     first: int
@@ -69,23 +80,19 @@ class Target(NamedTuple):
     out: int
     in_: int
     kind: int
+    scale: float
 
 
 @dataclass(frozen=True, eq=False)
 class DecodeTargets:
-    """What is decoded: table (targets, 7) int64, a `Target` a row; scales (targets,) float64."""
+    """What is decoded: table (targets,) of `TARGET`."""
 
-    table: NDArray[np.int64]
-    scales: NDArray[np.float64]
+    table: Table
     # Tables as the Triton kernels take them, by device; of those with memory, the last alone.
     uploaded: dict[torch.device, dict[bytes, list[Tensor]]] = field(default_factory=dict, repr=False)
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        return [torch.from_numpy(self.table), torch.from_numpy(self.scales)]
-
     def __iter__(self) -> Iterator[Target]:
-        return (Target(*row) for row in self.table.tolist())
+        return itertools.starmap(Target, self.table.tolist())
 
 
 class DecodeSource(NamedTuple):
@@ -115,28 +122,43 @@ ELEMENTS = {dtype: number for number, dtype in enumerate(PREDICTED_DTYPES)}  # a
 ELEMENT_BYTES = np.array([dtype.itemsize for dtype in ELEMENTS])
 
 
-def memory_table(outputs: Sequence[Tensor], targets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(targets, 5): address, element type, and the strides of (out, in, cells) in elements."""
+def as_tensor(table: Table) -> Tensor:
+    """A table as torch can hold it: (rows, columns) int64, the bits of other fields too."""
+    return torch.from_numpy(table.view(np.int64).reshape(len(table), table.itemsize // 8))
+
+
+def as_table(tensor: Tensor, dtype: np.dtype[np.void]) -> Table:
+    """The table that `as_tensor` was given."""
+    return tensor.numpy().view(dtype).reshape(len(tensor))
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Tables of one dtype behind each other, as `np.concatenate`, which copies every field of every row on its own."""
+    return np.concatenate([table.view(np.int64) for table in tables]).view(tables[0].dtype)
+
+
+def memory_table(outputs: Sequence[Tensor], targets: Table) -> Table:
+    """(targets,) of `MEMORY`."""
     addresses = [output.data_ptr() for output in outputs]
     memory = contiguous_memory(targets, addresses, [ELEMENTS[output.dtype] for output in outputs])
     for index, output in enumerate(outputs):
         if not output.is_contiguous():
-            memory[index, 2:] = strides_of(output)
+            memory["strides"][index] = strides_of(output)
     return memory
 
 
-def contiguous_memory(targets: NDArray[np.int64], addresses: ArrayLike, elements: ArrayLike) -> NDArray[np.int64]:
+def contiguous_memory(targets: Table, addresses: ArrayLike, elements: ArrayLike) -> Table:
     """`memory_table` where every target is contiguous."""
-    memory = np.empty((len(targets), 5), dtype=np.int64)
-    cells = targets[:, 3]
-    memory[:, 0], memory[:, 1] = addresses, elements
-    memory[:, 2], memory[:, 3], memory[:, 4] = targets[:, 5] * cells, cells, 1
+    memory = np.empty(len(targets), dtype=MEMORY)
+    cells, strides = targets["cells"], memory["strides"]
+    memory["address"], memory["element"] = addresses, elements
+    strides[:, 0], strides[:, 1], strides[:, 2] = targets["in"] * cells, cells, 1
     return memory
 
 
-def sizes_of(targets: NDArray[np.int64]) -> NDArray[np.int64]:
+def sizes_of(targets: Table) -> NDArray[np.int64]:
     """(targets,): how many elements each target has."""
-    sizes: NDArray[np.int64] = targets[:, 3:6].prod(axis=1)
+    sizes: NDArray[np.int64] = targets["out"] * targets["in"] * targets["cells"]
     return sizes
 
 
@@ -147,16 +169,16 @@ def strides_of(output: Tensor) -> tuple[int, int, int]:
     return strides[0], strides[1], (strides[3] if output.shape[3] > 1 else strides[2]) if len(strides) == 4 else 0
 
 
-def check_sizes(outputs: Sequence[Tensor], table: NDArray[np.int64]) -> None:
+def check_sizes(outputs: Sequence[Tensor], table: Table) -> None:
     """What writes to memory writes what the table says."""
     if [output.numel() for output in outputs] != sizes_of(table).tolist():
         raise ConfigError("the sizes of the outputs differ from those of the targets")
 
 
-def product_runs(table: NDArray[np.int64]) -> Tensor:
+def product_runs(table: Table) -> Tensor:
     """(runs, 4): rows, columns, first, last of products with blocks of equal size, from hidden states side by side."""
     runs: list[list[int]] = []
-    for target in map(Target._make, table[table[:, 6] == TargetKind.PRODUCT].tolist()):
+    for target in itertools.starmap(Target, table[table["kind"] == TargetKind.PRODUCT].tolist()):
         shape = [target.rows, target.columns]
         if runs and runs[-1][:2] == shape and runs[-1][3] == target.first:
             runs[-1][3] += target.cells
