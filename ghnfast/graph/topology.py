@@ -56,6 +56,21 @@ class Topology:
         graph_offsets, edge_offsets, edge_sources, *bands = self.arrays
         return _C.Topology(graph_offsets, edge_offsets, edge_sources, bands[0], bands[1], bands[2], self.cutoff)
 
+    @property
+    def degrees(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(nodes,) each: the edges to a node and those from it."""
+        return np.diff(self.edge_offsets), np.bincount(self.edge_sources, minlength=len(self.levels))
+
+    @property
+    def distances_from_first(self) -> NDArray[np.int64]:
+        """(nodes,): hops from the first node of the node's graph, the input; 0 for itself, and without such a path."""
+        first = np.repeat(self.graph_offsets[:-1], np.diff(self.graph_offsets))
+        reached = np.flatnonzero((self.band_starts == first) & (np.diff(self.band_offsets) > 0))
+        closeness = self.closeness[self.band_offsets[:-1][reached]].astype(np.int64)
+        distances = np.zeros(len(first), dtype=np.int64)
+        distances[reached] = np.where(closeness > 0, self.cutoff + 1 - closeness, 0)
+        return distances
+
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
         """The ordered pairs of nodes with a path within the cutoff: (sources, targets, distances)."""
         sizes = np.diff(self.band_offsets)

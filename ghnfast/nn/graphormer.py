@@ -90,16 +90,10 @@ class GraphormerLayer(nn.Module):
     def positions(self, batch: GraphBatch, cutoff: int) -> Tensor:
         """What degrees and the distance from the input add to each node's state: (nodes, hid)."""
         topology = batch.topology(cutoff)
-        nodes = len(batch)
-        sources, targets, distances = topology.pairs()
-        edges = distances == 1
-        degree_in = np.bincount(targets[edges], minlength=nodes)
-        degree_out = np.bincount(sources[edges], minlength=nodes)
-        from_input = np.zeros(nodes, dtype=np.int64)
-        inputs = np.isin(sources, topology.graph_offsets[:-1])
-        from_input[targets[inputs]] = distances[inputs]
+        degree_in, degree_out = topology.degrees
         device = self.ln1.weight.device
-        rows = [np.minimum(degree_in, MOST_DEGREE), np.minimum(degree_out, MOST_DEGREE), from_input]
+        rows = [np.minimum(degree_in, MOST_DEGREE), np.minimum(degree_out, MOST_DEGREE)]
+        rows.append(topology.distances_from_first)
         tables = (self.centrality_embed_in, self.centrality_embed_out, self.input_dist_embed)
         added = [table(torch.from_numpy(row).to(device)) for table, row in zip(tables, rows, strict=True)]
         return cast(Tensor, added[0] + added[1] + added[2])
