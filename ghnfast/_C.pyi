@@ -94,6 +94,23 @@ def gated_sweep(states: NDArray[T], weights: Sequence[NDArray[T]], topology: Top
 def gated_sweep_backward(
     grad: NDArray[T], states: NDArray[T], weights: Sequence[NDArray[T]], topology: Topology, threads: int
 ) -> tuple[NDArray[T], list[NDArray[T]]]: ...
+
+class Relations:
+    def __init__(self, graph_offsets: NDArray[int64], codes: NDArray[uint8]) -> None: ...
+
+def pair_codes(topology: Topology, reach: int, threads: int) -> NDArray[uint8]: ...
+def attention(
+    qkv: NDArray[T], table: NDArray[T], relations: Relations, keep: bool, threads: int
+) -> tuple[NDArray[T], NDArray[T]]: ...
+def attention_backward(
+    grad: NDArray[T],
+    qkv: NDArray[T],
+    table: NDArray[T],
+    relations: Relations,
+    result: NDArray[T],
+    log_sums: NDArray[T],
+    threads: int,
+) -> tuple[NDArray[T], NDArray[T]]: ...
 def decode(
     hidden: NDArray[T],
     weight: NDArray[T],

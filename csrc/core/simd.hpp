@@ -104,6 +104,48 @@ inline Vector<double> exponential(Vector<double> x) {
   return x;
 }
 
+// 2^x for x of at most 0; 0 below the least normal number. Relative error below 2e-7 in float, 2e-15 in double.
+inline Vector<float> power_of_two(Vector<float> x) {
+  typedef std::int32_t Integers __attribute__((vector_size(kVectorBytes)));
+  const float lowest = -127.0f;  // its bits come out as those of 0
+  x = lowest > x ? all(lowest) : x;
+  const auto power = __builtin_convertvector(x - 0.5f, Integers);  // the nearest one, for it is cut towards 0
+  const auto r = x - __builtin_convertvector(power, Vector<float>);
+  auto p = all(1.326472731307149e-3f);
+  p = p * r + 9.671512991189957e-3f;
+  p = p * r + 5.550733581185341e-2f;
+  p = p * r + 2.402224242687225e-1f;
+  p = p * r + 6.931470036506653e-1f;
+  p = p * r + 1.0f;
+  return reinterpret_cast<Vector<float>>(reinterpret_cast<Integers>(p) + (power << 23));
+}
+
+inline Vector<double> power_of_two(Vector<double> x) {
+  typedef std::int64_t Integers __attribute__((vector_size(kVectorBytes)));
+  const double lowest = -1023.0;
+  const auto number = x == x;
+  const auto input = x;
+  x = lowest > x ? all(lowest) : x;
+  // Adding 1.5 * 2^52 rounds to an integer and leaves it in the lowest bits: not every set converts to 64 bits.
+  const auto shifted = x + 6755399441055744.0;
+  const auto r = x - (shifted - 6755399441055744.0);
+  auto p = all(2.5678435993488196e-11);
+  p = p * r + 4.44553827187081e-10;
+  p = p * r + 7.054911620801121e-09;
+  p = p * r + 1.0178086009239696e-07;
+  p = p * r + 1.3215486790144305e-06;
+  p = p * r + 1.5252733804059838e-05;
+  p = p * r + 0.00015403530393381606;
+  p = p * r + 0.0013333558146428441;
+  p = p * r + 0.009618129107628477;
+  p = p * r + 0.055504108664821576;
+  p = p * r + 0.2402265069591007;
+  p = p * r + 0.6931471805599453;
+  p = p * r + 1.0;
+  const auto bits = reinterpret_cast<Integers>(p) + (reinterpret_cast<Integers>(shifted) << 52);
+  return number ? reinterpret_cast<Vector<double>>(bits) : input;
+}
+
 template <typename T>
 inline Vector<T> sigmoid(Vector<T> x) {
   return T(1) / (T(1) + exponential(-x));

@@ -13,6 +13,7 @@ PYBIND11_MODULE(_C, module) {
   bind_tensors(module);
   bind_graph(module);
   bind_sweep(module);
+  bind_attention(module);
   bind_layout(module);
   bind_forward(module);
   bind_decode(module);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +33,7 @@ class Topology:
         closeness: uint8, at band_offsets[v] and on for the nodes band_starts[v], band_starts[v] + 1, ... up to v:
             cutoff + 1 - distance, or 0 where there is no such path.
         cutoff: the largest distance in hops.
+        known: what operations have made of it, by their names.
     """
 
     graph_offsets: NDArray[np.int64]
@@ -43,6 +44,7 @@ class Topology:
     band_offsets: NDArray[np.int64]
     closeness: NDArray[np.uint8]
     cutoff: int
+    known: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:

@@ -60,6 +60,11 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         "topology": topology,
         "threads": 2,
     }
+    attention = {
+        "qkv": np.concatenate([states, states, states], 1), "table": np.ones((101, 2), np.float32),
+        "relations": core.Relations(batch.offsets, core.pair_codes(topology, 50, 1)),
+    }  # fmt: skip
+    result, log_sums = core.attention(*attention.values(), True, 1)
     memory = table(MEMORY, [(o.ctypes.data, 0, tuple(stride // 4 for stride in o.strides)) for o in OUTPUTS])
     decode = decoding(core)
     of_ghn = Weights(np.float32)
@@ -89,6 +94,12 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         }),
         "gated_sweep": (core.gated_sweep, sweep),
         "gated_sweep_backward": (core.gated_sweep_backward, {"grad": states, **sweep}),
+        "Relations": (core.Relations, {"graph_offsets": batch.offsets, "codes": core.pair_codes(topology, 50, 1)}),
+        "pair_codes": (core.pair_codes, {"topology": topology, "reach": 50, "threads": 2}),
+        "attention": (core.attention, {**attention, "keep": True, "threads": 2}),
+        "attention_backward": (core.attention_backward, {
+            "grad": states, **attention, "result": result, "log_sums": log_sums, "threads": 2,
+        }),
         "decode": (core.decode, {**decode, "memory": memory, "check": True, "threads": 2}),
         "decode_backward": (core.decode_backward, {
             "grad": np.ones(9 * 8 * 4 + 9 * 7, np.float32), **decode, "threads": 2,
@@ -191,10 +202,10 @@ def wrong(name: str, argument: str, value: Any) -> Iterator[Any]:
 
 
 NAMES = """
-build_graph hop_bands is_writable overlapping reversed_bands Topology gated_sweep gated_sweep_backward decode
-decode_backward all_finite lay_out GhnFloat GhnDouble node_states decode_inputs NetworkSettings TrainingRanges philox
-sample_network draw_widths statistics environment use_instruction_set walk_modules open_attributes bare_modules
-copy_modules Snapshot
+build_graph hop_bands is_writable overlapping reversed_bands Topology gated_sweep gated_sweep_backward Relations
+pair_codes attention attention_backward decode decode_backward all_finite lay_out GhnFloat GhnDouble node_states
+decode_inputs NetworkSettings TrainingRanges philox sample_network draw_widths statistics environment
+use_instruction_set walk_modules open_attributes bare_modules copy_modules Snapshot
 """.split()
 
 

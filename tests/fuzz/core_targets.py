@@ -136,6 +136,24 @@ def sweep(random: Random) -> None:
     core.gated_sweep_backward(grad, states, weights, made, threads)
 
 
+def attention(random: Random) -> None:
+    """Codes of a topology, or any; heads and widths that fit, or perhaps not."""
+    made, _ = topology(random, 0.05)
+    core.pair_codes(made, extreme(random, np.int32) if chance(random, 0.1) else 50, number_of_threads(random))
+    sizes = integers(random, 0, 40, random.integers(0, 4))
+    kinds, heads, width = (int(random.integers(1, most)) for most in (102, 20, 20))
+    codes = integers(random, 0, kinds, int((sizes**2).sum()), np.uint8)
+    relations = core.Relations(spoil(random, offsets_of(sizes), 0.1), spoil(random, codes, 0.1))
+    dtype, nodes = pick(random, (np.float32, np.float64)), int(sizes.sum())
+    shapes = [(nodes, 3 * heads * width), (kinds, heads), (nodes, heads * width)]
+    qkv, table, grad = (spoil(random, random.standard_normal(shape).astype(dtype), 0.1) for shape in shapes)
+    threads = number_of_threads(random)
+    result, log_sums = core.attention(qkv, table, relations, True, threads)
+    assert result.shape == (nodes, heads * width)
+    kept = [spoil(random, array, 0.1) for array in (result, log_sums)]
+    core.attention_backward(grad, qkv, table, relations, *kept, threads)
+
+
 # Decoding ------------------------------------------------------------------------------------------------------------
 
 
@@ -362,6 +380,7 @@ def arguments(random: Random) -> None:
 TARGETS = {
     run.__name__: Target(run, ERRORS)
     for run in (
-        build_graph, hop_bands, reversed_bands, sweep, lay_out, decode, decode_backward, ghn, search_space, arguments,
+        build_graph, hop_bands, reversed_bands, sweep, attention, lay_out, decode, decode_backward, ghn, search_space,
+        arguments,
     )
 }  # fmt: skip

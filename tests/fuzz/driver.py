@@ -35,8 +35,8 @@ class Target(NamedTuple):
 
 # Each in the module of the name before the slash.
 TARGETS = (
-    "core/build_graph", "core/hop_bands", "core/reversed_bands", "core/sweep", "core/lay_out", "core/decode",
-    "core/decode_backward", "core/ghn", "core/search_space", "core/arguments",
+    "core/build_graph", "core/hop_bands", "core/reversed_bands", "core/sweep", "core/attention", "core/lay_out",
+    "core/decode", "core/decode_backward", "core/ghn", "core/search_space", "core/arguments",
     "files/checkpoint_bytes", "files/checkpoint_values", "files/deepnets_json", "files/deepnets_hdf5", "files/run",
     "files/graph",
 )  # fmt: skip

@@ -6,12 +6,14 @@ A graph is acyclic, so of the two distances of a pair at most one is positive: t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ... import _C
 from ...graph import MAX_DISTANCE, Topology
 
 # A pair's code: 0 where there is no path (or a longer one); d where the first node has a path of d hops to the second;
@@ -25,15 +27,23 @@ class Relations:
 
     Attributes:
         graph_offsets: (graphs + 1,) int64; graph g has the nodes graph_offsets[g] up to graph_offsets[g + 1].
-        pair_offsets: (graphs + 1,) int64; graph g has the pairs pair_offsets[g] up to pair_offsets[g + 1].
         codes: (pairs,) uint8, of each graph an (n, n) matrix: what the second node of a pair is to the first.
-        uploaded: the three as tensors, by device.
+        uploaded: what kernels take of it, by device.
     """
 
     graph_offsets: NDArray[np.int64]
-    pair_offsets: NDArray[np.int64]
     codes: NDArray[np.uint8]
     uploaded: dict[torch.device, list[Tensor]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def native(self) -> _C.Relations:
+        """The same for C++, checked once."""
+        return _C.Relations(self.graph_offsets, self.codes)
+
+    @property
+    def pair_offsets(self) -> NDArray[np.int64]:
+        """(graphs + 1,) int64; graph g has the pairs pair_offsets[g] up to pair_offsets[g + 1]."""
+        return np.concatenate([[0], np.cumsum(np.diff(self.graph_offsets) ** 2)])
 
     def matrices(self) -> list[NDArray[np.uint8]]:
         """The codes of each graph, (n, n)."""
@@ -43,14 +53,9 @@ class Relations:
 
 
 def relations_of(topology: Topology) -> Relations:
-    """The pairs of all graphs of a topology, up to its cutoff apart."""
-    counts = np.diff(topology.graph_offsets)
-    offsets = np.concatenate([[0], np.cumsum(counts**2)])
-    codes = np.zeros(offsets[-1], dtype=np.uint8)
-    sources, targets, distances = topology.pairs()
-    graphs = np.searchsorted(topology.graph_offsets, targets, side="right") - 1
-    first, size = topology.graph_offsets[graphs], counts[graphs]
-    row, column = sources - first, targets - first
-    codes[offsets[graphs] + row * size + column] = distances
-    codes[offsets[graphs] + column * size + row] = distances + MAX_DISTANCE
-    return Relations(topology.graph_offsets, offsets, codes)
+    """The pairs of all graphs of a topology, up to its cutoff apart, and `MAX_DISTANCE`; computed once."""
+    known = topology.known.get("relations")
+    if known is None:
+        codes = _C.pair_codes(topology.native, MAX_DISTANCE, torch.get_num_threads())
+        known = topology.known["relations"] = Relations(topology.graph_offsets, codes)
+    return known

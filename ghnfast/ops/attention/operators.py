@@ -1,0 +1,90 @@
+"""The operation as operators of torch: in C++ on a CPU (csrc/attention)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import _C
+from ..backend import as_arrays
+
+
+def native_attention(qkv: Tensor, table: Tensor, relations: _C.Relations, keep: bool) -> tuple[Tensor, Tensor]:
+    values, bias = as_arrays(qkv, table)
+    result, log_sums = _C.attention(values, bias, relations, keep, torch.get_num_threads())
+    return torch.from_numpy(result), torch.from_numpy(log_sums)
+
+
+def native_relations(relations: list[Tensor]) -> _C.Relations:
+    graph_offsets, codes = as_arrays(*relations)
+    return _C.Relations(graph_offsets, codes)
+
+
+@torch.library.custom_op(
+    "ghnfast::attention",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor qkv, Tensor table, Tensor[] relations, bool keep) -> (Tensor, Tensor)",
+)
+def attention_op(qkv: Tensor, table: Tensor, relations: list[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
+    """The result, and the logarithms of the sums of exponentials, (nodes, heads), which the backward pass reads.
+
+    Args:
+        relations: graph_offsets and codes of `Relations`.
+        keep: whether there will be a backward pass; without, the logarithms are (0, heads).
+    """
+    return native_attention(qkv, table, native_relations(relations), keep)
+
+
+@attention_op.register_fake
+def _(qkv: Tensor, table: Tensor, relations: list[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
+    nodes, columns = qkv.shape
+    return qkv.new_empty(nodes, columns // 3), qkv.new_empty(nodes if keep else 0, table.shape[1])
+
+
+@torch.library.custom_op(
+    "ghnfast::attention_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor grad, Tensor qkv, Tensor table, Tensor[] relations, Tensor result, Tensor log_sums) "
+    "-> (Tensor, Tensor)",
+)
+def attention_backward_op(
+    grad: Tensor, qkv: Tensor, table: Tensor, relations: list[Tensor], result: Tensor, log_sums: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of qkv and of the table."""
+    given, values, bias, final, sums = as_arrays(grad, qkv, table, result, log_sums)
+    found = _C.attention_backward(
+        given, values, bias, native_relations(relations), final, sums, torch.get_num_threads()
+    )
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+
+@attention_backward_op.register_fake
+def _(
+    grad: Tensor, qkv: Tensor, table: Tensor, relations: list[Tensor], result: Tensor, log_sums: Tensor
+) -> tuple[Tensor, Tensor]:
+    return (
+        torch.empty_like(qkv, memory_format=torch.contiguous_format),
+        torch.empty_like(table, memory_format=torch.contiguous_format),
+    )
+
+
+def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    qkv, table, relations, _ = inputs
+    ctx.save_for_backward(qkv, table, *output, *relations)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def attention_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    qkv, table, result, log_sums, *relations = ctx.saved_tensors
+    nothing = [None] * len(relations)
+    if grad is None:
+        return None, None, nothing, None
+    return *attention_backward_op(grad, qkv, table, relations, result, log_sums), nothing, None
+
+
+attention_op.register_autograd(attention_backward, setup_context=keep_for_backward)
