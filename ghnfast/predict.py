@@ -25,21 +25,31 @@ if TYPE_CHECKING:
 Source = str | os.PathLike[str]
 
 
-def load(source: Source, *, device: torch.device | str | None = None) -> GHN:
+WEIGHT_DTYPES = (torch.float32, torch.float64)
+
+
+def load(source: Source, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> GHN:
     """A GHN by name or from a file, in evaluation mode.
+
+    Loading takes little more memory than the weights; whether they fit is known before they are read.
 
     Args:
         source: `ghn2-mnist5k`, which comes with the package; a published name (`ghn2-cifar10`, `ghn1-cifar10`,
             `mlp-cifar10`, `ghn2-imagenet`, `ghn1-imagenet`), which is downloaded on first use; or the path of a .pt
             file in the published layout or of a .safetensors file.
         device: where to put it; the CPU by default.
+        dtype: of its weights, torch.float32 or torch.float64; torch's default dtype by default.
 
     Raises:
-        CheckpointError: the name or file is not known, cannot be had, is broken or does not fit its configuration.
-        PredictError: the device cannot be used.
+        CheckpointError: the name or file is not known, cannot be had, is broken, does not fit its configuration, or
+            needs more memory than there is.
+        PredictError: the device or the dtype cannot be used.
     """
+    if dtype is not None and dtype not in WEIGHT_DTYPES:
+        accepted = " and ".join(map(str, WEIGHT_DTYPES))
+        raise PredictError(f"dtype is {dtype!r}; {accepted} are accepted for the weights of a GHN")
     with torch.inference_mode(False):
-        ghn = from_checkpoint(checkpoints.load(source))
+        ghn = from_checkpoint(checkpoints.load(source, dtype or torch.get_default_dtype()), dtype)
     if source == DEFAULT:
         ghn.name = DEFAULT
     try:

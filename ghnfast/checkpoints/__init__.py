@@ -1,6 +1,6 @@
 """GHN checkpoints: names to files, files to tensors and back, every one read safely.
 
-Two formats hold the same thing, the constructor arguments of a GHN and its weights:
+Two formats that are written hold the same thing, the constructor arguments of a GHN and its weights:
 
 - the published layout, `.pt` or `.pth`: `torch.save({"state_dict": ..., "config": ..., "epoch": ...})`, read with
   `weights_only=True`, so that nothing in the file is ever run;
@@ -8,10 +8,13 @@ Two formats hold the same thing, the constructor arguments of a GHN and its weig
   version of this layout, "1") and, where they are known, `ghnfast_epoch` and `ghnfast_trained_on` (JSON: the name
   of the images and the shape of one; `trained_on` in the other format).
 
+Two more are read: the published GHN-3s are dumps of joblib, weights alone, and their training's checkpoints have an
+optimizer and an `argparse.Namespace`, too.
+
 This package knows files and names; it does not know the GHN class, which imports it.
 """
 
-from .contents import Checkpoint, TrainedOn
+from .contents import Checkpoint, TrainedOn, as_types
 from .download import cache_folder
 from .fitting import fitted_weights
 from .published import DEFAULT, PUBLISHED, Check, Published
@@ -26,6 +29,7 @@ __all__ = [
     "Checkpoint",
     "Published",
     "TrainedOn",
+    "as_types",
     "cache_folder",
     "fitted_weights",
     "load",

@@ -18,7 +18,7 @@ FORMAT = "1"
 
 ACCEPTED = (
     'accepted: .pt or .pth in the published layout, torch.save({"state_dict": ..., "config": ..., "epoch": ...}), '
-    "and .safetensors written by ghnfast"
+    "or the weights of a GHN-3 as joblib writes them, and .safetensors written by ghnfast"
 )
 
 
@@ -123,3 +123,14 @@ def is_plain_tensor(value: object) -> bool:
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
         return False
     return not (value.is_nested or value.is_quantized or value.is_meta)
+
+
+def as_type(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """A tensor, with its floating-point numbers in a dtype; None leaves them."""
+    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
+
+
+def as_types(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> None:
+    """The same for each of a dictionary's, in it: one after the other, for both forms of all take twice the memory."""
+    for name in list(tensors):
+        tensors[name] = as_type(tensors[name], dtype)

@@ -11,6 +11,8 @@ from ..errors import CheckpointError
 from .contents import Checkpoint, plain_tensors
 from .wording import shape_of, some
 
+PIECE_ELEMENTS = 1 << 20
+
 
 def fitted_weights(
     module: nn.Module,
@@ -57,7 +59,11 @@ def misfit(expected: torch.Tensor, given: torch.Tensor) -> tuple[str, str]:
         return "wrong shapes", f"expected {shape_of(expected)}, given {shape_of(given)}"
     if not given.is_floating_point():
         return "no floating-point numbers", f"expected {expected.dtype}, given {given.dtype}"
-    # After the conversion, for 1e300 is infinite in float32.
-    if not torch.isfinite(given.to(expected.dtype)).all():
+    if not all_finite(given, expected.dtype):
         return "NaN or infinite values", f"{shape_of(given)} in {expected.dtype}"
     return "", ""
+
+
+def all_finite(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether all numbers are finite once they are converted: 1e300 is infinite in float32. In pieces, for memory."""
+    return all(bool(torch.isfinite(part.to(dtype)).all()) for part in tensor.reshape(-1).split(PIECE_ELEMENTS))

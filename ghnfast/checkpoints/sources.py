@@ -6,6 +6,8 @@ import difflib
 import os
 from pathlib import Path
 
+import torch
+
 from ..errors import CheckpointError
 from .contents import Checkpoint
 from .download import cached
@@ -13,14 +15,14 @@ from .published import DEFAULT, DEFAULT_FILE, entry_of, names
 from .reading import read
 
 
-def load(source: str | os.PathLike[str]) -> Checkpoint:
+def load(source: str | os.PathLike[str], dtype: torch.dtype | None = None) -> Checkpoint:
     """The checkpoint that a source stands for, as `resolve` finds and `read` reads it.
 
     Raises:
         CheckpointError: see there.
     """
     entry = entry_of(source)
-    return read(resolve(source), None if entry is None else entry.config)
+    return read(resolve(source), None if entry is None else entry.config, dtype)
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:

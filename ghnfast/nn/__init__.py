@@ -1,9 +1,8 @@
 """The Graph HyperNetwork, its parts, and the registries of what it can be made of."""
 
 from .config import GHNConfig
-from .ghn import GHN
+from .ghn import GHN, from_checkpoint
 from .graphormer import Graphormer
-from .loading import from_checkpoint
 from .registry import DECODERS, HYPERNETS, Decoder, Hypernet
 
 __all__ = ["DECODERS", "GHN", "HYPERNETS", "Decoder", "GHNConfig", "Graphormer", "Hypernet", "from_checkpoint"]

@@ -24,6 +24,7 @@ from ..tracing import trace
 from ..tracing.members import Members, members_of
 from .config import GHNConfig
 from .embedding import ShapeEncoder
+from .loading import made_of
 from .names import take_published_names, with_published_names
 from .native import Native, NativeForm, Parts, WeightState, state_of
 from .registry import DECODERS, HYPERNETS
@@ -364,3 +365,8 @@ def check_readable(ghn: GHN, members: Members) -> None:
     for name, weight in zip(members.names, members.parameters, strict=True):
         if (reason := unreadable(weight)) is not None:
             raise PredictError(f"the weight {name} of {ghn.name} {reason}")
+
+
+def from_checkpoint(read: checkpoints.Checkpoint, dtype: torch.dtype | None = None) -> GHN:
+    """See `made_of`."""
+    return made_of(GHN, read, dtype)

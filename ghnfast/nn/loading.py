@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from .. import checkpoints
 from ..errors import CheckpointError
+from ..files import compact_copies
 from .config import GHNConfig, is_count, names
-from .ghn import GHN
 from .names import with_published_names
 
+if TYPE_CHECKING:
+    from .ghn import GHN
 
-def from_checkpoint(read: checkpoints.Checkpoint) -> GHN:
-    """A GHN with the configuration and weights of a checkpoint.
+G = TypeVar("G", bound="GHN")
+
+
+def made_of(kind: type[G], read: checkpoints.Checkpoint, dtype: torch.dtype | None = None) -> G:
+    """A GHN of a class, with the configuration and weights of a checkpoint, in evaluation mode.
+
+    The weights become the GHN's where they have the dtype already and memory of their own: they are no copies.
+
+    Args:
+        dtype: of the weights; None: torch's default.
 
     Raises:
         CheckpointError: the configuration has no meaning, or the weights do not fit it.
@@ -32,12 +42,13 @@ def from_checkpoint(read: checkpoints.Checkpoint) -> GHN:
     try:
         # Nothing is allocated before the weights are known to fit: a broken configuration could ask for any amount.
         with torch.device("meta"):
-            ghn = GHN(**config)
+            ghn = kind(**config)
     except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error
+    ghn = ghn if dtype is None else ghn.to(dtype)
     weights = checkpoints.fitted_weights(ghn, read, with_published_names)
-    ghn = ghn.to_empty(device="cpu")
-    ghn.load_state_dict(weights)
+    checkpoints.as_types(weights, dtype or torch.get_default_dtype())
+    ghn.load_state_dict(compact_copies(weights), assign=True)
     ghn.name, ghn.epoch, ghn.trained_on = read.source, read.epoch, read.trained_on
     return ghn.eval()
 

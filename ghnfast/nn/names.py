@@ -1,4 +1,4 @@
-"""The names of weights in published checkpoints, where they differ from ours. Both load; `GHN.save` writes these."""
+"""The names of weights in published checkpoints, where they differ from ours. All load; `GHN.save` writes the first."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from typing import Any
 from torch import Tensor, nn
 
 PUBLISHED_NAMES = {"primitive_embedding.weight": "embed.weight"}
+# Tables of the first layer of GHN-3, which published files have outside it and checkpoints of its training within.
+MOVED_NAMES = {
+    f"{name}.weight": f"gnn.0.{name}.weight"
+    for name in ("centrality_embed_in", "centrality_embed_out", "input_dist_embed")
+}
 
 
 def with_published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A GHN's weights by published names, from either; under both where a name is taken, which is an error later."""
-    renamed = {own: published for own, published in PUBLISHED_NAMES.items() if published not in state}
+    """A GHN's weights by published names, from any; under both where a name is taken, which is an error later."""
+    names = {**PUBLISHED_NAMES, **MOVED_NAMES}
+    renamed = {given: wanted for given, wanted in names.items() if wanted not in state}
     return {renamed.get(name, name): value for name, value in state.items()}
 
 
 def take_published_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Rename what `load_state_dict` is about to load; `state` is its own copy."""
-    for own, published in PUBLISHED_NAMES.items():
-        if prefix + published in state and prefix + own not in state:
-            state[prefix + own] = state.pop(prefix + published)
+    others = {published: own for own, published in PUBLISHED_NAMES.items()}
+    for given, own in {**others, **MOVED_NAMES}.items():
+        if prefix + given in state and prefix + own not in state:
+            state[prefix + own] = state.pop(prefix + given)

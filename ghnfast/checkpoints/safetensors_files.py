@@ -1,0 +1,70 @@
+"""Files of safetensors: their metadata and tensors, each read into memory of its own."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import BinaryIO
+
+import safetensors
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..files import in_words
+from .contents import ACCEPTED
+from .space import Room
+
+CHUNK_ELEMENTS = 1 << 22
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def read_safetensors(path: Path, dtype: torch.dtype | None) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """A file's metadata, and its tensors on the CPU.
+
+    The library maps the file into memory, which counts as the process's beside the tensors, and may be replaced while
+    they live. So floating-point tensors are read here, in pieces, from where the library has found them to be.
+
+    Args:
+        dtype: of floating-point tensors; None: as in the file.
+
+    Raises:
+        CheckpointError: the file is damaged or cut off, or too large for the memory that there is.
+    """
+    room = Room(str(path))
+    try:
+        with open(path, "rb") as data, safetensors.safe_open(path, framework="pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.offset_keys()}
+            kinds = {name: FLOATS.get(file.get_slice(name).get_dtype()) for name in shapes}
+            floats = {name: kind for name, kind in kinds.items() if kind is not None}
+            room.take(sum(math.prod(shapes[name]) * (dtype or kind).itemsize for name, kind in floats.items()))
+            others = {name: file.get_tensor(name).clone() for name in shapes if name not in floats}
+            data.seek(8 + int.from_bytes(data.read(8), "little"))  # past the header, whose length comes first
+            tensors: dict[str, Tensor] = {}
+            for name in shapes:  # in the order of the file, which has no gaps
+                if name in others:
+                    tensors[name] = others[name]
+                    data.seek(others[name].nbytes, 1)
+                else:
+                    tensors[name] = read_tensor(data, shapes[name], floats[name], dtype or floats[name])
+            return file.metadata() or {}, tensors
+    except CheckpointError:
+        raise
+    except MemoryError:
+        raise room.refusal() from None
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged, cut off or of another format ({in_words(error)}); {ACCEPTED}"
+        ) from error
+
+
+def read_tensor(data: BinaryIO, shape: list[int], stored: torch.dtype, dtype: torch.dtype) -> Tensor:
+    """The next tensor of a file, of this shape and dtype."""
+    tensor = torch.empty(shape, dtype=dtype)
+    for part in tensor.view(-1).split(CHUNK_ELEMENTS):
+        read = part if dtype == stored else torch.empty(len(part), dtype=stored)
+        if data.readinto(read.view(torch.uint8).numpy()) != read.nbytes:  # type: ignore[attr-defined]
+            raise CheckpointError(f"the file became shorter while it was read; {ACCEPTED}")
+        if read is not part:
+            part.copy_(read)
+    return tensor
