@@ -19,7 +19,7 @@ import pytest
 import torch
 from checkpoint_cases import assert_same, message, says
 from golden_data import closed_form_weights, golden, golden_ghn
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from joblib_files import COMPRESSIONS, Called, dump, dumped, published_state, small_ghn, with_names
 
@@ -170,6 +170,7 @@ def test_a_file_that_was_cut_off(compression: str | None, tmp_path: Path) -> Non
         says(message(ghnfast.load, path), path, "damaged, cut off", "accepted")
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_refused_or_read(data: st.DataObject) -> None:
     content = bytearray(dumped(published_state(small_ghn(layers=1))))
