@@ -61,6 +61,7 @@ GRADIENT = tl.constexpr(column("gradient"))
 TABLE_WIDTH = tl.constexpr(ROW.itemsize // 8)
 # The columns of the table of items: what it does, the first target, how many, which tile, and which part of the
 # repeats, of how many.
+ITEM_DOES, ITEM_TARGET, ITEM_COUNT, ITEM_TILE, ITEM_PART, ITEM_PARTS = (tl.constexpr(number) for number in range(6))
 ITEM_WIDTH = tl.constexpr(6)
 # What an item does.
 ONE_CELL, KERNEL, GIVEN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -289,8 +290,8 @@ def decode_kernel(
 ):
     """target[o, p, c] = normalize(weight[i, j] . hidden[first + c] + bias[i, j]), i = o mod rows, j = p mod columns."""
     item = items + tl.program_id(0) * ITEM_WIDTH
-    what, first, count = tl.load(item), tl.load(item + 1), tl.load(item + 2)
-    tile, part, parts = tl.load(item + 3), tl.load(item + 4), tl.load(item + 5)
+    what, first, count = tl.load(item + ITEM_DOES), tl.load(item + ITEM_TARGET), tl.load(item + ITEM_COUNT)
+    tile, part, parts = tl.load(item + ITEM_TILE), tl.load(item + ITEM_PART), tl.load(item + ITEM_PARTS)
     target = targets + first * TABLE_WIDTH
     INDEX: tl.constexpr = items.dtype.element_ty
     if tl.load(status) == FINE:
@@ -378,11 +379,11 @@ def decode_backward_kernel(
 ):
     """Sum the gradients of a block's repeats, and go back through its normalization."""
     item = items + tl.program_id(0) * ITEM_WIDTH
-    target = targets + tl.load(item + 1) * TABLE_WIDTH
+    target = targets + tl.load(item + ITEM_TARGET) * TABLE_WIDTH
     INDEX: tl.constexpr = items.dtype.element_ty
     columns, cells = size_of(target, COLUMNS, INDEX), size_of(target, CELLS, INDEX)
     rows, out, in_ = size_of(target, ROWS, INDEX), size_of(target, OUT, INDEX), size_of(target, IN, INDEX)
-    element, elements = tl.load(item + 3) * TILE + tl.arange(0, TILE), rows * columns * cells
+    element, elements = tl.load(item + ITEM_TILE) * TILE + tl.arange(0, TILE), rows * columns * cells
     i, j, cell = element // (columns * cells), element // cells % columns, element % cells
     source = grad + tl.load(target + ADDRESS)
     # A place in the target, other than one in its block, takes 64 bits.
