@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attention import assert_same_attention, attention_inputs
 from decoding import TARGETS, make
 from graphs import graph_of, random_graph, sweep_weights, tensors_of, topology_of
 from torch import nn
 
 import ghnfast
 from ghnfast.graph import GraphBatch
+from ghnfast.ops.attention import attention, naive_attention, relations_of
 from ghnfast.ops.decode import DecodeSource, decode, decode_into
 from ghnfast.ops.sweep import GruWeights, MlpWeights, SweepWeights, gated_sweep, naive_gated_sweep
 from ghnfast.prediction import prepare
@@ -48,8 +50,12 @@ def test_operators_do_not_wait(no_waiting: None) -> None:
     states.requires_grad_()
     source, targets = make(TARGETS, device="cuda")
     source = leaves(source)
+    relations = relations_of(topology)
+    qkv, table, _ = attention_inputs(relations, 8, 8, device="cuda")
+    qkv, table = (tensor.detach().requires_grad_() for tensor in (qkv, table))
 
     def run() -> None:
+        attention(qkv, table, relations).sum().backward()
         gated_sweep(states, topology, weights).sum().backward()
         sum(value.sum() for value in decode(source, targets)).backward()
 
@@ -69,6 +75,29 @@ def test_cuda_graph_of_a_sweep() -> None:
         weights.gru.weight_input.mul_(0.5)
         graph.replay()
         torch.testing.assert_close(captured, naive_gated_sweep(states, topology, weights), rtol=1e-5, atol=1e-5)
+
+
+def test_cuda_graph_of_attention() -> None:
+    relations = relations_of(sweep_problem()[1])
+    qkv, table = (tensor.detach() for tensor in attention_inputs(relations, 8, 8, device="cuda")[:2])
+    attention(qkv, table, relations)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = attention(qkv, table, relations)
+    qkv.copy_(torch.randn_like(qkv))
+    table.mul_(-0.5)
+    graph.replay()
+    torch.testing.assert_close(captured, naive_attention(qkv, table, relations), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("heads", "width"), [(8, 8), (16, 24)])
+def test_attention_in_a_large_graph(heads: int, width: int) -> None:
+    size = 1000
+    relations = relations_of(topology_of(graph_of(size, [(i, i + 1) for i in range(size - 1)]), graph_of(1, [])))
+    qkv, table, grad = attention_inputs(relations, heads, width, device="cuda")
+    assert_same_attention(relations, qkv, table, grad)
+    first, again = (torch.autograd.grad(attention(qkv, table, relations), [qkv, table], grad) for _ in range(2))
+    assert all(map(torch.equal, first, again))
 
 
 def test_cuda_graph_of_decoding() -> None:

@@ -23,11 +23,13 @@ from table_rows import targets_of
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ghnfast.kernels import decode, sweep
+from ghnfast.kernels import attention, decode, sweep
+from ghnfast.ops.attention import CODES
 from ghnfast.ops.decode import PRECISIONS
 
 POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", torch.uint8: "*u8"}
 HIDS = (8, 16, 32, 64, 128)
+HEAD_WIDTHS = (8, 24, 64, 128)
 
 
 class Recorder:
@@ -48,7 +50,7 @@ class Recorder:
             elif isinstance(value, torch.Tensor):
                 signature[parameter.name], attributes[index,] = POINTERS[value.dtype], [["tt.divisibility", 16]]
             else:
-                signature[parameter.name] = "i32"
+                signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
         source = ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=attributes)
         compiled = triton.compile(source, target=GPUTarget("cuda", self.architecture, 32), options=options)
         used = resources(compiled.asm["cubin"])
@@ -101,10 +103,24 @@ def decodings(hid: int, precision: str) -> None:
         decode.decode_backward(torch.zeros(64 * 64 * 3 + 8), blocks, tables, 64 * 64 * 3)
 
 
+def attentions(width: int) -> None:
+    """Launch attention and its backward pass as for a batch of two graphs."""
+    heads, sizes = 4, (2, 40)
+    nodes = sum(sizes)
+    offsets = np.cumsum([0, *sizes])
+    pairs = np.cumsum([0, *(size**2 for size in sizes)])
+    arrays = offsets, pairs, np.zeros(pairs[-1], np.uint8), attention.tiles_of(offsets)
+    relations = [torch.from_numpy(array) for array in arrays]
+    qkv, table = torch.zeros(nodes, 3 * heads * width), torch.zeros(CODES, heads)
+    attention.attention(qkv, table, relations, False)
+    result, log_sums = attention.attention(qkv, table, relations, True)
+    attention.attention_backward(result, qkv, table, relations, result, log_sums)
+
+
 def main(architecture: int) -> None:
     found: list[dict[str, Any]] = []
     recorders = []
-    for module in (sweep, decode):
+    for module in (sweep, decode, attention):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             recorders.append(Recorder(getattr(module, name), architecture, found))
             setattr(module, name, recorders[-1])
@@ -113,6 +129,10 @@ def main(architecture: int) -> None:
             for recorder in recorders:
                 recorder.purpose = f"hid {hid}, {'with' if virtual else 'without'} virtual edges"
             sweeps(hid, virtual)
+    for width in HEAD_WIDTHS:
+        for recorder in recorders:
+            recorder.purpose = f"heads of {width}"
+        attentions(width)
     for hid in HIDS:
         for precision in PRECISIONS:
             for recorder in recorders:

@@ -12,7 +12,10 @@ import pytest
 
 # Bytes of shared memory that a program may have without asking for more; registers of a multiprocessor, of a thread.
 SHARED, REGISTERS, MOST_REGISTERS = 48 * 1024, 65536, 255
-KERNELS = {"sweep_kernel", "sweep_backward_kernel", "decode_kernel", "check_kernel", "decode_backward_kernel"}
+KERNELS = {
+    "sweep_kernel", "sweep_backward_kernel", "decode_kernel", "check_kernel", "decode_backward_kernel",
+    "attention_kernel", "queries_backward_kernel", "keys_backward_kernel",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("architecture", [80, 90])

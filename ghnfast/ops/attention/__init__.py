@@ -1,8 +1,9 @@
 """Attention within the graphs of a batch, with a bias by distance.
 
-`attention` is the operation (`dispatch`); `naive_attention` defines it (`naive`); `relations` is what the bias depends
-on. Source: Do Transformers Really Perform Bad for Graph Representation? (Ying et al., NeurIPS 2021), equation 6, and
-Can We Scale Transformers to Predict Parameters of Diverse ImageNet Models? (Knyazev et al., ICML 2023), section 3.
+`attention` is the operation (`dispatch`); `naive_attention` defines it (`naive`); `operators` is what torch sees;
+`relations` is what the bias depends on. csrc/attention is what runs on a CPU, kernels/attention.py on a GPU. Source: Do
+Transformers Really Perform Bad for Graph Representation? (Ying et al., NeurIPS 2021), equation 6, and Can We Scale
+Transformers to Predict Parameters of Diverse ImageNet Models? (Knyazev et al., ICML 2023), section 3.
 """
 
 from .dispatch import attention

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...errors import ConfigError
 from ..backend import autocasts, backend_for, is_plain
 from .naive import naive_attention
-from .operators import attention_op, native_attention
+from .operators import attention_op, native_attention, triton_tables
 from .relations import CODES, Relations
 
 
@@ -43,8 +43,11 @@ def attention(qkv: Tensor, table: Tensor, relations: Relations) -> Tensor:
     if backend == "cpp" and is_plain([qkv, table]):
         return native_attention(qkv, table, relations.native, False)[0]
     differentiated = torch.is_grad_enabled() and (qkv.requires_grad or table.requires_grad)
-    arrays = [torch.from_numpy(relations.graph_offsets), torch.from_numpy(relations.codes)]
-    result: Tensor = attention_op(qkv, table, arrays, differentiated)[0]
+    if backend == "cpp":
+        tables = [torch.from_numpy(relations.graph_offsets), torch.from_numpy(relations.codes)]
+    else:
+        tables = triton_tables(relations, qkv.device)
+    result: Tensor = attention_op(qkv, table, tables, differentiated)[0]
     return result
 
 

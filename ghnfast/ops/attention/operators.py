@@ -1,14 +1,16 @@
-"""The operation as operators of torch: in C++ on a CPU (csrc/attention)."""
+"""The operation as operators of torch: in C++ on a CPU (csrc/attention), in Triton on a GPU (kernels/attention.py)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _C
-from ..backend import as_arrays
+from ..backend import as_arrays, backend_for, kept_for_capture, uploaded
+from .relations import Relations
 
 
 def native_attention(qkv: Tensor, table: Tensor, relations: _C.Relations, keep: bool) -> tuple[Tensor, Tensor]:
@@ -22,6 +24,17 @@ def native_relations(relations: list[Tensor]) -> _C.Relations:
     return _C.Relations(graph_offsets, codes)
 
 
+def triton_tables(relations: Relations, device: torch.device) -> list[Tensor]:
+    """graph_offsets, pair_offsets, codes and the tiles of programs (see kernels/attention.py)."""
+    from ...kernels.attention import tiles_of
+
+    if device not in relations.uploaded:
+        offsets = relations.graph_offsets
+        arrays: list[NDArray[Any]] = [offsets, relations.pair_offsets, relations.codes, tiles_of(offsets)]
+        relations.uploaded[device] = uploaded(arrays, device)
+    return kept_for_capture(relations.uploaded[device])
+
+
 @torch.library.custom_op(
     "ghnfast::attention",
     mutates_args=(),
@@ -32,10 +45,19 @@ def attention_op(qkv: Tensor, table: Tensor, relations: list[Tensor], keep: bool
     """The result, and the logarithms of the sums of exponentials, (nodes, heads), which the backward pass reads.
 
     Args:
-        relations: graph_offsets and codes of `Relations`.
+        relations: graph_offsets and codes of `Relations`; for Triton `triton_tables`.
         keep: whether there will be a backward pass; without, the logarithms are (0, heads).
     """
+    if backend_for(qkv) == "triton":
+        return triton_attention(qkv, table, relations, keep)
     return native_attention(qkv, table, native_relations(relations), keep)
+
+
+@attention_op.register_kernel("cuda")
+def triton_attention(qkv: Tensor, table: Tensor, relations: list[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
+    from ...kernels import attention
+
+    return attention.attention(qkv, table, relations, keep)
 
 
 @attention_op.register_fake
@@ -55,11 +77,22 @@ def attention_backward_op(
     grad: Tensor, qkv: Tensor, table: Tensor, relations: list[Tensor], result: Tensor, log_sums: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of qkv and of the table."""
+    if backend_for(qkv) == "triton":
+        return triton_attention_backward(grad, qkv, table, relations, result, log_sums)
     given, values, bias, final, sums = as_arrays(grad, qkv, table, result, log_sums)
     found = _C.attention_backward(
         given, values, bias, native_relations(relations), final, sums, torch.get_num_threads()
     )
     return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+
+@attention_backward_op.register_kernel("cuda")
+def triton_attention_backward(
+    grad: Tensor, qkv: Tensor, table: Tensor, relations: list[Tensor], result: Tensor, log_sums: Tensor
+) -> tuple[Tensor, Tensor]:
+    from ...kernels import attention
+
+    return attention.attention_backward(grad, qkv, table, relations, result, log_sums)
 
 
 @attention_backward_op.register_fake
