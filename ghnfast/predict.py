@@ -17,15 +17,13 @@ from .files import in_words
 from .graph import ArchGraph
 from .nn import GHN, from_checkpoint
 from .nn.ghn import M, S
+from .nn.loading import check_dtype
 from .prediction import Options, Report, run
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Source = str | os.PathLike[str]
-
-
-WEIGHT_DTYPES = (torch.float32, torch.float64)
 
 
 def load(source: Source, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> GHN:
@@ -35,19 +33,19 @@ def load(source: Source, *, device: torch.device | str | None = None, dtype: tor
 
     Args:
         source: `ghn2-mnist5k`, which comes with the package; a published name (`ghn2-cifar10`, `ghn1-cifar10`,
-            `mlp-cifar10`, `ghn2-imagenet`, `ghn1-imagenet`), which is downloaded on first use; or the path of a .pt
-            file in the published layout or of a .safetensors file.
+            `mlp-cifar10`, `ghn2-imagenet`, `ghn1-imagenet`; with huggingface_hub `ghn3-t`, `ghn3-s`, `ghn3-l`,
+            `ghn3-xl`), which is downloaded on first use; or the path of a .pt file in a published layout or of a
+            .safetensors file.
         device: where to put it; the CPU by default.
         dtype: of its weights, torch.float32 or torch.float64; torch's default dtype by default.
 
     Raises:
         CheckpointError: the name or file is not known, cannot be had, is broken, does not fit its configuration, or
             needs more memory than there is.
-        PredictError: the device or the dtype cannot be used.
+        ConfigError: the dtype is another one.
+        PredictError: the device cannot be used.
     """
-    if dtype is not None and dtype not in WEIGHT_DTYPES:
-        accepted = " and ".join(map(str, WEIGHT_DTYPES))
-        raise PredictError(f"dtype is {dtype!r}; {accepted} are accepted for the weights of a GHN")
+    check_dtype(dtype)
     with torch.inference_mode(False):
         ghn = from_checkpoint(checkpoints.load(source, dtype or torch.get_default_dtype()), dtype)
     if source == DEFAULT:

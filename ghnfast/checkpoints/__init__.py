@@ -17,8 +17,9 @@ This package knows files and names; it does not know the GHN class, which import
 from .contents import Checkpoint, TrainedOn, as_types
 from .download import cache_folder
 from .fitting import fitted_weights
+from .hub import hub_file, upload_folder
 from .published import DEFAULT, PUBLISHED, Check, Published
-from .reading import read
+from .reading import check_regular, read
 from .sources import load, resolve
 from .writing import write
 
@@ -31,9 +32,12 @@ __all__ = [
     "TrainedOn",
     "as_types",
     "cache_folder",
+    "check_regular",
     "fitted_weights",
+    "hub_file",
     "load",
     "read",
     "resolve",
+    "upload_folder",
     "write",
 ]

@@ -43,6 +43,7 @@ def cache_folder() -> Path:
 def cached(entry: Published) -> Path:
     """The verified file of a published GHN, downloaded where the cache has none or a damaged one."""
     target = cache_folder() / entry.file
+    assert entry.check is not None  # only files on the Hub go without
     try:
         check_regular(target)
         with open(target, "rb") as file:
@@ -68,6 +69,7 @@ def download(entry: Published, target: Path) -> None:
     base = os.environ.get("GHNFAST_URL") or entry.base
     url = f"{base.rstrip('/')}/{entry.file}"
     log.info("downloading '%s' from %s to %s", entry.name, url, target)
+    assert entry.check is not None
     kind, expected = entry.check
     try:
         with replacing(target) as file:

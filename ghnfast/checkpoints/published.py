@@ -15,6 +15,7 @@ CHUNK_BYTES = 1 << 20
 DEFAULT = "ghn2-mnist5k"  # the GHN that comes with the package
 DEFAULT_FILE = Path(__file__).parents[1] / "default" / f"{DEFAULT}.safetensors"
 PPUDA = "https://github.com/facebookresearch/ppuda/raw/main/checkpoints/"
+GHN3 = "SamsungSAILMontreal/ghn3"
 
 
 def git_blob_id(file: BinaryIO) -> str:
@@ -57,23 +58,46 @@ class Published:
     Attributes:
         name: what users call it.
         file: the file's name, on the server and in the cache.
-        check: what the file's content is known by.
+        check: what the file's content is known by; None: nobody has told. Then that as many bytes came as were
+            announced is all that a download knows, that they are weights of a GHN is what reading them tells, and that
+            it is this one, `ghnfast verify`.
         base: the address of the folder that has the file; `GHNFAST_URL` takes its place.
+        repository: "owner/name" of the repository on the Hugging Face Hub that has the file, in the place of `base`.
         config: constructor arguments of `ghnfast.GHN`, where the file does not say them; None: the file says them.
-        aliases: other names of it.
+        aliases: other names of it. One with a suffix is the file of this name where there is one.
+        norms: what is published of its predictions for torchvision models: the l2 norm of all parameters, by model.
     """
 
     name: str
     file: str
-    check: Check
+    check: Check | None
     base: str = PPUDA
+    repository: str | None = None
     config: Mapping[str, Any] | None = field(default=None, hash=False)
     aliases: tuple[str, ...] = ()
+    norms: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+
+# The results that were published with GHN-3; they stand for the graphs of PyTorch at that time.
+NORMS: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "ghn2-imagenet": {"resnet18": 146.9574, "resnet50": 286.4883, "densenet121": 266.3553},
+        "ghn3-t": {"resnet18": 54.9382, "resnet50": 78.6197, "densenet121": 68.6535},
+        "ghn3-xl": {"resnet18": 73.9089, "resnet50": 108.4530, "densenet121": 94.9793},
+    }
+)
 
 
 def of_ppuda(name: str, blob: str) -> Published:
     """A GHN of the code of NeurIPS 2021; the blob id is that of the tree that publishes the file."""
-    return Published(name, f"{name.replace('-', '_')}.pt", Check("git blob id", blob))
+    file = f"{name.replace('-', '_')}.pt"
+    return Published(name, file, Check("git blob id", blob), norms=NORMS.get(name, {}))
+
+
+def ghn3(name: str, stem: str) -> Published:
+    """A GHN of the code of ICML 2023."""
+    aliases = stem, f"{stem}.pt"
+    return Published(name, f"{stem}.pt", None, repository=GHN3, aliases=aliases, norms=NORMS.get(name, {}))
 
 
 PUBLISHED: Mapping[str, Published] = MappingProxyType(
@@ -85,6 +109,10 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
             of_ppuda("mlp-cifar10", "3a987c98b437fd2dfc603668a846f2b632ed28a3"),
             of_ppuda("ghn1-imagenet", "985ebeb350c4ae79e0553d88c07d986fa69c227b"),
             of_ppuda("ghn2-imagenet", "7b5d6733e9fdf0069bc6186cad3a0b1b54fda68d"),
+            ghn3("ghn3-t", "ghn3tm8"),
+            ghn3("ghn3-s", "ghn3sm8"),
+            ghn3("ghn3-l", "ghn3lm8"),
+            ghn3("ghn3-xl", "ghn3xlm16"),
         )
     }
 )
@@ -96,7 +124,9 @@ def names() -> tuple[str, ...]:
 
 
 def entry_of(name: object) -> Published | None:
-    """The published GHN of this name or alias, if there is one."""
+    """The published GHN of this name or alias, if there is one, and no file has the name of an alias with a suffix."""
     if not isinstance(name, str):
+        return None
+    if os.path.splitext(name)[1] and os.path.isfile(name):
         return None
     return PUBLISHED.get(name) or next((entry for entry in PUBLISHED.values() if name in entry.aliases), None)

@@ -11,6 +11,7 @@ import torch
 from ..errors import CheckpointError
 from .contents import Checkpoint
 from .download import cached
+from .hub import hub_file
 from .published import DEFAULT, DEFAULT_FILE, entry_of, names
 from .reading import read
 
@@ -30,8 +31,9 @@ def resolve(source: str | os.PathLike[str]) -> Path:
 
     Args:
         source: `DEFAULT`, which comes with the package; a name or an alias in `PUBLISHED`, whose file is downloaded
-            into `cache_folder()` on first use and verified on every use; or the path of an existing file. A name wins
-            over a file of that name ("./NAME" is the file).
+            into `cache_folder()` on first use and verified on every use, or, if it is on the Hugging Face Hub, into the
+            Hub's own cache; or the path of an existing file. A name wins over a file of that name ("./NAME" is the
+            file).
 
     Raises:
         CheckpointError: neither a name nor a file; or the file could not be downloaded or verified.
@@ -39,6 +41,10 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     if source == DEFAULT:
         return DEFAULT_FILE
     entry = entry_of(source)
+    if entry is not None and entry.repository is not None:
+        file = hub_file(entry.repository, entry.file)
+        assert file is not None  # it is not optional
+        return file
     if entry is not None:
         return cached(entry)
     if not isinstance(source, (str, os.PathLike)):

@@ -121,7 +121,8 @@ class Part(Raw):
 
     def readinto(self, buffer: Any) -> int:
         with memoryview(buffer) as view:
-            count = self.stream.readinto1(view[: self.length - self.position])
+            # As much as is asked for: who reads the beginning twice must find it in one buffer.
+            count = self.stream.readinto(view[: self.length - self.position])
         self.position += count
         return count
 

@@ -11,12 +11,14 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from ..errors import GhnfastError, UsageError
-from . import bench, evaluate, generate, graph, predict, train
+from . import bench, evaluate, generate, graph, predict, train, verify
 from .models import in_call
+from .shared import Mismatch
 
 BAD_INPUT = 2  # the exit code
 BROKEN_PIPE = 1
-COMMANDS = (predict, graph, bench, generate, train, evaluate)  # in the order in which --help has them
+MISMATCH = 1
+COMMANDS = (predict, graph, bench, generate, train, evaluate, verify)  # in the order in which --help has them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,14 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments, by default those of the process.
 
     Returns:
-        The exit code: 0, or 2 after an error message on stderr.
+        The exit code: 0; 1 where what was to be verified is not so; or 2 after an error message on stderr.
 
     Raises:
         SystemExit: after `--help` and `--version`.
     """
     try:
         arguments = make_parser().parse_args(argv)
-        print(printable(result_of(arguments)), flush=True)
+        result = result_of(arguments)
+        print(printable(result), flush=True)
     except GhnfastError as error:
         print("ghnfast: error:", " ".join(str(error).split()), file=sys.stderr)
         return BAD_INPUT
@@ -41,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has seen enough (`| head`). Python flushes stdout once more at exit, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    return 0
+    return MISMATCH if isinstance(result, Mismatch) else 0
 
 
 def result_of(arguments: argparse.Namespace) -> str:

@@ -16,6 +16,11 @@ from ..files import check_writable, in_words, replacing
 
 Json = dict[str, Any]
 
+
+class Mismatch(str):
+    """The result of a command that has found what it looked at to be otherwise than it should be."""
+
+
 SHOWN = 3  # as many names as a list in the summary shows
 
 

@@ -24,6 +24,7 @@ from ..tracing import trace
 from ..tracing.members import Members, members_of
 from .config import GHNConfig
 from .embedding import ShapeEncoder
+from .hub import Pretrained
 from .loading import made_of
 from .names import take_published_names, with_published_names
 from .native import Native, NativeForm, Parts, WeightState, state_of
@@ -57,7 +58,7 @@ def with_settings(
     return decorate
 
 
-class GHN(nn.Module):
+class GHN(Pretrained):
     """A Graph HyperNetwork: predicts all parameters of networks that nobody has trained.
 
     Configurations (the arguments are those of the published checkpoints): GHN-2 is the default; GHN-1 is

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import checkpoints
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..files import compact_copies
 from .config import GHNConfig, is_count, names
 from .names import with_published_names
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .ghn import GHN
 
 G = TypeVar("G", bound="GHN")
+
+WEIGHT_DTYPES = (torch.float32, torch.float64)
 
 
 def made_of(kind: type[G], read: checkpoints.Checkpoint, dtype: torch.dtype | None = None) -> G:
@@ -51,6 +53,17 @@ def made_of(kind: type[G], read: checkpoints.Checkpoint, dtype: torch.dtype | No
     ghn.load_state_dict(compact_copies(weights), assign=True)
     ghn.name, ghn.epoch, ghn.trained_on = read.source, read.epoch, read.trained_on
     return ghn.eval()
+
+
+def check_dtype(dtype: object) -> None:
+    """Fail where weights cannot have this dtype; None is torch's default.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if dtype is not None and dtype not in WEIGHT_DTYPES:
+        accepted = " and ".join(map(str, WEIGHT_DTYPES))
+        raise ConfigError(f"dtype is {dtype!r}; {accepted} are accepted for the weights of a GHN")
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:

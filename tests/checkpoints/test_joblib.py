@@ -90,6 +90,19 @@ def test_what_else_joblib_writes(tmp_path: Path) -> None:
     assert ghnfast.load(tmp_path / "whole.pt").epoch == 7
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_tensors_anywhere_in_a_file(compression: str | None, tmp_path: Path) -> None:
+    """Wherever one begins, a buffer of the file ends somewhere in its first bytes."""
+    weights = {f"{'x' * (number % 61)}{number}": torch.full((number % 7, 5), float(number)) for number in range(600)}
+    assert_same(read_dump(dump(weights, tmp_path / "ghn.pt", compression)), weights)
+
+
+def read_dump(path: Path) -> Any:
+    from ghnfast.checkpoints.joblib_files import read_dump
+
+    return read_dump(path, path.read_bytes()[:64], None)[0]
+
+
 def test_the_weights_alone_in_other_formats(tmp_path: Path) -> None:
     import safetensors.torch
 
