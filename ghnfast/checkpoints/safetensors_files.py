@@ -51,6 +51,7 @@ def read_safetensors(path: Path, dtype: torch.dtype | None) -> tuple[dict[str, s
     except CheckpointError:
         raise
     except MemoryError:
+        room.taken = room.taken or path.stat().st_size  # the library could not even map the file
         raise room.refusal() from None
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
