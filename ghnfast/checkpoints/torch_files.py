@@ -7,6 +7,7 @@ import io
 import pickle
 import pickletools
 import re
+import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of files that torch.sa
 LEGACY_PICKLES = 4  # magic number, protocol, system, the object; the tensors' bytes follow
 # What training scripts save beside tensors: the arguments they were called with, which are plain values.
 ALLOWED: list[Any] = [argparse.Namespace]
+ONE_AT_A_TIME = threading.Lock()  # what is allowed is the process's: of two that allow and restore it, one would fail
 
 
 def read_torch(path: Path) -> object:
@@ -37,7 +39,7 @@ def read_torch(path: Path) -> object:
     room.take(path.stat().st_size)
     try:
         # For this file alone: what a process allows stays allowed for all that it loads.
-        with torch.serialization.safe_globals(ALLOWED):
+        with ONE_AT_A_TIME, torch.serialization.safe_globals(ALLOWED):
             if zipfile.is_zipfile(path):
                 check_archive(path)
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def test_a_namespace_is_allowed_in_our_reading_alone(tmp_path: Path) -> None:
     ghnfast.load(tmp_path / "checkpoint.pt")
     with pytest.raises(Exception, match=r"argparse\.Namespace"):
         torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+
+
+def test_several_threads_load_at_once(tmp_path: Path) -> None:
+    torch.save(training_checkpoint(), tmp_path / "checkpoint.pt")
+    before = torch.serialization.get_safe_globals()
+    with ThreadPoolExecutor(4) as pool:
+        ghns = list(pool.map(ghnfast.load, [tmp_path / "checkpoint.pt"] * 24))
+    assert {ghn.epoch for ghn in ghns} == {5}
+    assert torch.serialization.get_safe_globals() == before
 
 
 @pytest.mark.parametrize("legacy", [False, True])
