@@ -24,6 +24,7 @@ from ghnfast.deepnets import DeepNets1M
 from ghnfast.graph import GraphBatch
 from ghnfast.kernels import decode as decode_kernels
 from ghnfast.kernels import sweep as sweep_kernels
+from ghnfast.nn.names import with_published_names
 from ghnfast.ops.decode import DecodeSource, decode_into_op, memory_table
 from ghnfast.ops.decode import triton_tables as decode_tables
 from ghnfast.ops.sweep import gated_sweep, naive_gated_sweep, triton_tables
@@ -115,7 +116,7 @@ def test_reference(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
     from test_reference import make, quietly
 
     reference = ReferenceGHN(**gpu_ghn.config, debug_level=0).eval().cuda()
-    reference.load_state_dict(gpu_ghn.state_dict())
+    reference.load_state_dict(with_published_names(gpu_ghn.state_dict()))
     ours, theirs = make(name).cuda(), make(name).cuda().eval()
     graph = ghnfast.trace(ours)
     reference_graph = quietly(lambda: ReferenceBatch([Graph(make(name), ve_cutoff=50)]))

@@ -21,6 +21,7 @@ from turns import versus
 
 import ghnfast
 from ghnfast.graph import GraphBatch
+from ghnfast.nn.names import with_published_names
 from ghnfast.profiling import fill
 
 pytest.importorskip("ppuda", reason="the published implementation (ppuda) is not on PYTHONPATH")
@@ -42,7 +43,7 @@ SUPPORTED = [name for name in torchvision.models.list_models(torchvision.models)
 def reference(ghn: ghnfast.GHN) -> Any:
     """The published GHN with the weights of ours."""
     made = ReferenceGHN(**ghn.config, debug_level=0).eval()
-    made.load_state_dict(ghn.state_dict())
+    made.load_state_dict(with_published_names(ghn.state_dict()))
     return made
 
 
