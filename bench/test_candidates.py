@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from golden_data import golden, golden_ghn
+from helpers.golden_data import golden, golden_ghn
 from sizes import size
 
 import ghnfast

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 import triton
-from graphs import sweep_weights, tensors_of
-from models import torchvision_model
+from helpers.graphs import sweep_weights, tensors_of
+from helpers.models import torchvision_model
 from sizes import size
 from turns import versus
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from models import torchvision_model
+from helpers.models import torchvision_model
 from sizes import size
 from turns import versus
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import torchvision_model
+from helpers.models import torchvision_model
 from sizes import size
 
 import ghnfast

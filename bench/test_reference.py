@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from graphs import graph_of
+from helpers.graphs import graph_of
 from numpy.typing import NDArray
 from sizes import size
 from torch import nn

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graphs import graph_of
+from helpers.graphs import graph_of
 from numpy.typing import NDArray
 from sizes import size
 from torch import nn

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from models import timm_model, torchvision_model, transformers_model
+from helpers.models import timm_model, torchvision_model, transformers_model
 
 import ghnfast
 from ghnfast import ArchGraph, Report

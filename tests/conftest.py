@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import kernel_device  # noqa: F401  (first: before anything imports Triton)
 import pytest
-from golden_data import golden_ghn
+from helpers import kernel_device  # noqa: F401  (first: before anything imports Triton)
+from helpers.golden_data import golden_ghn
 
 import ghnfast
 

@@ -18,8 +18,8 @@ import default
 import pytest
 import report
 import torch
-from models import torchvision_model
-from tiny import TINY
+from helpers.models import torchvision_model
+from helpers.tiny import TINY
 
 import ghnfast
 from ghnfast import checkpoints, profiling

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parent / "helpers"
+SUPPORT = Path(__file__).parent / "support"
 
 # What follows may take no more memory than it has, and this much.
 LIMITED = """
@@ -66,7 +66,7 @@ import warnings
 import torch
 from torch import nn
 import ghnfast
-from models import torchvision_model
+from helpers.models import torchvision_model
 
 warnings.simplefilter("ignore", ghnfast.DomainWarning)
 digits = ghnfast.load("ghn2-mnist5k")  # 10 classes
@@ -103,7 +103,12 @@ print("done")
 
 def run(code: str, seconds: float) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED + code], capture_output=True, text=True, timeout=seconds, cwd=TESTS, check=False
+        [sys.executable, "-c", LIMITED + code],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        cwd=SUPPORT,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 import torch
-from models import torchvision_model
+from helpers.models import torchvision_model
 
 import ghnfast
 from ghnfast import drawing

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_data import (
+from helpers.golden_data import (
     GHN_NAMES,
     assert_same_graph,
     assert_same_prediction,
@@ -15,7 +15,7 @@ from golden_data import (
     golden,
     golden_ghn,
 )
-from golden_models import DEEPNETS, TORCHVISION_PREDICTIONS, deepnets_model, sized_model
+from helpers.golden_models import DEEPNETS, TORCHVISION_PREDICTIONS, deepnets_model, sized_model
 
 import ghnfast
 from ghnfast import checkpoints

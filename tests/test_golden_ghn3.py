@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_data import assert_same_prediction, assert_same_states, golden, golden_ghn
-from golden_models import DEEPNETS, GHN3_PREDICTIONS, deepnets_model, ghn3_model
+from helpers.golden_data import assert_same_prediction, assert_same_states, golden, golden_ghn
+from helpers.golden_models import DEEPNETS, GHN3_PREDICTIONS, deepnets_model, ghn3_model
 
 import ghnfast
 from ghnfast import checkpoints

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import memory_cases
 import pytest
 import torch
+from helpers import memory_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -71,7 +71,8 @@ EXPECTED: dict[str, str | None] = {
 def outcomes(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
     """What came of every case, in a process that may die of it."""
     program = str(Path(memory_cases.__file__))
-    environment = {**os.environ, "GHNFAST_BACKEND": request.param}
+    support = str(Path(memory_cases.__file__).parents[1])
+    environment = {**os.environ, "GHNFAST_BACKEND": request.param, "PYTHONPATH": support}
     run = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True)
     lines = [json.loads(line) for line in run.stdout.splitlines()]
     done = [line["case"] for line in lines]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from models import torchvision_model
+from helpers.models import torchvision_model
 from torch import Tensor, nn
 
 import ghnfast

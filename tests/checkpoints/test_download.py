@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from checkpoint_cases import SUFFIXES, assert_same, message, says, small
+from helpers.checkpoint_cases import SUFFIXES, assert_same, message, says, small
 
 from ghnfast.checkpoints import Check, Published, load, read, resolve, write
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_cases import assert_same, load_into, message, module_of, says, small
+from helpers.checkpoint_cases import assert_same, load_into, message, module_of, says, small
 
 SHAPES = {
     "conv.weight": (4, 3, 1, 1),

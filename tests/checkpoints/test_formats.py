@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from checkpoint_cases import (
+from helpers.checkpoint_cases import (
     CONFIG,
     SUFFIXES,
     assert_same,
@@ -21,7 +21,7 @@ from checkpoint_cases import (
     says,
     small,
 )
-from golden_data import GHN_NAMES, golden
+from helpers.golden_data import GHN_NAMES, golden
 from torch import nn
 
 from ghnfast.checkpoints import TrainedOn, read, write

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_cases import assert_same, message, says
-from hub_server import Hub, running_hub
-from joblib_files import dumped, published_state, small_ghn
+from helpers.checkpoint_cases import assert_same, message, says
+from helpers.hub_server import Hub, running_hub
+from helpers.joblib_files import dumped, published_state, small_ghn
 
 import ghnfast
 from ghnfast import GHN, MissingPackageError

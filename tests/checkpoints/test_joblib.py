@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_cases import assert_same, message, says
-from golden_data import closed_form_weights, golden, golden_ghn
+from helpers.checkpoint_cases import assert_same, message, says
+from helpers.golden_data import closed_form_weights, golden, golden_ghn
+from helpers.joblib_files import COMPRESSIONS, Called, dump, dumped, published_state, small_ghn, with_names
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joblib_files import COMPRESSIONS, Called, dump, dumped, published_state, small_ghn, with_names
 
 import ghnfast
 from ghnfast import CheckpointError

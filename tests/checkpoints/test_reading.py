@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_cases import CONFIG, SUFFIXES, message, says, small
+from helpers.checkpoint_cases import CONFIG, SUFFIXES, message, says, small
 from torch import nn
 
 from ghnfast.checkpoints import read, write

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_cases import message, says
+from helpers.checkpoint_cases import message, says
 
 from ghnfast.checkpoints import PUBLISHED, cache_folder, resolve
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_cases import assert_same, message, says
-from joblib_files import Called, published_state, small_ghn
+from helpers.checkpoint_cases import assert_same, message, says
+from helpers.joblib_files import Called, published_state, small_ghn
 
 import ghnfast
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_cases import SUFFIXES, message, says, small
+from helpers.checkpoint_cases import SUFFIXES, message, says, small
 
 from ghnfast.checkpoints import read, write
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from commands import fail, run, run_json
-from models import torchvision_model
+from helpers.commands import fail, run, run_json
+from helpers.models import torchvision_model
 
 BENCH_STAGES = ["trace", "graph", "sweep", "decode", "total", "given", "fill"]
 

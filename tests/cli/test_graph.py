@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from commands import fail, names_in, run, run_json
-from models import torchvision_model
+from helpers.commands import fail, names_in, run, run_json
+from helpers.models import torchvision_model
 
 import ghnfast
 

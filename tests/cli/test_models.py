@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import fail, run, run_json
-from models import torchvision_model
+from helpers.commands import fail, run, run_json
+from helpers.models import torchvision_model
 
 from ghnfast.cli import main
 from ghnfast.optional import command

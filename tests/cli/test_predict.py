@@ -12,8 +12,8 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from commands import fail, names_in, run, run_json
-from models import torchvision_model
+from helpers.commands import fail, names_in, run, run_json
+from helpers.models import torchvision_model
 
 import ghnfast
 from ghnfast.cli import main

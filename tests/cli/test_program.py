@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from commands import fail
+from helpers.commands import fail
 
 import ghnfast
 from ghnfast.cli import main

@@ -11,10 +11,10 @@ from types import MappingProxyType
 
 import pytest
 import torch
-from commands import fail, run, run_json
-from golden_data import golden
-from hub_server import Hub, running_hub
-from joblib_files import dumped, published_state, small_ghn
+from helpers.commands import fail, run, run_json
+from helpers.golden_data import golden
+from helpers.hub_server import Hub, running_hub
+from helpers.joblib_files import dumped, published_state, small_ghn
 from torch import nn
 
 from ghnfast.checkpoints import PUBLISHED, published

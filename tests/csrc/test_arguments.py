@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arrays import Array, Batch, sweep_weights
-from ghn_weights import CHANNEL_ROWS, COLUMNS, EPSILON, HID, KERNEL_ROWS, ROWS, Weights
-from table_rows import MEMORY, SLOT, TARGET, TENSOR, table, targets_of
+from helpers.arrays import Array, Batch, sweep_weights
+from helpers.ghn_weights import CHANNEL_ROWS, COLUMNS, EPSILON, HID, KERNEL_ROWS, ROWS, Weights
+from helpers.table_rows import MEMORY, SLOT, TARGET, TENSOR, table, targets_of
 
 # What Python's and numpy's own functions raise where they are given such arguments.
 REFUSALS = (TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError)

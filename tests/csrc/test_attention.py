@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arrays import Array, Batch
+from helpers.arrays import Array, Batch
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
 CODES = 101

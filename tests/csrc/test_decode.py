@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from arrays import Array
+from helpers.arrays import Array
+from helpers.table_rows import MEMORY, table, targets_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_rows import MEMORY, table, targets_of
 
 PRODUCT, SCALED, NORM_WEIGHT, BIAS = range(4)
 ELEMENTS: dict[Any, int] = {np.float32: 0, np.float64: 1, np.float16: 2}

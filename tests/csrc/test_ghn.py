@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arrays import Array, Batch, mlp, sweep
-from ghn_weights import CHANNEL_ROWS, CLASSES, COLUMNS, EPSILON, HID, KERNEL_ROWS, ROWS, SIZE, VECTOR, Weights
-from table_rows import SLOT, TARGET, table
+from helpers.arrays import Array, Batch, mlp, sweep
+from helpers.ghn_weights import CHANNEL_ROWS, CLASSES, COLUMNS, EPSILON, HID, KERNEL_ROWS, ROWS, SIZE, VECTOR, Weights
+from helpers.table_rows import SLOT, TARGET, table
 
 KERNEL, VECTOR_WEIGHT, VECTOR_BIAS, CLASS_WEIGHT, CLASS_BIAS, WHOLE = range(6)
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arrays import Array, Batch, sweep, sweep_weights
+from helpers.arrays import Array, Batch, sweep, sweep_weights
 
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
 

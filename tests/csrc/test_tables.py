@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arrays import Array
-from table_rows import MEMORY, SLOT, TARGET, TENSOR, table
+from helpers.arrays import Array
+from helpers.table_rows import MEMORY, SLOT, TARGET, TENSOR, table
 
 ROWS = {"Slot": SLOT, "DecodeTarget": TARGET, "DecodeMemory": MEMORY, "TensorMemory": TENSOR}
 

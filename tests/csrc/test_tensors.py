@@ -10,9 +10,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from helpers.table_rows import TENSOR, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_rows import TENSOR, table
 
 
 @settings(derandomize=True, max_examples=200, deadline=None, database=None)

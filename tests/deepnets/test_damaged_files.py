@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from golden_data import FOLDER
+from helpers.golden_data import FOLDER
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden_data import FOLDER
-from graph_comparison import difference
+from helpers.golden_data import FOLDER
+from helpers.graph_comparison import difference
 from torch.utils.data import DataLoader
 
 import ghnfast

@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from golden_data import FOLDER, golden
-from graph_comparison import difference
+from helpers.golden_data import FOLDER, golden
+from helpers.graph_comparison import difference
 
 from ghnfast import ArchGraph, DatasetError
 from ghnfast.cli import main

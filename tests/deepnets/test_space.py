@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden_data import assert_same_graph, golden
+from helpers.golden_data import assert_same_graph, golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damage import chance, damaged, spoiled
-from driver import TARGETS, Target, run_case
+from fuzzing.damage import chance, damaged, spoiled
+from fuzzing.driver import TARGETS, Target, run_case
 
-FOLDER = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 SECONDS = float(os.environ.get("GHNFAST_FUZZ_SECONDS", 0))
 SEED = int(os.environ.get("GHNFAST_FUZZ_SEED") or (secrets.randbelow(1 << 31) if SECONDS else 0))
 SHORT = {"core": 300, "files": 25}  # cases of a short round
@@ -26,7 +26,7 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 
 def settings_of(kind: str) -> dict[str, str]:
     """The core is fuzzed under the sanitizers where there is a build for them; what loads torch cannot be."""
-    settings = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(FOLDER)}
+    settings = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(SUPPORT)}
     if kind == "core" and os.environ.get("GHNFAST_TEST_EXTENSION"):
         settings["LD_PRELOAD"] = os.environ["GHNFAST_FUZZ_PRELOAD"]
         # No report for allocations that fail: they raise, as they do without it.
@@ -40,12 +40,12 @@ def settings_of(kind: str) -> dict[str, str]:
 def test_nothing_but_errors_comes_out(name: str, tmp_path: Path) -> None:
     kind, progress = name.partition("/")[0], tmp_path / "case"
     length = ["--seconds", str(SECONDS * WORKERS / len(TARGETS))] if SECONDS else ["--cases", str(SHORT[kind])]
-    command = [sys.executable, str(FOLDER / "driver.py"), name, "--seed", str(SEED)]
+    command = [sys.executable, "-m", "fuzzing.driver", name, "--seed", str(SEED)]
     done = subprocess.run(
         [*command, *length, "--progress", str(progress)], env=settings_of(kind), capture_output=True, text=True
     )
     case = progress.read_text() if progress.exists() else "0"
-    again = f"python tests/fuzz/driver.py {name} --seed {SEED} --first {case} --cases 1"
+    again = f"PYTHONPATH=tests/support python -m fuzzing.driver {name} --seed {SEED} --first {case} --cases 1"
     assert done.returncode == 0, f"{again}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
 
 
@@ -62,13 +62,13 @@ CRASHES = {
 @pytest.mark.parametrize("what", CRASHES)
 def test_the_driver_notices(what: str, tmp_path: Path) -> None:
     (tmp_path / "bad_targets.py").write_text(
-        "import driver\ndef run(random):\n    if random.random() < 0.2:\n        "
+        "from fuzzing import driver\ndef run(random):\n    if random.random() < 0.2:\n        "
         f"{CRASHES[what]}\nTARGETS = {{'run': driver.Target(run, (ValueError,))}}\n"
     )
-    code = "import driver, faulthandler; driver.TARGETS += ('bad/run',); driver.SECONDS_OF_A_CASE = 1.0; driver.main()"
+    code = "from fuzzing import driver; driver.TARGETS += ('bad/run',); driver.SECONDS_OF_A_CASE = 1.0; driver.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "bad/run", "--cases", "40", "--progress", str(tmp_path / "case")],
-        env={**os.environ, "PYTHONPATH": f"{FOLDER}{os.pathsep}{tmp_path}"},
+        env={**os.environ, "PYTHONPATH": f"{SUPPORT}{os.pathsep}{tmp_path}"},
         capture_output=True,
         text=True,
     )

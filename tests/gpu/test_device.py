@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention import assert_same_attention, attention_inputs
-from decoding import TARGETS, make
-from graphs import graph_of, random_graph, sweep_weights, tensors_of, topology_of
+from helpers.attention import assert_same_attention, attention_inputs
+from helpers.decoding import TARGETS, make
+from helpers.graphs import graph_of, random_graph, sweep_weights, tensors_of, topology_of
 from torch import nn
 
 import ghnfast

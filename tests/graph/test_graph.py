@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.models import torchvision_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import torchvision_model
 
 import ghnfast
 from ghnfast import GHN, ArchGraph, GhnfastError, GraphError, PredictError

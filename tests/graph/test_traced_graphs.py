@@ -9,10 +9,10 @@ import networkx
 import numpy as np
 import pytest
 import torch
+from helpers.traced import Build, labels, linear, plain_network, residual_network, same, trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from traced import Build, labels, linear, plain_network, residual_network, same, trace
 
 from ghnfast import ArchGraph
 from ghnfast.graph import PRIMITIVES

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from attention import assert_same_attention, attention_inputs
-from graphs import graph_of, random_graph, topology_of
+from helpers.attention import assert_same_attention, attention_inputs
+from helpers.graphs import graph_of, random_graph, topology_of
+from helpers.kernel_device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_device import DEVICE
 from torch import Tensor
 
 from ghnfast.errors import BackendError

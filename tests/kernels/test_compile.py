@@ -22,9 +22,9 @@ KERNELS = {
 def test_kernels_compile(architecture: int, tmp_path: Path) -> None:
     """In a process of its own: in this one, kernels may be interpreted."""
     settings = {key: value for key, value in os.environ.items() if key not in ("TRITON_INTERPRET", "LD_PRELOAD")}
-    settings["TRITON_CACHE_DIR"] = str(tmp_path)
-    script = Path(__file__).parents[1] / "helpers" / "compiled.py"
-    run = subprocess.run([sys.executable, script, str(architecture)], env=settings, capture_output=True, text=True)
+    settings |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1] / "support")}
+    command = [sys.executable, "-m", "helpers.compiled", str(architecture)]
+    run = subprocess.run(command, env=settings, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
     assert {entry["kernel"] for entry in found} == KERNELS

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decoding import (
+from helpers.decoding import (
     BIAS,
     NORM_WEIGHT,
     PRODUCT,
@@ -20,10 +20,10 @@ from decoding import (
     make,
     naive,
 )
+from helpers.kernel_device import DEVICE
+from helpers.table_rows import MEMORY, table, targets_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_device import DEVICE
-from table_rows import MEMORY, table, targets_of
 
 from ghnfast.kernels import decode as kernels
 from ghnfast.ops.decode import (

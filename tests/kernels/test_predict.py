@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from golden_data import assert_same_prediction, golden, golden_ghn
-from golden_models import DEEPNETS, TORCHVISION_PREDICTIONS, deepnets_model, sized_model
-from kernel_device import DEVICE, use_large_blocks
+from helpers.golden_data import assert_same_prediction, golden, golden_ghn
+from helpers.golden_models import DEEPNETS, TORCHVISION_PREDICTIONS, deepnets_model, sized_model
+from helpers.kernel_device import DEVICE, use_large_blocks
 from torch import nn
 
 import ghnfast

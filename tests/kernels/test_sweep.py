@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from graphs import assert_same_sweep, graph_of, random_graph, sweep_weights, tensors_of, topology_of
+from helpers.graphs import assert_same_sweep, graph_of, random_graph, sweep_weights, tensors_of, topology_of
+from helpers.kernel_device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_device import DEVICE
 
 from ghnfast.errors import BackendError
 from ghnfast.graph import Topology

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from golden_data import GHN_NAMES, closed_form_weights, golden
-from models import torchvision_model
+from helpers.golden_data import GHN_NAMES, closed_form_weights, golden
+from helpers.models import torchvision_model
 from torch import Tensor, nn
 from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict

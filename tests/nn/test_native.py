@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import torchvision_model
+from helpers.models import torchvision_model
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from formulas import (
+from helpers.formulas import (
     CLASSES,
     HID,
     MAX_SHAPE,

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from attention import assert_same_attention, attention_inputs
-from graphs import graph_of, random_graph, topology_of
+from helpers.attention import assert_same_attention, attention_inputs
+from helpers.graphs import graph_of, random_graph, topology_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

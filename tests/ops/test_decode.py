@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoding import (
+from helpers.decoding import (
     BIAS,
     NORM_WEIGHT,
     PRODUCT,

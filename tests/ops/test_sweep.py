@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graphs import assert_same_sweep, graph_of, random_graph, sweep_weights, tensors_of, topology_of
+from helpers.graphs import assert_same_sweep, graph_of, random_graph, sweep_weights, tensors_of, topology_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

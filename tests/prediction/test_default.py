@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from formulas import (
+from helpers.formulas import (
     IMAGE,
     ghn_of,
 )
-from predicting import assert_same, values
-from small_networks import conv, small_network
+from helpers.predicting import assert_same, values
+from helpers.small_networks import conv, small_network
 from torch import nn
 
 import ghnfast

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from formulas import (
+from helpers.formulas import (
     CLASSES,
     HID,
     IMAGE,
     MAX_SHAPE,
 )
-from models import Net
-from predicting import changed, predict, values
-from small_networks import conv, small_network
+from helpers.models import Net
+from helpers.predicting import changed, predict, values
+from helpers.small_networks import conv, small_network
 from torch import Tensor, nn
 
 import ghnfast

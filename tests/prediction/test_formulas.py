@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from formulas import (
+from helpers.formulas import (
     CONFIGS,
     IMAGE,
     expected_parameters,
     final_states,
     ghn_of,
 )
+from helpers.predicting import predict
+from helpers.small_networks import NETWORKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from predicting import predict
-from small_networks import NETWORKS
 
 import ghnfast
 from ghnfast import ArchGraph

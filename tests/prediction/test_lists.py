@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from formulas import (
+from helpers.formulas import (
     IMAGE,
 )
-from predicting import assert_same, changed, check_report, predict, values
-from small_networks import NETWORKS, conv, small_network
+from helpers.predicting import assert_same, changed, check_report, predict, values
+from helpers.small_networks import NETWORKS, conv, small_network
 from torch import Tensor, nn
 
 import ghnfast

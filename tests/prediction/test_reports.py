@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from formulas import (
+from helpers.formulas import (
     IMAGE,
     ghn_of,
 )
-from models import Net
-from predicting import changed, check_report, predict, values
-from small_networks import conv, parameter, small_network, tokens_network
+from helpers.models import Net
+from helpers.predicting import changed, check_report, predict, values
+from helpers.small_networks import conv, parameter, small_network, tokens_network
 from torch import Tensor, nn
 
 import ghnfast

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from formulas import (
+from helpers.formulas import (
     CLASSES,
     HID,
     IMAGE,
     MAX_SHAPE,
     ghn_of,
 )
-from predicting import assert_same, changed, check_report, predict, values
-from small_networks import conv, small_network
+from helpers.predicting import assert_same, changed, check_report, predict, values
+from helpers.small_networks import conv, small_network
 from torch import nn
 
 import ghnfast

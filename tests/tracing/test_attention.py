@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Net
+from helpers.models import Net
+from helpers.traced import PACKED, A, B, TokenNet, check, linear, torch_attention, trace
 from torch import Tensor, nn
-from traced import PACKED, A, B, TokenNet, check, linear, torch_attention, trace
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Net
+from helpers.models import Net
+from helpers.traced import IMAGE
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from traced import IMAGE
 
 import ghnfast
 from ghnfast.tracing import private

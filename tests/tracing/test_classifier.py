@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from models import Net
+from helpers.models import Net
+from helpers.traced import A, C, abc, check, conv, linear, trace
 from torch import Tensor, nn
-from traced import A, C, abc, check, conv, linear, trace
 
 from ghnfast import ArchGraph
 

@@ -11,9 +11,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Net
+from helpers.models import Net
+from helpers.traced import (
+    PACKED,
+    A,
+    B,
+    Snapshot,
+    check,
+    conv,
+    linear,
+    plain_network,
+    same,
+    torch_attention,
+    trace,
+    weight,
+)
 from torch import Tensor, nn
-from traced import PACKED, A, B, Snapshot, check, conv, linear, plain_network, same, torch_attention, trace, weight
 
 # Control flow ---------------------------------------------------------------------------------------------------------
 

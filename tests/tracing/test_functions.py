@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Net
+from helpers.models import Net
+from helpers.traced import SQUEEZES, A, B, C, Squeeze, abc, check, conv, linear, pointwise, trace, weight
 from torch import Tensor, nn
-from traced import SQUEEZES, A, B, C, Squeeze, abc, check, conv, linear, pointwise, trace, weight
 
 # Functions that the graph does not show -------------------------------------------------------------------------------
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Net
+from helpers.models import Net
+from helpers.traced import A, B, C, D, abc, arrows, check, conv, label_of, labels, linear, sum_in_place, trace
 from torch import Tensor, nn
-from traced import A, B, C, D, abc, arrows, check, conv, label_of, labels, linear, sum_in_place, trace
 
 
 def sum_by_method(m: Any, x: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from weakref import WeakKeyDictionary
 
 import pytest
 import torch
-from models import Net
+from helpers.models import Net
+from helpers.traced import LAYERS, A, B, Snapshot, check, conv, same, trace
 from torch import Tensor, nn
-from traced import LAYERS, A, B, Snapshot, check, conv, same, trace
 
 from ghnfast import TraceError
 from ghnfast.tracing.leaves import LEAVES

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Net
+from helpers.models import Net
+from helpers.traced import A, B, C, check, conv, linear, trace, weight
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
-from traced import A, B, C, check, conv, linear, trace, weight
 
 MATRIX = {"w": lambda: weight(6, 8), "b": lambda: weight(6)}
 TURNED = {"w": lambda: weight(8, 6), "b": lambda: weight(6)}

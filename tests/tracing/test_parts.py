@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.models import Net
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Net
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Net
+from helpers.models import Net
+from helpers.traced import A, C, TokenNet, check, conv, linear, trace, weight
 from torch import Tensor, nn
-from traced import A, C, TokenNet, check, conv, linear, trace, weight
 
 POSITIONS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
     "(1, n, d)": (lambda m, x: x + m.pos, (1, 16, 8)),

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Net
-from torch import Tensor, nn
-from traced import (
+from helpers.models import Net
+from helpers.traced import (
     IMAGE,
     A,
     Snapshot,
@@ -26,6 +25,7 @@ from traced import (
     trace,
     update_running_mean,
 )
+from torch import Tensor, nn
 
 from ghnfast import TraceError
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from models import Net
-from torch import nn
-from traced import (
+from helpers.models import Net
+from helpers.traced import (
     LAYERS,
     SQUEEZES,
     Snapshot,
@@ -25,6 +24,7 @@ from traced import (
     trace,
     update_running_mean,
 )
+from torch import nn
 
 # Those that do not stand behind others.
 UNFIT = {"convolution", "layer norm", *(name for name in LAYERS if name.startswith(("maximum pool", "average pool")))}

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Net
+from helpers.models import Net
+from helpers.traced import IMAGE, conv
 from torch import Tensor, nn
-from traced import IMAGE, conv
 
 import ghnfast
 from ghnfast import ArchGraph, TraceError
@@ -141,7 +141,7 @@ BESIDE = """
 import sys, threading
 sys.path[:0] = {path!r}
 import ghnfast, test_values
-from models import Net
+from helpers.models import Net
 model, seen = Net(test_values.{forward}, a=test_values.conv(3, 8)), []
 test_values.seed_all()
 expected = test_values.numbers(2000)
@@ -404,7 +404,7 @@ def test_what_cannot_be_seen_into_is_an_error_on_numbers_too(kind: str) -> None:
 GRAPH = """
 import sys, torch
 sys.path[:0] = {path!r}
-from models import Net
+from helpers.models import Net
 import ghnfast
 from test_values import Skipping
 ghnfast.trace(Skipping(lambda m: torch.rand(1) < 0.5), input_shape=(8,))

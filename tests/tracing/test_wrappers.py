@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from models import Net
+from helpers.models import Net
+from helpers.traced import A, B, Build, C, abc, check, conv, trace
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from traced import A, B, Build, C, abc, check, conv, trace
 
 from ghnfast import TraceError
 

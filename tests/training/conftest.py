@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FAST, tiny_config
+from helpers.tiny import FAST, tiny_config
 
 from ghnfast.training import ImageData, train
 from ghnfast.training.data import MNIST_STATISTICS, ImagesInMemory

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.tiny import TINY
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny import TINY
 
 from ghnfast.errors import GhnfastError, TrainingError
 from ghnfast.nn.config import config_of

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import FAST, TINY, tiny_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny import FAST, TINY, tiny_config
 from torch import Tensor
 
 import ghnfast

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from golden_data import golden, golden_ghn
-from kernel_device import DEVICE, use_large_blocks
+from helpers.golden_data import golden, golden_ghn
+from helpers.kernel_device import DEVICE, use_large_blocks
 from torch import nn
 
 from ghnfast.deepnets import Network, graph_of

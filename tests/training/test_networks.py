@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny import tiny_config
+from helpers.tiny import tiny_config
 
 from ghnfast.training import ImageData
 from ghnfast.training.networks import MetaBatches, ahead

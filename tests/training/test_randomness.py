@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import tiny_config
 from PIL import Image
-from tiny import tiny_config
 from torch import Tensor, nn
 
 import ghnfast

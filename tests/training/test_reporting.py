@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import FAST, tiny_config
+from helpers.tiny import FAST, tiny_config
 
 from ghnfast.training import ImageData, Trainer, train
 from ghnfast.training.reporting import Lines, in_time

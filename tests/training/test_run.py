@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TINY, tiny_config
+from helpers.tiny import TINY, tiny_config
 
 import ghnfast
 from ghnfast.errors import TrainingError

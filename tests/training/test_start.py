@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_config
+from helpers.tiny import tiny_config
 from torch import Tensor, nn
 
 from ghnfast.errors import TrainingError

@@ -6,7 +6,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from arrays import Array, sweep_weights
+
+from helpers.arrays import Array, sweep_weights
 
 HID, SIZE, ROWS, COLUMNS, CLASSES, UNITS = 8, 3, 6, 5, 23, 7
 VECTOR = max(ROWS, COLUMNS)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from formulas import (
-    IMAGE,
-    ghn_of,
-)
 from torch import Tensor, nn
 
 import ghnfast
+from helpers.formulas import (
+    IMAGE,
+    ghn_of,
+)
 
 
 def values(model: nn.Module) -> dict[str, Tensor]:

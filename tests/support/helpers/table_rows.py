@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from arrays import Array
+
+from helpers.arrays import Array
 
 
 def of_numbers(names: str) -> list[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """Compile every kernel for a GPU, in each configuration that the launchers use, and say what it takes.
 
-    python tests/kernels/compiled.py 90
+    PYTHONPATH=tests/support python -m helpers.compiled 90
 
 prints a JSON list: kernel, what it was launched for, registers, bytes of stack (which is where registers spill to) and
 of shared memory. No GPU is needed. The launchers are called on tensors of the CPU; what they would launch is compiled.
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 import triton
-from table_rows import targets_of
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ghnfast.kernels import attention, decode, sweep
 from ghnfast.ops.attention import CODES
 from ghnfast.ops.decode import PRECISIONS
+from helpers.table_rows import targets_of
 
 POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", torch.uint8: "*u8"}
 HIDS = (8, 16, 32, 64, 128)

@@ -18,18 +18,18 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from damage import Random, chance, damaged, extreme, odd_value, pick, spoil, spoiled
-from driver import Target
 from torch import nn
 
 import ghnfast
+from fuzzing.damage import Random, chance, damaged, extreme, odd_value, pick, spoil, spoiled
+from fuzzing.driver import Target
 from ghnfast.deepnets import DeepNets1M
 from ghnfast.errors import GhnfastError
 from ghnfast.training import make_config, read_config, train
 from ghnfast.training.folder import CHECKPOINT, CONFIG, LOG
 
 ERRORS = (GhnfastError,)
-PUBLISHED = Path(__file__).parents[1] / "golden" / "deepnets1m"
+PUBLISHED = Path(__file__).parents[2] / "golden" / "deepnets1m"
 SMALL: dict[str, Any] = {"max_shape": (8, 8, 3, 3), "num_classes": 10, "hid": 8}
 RUN = {
     "data": "mnist5k", "batch_size": 2, "meta_batch": 1, "num_ch": (8, 8), "fc_dim": (8, 8), "max_shape": (8, 8, 3, 3),

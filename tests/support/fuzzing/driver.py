@@ -1,4 +1,4 @@
-"""Runs one fuzz target, case after case: python tests/fuzz/driver.py TARGET --seed S (--cases N | --seconds T).
+"""Runs one fuzz target, case after case: python -m fuzzing.driver TARGET --seed S (--cases N | --seconds T).
 
 A case is a function of the target, the seed and its number alone, so that `--first I --cases 1` runs it again. It fails
 where anything but the errors that a target accepts comes out of it, where it crashes or does not end, and where it
@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import faulthandler
 import importlib
+import importlib.util
 import os
 import resource
 import sys
@@ -44,7 +45,9 @@ TARGETS = (
 
 def find(name: str) -> Target:
     module, _, function = name.partition("/")
-    targets: dict[str, Target] = importlib.import_module(f"{module}_targets").TARGETS
+    own = f"{__package__}.{module}_targets"  # its own tests bring others, which are no part of the package
+    name = own if importlib.util.find_spec(own) else f"{module}_targets"
+    targets: dict[str, Target] = importlib.import_module(name).TARGETS
     return targets[function]
 
 

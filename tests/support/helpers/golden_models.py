@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from golden_data import golden
-from models import torchvision_model
 from torch import nn
 
 from ghnfast.deepnets import Network
 from ghnfast.vision import adapt_to_small_images
+from helpers.golden_data import golden
+from helpers.models import torchvision_model
 
 TORCHVISION_PREDICTIONS = sorted(key for key in golden("torchvision")["pred"] if not key.endswith("/embedding"))
 GHN3_PREDICTIONS = sorted(key for key in golden("ghn3_torchvision")["pred"] if not key.endswith("/embedding"))

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from graph_comparison import difference
-from models import Net
 from torch import Tensor, nn
 
 import ghnfast
 from ghnfast import ArchGraph
+from helpers.graph_comparison import difference
+from helpers.models import Net
 
 IMAGE = (3, 16, 16)
 Build = Callable[[], nn.Module]

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from graph_comparison import difference
 from numpy.typing import NDArray
 from torch import nn
 
@@ -19,8 +18,9 @@ from ghnfast import GHN, ArchGraph, Report
 from ghnfast.checkpoints import Checkpoint
 from ghnfast.graph import PRIMITIVES
 from ghnfast.nn import from_checkpoint
+from helpers.graph_comparison import difference
 
-FOLDER = Path(__file__).parents[1] / "golden"
+FOLDER = Path(__file__).parents[2] / "golden"
 GHN_NAMES = ("ghn1-cifar10", "ghn2-cifar10", "mlp-cifar10", "ghn1-imagenet", "ghn2-imagenet")
 
 

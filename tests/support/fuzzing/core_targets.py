@@ -11,8 +11,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from damage import Array, Random, chance, extreme, pick, spoil
-from driver import Target
+
+from fuzzing.damage import Array, Random, chance, extreme, pick, spoil
+from fuzzing.driver import Target
 
 # TypeError is what pybind11 raises for what is no array at all, or of numbers that do not convert.
 ERRORS = (ValueError, TypeError)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from golden_data import closed_form_weights, golden
 from torch import nn
 
 from ghnfast.checkpoints import Checkpoint, fitted_weights
 from ghnfast.errors import CheckpointError
+from helpers.golden_data import closed_form_weights, golden
 
 SUFFIXES = [".pt", ".pth", ".safetensors"]
 CONFIG = {"max_shape": (64, 64, 11, 11), "num_classes": 10, "hypernet": "gatedgnn", "ve": True, "hid": 32}

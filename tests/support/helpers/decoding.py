@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from table_rows import targets_of
 from torch import Tensor
 
 from ghnfast.ops.decode import (
@@ -19,6 +18,7 @@ from ghnfast.ops.decode import (
     naive_blocks,
     tile,
 )
+from helpers.table_rows import targets_of
 
 PRODUCT, SCALED, NORM_WEIGHT, BIAS = TargetKind
 # (rows, columns, cells, out, in, kind)

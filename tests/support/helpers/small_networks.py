@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from models import Net
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+
+from helpers.models import Net
 
 
 def conv(inputs: int, outputs: int, kernel: int | tuple[int, int] = 3, **options: Any) -> nn.Conv2d:

@@ -1,0 +1,1 @@
+"""What several tests, benchmarks and docs/model_coverage.py share."""
