@@ -94,7 +94,8 @@ inline void multiply(const T* rows, const T* nodes, int width, Vector<T> (&produ
 // The pairs of a block of rows with a panel of nodes.
 template <typename T, int held>
 struct Pairs {
-  static constexpr int kNodes = kVectors * kLanes<T> / held;
+  static constexpr int kSide = kLanes<T> / held;  // nodes in a vector
+  static constexpr int kNodes = kVectors * kSide;
 
   Pairs(const PackedGraph<T>& graph, const AttentionRows<T>& rows, std::int64_t block, std::int64_t panel) {
     const auto node = panel * kNodes, left = graph.nodes - node;
@@ -106,15 +107,30 @@ struct Pairs {
     }
   }
 
-  // to (kRows, kVectors, lanes) = the table's rows.
+  int code(int row, int node) const { return node < there ? codes[row][node] : kinds; }
+
+  // to (kRows, kVectors, lanes) = the table's rows, where a vector is more than two of them.
   void expand(const T* table, T* to) const {
-    for (int r = 0; r < kRows; ++r) {
-      for (int node = 0; node < kNodes; ++node, to += held) {
-        const T* from = table + (node < there ? codes[r][node] : kinds) * held;
-        for (int a = 0; a < held; ++a) {
-          to[a] = from[a];
+    if constexpr (kSide > 2) {
+      for (int r = 0; r < kRows; ++r) {
+        for (int node = 0; node < kNodes; ++node, to += held) {
+          const T* from = table + code(r, node) * held;
+          for (int a = 0; a < held; ++a) {
+            to[a] = from[a];
+          }
         }
       }
+    }
+  }
+
+  // The bias of a vector, of which `expanded` has those that are more than two rows.
+  Vector<T> bias(const T* table, const T* expanded, int r, int c) const {
+    if constexpr (kSide > 2) {
+      return load(expanded + (r * kVectors + c) * kLanes<T>);
+    } else if constexpr (kSide == 2) {
+      return joined(table + code(r, 2 * c) * held, table + code(r, 2 * c + 1) * held);
+    } else {
+      return load(table + code(r, c) * held);
     }
   }
 
@@ -149,15 +165,15 @@ inline void find_logits(const PackedGraph<T>& graph, const AttentionRun<T>& run,
     largest[r] = load(most + r * kLanes<T>);
   }
   for (auto panel = first; panel < last; ++panel, logits += kRows * kVectors * kLanes<T>) {
-    Pairs<T, held>(graph, run.rows, block, panel).expand(graph.table, logits);
+    const Pairs<T, held> pairs(graph, run.rows, block, panel);
+    pairs.expand(graph.table, logits);
     Vector<T> products[kRows][kVectors];
     multiply<T>(rows, graph.keys + panel * width * kVectors * kLanes<T>, graph.width, products);
     for (int r = 0; r < kRows; ++r) {
       for (int c = 0; c < kVectors; ++c) {
-        T* at = logits + (r * kVectors + c) * kLanes<T>;
-        const auto logit = products[r][c] + load(at);
-        save(at, logit);
-        largest[r] = logit > largest[r] ? logit : largest[r];
+        const auto logit = products[r][c] + pairs.bias(graph.table, logits, r, c);
+        save(logits + (r * kVectors + c) * kLanes<T>, logit);
+        largest[r] = maximum(largest[r], logit);
       }
     }
   }
@@ -335,7 +351,7 @@ inline void attend_backward(const PackedGraph<T>& graph, const AttentionGradRun<
   for (int r = 0; r < kRows; ++r) {
     const auto log_sum = load(run.log_sums + block * kBlock + r * kLanes<T>);
     for (int c = 0; c < kVectors; ++c) {
-      const auto logit = weights[r][c] + load(scratch + r * kPanel + c * kLanes<T>);
+      const auto logit = weights[r][c] + pairs.bias(graph.table, scratch, r, c);
       weights[r][c] = r < rows ? power_of_two(logit - log_sum) : Vector<T>{};
     }
   }

@@ -68,6 +68,47 @@ inline Vector<T> positive_part(Vector<T> x) {
   return x < T(0) ? Vector<T>{} : x;
 }
 
+// Half of a vector from each.
+#if defined(__AVX512F__)
+inline Vector<float> joined(const float* a, const float* b) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(a)), _mm256_loadu_ps(b), 1);
+}
+inline Vector<double> joined(const double* a, const double* b) {
+  return _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(a)), _mm256_loadu_pd(b), 1);
+}
+#elif defined(__AVX2__)
+inline Vector<float> joined(const float* a, const float* b) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a)), _mm_loadu_ps(b), 1);
+}
+inline Vector<double> joined(const double* a, const double* b) {
+  return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(a)), _mm_loadu_pd(b), 1);
+}
+#else
+template <typename T>
+inline Vector<T> joined(const T* a, const T* b) {
+  Vector<T> found;
+  for (int lane = 0; lane < kLanes<T>; ++lane) {
+    found[lane] = lane < kLanes<T> / 2 ? a[lane] : b[lane - kLanes<T> / 2];
+  }
+  return found;
+}
+#endif
+
+// The larger one; `a` where either is not a number.
+#if defined(__AVX512F__)
+inline Vector<float> maximum(Vector<float> a, Vector<float> b) { return _mm512_max_ps(b, a); }
+inline Vector<double> maximum(Vector<double> a, Vector<double> b) { return _mm512_max_pd(b, a); }
+#elif defined(__AVX2__)
+inline Vector<float> maximum(Vector<float> a, Vector<float> b) { return _mm256_max_ps(b, a); }
+inline Vector<double> maximum(Vector<double> a, Vector<double> b) { return _mm256_max_pd(b, a); }
+#elif defined(__SSE2__)
+inline Vector<float> maximum(Vector<float> a, Vector<float> b) { return _mm_max_ps(b, a); }
+inline Vector<double> maximum(Vector<double> a, Vector<double> b) { return _mm_max_pd(b, a); }
+#else
+inline Vector<float> maximum(Vector<float> a, Vector<float> b) { return b > a ? b : a; }
+inline Vector<double> maximum(Vector<double> a, Vector<double> b) { return b > a ? b : a; }
+#endif
+
 // Overloads of our own: those of <cmath> are templates or inline.
 inline float exponential(float x) { return ::expf(x); }
 inline double exponential(double x) { return ::exp(x); }
@@ -108,7 +149,7 @@ inline Vector<double> exponential(Vector<double> x) {
 inline Vector<float> power_of_two(Vector<float> x) {
   typedef std::int32_t Integers __attribute__((vector_size(kVectorBytes)));
   const float lowest = -127.0f;  // its bits come out as those of 0
-  x = lowest > x ? all(lowest) : x;
+  x = maximum(x, all(lowest));
   const auto power = __builtin_convertvector(x - 0.5f, Integers);  // the nearest one, for it is cut towards 0
   const auto r = x - __builtin_convertvector(power, Vector<float>);
   auto p = all(1.326472731307149e-3f);
@@ -125,7 +166,7 @@ inline Vector<double> power_of_two(Vector<double> x) {
   const double lowest = -1023.0;
   const auto number = x == x;
   const auto input = x;
-  x = lowest > x ? all(lowest) : x;
+  x = maximum(x, all(lowest));
   // Adding 1.5 * 2^52 rounds to an integer and leaves it in the lowest bits: not every set converts to 64 bits.
   const auto shifted = x + 6755399441055744.0;
   const auto r = x - (shifted - 6755399441055744.0);
