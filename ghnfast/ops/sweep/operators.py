@@ -5,7 +5,6 @@ The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,13 +28,9 @@ def native_gated_sweep(states: Tensor, weights: list[NDArray[Any]], topology: _C
     return torch.from_numpy(_C.gated_sweep(initial, weights, topology, torch.get_num_threads()))
 
 
-# Topologies as the Triton kernels take them, by device.
-KNOWN_TABLES: weakref.WeakKeyDictionary[Topology, dict[torch.device, list[Tensor]]] = weakref.WeakKeyDictionary()
-
-
 def triton_tables(topology: Topology, device: torch.device) -> list[Tensor]:
     """graph_offsets, and the bands by target and by source: starts, offsets, closeness (see kernels/sweep.py)."""
-    known = KNOWN_TABLES.setdefault(topology, {})
+    known: dict[torch.device, list[Tensor]] = topology.known.setdefault("gated_sweep", {})
     if device not in known:
         own = topology.band_starts, topology.band_offsets, topology.closeness
         starts, offsets, closeness = _C.reversed_bands(*own)
