@@ -66,7 +66,7 @@ fuzz: build/sanitize-address,undefined/.built
 # Measures on the CPU into bench/results/cpu-*.json, and regenerates the README's tables and docs/speed.svg. The published
 # implementation is measured beside ours where PYTHONPATH has it (ppuda and what it needs).
 bench: setup
-	for part in models scaling candidates deepnets precision training; do \
+	for part in models scaling candidates deepnets precision training ghn3; do \
 		$(BIN)/python -m pytest bench/test_$$part.py --benchmark-json=bench/results/cpu-$$part.json || exit 1; \
 	done
 	if $(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("ppuda") is None)'; then \

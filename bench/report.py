@@ -102,6 +102,31 @@ def times(entry: Json) -> str:
     return f"{entry['times_faster']:.0f}" if entry["times_faster"] >= 100 else f"{entry['times_faster']:.1f}"
 
 
+def ghn3_text() -> str:
+    rows = [
+        [entry["model"], *(f"{entry['median_ms'][name]:.2f}" for name in ("sweep", "decode", "total", "main", "fill")),
+         f"{entry['median_ms']['main'] / entry['median_ms']['fill']:.1f}"]
+        for entry in entries("ghn3", "test_model")
+    ]  # fmt: skip
+    layers = "; ".join(
+        f"{entry['nodes']:,} nodes {entry['median'] * 1e3:.2f} ms, with the same table in plain PyTorch "
+        f"{entry['times_faster']['table in PyTorch']:.1f} times as long, with a bias for every pair "
+        f"{entry['times_faster']['every pair in PyTorch']:.0f} times"
+        for entry in entries("ghn3", "test_node_states")
+    )
+    text = table(["GHN-3-T", "layers", "decode", "total", "graph given", "`fill_`", "given / `fill_`"], rows)
+    text += f"\n\nIts layers alone, for random graphs: {layers}."
+    beside = entries("ghn3", "test_reference")
+    if beside:
+        faster = [entry["times_faster"] for entry in beside]
+        least = min(beside, key=lambda entry: entry["times_faster"])
+        text += (
+            f" Over {len(beside)} torchvision models, the geometric mean is {geometric_mean(faster):.1f} times faster "
+            f"than the published code, and the least {min(faster):.1f} times ({least['model']})."
+        )
+    return text
+
+
 def scaling_text() -> str:
     largest = {entry["kind"]: entry for entry in entries("scaling", "test_nodes")}
     seconds = {
@@ -303,6 +328,8 @@ def updated(text: str) -> str:
         f"Beside the published implementation, taking turns in one process ({machine('reference')}):\n",
         reference_table() + "\n",
         "![time against parameters](docs/speed.svg)\n",
+        f"GHN-3-T, in the same way ({machine('ghn3')}):\n",
+        ghn3_text() + "\n",
         scaling_text() + "\n",
         deepnets_text() + "\n",
         statistics_table() + "\n",

@@ -35,6 +35,7 @@ NEEDS_PPUDA = "reference"
 GROUPS: dict[str, tuple[list[str], list[Callable[[], str]]]] = {
     "models": (["models"], [report.stages_table]),
     "speed": (["scaling", "candidates"], [report.scaling_text]),
+    "ghn3": (["ghn3"], [report.ghn3_text]),
     "deepnets": (["deepnets"], [report.deepnets_text, report.statistics_table]),
     "precision": (["precision"], [report.precision_text]),
     "training": (["training"], [report.training_text]),
