@@ -115,7 +115,7 @@ def ghn3_text() -> str:
         for entry in entries("ghn3", "test_node_states")
     )
     text = table(["GHN-3-T", "layers", "decode", "total", "graph given", "`fill_`", "given / `fill_`"], rows)
-    text += f"\n\nIts layers alone, for random graphs: {layers}."
+    text += f"\n\nIts layers alone, for chains with skips: {layers}."
     beside = entries("ghn3", "test_reference")
     if beside:
         faster = [entry["times_faster"] for entry in beside]

@@ -32,11 +32,11 @@ MOST_TEXT, MOST_INTEGER = 1 << 12, 16  # bytes
 NEWEST_PROTOCOL = 5
 
 
-class Damaged(Exception):
+class Damaged(CheckpointError):
     """The pickle is none, or ends early."""
 
 
-class Foreign(Exception):
+class Foreign(CheckpointError):
     """The pickle has something in it that no weights need: the text says what."""
 
 
@@ -72,13 +72,13 @@ def read_dump(path: Path, head: bytes, dtype: torch.dtype | None) -> tuple[objec
             if stream is not file and stream.read(1):  # which reads, and compares, the checksum at the end
                 raise Damaged("it goes on after its end")
             return found, most
-    except CheckpointError:
-        raise
     except Foreign as error:
         raise dangerous(path, str(error)) from None
     except MemoryError:
         raise room.refusal(least=True) from None
     except Exception as error:  # a damaged file raises nearly anything
+        if isinstance(error, CheckpointError) and not isinstance(error, Damaged):
+            raise
         raise CheckpointError(
             f"the checkpoint {path} is damaged, cut off or of another format ({in_words(error)}); {ACCEPTED}"
         ) from None
@@ -148,7 +148,7 @@ class Machine:
         memory = storage._untyped_storage  # its public methods warn that the class will go
         if memory.nbytes() > length or not part.is_read():
             raise Damaged("it ends early")
-        flat = torch.empty(0, dtype=storage.dtype).set_(memory)
+        flat = torch.empty(0, dtype=storage.dtype, device="cpu").set_(memory)
         self.stack.append(Numbers(as_type(flat, self.dtype)))
 
     # The stack -------------------------------------------------------------------------------------------------------

@@ -61,9 +61,9 @@ def read_safetensors(path: Path, dtype: torch.dtype | None) -> tuple[dict[str, s
 
 def read_tensor(data: BinaryIO, shape: list[int], stored: torch.dtype, dtype: torch.dtype) -> Tensor:
     """The next tensor of a file, of this shape and dtype."""
-    tensor = torch.empty(shape, dtype=dtype)
+    tensor = torch.empty(shape, dtype=dtype, device="cpu")
     for part in tensor.view(-1).split(CHUNK_ELEMENTS):
-        read = part if dtype == stored else torch.empty(len(part), dtype=stored)
+        read = part if dtype == stored else torch.empty(len(part), dtype=stored, device="cpu")
         if data.readinto(read.view(torch.uint8).numpy()) != read.nbytes:  # type: ignore[attr-defined]
             raise CheckpointError(f"the file became shorter while it was read; {ACCEPTED}")
         if read is not part:

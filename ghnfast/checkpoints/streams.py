@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from ..errors import CheckpointError
+from .contents import ACCEPTED
 
 CHUNK_BYTES = 1 << 16
 BUFFER_BYTES = 1 << 13
@@ -100,7 +101,10 @@ class Decompressed(Raw):
             data = self.file.read(CHUNK_BYTES) if waits else b""
             found = self.decompressor.decompress(data, len(buffer))
             if waits and not data and not found:
-                raise EOFError("the compressed data end early")
+                raise CheckpointError(
+                    f"the checkpoint {self.path} is damaged, cut off or of another format (the compressed data end "
+                    f"early); {ACCEPTED}"
+                )
             self.position += len(found)
             if self.position > self.most:
                 raise CheckpointError(

@@ -14,7 +14,7 @@ from torch import nn
 
 from .. import checkpoints
 from ..checkpoints import PUBLISHED
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..files import in_words, replacing
 from .loading import check_dtype, made_of
 
@@ -167,10 +167,10 @@ def read_settings(path: Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             text = file.read(MOST_CONFIG_BYTES + 1)
         if len(text) > MOST_CONFIG_BYTES:
-            raise ValueError(f"it has more than {MOST_CONFIG_BYTES} bytes")
+            raise ConfigError(f"it has more than {MOST_CONFIG_BYTES} bytes")
         config = json.loads(text)
         if not isinstance(config, dict):
-            raise ValueError("it holds no object")
+            raise ConfigError("it holds no object")
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise

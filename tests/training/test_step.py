@@ -138,14 +138,15 @@ def test_other_errors_are_not_hidden(few_images: ImageData, broken: dict[str, An
 
 
 def test_penalty_on_predicted_tensors(few_images: ImageData) -> None:
-    """Its gradient is that of decay * (sum of norms)."""
+    """Its gradient is that of decay * (sum of norms), a mean over networks."""
     grads = []
     for decay in (0.0, 0.5):
         trainer, images, labels, batch = make_trainer(few_images, predicted_decay=decay)
         trainer.backward(images, labels, batch, step_module.StepResult([], networks=batch.total))
         grads.append([torch.zeros_like(w) if w.grad is None else w.grad for w in trainer.weights])
     (predicted, weights) = trainer.ghn(batch.graphs), trainer.weights
-    penalty = 0.5 * sum(value.norm() for parameters in predicted for value in parameters.values())
+    norms = sum(value.norm() for parameters in predicted for value in parameters.values())
+    penalty = 0.5 * norms / batch.total
     wanted = torch.autograd.grad(penalty, weights, allow_unused=True, materialize_grads=True)
     for plain, decayed, expected in zip(*grads, wanted, strict=True):
         torch.testing.assert_close(decayed - plain, expected, rtol=1e-3, atol=1e-4 * float(1 + expected.abs().max()))
