@@ -71,7 +71,7 @@ def shape_of(target: Any) -> tuple[int, int, int]:
     return int(target["out"]), int(target["in"]), int(target["cells"])
 
 
-def memory_of(outputs: list[Array], element: int | None = None) -> Array:
+def memory_of(outputs: Sequence[Array], element: int | None = None) -> Array:
     """Addresses, types and strides of outputs (out, in, cells)."""
     rows = []
     for output in outputs:
@@ -81,7 +81,7 @@ def memory_of(outputs: list[Array], element: int | None = None) -> Array:
     return table(MEMORY, rows)
 
 
-def decode(core: ModuleType, case: Case, outputs: list[Array], threads: int = 2, check: bool = True) -> int:
+def decode(core: ModuleType, case: Case, outputs: Sequence[Array], threads: int = 2, check: bool = True) -> int:
     return core.decode(*case, memory_of(outputs), check, threads)
 
 
@@ -162,9 +162,9 @@ def test_large_targets_are_streamed_to_any_address(core: ModuleType, instruction
         np.testing.assert_allclose(output, expected_values(case, index), rtol=0, atol=2e-5)
         base = output.base
         assert base is not None
-        memory = base.base if base.base is not None else base
-        assert (memory[:offset] == 7).all()
-        assert (memory[offset + output.size :] == 7).all()
+        whole: Array = base.base if base.base is not None else base
+        assert (whole[:offset] == 7).all()
+        assert (whole[offset + output.size :] == 7).all()
 
 
 def test_strided_targets(core: ModuleType, instruction_set: str) -> None:
@@ -282,14 +282,14 @@ def test_gradients_are_sums_over_repeats(core: ModuleType, dtype: Any) -> None:
     at = 0
     for index, grad in enumerate(grads):
         first, rows, columns, cells, out, in_, kind, scale = case.table[index].tolist()
-        folded = np.zeros((rows, columns, cells))
+        folded: Array = np.zeros((rows, columns, cells))
         np.add.at(folded, (np.arange(out)[:, None] % rows, np.arange(in_) % columns), grad)
         size = rows * columns * cells
         x = case.blocks[first : first + size].reshape(folded.shape).astype(np.float64) if kind != PRODUCT else None
         if kind == NORM_WEIGHT:
             folded *= 1 / (2 + np.exp(x / 2) + np.exp(-x / 2))
         elif kind == BIAS:
-            folded *= (1 - np.tanh(x / 5) ** 2) / 5
+            folded = folded * ((1 - np.tanh(x / 5) ** 2) / 5)
         else:
             folded *= scale
         if kind == PRODUCT:
