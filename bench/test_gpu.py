@@ -24,6 +24,7 @@ from ghnfast.deepnets import DeepNets1M
 from ghnfast.graph import GraphBatch
 from ghnfast.kernels import decode as decode_kernels
 from ghnfast.kernels import sweep as sweep_kernels
+from ghnfast.kernels.decode_tables import Tables
 from ghnfast.nn.names import with_published_names
 from ghnfast.ops.decode import DecodeSource, decode_into_op, memory_table
 from ghnfast.ops.decode import triton_tables as decode_tables
@@ -178,7 +179,7 @@ def writing(ghn: ghnfast.GHN, name: str) -> tuple[Stage, Stage, int]:
     targets = job.layout.targets
     tables = decode_tables(targets, memory_table(outputs, targets.table), source.hidden)
     fine = torch.full((), 2**31 - 1, dtype=torch.int32, device="cuda")
-    kernel_tables = decode_kernels.Tables(*tables)
+    kernel_tables = Tables(*tables)
 
     def whole() -> None:
         decode_into_op(*source, tables, outputs, "float32")

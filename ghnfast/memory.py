@@ -109,3 +109,9 @@ def is_in_order(tensor: Tensor) -> bool:
                 return False
             reach += (size - 1) * stride
     return True
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; on the CPU torch says so in words only."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)

@@ -31,6 +31,25 @@ def relu(x):
     return tl.where(x < 0, 0.0, x)
 
 
+@triton.jit
+def rounded_to_tf32(x):
+    """To the nearest: the multiplier would cut off the last 13 bits.
+
+    The largest numbers, which would round to infinity, are cut off. NaN stays NaN: rounded, its bits could carry into
+    the sign, and cut off, they could be those of infinity.
+    """
+    bits = x.to(tl.int32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    rounded = tl.where(size < 0x7F7FF000, bits + 0x1000, bits) & -0x2000
+    return tl.where(size > 0x7F800000, 0x7FC00000, rounded).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def rounded_to_bfloat16(x):
+    """As a GPU rounds: Triton's interpreter would make other numbers of what is not a number."""
+    return tl.where(x == x, x.to(tl.bfloat16).to(tl.float32), x)
+
+
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Kernels are launched on the current device: make it that of a tensor."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

@@ -10,80 +10,59 @@ Architectures (NeurIPS 2021), section 3.3 and appendix B.2.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
 import torch
 import triton
 import triton.language as tl
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import _C
-from .common import on_device_of, sigmoid, tanh
+from . import decode_tables
+from .common import on_device_of, rounded_to_bfloat16, rounded_to_tf32, sigmoid, tanh
+from .decode_tables import (
+    ADDRESS,
+    BFLOAT16,
+    BIAS,
+    CELLS,
+    COLUMNS,
+    ELEMENT,
+    FINE,
+    FIRST,
+    FLOAT16,
+    FLOAT32,
+    FLOAT64,
+    GRADIENT,
+    IN,
+    ITEM_COUNT,
+    ITEM_DOES,
+    ITEM_PART,
+    ITEM_PARTS,
+    ITEM_TARGET,
+    ITEM_TILE,
+    ITEM_WIDTH,
+    KERNEL,
+    KIND,
+    NORM_WEIGHT,
+    ONE_CELL,
+    OUT,
+    PRODUCT,
+    ROWS,
+    SCALE,
+    STRIDE_CELL,
+    STRIDE_IN,
+    STRIDE_OUT,
+    TABLE_WIDTH,
+    Tables,
+    blocks_for,
+)  # fmt: skip
 
-# Rows of the decoder's last weight, and their elements, that an item holds in registers at most, for all targets of one
-# cell that share them.
-HELD_ROWS, HELD = 32, 8192
-# How many targets of one cell share an item.
-GROUP = 4
-# Repeats that are stored at once, and elements of a block that one item of a given block stores.
-REPEATS, GIVEN_TILE = 8, 128
-# The tile of a kernel's product, as (out * in, cells, width): the smallest that `tl.dot` takes, in cells.
-KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK = 32, 16, 32
-# Elements that an item stores: more than it takes to load what it stores.
-STORED = 1 << 16
+# Repeats that are stored at once.
+REPEATS = 8
+# The cells and the width of a tile of a kernel's product: the smallest number of cells that `tl.dot` takes.
+KERNEL_CELLS, KERNEL_CHUNK = 16, 32
 # With 168 registers a thread, which is enough not to spill (tests/kernels/test_compile.py), a multiprocessor runs three
 # programs.
 OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 168}
 ROUNDING_OPTIONS = {**OPTIONS, "maxnreg": 200}  # rounding operands takes more: two programs
 WIDE_OPTIONS = {**OPTIONS, "maxnreg": 255}  # and so does counting in 64 bits
-
-# The rows of the table of targets: a target; where it is written, the address being the first element where all targets
-# share memory; and the first element of a product's gradient. Kernels read them as columns of int64.
-TARGET, MEMORY = (_C.dtypes()[name] for name in ("DecodeTarget", "DecodeMemory"))
-ROW = np.dtype([("target", TARGET), ("memory", MEMORY), ("gradient", np.int64)])
-
-
-def column(part: str, field: str | None = None) -> int:
-    """The number of a column: that of a part of the row, or of a field of it."""
-    start = ROW.fields[part][1]
-    return (start + (ROW[part].fields[field][1] if field else 0)) // 8
-
-
-FIRST, ROWS, COLUMNS, CELLS, OUT, IN, KIND, SCALE = (
-    tl.constexpr(column("target", field))
-    for field in ("first", "rows", "columns", "cells", "out", "in", "kind", "scale")
-)
-ADDRESS, ELEMENT = tl.constexpr(column("memory", "address")), tl.constexpr(column("memory", "element"))
-STRIDE_OUT, STRIDE_IN, STRIDE_CELL = (tl.constexpr(column("memory", "strides") + dim) for dim in range(3))
-GRADIENT = tl.constexpr(column("gradient"))
-TABLE_WIDTH = tl.constexpr(ROW.itemsize // 8)
-# The columns of the table of items: what it does, the first target, how many, which tile, and which part of the
-# repeats, of how many.
-ITEM_DOES, ITEM_TARGET, ITEM_COUNT, ITEM_TILE, ITEM_PART, ITEM_PARTS = (tl.constexpr(number) for number in range(6))
-ITEM_WIDTH = tl.constexpr(6)
-# What an item does.
-ONE_CELL, KERNEL, GIVEN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-# Kinds of targets, as in ghnfast.ops.decode.TargetKind.
-PRODUCT, SCALED, NORM_WEIGHT, BIAS = (tl.constexpr(kind) for kind in range(4))
-# Dtypes of targets, in the order of ghnfast.graph.PREDICTED_DTYPES.
-FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = (tl.constexpr(number) for number in range(4))
-# The status of targets that are all finite; else it is the number of the first that is not.
-FINE = tl.constexpr(2**31 - 1)
-
-
-class Blocks(NamedTuple):
-    """Block sizes, as the kernels take them."""
-
-    WIDTH: int
-    TILE: int  # elements of the block of a product of one cell
-
-
-def blocks_for(width: int) -> Blocks:
-    padded = triton.next_power_of_2(width)
-    return Blocks(padded, min(max(HELD // padded, 1), HELD_ROWS))
-
 
 # Device functions -----------------------------------------------------------------------------------------------------
 
@@ -135,25 +114,6 @@ def store_as(flat, target, offset, value, mask, FLAT: tl.constexpr):
             tl.store(address.to(tl.pointer_type(tl.float16)) + offset, value.to(tl.float16), mask=mask)
         else:
             tl.store(address.to(tl.pointer_type(tl.bfloat16)) + offset, value.to(tl.bfloat16), mask=mask)
-
-
-@triton.jit
-def rounded_to_tf32(x):
-    """To the nearest: the multiplier would cut off the last 13 bits.
-
-    The largest numbers, which would round to infinity, are cut off. NaN stays NaN: rounded, its bits could carry into
-    the sign, and cut off, they could be those of infinity.
-    """
-    bits = x.to(tl.int32, bitcast=True)
-    size = bits & 0x7FFFFFFF
-    rounded = tl.where(size < 0x7F7FF000, bits + 0x1000, bits) & -0x2000
-    return tl.where(size > 0x7F800000, 0x7FC00000, rounded).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def rounded_to_bfloat16(x):
-    """As a GPU rounds: Triton's interpreter would make other numbers of what is not a number."""
-    return tl.where(x == x, x.to(tl.bfloat16).to(tl.float32), x)
 
 
 @triton.jit
@@ -413,79 +373,6 @@ def decode_backward_kernel(
 # Launchers ------------------------------------------------------------------------------------------------------------
 
 
-class Tables(NamedTuple):
-    """What a decoding is made of, on its device."""
-
-    targets: Tensor  # (targets, columns of `ROW`) int64
-    items: Tensor  # (items, 6), see `index_type`
-    backward_items: Tensor  # the same; none where nothing goes backward
-
-
-def tables(targets: NDArray[np.void], memory: NDArray[np.void] | None, width: int) -> list[NDArray[np.generic]]:
-    """The arrays of `Tables`, to be copied to the device.
-
-    Args:
-        targets: (targets,) of `TARGET`.
-        memory: (targets,) of `MEMORY`, or None where they lie one behind the other.
-        width: that of hidden states.
-    """
-    rows, columns, cells, out, in_ = (targets[field] for field in ("rows", "columns", "cells", "out", "in"))
-    block, sizes, product = rows * columns * cells, out * in_ * cells, targets["kind"] == PRODUCT.value
-    table = np.zeros(len(targets), dtype=ROW)
-    table["target"] = targets
-    if memory is None:
-        table["memory"]["address"] = np.cumsum(sizes) - sizes
-        table["memory"]["strides"] = np.stack([in_ * cells, cells, np.ones_like(cells)], axis=1)
-    else:
-        table["memory"] = memory
-    of_products = np.where(product, block, 0)
-    table["gradient"] = np.cumsum(of_products) - of_products
-    single, tile = product & (cells == 1), blocks_for(width).TILE
-    what = np.where(single, ONE_CELL.value, np.where(product, KERNEL.value, GIVEN.value))
-    # Targets of one cell with blocks of equal size follow each other: up to GROUP of them share an item.
-    same = np.zeros(len(targets), dtype=bool)
-    same[1:] = single[1:] & single[:-1] & (rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1])
-    run_starts = np.flatnonzero(~same)
-    position = np.arange(len(targets)) - run_starts[np.cumsum(~same) - 1]
-    heads = np.flatnonzero(position % GROUP == 0)
-    counts = np.diff(heads, append=len(targets))
-    tiled = np.where(product, rows * columns, block)[heads]
-    tiles = -(-tiled // np.choose(what[heads], [tile, KERNEL_TILE, GIVEN_TILE]))
-    stored = np.add.reduceat(sizes, heads)
-    items = expanded(what[heads], heads, counts, tiles, np.maximum(stored // (tiles * STORED), 1))
-    everything = np.arange(len(targets))
-    ones = np.ones_like(everything)
-    backward_items = expanded(what, everything, ones, -(-block // GIVEN_TILE), ones)
-    index = index_type(targets)
-    columns_of_table = table.view(np.int64).reshape(len(table), TABLE_WIDTH.value)
-    return [columns_of_table, items.astype(index), backward_items.astype(index)]
-
-
-def index_type(targets: NDArray[np.void]) -> type[np.signedinteger]:
-    """What the kernels count rows, columns, repeats and elements of blocks in; they take it from the table of items."""
-    rows, columns, cells, out, in_ = (targets[field] for field in ("rows", "columns", "cells", "out", "in"))
-    most = np.stack([out, in_, -(-out // rows) * -(-in_ // columns), rows * columns * cells]).max(initial=0)
-    # What a tile or a run of repeats goes beyond is no more than this.
-    return np.int32 if most < 2**31 - 2**20 else np.int64
-
-
-def expanded(
-    what: NDArray[np.int64],
-    first: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    tiles: NDArray[np.int64],
-    parts: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """(items, 6): every tile and part of units of work; those that take longest come first."""
-    order = np.argsort(-counts * (what != GIVEN.value), kind="stable")
-    what, first, counts, tiles, parts = (column[order] for column in (what, first, counts, tiles, parts))
-    sizes = tiles * parts
-    unit = np.repeat(np.arange(len(sizes)), sizes)
-    index = np.arange(len(unit)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    columns = what[unit], first[unit], counts[unit], index % tiles[unit], index // tiles[unit], parts[unit]
-    return np.stack(columns, axis=1)
-
-
 def decode(
     hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, tables: Tables, elements: int, precision: str
 ) -> Tensor:
@@ -509,7 +396,7 @@ def decode_into(hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, ta
     with on_device_of(hidden):
         check_kernel[(len(tables.targets),)](
             hidden, weight, bias, blocks, largest, tables.targets, tables.items, status, width, weight.shape[1],
-            *blocks_for(width), GIVEN_TILE, **options_for(tables, "float32"),
+            *blocks_for(width), decode_tables.GIVEN_TILE, **options_for(tables, "float32"),
         )  # fmt: skip
     launch(hidden, weight, bias, blocks, hidden, tables, status, False, precision)
     return status
@@ -524,8 +411,8 @@ def launch(
     with on_device_of(hidden):
         decode_kernel[(len(tables.items),)](
             hidden, weight, bias, blocks, flat, tables.targets, tables.items, status, width, weight.shape[1],
-            *blocks_for(width), GIVEN_TILE, REPEATS, KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, is_flat, precision,
-            not hidden.is_cuda, **options_for(tables, precision),
+            *blocks_for(width), decode_tables.GIVEN_TILE, REPEATS, decode_tables.KERNEL_TILE, KERNEL_CELLS,
+            KERNEL_CHUNK, is_flat, precision, not hidden.is_cuda, **options_for(tables, precision),
         )  # fmt: skip
 
 
@@ -545,6 +432,6 @@ def decode_backward(grad: Tensor, blocks: Tensor, tables: Tables, product_elemen
     with on_device_of(blocks):
         decode_backward_kernel[(len(tables.backward_items),)](
             grad.contiguous(), blocks.contiguous(), products, grad_blocks, tables.targets, tables.backward_items,
-            GIVEN_TILE, REPEATS, **options_for(tables, "float32"),
+            decode_tables.GIVEN_TILE, REPEATS, **options_for(tables, "float32"),
         )  # fmt: skip
     return products, grad_blocks

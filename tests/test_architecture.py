@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ghnfast"
 FLOORS = (
     "errors",
     "optional files memory randomness",
-    "graph batch graph_checks graph_numpy",
+    "graph",
     "tracing checkpoints drawing",
     "kernels",
     "ops",
@@ -33,8 +33,11 @@ MOST_LINES, MOST_FUNCTION_LINES = 450, 70
 def modules() -> dict[str, Path]:
     """{dotted name: file} of all modules."""
     found = {}
-    for file in sorted(PACKAGE.rglob("*.py")):
-        parts = file.relative_to(ROOT).with_suffix("").parts
+    # `ghnfast/kernels` is a link in a clone, which not every Python follows.
+    files = {file.relative_to(ROOT): file for file in PACKAGE.rglob("*.py") if "kernels" not in file.parts}
+    files |= {Path("ghnfast") / file.relative_to(ROOT): file for file in (ROOT / "kernels").glob("*.py")}
+    for place, file in sorted(files.items()):
+        parts = place.with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
     return found
 
@@ -102,9 +105,7 @@ def test_a_module_imports_from_the_floors_below(name: str) -> None:
 
 
 def test_every_module_has_a_floor() -> None:
-    assert {name.split(".")[1] for name in MODULES if "." in name} == set(FLOOR) & {
-        name.split(".")[1] for name in MODULES if "." in name
-    }
+    assert {name.split(".")[1] for name in MODULES if "." in name} == set(FLOOR)
 
 
 @pytest.mark.parametrize("name", sorted(name for name, file in MODULES.items() if file.name == "__init__.py"))
@@ -125,7 +126,11 @@ def test_files_are_short(file: Path) -> None:
     assert len(file.read_text().splitlines()) <= MOST_LINES
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+# What a kernel holds in registers it cannot hand to another function without a word for each.
+NAMES = sorted(name for name in MODULES if not name.startswith("ghnfast.kernels."))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_functions_need_no_scrolling(name: str) -> None:
     for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):

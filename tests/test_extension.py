@@ -12,7 +12,7 @@ import triton.language as tl
 from ghnfast import _C
 from ghnfast.deepnets import dataset, genotype
 from ghnfast.graph import PRIMITIVES
-from ghnfast.kernels import decode as kernels
+from ghnfast.kernels import decode_tables as kernels
 from ghnfast.ops.decode import ELEMENTS, TargetKind
 from ghnfast.prediction.layout import DecoderKind
 from ghnfast.tracing import Fate, Kind

@@ -145,7 +145,8 @@ inline Vector<double> exponential(Vector<double> x) {
   return x;
 }
 
-// 2^x for x of at most 0; 0 below the least normal number. Relative error below 2e-7 in float, 2e-15 in double.
+// 2^x for x of at most 0; below the least normal number some number below it. Relative error below 2e-7 in float, 2e-15
+// in double.
 inline Vector<float> power_of_two(Vector<float> x) {
   typedef std::int32_t Integers __attribute__((vector_size(kVectorBytes)));
   const float lowest = -127.0f;  // its bits come out as those of 0

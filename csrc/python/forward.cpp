@@ -162,7 +162,8 @@ void check_calls(const GhnArrays<T>& ghn, const std::vector<DecoderCall>& calls,
       room = hidden_rows;
       kernel_rows += call.count * call.cells;
     } else if (call.decoder == DecoderKind::kClassWeight) {
-      fits &= call.columns >= 1 && call.columns <= sizes.columns && call.cells == 1 && call.width == 1;
+      fits &= call.columns >= 1 && call.columns <= sizes.columns && call.cells == 1;
+      fits &= call.height == 1 && call.width == 1 && sizes.size >= 1;
       each = sizes.classes.outputs * call.columns;
     } else if (call.decoder == DecoderKind::kClassBias) {
       each = sizes.classes.outputs;

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -57,7 +58,11 @@ struct type_caster<ghnfast::python::Table<Row>> {
     if (given.ndim() != 1) {
       throw std::invalid_argument("a table has " + std::to_string(given.ndim()) + " dimensions; one is accepted");
     }
-    value = ghnfast::python::Table<Row>(Array::ensure(is_aligned(given) ? given : array(given.attr("copy")())));
+    auto found = Array::ensure(is_aligned(given) ? given : array(given.attr("copy")()));
+    if (!found) {
+      throw std::bad_alloc();
+    }
+    value = ghnfast::python::Table<Row>(std::move(found));
     return true;
   }
 

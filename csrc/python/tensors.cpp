@@ -138,9 +138,9 @@ void bind_tensors(py::module_& module) {
   module.def(
       "inspect_tensors", &inspect_tensors, py::arg("tensors"), py::arg("shapes"), py::arg("dtypes"),
       "(tensors) TensorMemory: address, number of the dtype and bytes of each tensor that is nothing but contiguous "
-      "memory, in "
-      "one of these dtypes and in its shape, and that can be written; -1 for others. The second is -1 outside of the "
-      "memory of the CPU.");
+      "memory, in one of these dtypes and in its shape, and that can be written; -1 for others. The second is -1 "
+      "outside "
+      "of the memory of the CPU.");
   module.def("is_writable", &ghnfast::is_writable, py::arg("address"), py::arg("bytes"),
              "Whether memory of this process can be written; it keeps its content.");
   module.def("overlapping", &overlapping, py::arg("memory"),

@@ -11,7 +11,7 @@ from ..errors import CheckpointError
 from .contents import Checkpoint, plain_tensors
 from .wording import shape_of, some
 
-PIECE_ELEMENTS = 1 << 20
+PIECE_ELEMENTS = 1 << 17
 
 
 def fitted_weights(

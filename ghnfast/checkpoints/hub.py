@@ -33,8 +33,10 @@ def endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def is_offline() -> bool:
-    return any(os.environ.get(name, "").upper() in TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+def offline() -> str | None:
+    """The variable that forbids to ask the Hub, where one does."""
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return next((name for name in names if os.environ.get(name, "").upper() in TRUE), None)
 
 
 def hub_cache() -> str | None:
@@ -67,14 +69,16 @@ def hub_file(repository: str, file: str, revision: str | None = None, optional: 
             revision=revision,
             cache_dir=hub_cache(),
             endpoint=endpoint(),
-            local_files_only=is_offline(),
+            local_files_only=offline() is not None,
             library_name="ghnfast",
         )
     except Exception as error:  # the client's own, those of its HTTP library, and those of the file system
-        # Not in the cache, while the Hub cannot be asked, is an EntryNotFoundError, too.
-        local = isinstance(error, hub.errors.LocalEntryNotFoundError)
-        if optional and isinstance(error, hub.errors.EntryNotFoundError) and (not local or is_offline()):
-            return None
+        if optional and isinstance(error, hub.errors.EntryNotFoundError):
+            # Not in the cache, while the Hub cannot be asked, is such an error, too: absent is what it was known to be.
+            local = isinstance(error, hub.errors.LocalEntryNotFoundError)
+            known = hub.try_to_load_from_cache(repository, file, cache_dir=hub_cache(), revision=revision)
+            if not local or known is hub._CACHED_NO_EXIST:
+                return None
         raise CheckpointError(refusal(hub, error, repository, file, revision)) from error
     return Path(found)
 
@@ -83,10 +87,10 @@ def refusal(hub: Any, error: Exception, repository: str, file: str, revision: st
     what = (
         f"could not get '{file}' of '{repository}'{f' at {revision!r}' if revision else ''} from the Hugging Face Hub"
     )
-    if is_offline():
-        where = hub_cache() or hub.constants.HF_HUB_CACHE
-        return f"{what}: HF_HUB_OFFLINE is set, and the file is not in its cache {where}"
     errors = hub.errors
+    if (variable := offline()) and isinstance(error, errors.LocalEntryNotFoundError):
+        where = hub_cache() or hub.constants.HF_HUB_CACHE
+        return f"{what}: {variable} is set, and the file is not in its cache {where}"
     for kind, reason in (
         (errors.GatedRepoError, "the repository asks for a permission that this account has not been given"),
         (errors.RepositoryNotFoundError, "there is no such repository, or this account may not see it"),
@@ -114,8 +118,8 @@ def upload_folder(
         MissingPackageError: the client is not installed.
     """
     hub = client()
-    if is_offline():
-        raise CheckpointError(f"nothing can be uploaded to '{repository}': HF_HUB_OFFLINE is set")
+    if variable := offline():
+        raise CheckpointError(f"nothing can be uploaded to '{repository}': {variable} is set")
     api = hub.HfApi(endpoint=endpoint(), token=token, library_name="ghnfast")
     try:
         api.create_repo(repository, private=private, exist_ok=True)

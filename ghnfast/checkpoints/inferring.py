@@ -70,6 +70,6 @@ def inferred_config(weights: Mapping[str, Any], source: str) -> dict[str, Any]:
         "ve": True,
         "layernorm": "ln.weight" in weights,
         "hid": hid,
-        "layers": sum(name.startswith("gnn.") and name.endswith(".ln1.weight") for name in weights),
+        "layers": sum(str(name).startswith("gnn.") and str(name).endswith(".ln1.weight") for name in weights),
         "heads": weights[HEADS].shape[0],
     }

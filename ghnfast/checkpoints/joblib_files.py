@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import in_words
+from ..memory import is_out_of_memory
 from .contents import ACCEPTED, as_type
 from .space import Room
 from .streams import Part, opened
@@ -74,9 +75,9 @@ def read_dump(path: Path, head: bytes, dtype: torch.dtype | None) -> tuple[objec
             return found, most
     except Foreign as error:
         raise dangerous(path, str(error)) from None
-    except MemoryError:
-        raise room.refusal(least=True) from None
     except Exception as error:  # a damaged file raises nearly anything
+        if is_out_of_memory(error):
+            raise room.refusal(least=True) from None
         if isinstance(error, CheckpointError) and not isinstance(error, Damaged):
             raise
         raise CheckpointError(
@@ -149,6 +150,8 @@ class Machine:
         if memory.nbytes() > length or not part.is_read():
             raise Damaged("it ends early")
         flat = torch.empty(0, dtype=storage.dtype, device="cpu").set_(memory)
+        if self.dtype is not None and flat.is_floating_point():  # what is converted is there twice for a moment
+            self.room.take(max(0, self.dtype.itemsize - flat.element_size()) * flat.numel(), least=True)
         self.stack.append(Numbers(as_type(flat, self.dtype)))
 
     # The stack -------------------------------------------------------------------------------------------------------

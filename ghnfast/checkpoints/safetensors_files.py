@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import in_words
+from ..memory import is_out_of_memory
 from .contents import ACCEPTED
 from .space import Room
 
-CHUNK_ELEMENTS = 1 << 22
+CHUNK_ELEMENTS = 1 << 20
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -50,10 +51,10 @@ def read_safetensors(path: Path, dtype: torch.dtype | None) -> tuple[dict[str, s
             return file.metadata() or {}, tensors
     except CheckpointError:
         raise
-    except MemoryError:
-        room.taken = room.taken or path.stat().st_size  # the library could not even map the file
-        raise room.refusal() from None
-    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            room.taken = room.taken or path.stat().st_size  # the library could not even map the file
+            raise room.refusal() from None
         raise CheckpointError(
             f"the checkpoint {path} is damaged, cut off or of another format ({in_words(error)}); {ACCEPTED}"
         ) from error
@@ -62,8 +63,11 @@ def read_safetensors(path: Path, dtype: torch.dtype | None) -> tuple[dict[str, s
 def read_tensor(data: BinaryIO, shape: list[int], stored: torch.dtype, dtype: torch.dtype) -> Tensor:
     """The next tensor of a file, of this shape and dtype."""
     tensor = torch.empty(shape, dtype=dtype, device="cpu")
+    # One buffer for all pieces that are converted: of two, the next would be there before the last is gone.
+    elements = 0 if dtype == stored else min(tensor.numel(), CHUNK_ELEMENTS)
+    buffer = torch.empty(elements, dtype=stored, device="cpu")
     for part in tensor.view(-1).split(CHUNK_ELEMENTS):
-        read = part if dtype == stored else torch.empty(len(part), dtype=stored, device="cpu")
+        read = part if dtype == stored else buffer[: len(part)]
         if data.readinto(read.view(torch.uint8).numpy()) != read.nbytes:  # type: ignore[attr-defined]
             raise CheckpointError(f"the file became shorter while it was read; {ACCEPTED}")
         if read is not part:

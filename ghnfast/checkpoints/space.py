@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -82,6 +81,10 @@ def group_memory() -> Iterator[int]:
 
 def own_limits() -> Iterator[int]:
     """What is left of the limits that the process has of itself (`ulimit -v`, `-d`)."""
+    try:
+        import resource
+    except ImportError:  # only POSIX has it
+        return
     pages = [int(count) for line in lines(PROC / "self" / "statm") for count in line.split()]
     for kind, place in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
         limit, _ = resource.getrlimit(kind)

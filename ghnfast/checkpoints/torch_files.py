@@ -18,6 +18,7 @@ from torch import _weights_only_unpickler
 
 from ..errors import CheckpointError
 from ..files import in_words
+from ..memory import is_out_of_memory
 from .contents import ACCEPTED
 from .space import Room
 from .wording import shape_of
@@ -47,9 +48,9 @@ def read_torch(path: Path) -> object:
         raise
     except pickle.UnpicklingError as error:
         refuse_pickle(path, error)
-    except MemoryError:
-        raise room.refusal() from None
     except Exception as error:  # a damaged file raises nearly anything: KeyError, struct.error, UnicodeDecodeError, ...
+        if is_out_of_memory(error):
+            raise room.refusal() from None
         raise CheckpointError(
             f"the checkpoint {path} is damaged, cut off or of another format ({in_words(error)}); {ACCEPTED}"
         ) from None  # torch's own text recommends weights_only=False

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..training import make_config, read_config, train
+from ..training.config import RECIPES
 from ..training.folder import CONFIG
 from .shared import check_folder
 
@@ -25,7 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="a .toml or .yaml file with names and values, or a recipe: ghn3-cifar10, ghn3-imagenet",
+        help=f"a .toml or .yaml file with names and values, or a recipe: {', '.join(RECIPES)}",
     )
     parser.set_defaults(run=run)
 

@@ -29,10 +29,6 @@ class GHNSettings:
     heads: int = 8
 
 
-# Those that only some hypernets have (`Hypernet.settings`); with others they do not matter.
-OF_HYPERNETS = ("layers", "heads")
-
-
 @dataclass(frozen=True)
 class GHNConfig(GHNSettings):
     """The arguments of `ghnfast.GHN`, checked.
@@ -52,10 +48,10 @@ class GHNConfig(GHNSettings):
             raise ConfigError(f"num_classes is {self.num_classes!r}; an integer of 1 to {MOST_CLASSES} is accepted")
         for name, value, known in (("hypernet", self.hypernet, HYPERNETS), ("decoder", self.decoder, DECODERS)):
             if not isinstance(value, str) or value not in known:
-                raise ConfigError(f"{name} is {value!r}; {in_words(list(known))} accepted")
+                raise ConfigError(f"{name} is {value!r}; {accepted_names(list(known))} accepted")
         if not is_count(self.hid) or self.hid % 4:
             raise ConfigError(f"hid is {self.hid!r}; a positive multiple of 4 is accepted")
-        for name in OF_HYPERNETS:
+        for name in ("layers", "heads"):
             if not is_count(value := getattr(self, name)) or value > MOST_LAYERS:
                 raise ConfigError(f"{name} is {value!r}; an integer of 1 to {MOST_LAYERS} is accepted")
         # The two largest layers: the first of the decoder of kernels, and its last.
@@ -70,9 +66,10 @@ class GHNConfig(GHNSettings):
         object.__setattr__(self, "max_shape", tuple(map(int, sizes)))
 
     def as_dict(self) -> dict[str, Any]:
-        """As checkpoints have it."""
-        own = HYPERNETS[self.hypernet].settings
-        return {name: getattr(self, name) for name in names(GHNConfig) if name not in OF_HYPERNETS or name in own}
+        """As checkpoints have it: without what only other hypernets have."""
+        of_others = {name for kind in HYPERNETS.values() for name in kind.settings}
+        of_others -= set(HYPERNETS[self.hypernet].settings)
+        return {name: getattr(self, name) for name in names(GHNConfig) if name not in of_others}
 
 
 def names(settings: type[GHNSettings]) -> tuple[str, ...]:
@@ -85,7 +82,7 @@ def config_of(settings: GHNSettings, num_classes: int) -> GHNConfig:
     return GHNConfig(num_classes=num_classes, **{name: getattr(settings, name) for name in names(GHNSettings)})
 
 
-def in_words(known: list[str]) -> str:
+def accepted_names(known: list[str]) -> str:
     """The names in a message: "'a', 'b' and 'c' are"."""
     *others, last = map(repr, known)
     return f"{', '.join(others)} and {last} are" if others else f"{last} is"

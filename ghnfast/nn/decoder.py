@@ -38,6 +38,11 @@ class ConvDecoder(Decoder):
         self.conv = nn.Sequential(layer(4 * hid, 8 * hid), nn.ReLU(), layer(8 * hid, rows * columns))
         self.class_layer_predictor = nn.Sequential(nn.ReLU(), layer(rows, num_classes))
 
+    @property
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """See `ghnfast.nn.registry.Decoder`."""
+        return self.conv[2], self.class_layer_predictor[1]
+
     def hidden_rows(self, calls: Sequence[_C.DecoderCall], states: Sequence[Tensor]) -> Tensor:
         """See `ghnfast.nn.registry.Decoder`: (rows, 8 hid)."""
         cells = [self.cells(own, call.height, call.width) for call, own in zip(calls, states, strict=True)]

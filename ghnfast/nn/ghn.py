@@ -16,7 +16,7 @@ from .. import _C, checkpoints
 from ..errors import ConfigError, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..memory import unreadable
-from ..ops.backend import as_arrays, backend_for
+from ..ops.backend import as_arrays, backend_for, is_plain
 from ..ops.decode import PRECISIONS, DecodeSource
 from ..prediction import DecoderKind, Layout, Options, Report, Request, run, values_of
 from ..prediction.predictor import as_list
@@ -62,18 +62,22 @@ class GHN(Pretrained):
     """A Graph HyperNetwork: predicts all parameters of networks that nobody has trained.
 
     Configurations (the arguments are those of the published checkpoints): GHN-2 is the default; GHN-1 is
-    `ve=False, layernorm=False, weight_norm=False`; the MLP baseline is `hypernet="mlp"`.
-    Source: Parameter Prediction for Unseen Deep Architectures (Knyazev et al., NeurIPS 2021).
+    `ve=False, layernorm=False, weight_norm=False`; the MLP baseline is `hypernet="mlp"`; GHN-3-T is
+    `hypernet="graphormer", hid=64, layers=3, heads=8`.
+    Sources: Parameter Prediction for Unseen Deep Architectures (Knyazev et al., NeurIPS 2021); Can We Scale
+    Transformers to Predict Parameters of Diverse ImageNet Models? (Knyazev et al., ICML 2023).
 
     Args:
         max_shape: (out, in, S, S), the largest kernel that is decoded; larger parameters repeat it.
         num_classes: the classes of the data set it is for.
-        hypernet: "gatedgnn" for a gated sweep over the graph, "mlp" for none.
-        decoder: "conv", the only one there is.
+        hypernet: what updates node states: "gatedgnn", a gated sweep over the graph; "mlp", nothing but an MLP a node;
+            "graphormer", layers of attention; or a name in `ghnfast.nn.HYPERNETS`.
+        decoder: "conv", or a name in `ghnfast.nn.DECODERS`.
         weight_norm: normalize predicted parameters by their fan-in.
         ve: virtual edges, up to 50 hops.
-        layernorm: a layer norm over node states after the sweep.
+        layernorm: a layer norm over the final node states.
         hid: the width of node states; a multiple of 4.
+        layers, heads: of attention, with "graphormer" alone; heads divide hid.
 
     Raises:
         ConfigError: an argument has no meaning; the message says what is accepted.
@@ -278,7 +282,8 @@ class GHN(Pretrained):
 
     def decode_source(self, states: Tensor, layout: Layout, native: Native | None) -> DecodeSource:
         """Everything but the last step of decoding: the hidden states of products, and the other blocks."""
-        if native is None:
+        # States from modules, which may have hooks of their own, need not be plain numbers.
+        if native is None or not is_plain([states]):
             return self.decode_source_by_modules(states, layout)
         arrays = native.core.decode_inputs(
             states.numpy(), layout.nodes, layout.calls, layout.hidden_rows, layout.elements, torch.get_num_threads()

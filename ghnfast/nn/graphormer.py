@@ -137,9 +137,7 @@ class Graphormer(Hypernet):
             if isinstance(module, nn.Embedding):
                 deviation = module.embedding_dim**-0.5
                 nn.init.trunc_normal_(module.weight, std=deviation)
-        decoder = ghn.decoder
-        last = [*ghn.decoder_1d.linear_layers[1:], decoder.conv[2], decoder.class_layer_predictor[1]]  # type: ignore[index]
-        for layer in cast("list[nn.Linear]", last):
+        for layer in cast("list[nn.Linear]", [ghn.decoder_1d.linear_layers[1], *ghn.decoder.last_layers]):
             with torch.no_grad():
                 layer.weight.div_(5)
                 layer.bias.zero_()

@@ -76,10 +76,13 @@ class Pretrained(nn.Module):
         """
         check_dtype(dtype)
         folder = as_folder(source)
+        if folder is not None and revision is not None:
+            raise CheckpointError(f"revision is {revision!r}, and {folder} is a folder; a repository has revisions")
         weights, config = from_folder(folder) if folder is not None else from_hub(source, revision)
         settings = None if config is None else read_settings(config)
-        read = checkpoints.read(weights, settings, dtype or torch.get_default_dtype())
-        ghn = made_of(cast("type[GHN]", cls), read, dtype)
+        with torch.inference_mode(False):
+            read = checkpoints.read(weights, settings, dtype or torch.get_default_dtype())
+            ghn = made_of(cast("type[GHN]", cls), read, dtype)
         ghn.name = os.fsdecode(source)
         return cast(P, ghn)
 

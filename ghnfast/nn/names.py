@@ -1,4 +1,4 @@
-"""The names of weights in published checkpoints, where they differ from ours. All load; `GHN.save` writes the first."""
+"""The names of weights in files, where they differ from ours or from each other. All of them load."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+# Ours, and those of published files, which `GHN.save` writes.
 PUBLISHED_NAMES = {"primitive_embedding.weight": "embed.weight"}
-# Tables of the first layer of GHN-3, which published files have outside it and checkpoints of its training within.
+# Tables of the first layer of GHN-3: published files have them outside it; checkpoints of its training, and `GHN.save`,
+# within.
 MOVED_NAMES = {
     f"{name}.weight": f"gnn.0.{name}.weight"
     for name in ("centrality_embed_in", "centrality_embed_out", "input_dist_embed")
@@ -16,7 +18,7 @@ MOVED_NAMES = {
 
 
 def with_published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A GHN's weights by published names, from any; under both where a name is taken, which is an error later."""
+    """A GHN's weights by the names that are saved, from any; under both where a name is taken: an error later."""
     names = {**PUBLISHED_NAMES, **MOVED_NAMES}
     renamed = {given: wanted for given, wanted in names.items() if wanted not in state}
     return {renamed.get(name, name): value for name, value in state.items()}

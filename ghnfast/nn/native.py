@@ -24,8 +24,8 @@ from .sweep import GatedSweep, Mlp, NodeMlp
 WeightState: TypeAlias = "list[tuple[int, int]] | None"
 
 # The modules whose calls it stands for, of the hypernet and of all else.
-HYPERNETS = (GatedSweep, NodeMlp)
-MODULES = {*HYPERNETS, Mlp, ConvDecoder, ShapeEncoder, nn.Linear, nn.ReLU, nn.Sequential, nn.Conv2d}
+NATIVE = (GatedSweep, NodeMlp)
+MODULES = {*NATIVE, Mlp, ConvDecoder, ShapeEncoder, nn.Linear, nn.ReLU, nn.Sequential, nn.Conv2d}
 MODULES |= {nn.Embedding, nn.LayerNorm, nn.GRUCell}
 
 
@@ -68,7 +68,7 @@ class NativeForm:
         """
         if type(parts.decoder) is not ConvDecoder or backend_for(members.parameters[0]) != "cpp" or has_global_hooks():
             return None
-        states = type(parts.hypernet) in HYPERNETS
+        states = type(parts.hypernet) in NATIVE
         modules = members.modules[1:]
         if not states:
             modules = [module for part in (parts.decoder, parts.vectors, parts.class_bias) for module in part.modules()]

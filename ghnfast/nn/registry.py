@@ -9,6 +9,7 @@ A class is called with the `GHNConfig`, and its instances become submodules of t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .linear import LayerWeights
 
 
-class Hypernet(nn.Module):
+class Hypernet(nn.Module, ABC):
     """What updates node states. Made of a `GHNConfig`.
 
     cutoff: up to how many hops apart it reads distances of nodes; 1 for edges alone.
@@ -38,9 +39,9 @@ class Hypernet(nn.Module):
     def __init__(self, config: GHNConfig) -> None:
         super().__init__()
 
+    @abstractmethod
     def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
         """(nodes, hid) from (nodes, hid), the nodes of all graphs of a batch, one graph after the other."""
-        raise NotImplementedError
 
     def initialize(self, ghn: GHN) -> None:
         """Set the weights that a new GHN with it starts from, where torch's own initialization will not do."""
@@ -51,7 +52,7 @@ class Hypernet(nn.Module):
         return None
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """What makes kernels and matrices of node states; vectors have a decoder of their own. Made of a `GHNConfig`.
 
     request: what slots ask for: the row that each has in the table of slots says which block it is decoded from, and
@@ -64,21 +65,30 @@ class Decoder(nn.Module):
         super().__init__()
 
     @property
+    @abstractmethod
     def last(self) -> LayerWeights:
-        """The layer that the last step multiplies `hidden_rows` with: weight (out, in, width), bias (out, in)."""
-        raise NotImplementedError
+        """The layer that the last step multiplies `hidden_rows` with: weight (out, in, width), bias (out, in).
 
+        Its width is a multiple of 4, also where nothing is a product.
+        """
+
+    @property
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """The layers that parameters come from: a hypernet may have them start small (`Hypernet.initialize`)."""
+        return ()
+
+    @abstractmethod
     def hidden_rows(self, calls: Sequence[_C.DecoderCall], states: Sequence[Tensor]) -> Tensor:
         """What the last layer reads for calls of kernels, slot by slot and cell by cell: (rows, width).
 
         Args:
-            calls: runs of slots that ask for the same. states: the node states of each, (count, hid).
+            calls: runs of slots that ask for the same; none where nothing is a product.
+            states: the node states of each, (count, hid).
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def blocks(self, call: _C.DecoderCall, states: Tensor) -> Tensor:
         """The blocks of one call that are no products, (count, ...), row-major."""
-        raise NotImplementedError
 
 
 HYPERNETS: dict[str, type[Hypernet]] = {}

@@ -50,8 +50,8 @@ class TrainConfig(GHNSettings):
     clipped to the norm `grad_clip`; `network_clip`, if not 0, is the largest norm that one network's gradient of its
     parameters keeps, so that a network that explodes (one in thirty has no normalization) does not decide a step.
     `steps` in all, or `epochs` over the images; `schedule` "step" (times `gamma` at each of `milestones`, shares of all
-    steps), "cosine" (to zero), "cosine-warmup" (GHN-3's: epoch by epoch, the first five rising from 1e-5) or
-    "constant"; `warmup` steps of linear rise. `label_smoothing`; `predicted_decay`, a penalty on the norm of each
+    steps), "cosine" (to zero), "cosine-warmup" (GHN-3's: epoch by epoch, of more than six; the first five rise)
+    or "constant"; `warmup` steps of linear rise. `label_smoothing`; `predicted_decay`, a penalty on the norm of each
     predicted tensor, a mean over networks. `amp`: the dtype of autocast for the networks.
     Run: `seed`; `device`, where under torchrun "cuda" is a GPU for each process and "cuda:0" one that they share;
     `max_skipped`, the steps in a row without a finite loss that end the run; `log_every` and `save_every` steps;
@@ -116,6 +116,9 @@ class TrainConfig(GHNSettings):
         require(self.steps > 0 or self.epochs > 0, "steps", self.steps, "a positive number, or epochs,")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 or more, below 1,")
         require(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(map(repr, SCHEDULES)))
+        if self.schedule == "cosine-warmup":  # the last of the rising epochs is followed by a share of those after it
+            accepted = f"more than {WARM_EPOCHS + 1}, with the schedule 'cosine-warmup',"
+            require(self.epochs > WARM_EPOCHS + 1, "epochs", self.epochs, accepted)
         require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, " or ".join(map(repr, OPTIMIZERS)))
         require(self.amp in AMP, "amp", self.amp, " or ".join(map(repr, AMP)))
         require(self.amp != "float16" or self.device != "cpu", "amp", self.amp, "'bfloat16' or 'none' on the CPU")
@@ -138,12 +141,17 @@ class TrainConfig(GHNSettings):
         """The learning rate of an epoch with "cosine-warmup", as the code of GHN-3 has it."""
         if epoch < WARM_EPOCHS - 1:
             return FIRST_RATE + (self.lr - FIRST_RATE) * epoch / (WARM_EPOCHS - 1)
-        share = (epoch - WARM_EPOCHS) / max(self.epochs - WARM_EPOCHS, 1)
-        return self.lr * max(0.0, (1 + math.cos(math.pi * share)) / 2)
+        return self.lr * (1 + math.cos(math.pi * (epoch - WARM_EPOCHS) / (self.epochs - WARM_EPOCHS))) / 2
 
     def as_toml(self) -> str:
         """The configuration as a file, which `read_config` reads."""
         return "".join(f"{name} = {toml_of(value)}\n" for name, value in dataclasses.asdict(self).items())
+
+
+def as_lists(config: TrainConfig) -> dict[str, Any]:
+    """Names and values as checkpoints have them: lists for tuples."""
+    values = dataclasses.asdict(config)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def toml_of(value: Any) -> str:

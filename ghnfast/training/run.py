@@ -21,7 +21,7 @@ from ..nn import GHN
 from ..nn.config import config_of
 from ..predict import load
 from ..randomness import drawing_from
-from .config import TrainConfig
+from .config import TrainConfig, as_lists
 from .data import Batches, ImageData, load_data
 from .folder import CHECKPOINT, CONFIG, WEIGHTS, locked, read_checkpoint, save_checkpoint, sync_folder, writing
 from .networks import MetaBatches, ahead
@@ -71,7 +71,8 @@ def train(config: TrainConfig, folder: str | os.PathLike[str], *, progress: bool
                     file.write(config.as_toml().encode())
             run(trainer, dataset, batches, path, progress and rank == 0)
             if rank == 0:
-                trainer.ghn.name, trainer.ghn.epoch = path.resolve().name, trainer.step // batches.per_epoch
+                done = trainer.step // batches.per_epoch
+                trainer.ghn.name, trainer.ghn.epoch = path.resolve().name, done - 1 if done else None
                 trainer.ghn.trained_on = TrainedOn(data.name, data.input_shape)
                 trainer.ghn.save(path / WEIGHTS)
                 sync_folder(path)
@@ -96,11 +97,13 @@ def go_on(trainer: Trainer, dataset: DeepNets1M, path: Path) -> None:
 
 
 def check_same_run(known: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> None:
-    differing = [name for name in given if name not in FREE and known.get(name) != given[name]]
+    # A run from before a setting was there went on as the default says.
+    known = {**as_lists(TrainConfig()), **known}
+    differing = [name for name in given if name not in FREE and known[name] != given[name]]
     if differing:
         name = differing[0]
         raise TrainingError(
-            f"the run in {path} has {name} = {known.get(name)!r}, and {given[name]!r} was given; the same, or another "
+            f"the run in {path} has {name} = {known[name]!r}, and {given[name]!r} was given; the same, or another "
             "folder, is accepted"
         )
 
@@ -120,9 +123,9 @@ def make_ghn(config: TrainConfig, data: ImageData) -> GHN:
     if config.init:
         ghn = load(config.init)
         given, found = wanted.as_dict(), ghn.config
-        differing = [name for name in given if found[name] != given[name]]
+        differing = [name for name in given if found.get(name) != given[name]]
         if differing:
-            others = ", ".join(f"{name} is {found[name]}" for name in differing)
+            others = ", ".join(f"{name} is {found.get(name)}" for name in differing)
             said = ", ".join(str(given[name]) for name in differing)
             raise TrainingError(f"init is {config.init}, whose {others}; the configuration says {said}")
         return ghn.train()

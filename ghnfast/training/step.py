@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, distributed
 
 from ..errors import TrainingError
+from ..memory import is_out_of_memory
 from ..nn import GHN
 from ..randomness import drawing_from
-from .config import TrainConfig
+from .config import TrainConfig, as_lists
 from .data import BIG
 from .networks import MetaBatch, placed, run_network
 
@@ -246,7 +247,7 @@ class Trainer:
             "skipped": self.skipped,
             "out_of_memory": self.out_of_memory,
             "all_skipped": self.all_skipped,
-            "config": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.config).items()},
+            "config": as_lists(self.config),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -302,9 +303,3 @@ def clip(leaves: Sequence[Tensor], limit: float) -> None:
 
 def is_finite(number: float) -> bool:
     return number - number == 0
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; on the CPU torch says so in words only."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)

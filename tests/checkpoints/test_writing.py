@@ -53,7 +53,6 @@ def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["folder.pt"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_others_may_read_what_is_written(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "touched").touch()

@@ -151,6 +151,12 @@ def test_what_does_not_fit_is_refused(core: ModuleType) -> None:
     ):
         with pytest.raises(ValueError, match="out of range"):
             native.decode_inputs(states, *wrong, 1)
+    for height in (2, 3, 2_000_001):  # of a class weight, which is one cell
+        tall = slots[slots["decoder"] == CLASS_WEIGHT][:1].copy()
+        tall["height"] = height
+        _, _, ones, its_calls, its_rows, its_elements = core.lay_out(tall, VECTOR, CLASSES)
+        with pytest.raises(ValueError, match="a call of a decoder is out of range"):
+            weights.native(core, True).decode_inputs(states, ones, its_calls, its_rows, its_elements, 1)
     with pytest.raises(ValueError, match="a node is out of range"):
         native.decode_inputs(states[:2], nodes, calls, rows, elements, 1)
     with pytest.raises(ValueError, match="states has another shape"):

@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghnfast.kernels import decode as kernels
+from ghnfast.kernels import decode_tables
 from ghnfast.ops.decode import (
     DecodeSource,
     DecodeTargets,
@@ -74,10 +75,10 @@ def test_random_targets(data: st.DataObject) -> None:
 
 def test_many_targets_of_one_cell_share_items() -> None:
     """More than share one item, with different repeats, and others between them."""
-    targets = [(6, 5, 1, 6 + index, 5 + 3 * index, PRODUCT) for index in range(kernels.GROUP + 3)]
+    targets = [(6, 5, 1, 6 + index, 5 + 3 * index, PRODUCT) for index in range(decode_tables.GROUP + 3)]
     targets += [(6, 4, 1, 6, 4, PRODUCT), (2, 4, 1, 2, 40, PRODUCT), (2, 4, 1, 2, 4, PRODUCT)]
     source, table = made(targets)
-    arrays = kernels.tables(table.table, None, 16)
+    arrays = decode_tables.tables(table.table, None, 16)
     counts = {(first, count) for _, first, count, *_ in arrays[1].tolist()}
     assert counts == {(0, 4), (4, 3), (7, 1), (8, 2)}
     assert_same_decoding(source, table)
@@ -87,7 +88,7 @@ def test_many_targets_of_one_cell_share_items() -> None:
 def test_repeats_are_shared_between_items(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "STORED", 64)
     source, table = made([(4, 4, cells, 33, 29, PRODUCT), (1, 5, 1, 1, 700, NORM_WEIGHT)])
-    items = kernels.tables(table.table, None, 16)[1]
+    items = decode_tables.tables(table.table, None, 16)[1]
     assert items[:, 5].max() > 5
     assert_same_decoding(source, table)
 
@@ -269,25 +270,25 @@ def large_memory(elements: int) -> torch.Tensor:
     return torch.frombuffer(mmap.mmap(-1, 4 * elements, flags=flags), dtype=torch.float32)
 
 
-def of_one_item(arrays: list[Any], index: int, tile: int, part: int = 0, parts: int = 1) -> kernels.Tables:
+def of_one_item(arrays: list[Any], index: int, tile: int, part: int = 0, parts: int = 1) -> decode_tables.Tables:
     """Tables whose lists of items are one, of the first target: this tile, and this part of its repeats."""
     table, *items = arrays
     what = items[index][0, 0]
     one = np.array([[what, 0, 1, tile, part, parts]], dtype=items[index].dtype)
-    return kernels.Tables(*(torch.from_numpy(array).to(DEVICE) for array in (table, one, one)))
+    return decode_tables.Tables(*(torch.from_numpy(array).to(DEVICE) for array in (table, one, one)))
 
 
 def test_gradients_of_more_than_two_to_the_31_elements() -> None:
     """The last elements of the last repeats: their places take 64 bits."""
     rows = 65
     targets = targets_of([(0, 1, ROW, 1, rows, ROW, SCALED)])
-    arrays = kernels.tables(targets, None, 16)
+    arrays = decode_tables.tables(targets, None, 16)
     assert all(array.dtype == np.int32 for array in arrays[1:])
     grad, blocks = large_memory(rows * ROW), large_memory(ROW)
     at = torch.tensor([0, 17, rows - 2, rows - 1])
     for row in at.tolist():
         grad[row * ROW + ROW - 3 :][:3] = torch.tensor([1.0, 2.0, 3.0]) * (row + 1)
-    last = ROW // kernels.GIVEN_TILE - 1
+    last = ROW // decode_tables.GIVEN_TILE - 1
     _, found = kernels.decode_backward(grad, blocks, of_one_item(arrays, 1, last), 0)
     wanted = torch.tensor([1.0, 2.0, 3.0]) * float((at + 1).sum())
     assert torch.equal(found[-3:].cpu(), wanted)
@@ -299,9 +300,11 @@ def test_writing_beyond_two_to_the_31_elements() -> None:
     blocks, output = large_memory(ROW), large_memory(rows * ROW)
     blocks[-2:] = torch.tensor([5.0, 6.0])
     memory = table(MEMORY, [(output.data_ptr(), 0, (ROW, 1, 1))])
-    tables = of_one_item(kernels.tables(targets, memory, 16), 0, ROW // kernels.GIVEN_TILE - 1, rows - 1, rows)
+    tables = of_one_item(
+        decode_tables.tables(targets, memory, 16), 0, ROW // decode_tables.GIVEN_TILE - 1, rows - 1, rows
+    )
     nothing = torch.zeros(1, 16, device=DEVICE), torch.zeros(1, 1, 16, device=DEVICE), torch.zeros(1, 1, device=DEVICE)
-    status = torch.tensor(kernels.FINE.value, dtype=torch.int32, device=DEVICE)
+    status = torch.tensor(decode_tables.FINE.value, dtype=torch.int32, device=DEVICE)
     kernels.launch(*nothing, blocks, blocks, tables, status, False, "float32")
     assert output[-2:].tolist() == [5.0, 6.0]
     assert output[-ROW - 2 : -ROW].tolist() == [0.0, 0.0]  # the row before is another item's
@@ -309,9 +312,9 @@ def test_writing_beyond_two_to_the_31_elements() -> None:
 
 def test_sizes_and_repeats_beyond_32_bits_are_counted_in_64() -> None:
     narrow, wide = targets_of([(0, 4, 4, 1, 2**20, 2**14, SCALED)]), targets_of([(0, 1, 1, 1, 2**17, 2**15, SCALED)])
-    assert kernels.index_type(narrow) is np.int32
+    assert decode_tables.index_type(narrow) is np.int32
     for targets in (wide, targets_of([(0, 1, 4, 1, 1, 2**31, BIAS)]), np.concatenate([narrow, wide])):
-        assert kernels.index_type(targets) is np.int64
+        assert decode_tables.index_type(targets) is np.int64
 
 
 def test_64_bit_counters_give_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,8 @@ def test_a_saved_configuration_is_read_back(tmp_path: Path) -> None:
         ({"schedule": "linear"}, "schedule is 'linear'; 'step' or 'cosine' or 'cosine-warmup' or 'constant' is"),
         ({"milestones": [0.9, 0.1]}, r"milestones is \(0.9, 0.1\); rising shares of all steps"),
         ({"amp": "float16"}, "amp is 'float16'; 'bfloat16' or 'none' on the CPU is accepted"),
+        ({"schedule": "cosine-warmup", "epochs": 6}, "epochs is 6; more than 6, with the schedule 'cosine-warmup', is"),
+        ({"schedule": "cosine-warmup", "steps": 9, "epochs": 0}, "epochs is 0; more than 6"),
         ({"steps": 0, "epochs": 0}, "steps is 0; a positive number, or epochs, is accepted"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0; 0 or more, below 1, is accepted"),
     ],
@@ -107,6 +109,8 @@ def test_learning_rates() -> None:
     found = [ghn3.learning_rate(100 * epoch + 50, 7500) for epoch in range(75)]
     wanted = [*np.linspace(1e-5, 4e-4, 5)[:4], *(4e-4 * (1 + np.cos(np.pi * (e - 5) / 70)) / 2 for e in range(4, 75))]
     assert found == pytest.approx(wanted, rel=1e-12)
+    least = TrainConfig(schedule="cosine-warmup", epochs=7)
+    assert min(least.learning_rate(step, 70) for step in range(70)) >= 1e-5
     warm = TrainConfig(lr=1.0, schedule="constant", warmup=10)
     assert [warm.learning_rate(at, 100) for at in (0, 4, 9, 50)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
 

@@ -81,10 +81,10 @@ GHN3 = {"hypernet": "graphormer", "layers": 2, "heads": 2, "optimizer": "adamw",
 
 
 def test_ghn3_trains_and_goes_on(tmp_path: Path) -> None:
-    config = tiny_config(**GHN3, epochs=6, predicted_decay=3e-5, weight_decay=1e-2)
+    config = tiny_config(**GHN3, epochs=8, predicted_decay=3e-5, weight_decay=1e-2)
     whole = ghnfast.load(train(config, tmp_path / "whole"))
     assert (whole.settings.hypernet, whole.settings.heads) == ("graphormer", 2)
-    process = start([*command(tmp_path / "killed"), *(f"{name}={value}" for name, value in GHN3.items()), "epochs=6",
+    process = start([*command(tmp_path / "killed"), *(f"{name}={value}" for name, value in GHN3.items()), "epochs=8",
                      "predicted_decay=3e-5", "weight_decay=1e-2"])  # fmt: skip
     deadline = time.monotonic() + 300
     while not (tmp_path / "killed" / CHECKPOINT).exists():

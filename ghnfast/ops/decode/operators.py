@@ -61,14 +61,14 @@ def native_decode(source: DecodeSource, targets: DecodeTargets, elements: int) -
 
 
 def triton_tables(targets: DecodeTargets, memory: Table | None, hidden: Tensor) -> list[Tensor]:
-    """`Tables` of kernels/decode.py on the device of hidden states; `memory` None for targets one behind the other."""
-    from ...kernels import decode as kernels
+    """`Tables` of kernels/decode_tables.py on the device of hidden states; `memory` None for targets side by side."""
+    from ...kernels import decode_tables
 
     known = targets.uploaded
     key = b"" if memory is None else memory.tobytes()
     found = known.get(hidden.device, {})
     if key not in found:
-        arrays = kernels.tables(targets.table, memory, hidden.shape[1])
+        arrays = decode_tables.tables(targets.table, memory, hidden.shape[1])
         found = known[hidden.device] = {key: uploaded(arrays, hidden.device)}
     return kept_for_capture(found[key])
 
@@ -123,8 +123,9 @@ def triton_decode_into(
     precision: str,
 ) -> Tensor:
     from ...kernels import decode as kernels
+    from ...kernels.decode_tables import Tables
 
-    return kernels.decode_into(hidden, weight, bias, blocks, kernels.Tables(*tables), precision)
+    return kernels.decode_into(hidden, weight, bias, blocks, Tables(*tables), precision)
 
 
 @decode_into_op.register_fake
@@ -181,8 +182,9 @@ def triton_decode(
     precision: str,
 ) -> Tensor:
     from ...kernels import decode as kernels
+    from ...kernels.decode_tables import Tables
 
-    return kernels.decode(hidden, weight, bias, blocks, kernels.Tables(*tables), elements, precision)
+    return kernels.decode(hidden, weight, bias, blocks, Tables(*tables), elements, precision)
 
 
 @decode_op.register_fake
@@ -235,9 +237,10 @@ def triton_decode_backward(
     runs: Tensor,
 ) -> list[Tensor]:
     from ...kernels import decode as kernels
+    from ...kernels.decode_tables import Tables
 
     elements = sum((last - first) * rows * columns for rows, columns, first, last in runs.tolist())
-    products, grad_blocks = kernels.decode_backward(grad, blocks, kernels.Tables(*tables), elements)
+    products, grad_blocks = kernels.decode_backward(grad, blocks, Tables(*tables), elements)
     with torch.autocast(grad.device.type, enabled=False):
         return [*product_gradients(products, hidden, weight, bias, runs), grad_blocks]
 

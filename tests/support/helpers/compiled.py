@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ghnfast.kernels import attention, decode, sweep
+from ghnfast.kernels import attention, decode, decode_tables, sweep
 from ghnfast.ops.attention import CODES
 from ghnfast.ops.decode import PRECISIONS
 from helpers.table_rows import targets_of
@@ -95,8 +95,8 @@ def decodings(hid: int, precision: str) -> None:
         torch.zeros(8),
     )
     targets = targets_of([(0, 64, 64, 1, 64, 64, 0), (1, 64, 64, 2, 64, 64, 0), (0, 1, 8, 1, 1, 8, 2)])
-    arrays = decode.tables(targets, None, width)
-    tables = decode.Tables(*map(torch.from_numpy, arrays))
+    arrays = decode_tables.tables(targets, None, width)
+    tables = decode_tables.Tables(*map(torch.from_numpy, arrays))
     decode.decode(hidden, weight, bias, blocks, tables, 64 * 64 * 3 + 8, precision)
     decode.decode_into(hidden, weight, bias, blocks, tables, precision)
     if precision == "float32":
@@ -140,7 +140,7 @@ def main(architecture: int) -> None:
             decodings(hid, precision)
     for recorder in recorders:
         recorder.purpose = "parameters that need counters of 64 bits"
-    decode.index_type = lambda targets: np.int64
+    decode_tables.index_type = lambda targets: np.int64
     for precision in PRECISIONS:
         decodings(32, precision)
     print(json.dumps(found))

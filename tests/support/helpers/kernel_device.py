@@ -14,13 +14,13 @@ if DEVICE == "cpu":
 
 def use_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interpreted, a program takes as long for a large block as for a small one: make them few."""
-    from ghnfast.kernels import attention, decode, sweep
+    from ghnfast.kernels import attention, decode, decode_tables, sweep
 
     if DEVICE == "cpu":
-        for name, size in {"HELD_ROWS": 1024, "HELD": 1 << 20, "GIVEN_TILE": 4096, "KERNEL_TILE": 1024}.items():
-            monkeypatch.setattr(decode, name, size)
+        large = {"HELD_ROWS": 1024, "HELD": 1 << 20, "GIVEN_TILE": 4096, "KERNEL_TILE": 1024, "STORED": 1 << 30}
+        for name, size in large.items():
+            monkeypatch.setattr(decode_tables, name, size)
         monkeypatch.setattr(decode, "KERNEL_CHUNK", 256)
-        monkeypatch.setattr(decode, "STORED", 1 << 30)
         monkeypatch.setattr(decode, "REPEATS", 64)
         monkeypatch.setattr(sweep, "GATHERED", 1 << 15)
         monkeypatch.setattr(attention, "BLOCK", 64)

@@ -1,0 +1,143 @@
+"""What the kernels of decoding work through: the tables of targets and of items, and the sizes that these go by."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import triton
+import triton.language as tl
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import _C
+
+# Rows of the decoder's last weight, and their elements, that an item holds in registers at most, for all targets of one
+# cell that share them.
+HELD_ROWS, HELD = 32, 8192
+# How many targets of one cell share an item.
+GROUP = 4
+# Elements of a block that one item of a given block stores.
+GIVEN_TILE = 128
+# The rows of a tile of a kernel's product, (out * in, cells, width).
+KERNEL_TILE = 32
+# Elements that an item stores: more than it takes to load what it stores.
+STORED = 1 << 16
+
+# The rows of the table of targets: a target; where it is written, the address being the first element where all targets
+# share memory; and the first element of a product's gradient. Kernels read them as columns of int64.
+TARGET, MEMORY = (_C.dtypes()[name] for name in ("DecodeTarget", "DecodeMemory"))
+ROW = np.dtype([("target", TARGET), ("memory", MEMORY), ("gradient", np.int64)])
+
+
+def column(part: str, field: str | None = None) -> int:
+    """The number of a column: that of a part of the row, or of a field of it."""
+    start = ROW.fields[part][1]
+    return (start + (ROW[part].fields[field][1] if field else 0)) // 8
+
+
+FIRST, ROWS, COLUMNS, CELLS, OUT, IN, KIND, SCALE = (
+    tl.constexpr(column("target", field))
+    for field in ("first", "rows", "columns", "cells", "out", "in", "kind", "scale")
+)
+ADDRESS, ELEMENT = tl.constexpr(column("memory", "address")), tl.constexpr(column("memory", "element"))
+STRIDE_OUT, STRIDE_IN, STRIDE_CELL = (tl.constexpr(column("memory", "strides") + dim) for dim in range(3))
+GRADIENT = tl.constexpr(column("gradient"))
+TABLE_WIDTH = tl.constexpr(ROW.itemsize // 8)
+# The columns of the table of items: what it does, the first target, how many, which tile, and which part of the
+# repeats, of how many.
+ITEM_DOES, ITEM_TARGET, ITEM_COUNT, ITEM_TILE, ITEM_PART, ITEM_PARTS = (tl.constexpr(number) for number in range(6))
+ITEM_WIDTH = tl.constexpr(6)
+# What an item does.
+ONE_CELL, KERNEL, GIVEN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+# Kinds of targets, as in ghnfast.ops.decode.TargetKind.
+PRODUCT, SCALED, NORM_WEIGHT, BIAS = (tl.constexpr(kind) for kind in range(4))
+# Dtypes of targets, in the order of ghnfast.graph.PREDICTED_DTYPES.
+FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = (tl.constexpr(number) for number in range(4))
+# The status of targets that are all finite; else it is the number of the first that is not.
+FINE = tl.constexpr(2**31 - 1)
+
+
+class Blocks(NamedTuple):
+    """Block sizes, as the kernels take them."""
+
+    WIDTH: int
+    TILE: int  # elements of the block of a product of one cell
+
+
+def blocks_for(width: int) -> Blocks:
+    padded = triton.next_power_of_2(width)
+    return Blocks(padded, min(max(HELD // padded, 1), HELD_ROWS))
+
+
+class Tables(NamedTuple):
+    """What a decoding is made of, on its device."""
+
+    targets: Tensor  # (targets, columns of `ROW`) int64
+    items: Tensor  # (items, 6), see `index_type`
+    backward_items: Tensor  # the same; none where nothing goes backward
+
+
+def tables(targets: NDArray[np.void], memory: NDArray[np.void] | None, width: int) -> list[NDArray[np.generic]]:
+    """The arrays of `Tables`, to be copied to the device.
+
+    Args:
+        targets: (targets,) of `TARGET`.
+        memory: (targets,) of `MEMORY`, or None where they lie one behind the other.
+        width: that of hidden states.
+    """
+    rows, columns, cells, out, in_ = (targets[field] for field in ("rows", "columns", "cells", "out", "in"))
+    block, sizes, product = rows * columns * cells, out * in_ * cells, targets["kind"] == PRODUCT.value
+    table = np.zeros(len(targets), dtype=ROW)
+    table["target"] = targets
+    if memory is None:
+        table["memory"]["address"] = np.cumsum(sizes) - sizes
+        table["memory"]["strides"] = np.stack([in_ * cells, cells, np.ones_like(cells)], axis=1)
+    else:
+        table["memory"] = memory
+    of_products = np.where(product, block, 0)
+    table["gradient"] = np.cumsum(of_products) - of_products
+    single, tile = product & (cells == 1), blocks_for(width).TILE
+    what = np.where(single, ONE_CELL.value, np.where(product, KERNEL.value, GIVEN.value))
+    # Targets of one cell with blocks of equal size follow each other: up to GROUP of them share an item.
+    same = np.zeros(len(targets), dtype=bool)
+    same[1:] = single[1:] & single[:-1] & (rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1])
+    run_starts = np.flatnonzero(~same)
+    position = np.arange(len(targets)) - run_starts[np.cumsum(~same) - 1]
+    heads = np.flatnonzero(position % GROUP == 0)
+    counts = np.diff(heads, append=len(targets))
+    tiled = np.where(product, rows * columns, block)[heads]
+    tiles = -(-tiled // np.choose(what[heads], [tile, KERNEL_TILE, GIVEN_TILE]))
+    stored = np.add.reduceat(sizes, heads)
+    items = expanded(what[heads], heads, counts, tiles, np.maximum(stored // (tiles * STORED), 1))
+    everything = np.arange(len(targets))
+    ones = np.ones_like(everything)
+    backward_items = expanded(what, everything, ones, -(-block // GIVEN_TILE), ones)
+    index = index_type(targets)
+    columns_of_table = table.view(np.int64).reshape(len(table), TABLE_WIDTH.value)
+    return [columns_of_table, items.astype(index), backward_items.astype(index)]
+
+
+def index_type(targets: NDArray[np.void]) -> type[np.signedinteger]:
+    """What the kernels count rows, columns, repeats and elements of blocks in; they take it from the table of items."""
+    rows, columns, cells, out, in_ = (targets[field] for field in ("rows", "columns", "cells", "out", "in"))
+    most = np.stack([out, in_, -(-out // rows) * -(-in_ // columns), rows * columns * cells]).max(initial=0)
+    # What a tile or a run of repeats goes beyond is no more than this.
+    return np.int32 if most < 2**31 - 2**20 else np.int64
+
+
+def expanded(
+    what: NDArray[np.int64],
+    first: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    tiles: NDArray[np.int64],
+    parts: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """(items, 6): every tile and part of units of work; those that take longest come first."""
+    order = np.argsort(-counts * (what != GIVEN.value), kind="stable")
+    what, first, counts, tiles, parts = (column[order] for column in (what, first, counts, tiles, parts))
+    sizes = tiles * parts
+    unit = np.repeat(np.arange(len(sizes)), sizes)
+    index = np.arange(len(unit)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    columns = what[unit], first[unit], counts[unit], index % tiles[unit], index // tiles[unit], parts[unit]
+    return np.stack(columns, axis=1)
