@@ -107,7 +107,7 @@ def test_a_registered_part_predicts_saves_and_loads(hypernet: str, decoder: str,
     for path in (tmp_path / "ghn.pt", tmp_path / "ghn.safetensors"):
         ghn.save(path)
         loaded = ghnfast.load(path)
-        assert loaded.settings == ghn.settings
+        assert loaded.config == ghn.config
         other = loaded.predict(Network(), graph=graph)
         assert all(torch.equal(value, predicted[name]) for name, value in other.named_parameters())
 

@@ -17,7 +17,6 @@ from .contents import ACCEPTED, FORMAT, SAFETENSORS_SUFFIX, Checkpoint, as_types
 from .inferring import inferred_config, is_state_of_ghn3
 from .joblib_files import read_dump
 from .safetensors_files import read_safetensors
-from .space import Room
 from .streams import LZ4, is_compressed
 from .torch_files import LEGACY_MAGIC, check_sizes, read_torch
 from .wording import listed
@@ -63,7 +62,7 @@ def read(
         data, most = read_dump(path, head, dtype)
         most *= 1 if dtype is None else dtype.itemsize  # of numbers that had a byte at least
     else:
-        data, most = read_torch(path), path.stat().st_size
+        data, most = read_torch(path, dtype), path.stat().st_size
     return published(data, path, most, config, dtype)
 
 
@@ -108,9 +107,6 @@ def published(
     checkpoint = checkpoint_of(parts["config"], parts["state_dict"], str(path), parts["epoch"], parts["trained_on"])
     parts.clear()
     check_sizes(checkpoint.state_dict, path, most)
-    floats = [tensor for tensor in checkpoint.state_dict.values() if tensor.is_floating_point()]
-    if dtype is not None:
-        Room(str(path)).take(sum(max(0, dtype.itemsize - tensor.itemsize) * tensor.numel() for tensor in floats))
     as_types(checkpoint.state_dict, dtype)
     return checkpoint
 

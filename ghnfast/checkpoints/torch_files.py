@@ -30,8 +30,11 @@ ALLOWED: list[Any] = [argparse.Namespace]
 ONE_AT_A_TIME = threading.Lock()  # what is allowed is the process's: of two that allow and restore it, one would fail
 
 
-def read_torch(path: Path) -> object:
+def read_torch(path: Path, dtype: torch.dtype | None) -> object:
     """What a file of `torch.save` holds: tensors on the CPU, and plain values.
+
+    Args:
+        dtype: that floating-point tensors are going to have, for the memory that this takes; None: that of the file.
 
     Raises:
         CheckpointError: anything else is in it, it is damaged or cut off, or too large for the memory that there is.
@@ -42,7 +45,7 @@ def read_torch(path: Path) -> object:
         # For this file alone: what a process allows stays allowed for all that it loads.
         with ONE_AT_A_TIME, torch.serialization.safe_globals(ALLOWED):
             if zipfile.is_zipfile(path):
-                check_archive(path)
+                room.take(check_archive(path, dtype))
             return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
@@ -56,12 +59,15 @@ def read_torch(path: Path) -> object:
         ) from None  # torch's own text recommends weights_only=False
 
 
-def check_archive(path: Path) -> None:
+def check_archive(path: Path, dtype: torch.dtype | None) -> int:
     """Look at a zip archive's members, and at its pickle without the tensors' numbers, before any memory is taken.
 
     torch.load takes the sizes of storages and tensors from the pickle: it reads beyond a member that is shorter, and
     grows a storage that is smaller than its tensor. This runs the same restricted unpickler on the meta device, which
     has sizes and no memory.
+
+    Returns:
+        How many bytes its floating-point numbers take more in a dtype than in the file.
 
     Raises:
         CheckpointError: a member is compressed, or a storage or tensor is larger than what the file has of it.
@@ -79,11 +85,12 @@ def check_archive(path: Path) -> None:
             raise CheckpointError(f"the archive {path} is damaged or of another format; {ACCEPTED}")
         content = archive.read(f"{folder}/data.pkl")
     storages: dict[str, tuple[torch.UntypedStorage, int]] = {}
+    more: dict[str, int] = {}
 
     def storage_of(found: tuple[Any, ...]) -> torch.TypedStorage:
         _, kind, key, _, count = found
-        dtype = torch.uint8 if kind is torch.UntypedStorage else kind.dtype
-        claimed, there = count * dtype.itemsize, sizes.get(f"{folder}/data/{key}", -1)
+        stored = torch.uint8 if kind is torch.UntypedStorage else kind.dtype
+        claimed, there = count * stored.itemsize, sizes.get(f"{folder}/data/{key}", -1)
         if not 0 <= claimed <= there:
             raise CheckpointError(
                 f"a tensor in the checkpoint {path} claims {claimed} bytes of memory, and the file has "
@@ -91,7 +98,9 @@ def check_archive(path: Path) -> None:
             )
         if key not in storages:
             storages[key] = torch.UntypedStorage(there, device="meta"), there
-        return torch.TypedStorage(wrap_storage=storages[key][0], dtype=dtype, _internal=True)
+        if dtype is not None and stored.is_floating_point:
+            more[key] = max(0, dtype.itemsize - stored.itemsize) * count
+        return torch.TypedStorage(wrap_storage=storages[key][0], dtype=stored, _internal=True)
 
     unpickler = _weights_only_unpickler.Unpickler(io.BytesIO(content), encoding="utf-8")
     unpickler.persistent_load = storage_of  # type: ignore[method-assign]
@@ -101,6 +110,7 @@ def check_archive(path: Path) -> None:
         raise CheckpointError(
             f"a tensor in the checkpoint {path} claims {grown[0]} bytes of a memory of {grown[1]}; {ACCEPTED}"
         )
+    return sum(more.values())
 
 
 def check_sizes(tensors: Mapping[str, torch.Tensor], path: Path, most: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from helpers.hub_server import Hub, running_hub
 from helpers.joblib_files import dumped, published_state, small_ghn
 
 import ghnfast
-from ghnfast import GHN, MissingPackageError
+from ghnfast import GHN, MissingPackageError, checkpoints
 from ghnfast.checkpoints import PUBLISHED
 
 GHN3 = "SamsungSAILMontreal/ghn3"
@@ -220,3 +221,34 @@ def test_entries_of_files_on_the_hub() -> None:
     for name, stem in STEMS.items():
         entry = PUBLISHED[name]
         assert (entry.repository, entry.file, entry.check) == (GHN3, f"{stem}.pt", None)
+
+
+def test_offline_is_not_absent(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody could ask for need not be missing; a configuration that was known to be is."""
+    small_ghn().push_to_hub("me/ghn", token="t")
+    bare, whole = "me/bare", "me/whole"
+    for name, content in hub.repositories["me/ghn"]["main"].items():
+        hub.put(whole, name, content)
+    hub.put(bare, "model.safetensors", hub.repositories["me/ghn"]["main"]["model.safetensors"])
+    GHN.from_pretrained(bare)
+    assert checkpoints.hub_file(whole, "model.safetensors") is not None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert GHN.from_pretrained(bare).settings == small_ghn().settings
+    says(message(GHN.from_pretrained, whole), "config.json", "HF_HUB_OFFLINE is set", "not in its cache")
+    says(message(GHN.from_pretrained, "me/other"), "HF_HUB_OFFLINE is set", "not in its cache")
+
+
+def test_a_folder_has_no_revisions(tmp_path: Path) -> None:
+    small_ghn().save_pretrained(tmp_path / "ghn")
+    says(
+        message(functools.partial(GHN.from_pretrained, revision="v1"), tmp_path / "ghn"),
+        "revision is 'v1'",
+        "is a folder",
+    )
+
+
+def test_weights_can_be_trained_wherever_they_were_loaded(tmp_path: Path) -> None:
+    small_ghn().save_pretrained(tmp_path / "ghn")
+    with torch.inference_mode():
+        loaded = GHN.from_pretrained(tmp_path / "ghn")
+    assert not any(weight.is_inference() for weight in loaded.parameters())

@@ -297,3 +297,9 @@ def test_the_weights_of_another_ghn_have_no_configuration(tmp_path: Path) -> Non
     says(message(ghnfast.load, dump(state, tmp_path / "ghn.pt")), "has no 'state_dict', 'config'")
     for value, expected in ((3, "holds a int"), ([1.5, None, (True, "a")], "holds a list"), ({"a": 1}, "it has 'a'")):
         says(message(ghnfast.load, dump(value, tmp_path / "ghn.pt")), expected, "accepted")
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    state: dict[Any, torch.Tensor] = {**published_state(small_ghn())}
+    torch.save({**state, 3: torch.ones(1)}, tmp_path / "ghn.pt")
+    says(message(ghnfast.load, tmp_path / "ghn.pt"), "'state_dict'", "3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -155,3 +156,23 @@ def test_memory_of_control_groups_of_the_first_version(system: Callable[[str, st
 def test_units() -> None:
     for count, text in ((5, "5 bytes"), (2048, "2 KB"), (3 << 20, "3 MB"), (2617460736, "2.438 GB")):
         assert space.in_units(count) == text
+
+
+@pytest.mark.parametrize("name", ["joblib.pt", "zip.pt", "ghn.safetensors"])
+def test_what_torch_cannot_allocate_is_no_damage(files: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch says it with a RuntimeError."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+
+    for function in ("empty", "load"):
+        monkeypatch.setattr(torch, function, refuse)
+    says(message(ghnfast.load, files / name), "cannot be loaded", "of memory")
+
+
+@pytest.mark.parametrize("name", ["joblib.pt", "zip.pt", "ghn.safetensors"])
+def test_another_dtype_is_counted(files: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the weights do not fit where the weights do."""
+    monkeypatch.setattr(space, "available_memory", lambda: (files / name).stat().st_size * 5 // 4)
+    assert ghnfast.load(files / name).settings.layers == 3
+    says(message(functools.partial(ghnfast.load, dtype=torch.float64), files / name), "cannot be loaded", "of memory")

@@ -86,7 +86,7 @@ def test_many_targets_of_one_cell_share_items() -> None:
 
 @pytest.mark.parametrize("cells", [1, 4])
 def test_repeats_are_shared_between_items(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "STORED", 64)
+    monkeypatch.setattr(decode_tables, "STORED", 64)
     source, table = made([(4, 4, cells, 33, 29, PRODUCT), (1, 5, 1, 1, 700, NORM_WEIGHT)])
     items = decode_tables.tables(table.table, None, 16)[1]
     assert items[:, 5].max() > 5
@@ -318,7 +318,7 @@ def test_sizes_and_repeats_beyond_32_bits_are_counted_in_64() -> None:
 
 
 def test_64_bit_counters_give_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "index_type", lambda targets: np.int64)
+    monkeypatch.setattr(decode_tables, "index_type", lambda targets: np.int64)
     assert_same_decoding(*made(TARGETS))
 
 

@@ -245,3 +245,16 @@ def test_plain_memory() -> None:
     assert _C.inspect_tensors([], [], PREDICTED_DTYPES).shape == (0,)
     with pytest.raises(ValueError, match="one shape for each tensor"):
         _C.inspect_tensors(tensors, [], PREDICTED_DTYPES)
+
+
+def test_states_that_a_hook_makes_differentiable() -> None:
+    """The decoders in C++ take numbers; what hooks of other hypernets give may be more."""
+    ghn = GHN(hypernet="graphormer", layers=1, heads=2, **SMALL)
+    for weight in ghn.parameters():
+        weight.requires_grad_(False)
+    factor = torch.ones(1, requires_grad=True)
+    ghn.gnn.register_forward_hook(lambda module, args, output: output * factor)
+    values_of_net = ghn(ghnfast.trace(nn.Conv2d(3, 8, 3), input_shape=(3, 9, 9)))[0]
+    values_of_net["weight"].sum().backward()
+    assert factor.grad is not None
+    assert factor.grad.abs().sum() > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -18,8 +19,9 @@ from helpers.tiny import TINY, tiny_config
 import ghnfast
 from ghnfast.errors import TrainingError
 from ghnfast.training import ImageData, load_data, train
+from ghnfast.training.config import as_lists
 from ghnfast.training.folder import CHECKPOINT, CONFIG, LOG
-from ghnfast.training.run import make_batches, make_ghn
+from ghnfast.training.run import check_same_run, make_batches, make_ghn
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
@@ -81,11 +83,11 @@ GHN3 = {"hypernet": "graphormer", "layers": 2, "heads": 2, "optimizer": "adamw",
 
 
 def test_ghn3_trains_and_goes_on(tmp_path: Path) -> None:
-    config = tiny_config(**GHN3, epochs=8, predicted_decay=3e-5, weight_decay=1e-2)
-    whole = ghnfast.load(train(config, tmp_path / "whole"))
-    assert (whole.settings.hypernet, whole.settings.heads) == ("graphormer", 2)
-    process = start([*command(tmp_path / "killed"), *(f"{name}={value}" for name, value in GHN3.items()), "epochs=8",
-                     "predicted_decay=3e-5", "weight_decay=1e-2"])  # fmt: skip
+    run = functools.partial(command, **GHN3, epochs=8, predicted_decay=3e-5, weight_decay=1e-2)
+    output, _ = start(run(tmp_path / "whole")).communicate(timeout=300)
+    whole = ghnfast.load(tmp_path / "whole" / "ghn.safetensors")
+    assert (whole.settings.hypernet, whole.settings.heads) == ("graphormer", 2), output
+    process = start(run(tmp_path / "killed"))
     deadline = time.monotonic() + 300
     while not (tmp_path / "killed" / CHECKPOINT).exists():
         assert time.monotonic() < deadline
@@ -93,9 +95,9 @@ def test_ghn3_trains_and_goes_on(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    gone_on = ghnfast.load(train(config, tmp_path / "killed"))
-    for name, value in whole.state_dict().items():
-        torch.testing.assert_close(gone_on.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+    output, _ = start(["train", "--out", str(tmp_path / "killed")]).communicate(timeout=300)
+    gone_on = ghnfast.load(tmp_path / "killed" / "ghn.safetensors").state_dict()
+    assert all(torch.equal(gone_on[name], value) for name, value in whole.state_dict().items()), output
 
 
 def test_two_processes_do_what_one_does(whole_run: Path, tmp_path: Path) -> None:
@@ -113,6 +115,20 @@ def test_two_processes_do_what_one_does(whole_run: Path, tmp_path: Path) -> None
 def test_another_configuration_does_not_go_on(whole_run: Path) -> None:
     with pytest.raises(TrainingError, match=r"has lr = 0.0001, and 0.5 was given; the same, or another folder"):
         train(tiny_config(lr=0.5), whole_run)
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on(whole_run: Path) -> None:
+    known = as_lists(tiny_config())
+    del known["optimizer"], known["heads"]
+    check_same_run(known, as_lists(tiny_config()), whole_run)
+    with pytest.raises(TrainingError, match="has optimizer = 'adam', and 'adamw' was given"):
+        check_same_run(known, as_lists(tiny_config(optimizer="adamw")), whole_run)
+
+
+def test_the_start_is_a_ghn_of_the_same_kind(tmp_path: Path) -> None:
+    config = tiny_config(init="ghn2-mnist5k", hypernet="graphormer", heads=2)
+    with pytest.raises(TrainingError, match=r"init is ghn2-mnist5k, whose .*hypernet is gatedgnn.*heads is None"):
+        train(config, tmp_path)
 
 
 def test_broken_checkpoints_are_named_and_never_run(whole_run: Path, tmp_path: Path) -> None:
