@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import signal
@@ -83,11 +82,11 @@ GHN3 = {"hypernet": "graphormer", "layers": 2, "heads": 2, "optimizer": "adamw",
 
 
 def test_ghn3_trains_and_goes_on(tmp_path: Path) -> None:
-    run = functools.partial(command, **GHN3, epochs=8, predicted_decay=3e-5, weight_decay=1e-2)
-    output, _ = start(run(tmp_path / "whole")).communicate(timeout=300)
+    values: dict[str, Any] = {**GHN3, "epochs": 8, "predicted_decay": 3e-5, "weight_decay": 1e-2}
+    output, _ = start(command(tmp_path / "whole", **values)).communicate(timeout=300)
     whole = ghnfast.load(tmp_path / "whole" / "ghn.safetensors")
     assert (whole.settings.hypernet, whole.settings.heads) == ("graphormer", 2), output
-    process = start(run(tmp_path / "killed"))
+    process = start(command(tmp_path / "killed", **values))
     deadline = time.monotonic() + 300
     while not (tmp_path / "killed" / CHECKPOINT).exists():
         assert time.monotonic() < deadline
