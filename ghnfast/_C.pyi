@@ -75,7 +75,12 @@ class Ghn(Generic[T]):
         centred: bool,
     ) -> None: ...
     def node_states(
-        self, topology: Topology, primitives: NDArray[int8], shapes: NDArray[int64], threads: int
+        self,
+        topology: Topology,
+        primitives: NDArray[int8],
+        shapes: NDArray[int64],
+        threads: int,
+        relations: Relations | None = None,
     ) -> NDArray[T]: ...
     def decode_inputs(
         self,

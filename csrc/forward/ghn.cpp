@@ -1,59 +1,14 @@
 #include "forward/ghn.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 
 #include "core/buffer.hpp"
 #include "core/parallel.hpp"
-#include "forward/linear_kernels.hpp"
+#include "forward/linear.hpp"
 
 namespace ghnfast {
 namespace {
-
-LinearKernels<float> kernels_for(float) { return GHNFAST_DISPATCH(linear_kernels_float()); }
-LinearKernels<double> kernels_for(double) { return GHNFAST_DISPATCH(linear_kernels_double()); }
-
-// Multiplications below which a second thread costs more than it saves.
-constexpr std::int64_t kWorthThreads = 1 << 19;
-
-template <typename T>
-LinearJob<T> job_of(const Layer<T>& layer, const T* x, std::int64_t count, T* y, bool relu) {
-  LinearJob<T> job;
-  job.weight = layer.weight;
-  job.output_stride = job.inputs = job.x_stride = layer.inputs;
-  job.outputs = job.y_stride = layer.outputs;
-  job.bias = layer.bias;
-  job.x = x;
-  job.count = count;
-  job.y = y;
-  job.relu = relu;
-  return job;
-}
-
-template <typename T>
-void run(const LinearJob<T>& job) {
-  const auto kernels = kernels_for(T{});
-  Buffer<T> panel(job.inputs * kernels.panel_width, Fill::kNothing);
-  kernels.linear(job, panel.data());
-}
-
-// Cuts a job by its outputs, so that each part of the weight is transposed once.
-template <typename T>
-void run_parallel(const LinearJob<T>& job, int threads) {
-  const auto width = kernels_for(T{}).panel_width;
-  const auto panels = (job.outputs + width - 1) / width;
-  const auto parts = job.outputs * job.inputs * job.count < kWorthThreads ? 1 : std::min<std::int64_t>(panels, 8);
-  parallel_for(parts, threads, [&](std::int64_t part) {
-    const auto from = panels * part / parts * width;
-    auto piece = job;
-    piece.outputs = std::min(job.outputs, panels * (part + 1) / parts * width) - from;
-    piece.weight += from * job.output_stride;
-    piece.bias += from * job.bias_stride;
-    piece.y += from;
-    run(piece);
-  });
-}
 
 template <typename T>
 void embed_sizes(const SizeTable<T>& sizes, const std::int64_t* shape, std::int64_t width, T* to) {
@@ -63,23 +18,6 @@ void embed_sizes(const SizeTable<T>& sizes, const std::int64_t* shape, std::int6
     for (std::int64_t i = 0; i < width; ++i) {
       to[i] += sizes.table[row * width + i];
     }
-  }
-}
-
-template <typename T>
-void layer_norm(const GhnPointers<T>& ghn, T* state) {
-  const auto count = static_cast<T>(ghn.hid);
-  T sum = 0, squares = 0;
-  for (std::int64_t i = 0; i < ghn.hid; ++i) {
-    sum += state[i];
-  }
-  const T mean = sum / count;
-  for (std::int64_t i = 0; i < ghn.hid; ++i) {
-    squares += (state[i] - mean) * (state[i] - mean);
-  }
-  const T factor = T(1) / std::sqrt(squares / count + static_cast<T>(ghn.norm_epsilon));
-  for (std::int64_t i = 0; i < ghn.hid; ++i) {
-    state[i] = (state[i] - mean) * factor * ghn.norm_weight[i] + ghn.norm_bias[i];
   }
 }
 
@@ -106,7 +44,7 @@ class DecoderInputs {
       add_first_layers(index, cells.data(), work);
     }
     parallel_for(static_cast<std::int64_t>(work.size()), threads_, [&](std::int64_t item) { work[item](); });
-    run_parallel(job_of<T>(ghn_.hidden, cells.data(), rows_, hidden_, true), threads_);
+    run_parallel(job_of<T>(ghn_.hidden, cells.data(), rows_, hidden_, Activation::kRelu), threads_);
     for (std::size_t index = 0; index < calls_.size(); ++index) {
       if (calls_[index].decoder == DecoderKind::kClassWeight) {
         class_weights(calls_[index], class_rows_[index]);
@@ -140,7 +78,7 @@ class DecoderInputs {
     const auto top = ghn_.centred ? ghn_.size / 2 - call.height / 2 : 0;
     const auto left = ghn_.centred ? ghn_.size / 2 - call.width / 2 : 0;
     const auto at = (top + cell / call.width) * ghn_.size + left + cell % call.width;
-    auto job = job_of<T>(ghn_.cells, states_, call.count, nullptr, true);
+    auto job = job_of<T>(ghn_.cells, states_, call.count, nullptr, Activation::kRelu);
     job.outputs = ghn_.hidden.inputs;
     job.weight += at * ghn_.hid;
     job.output_stride = plane * ghn_.hid;
@@ -156,11 +94,12 @@ class DecoderInputs {
     const auto count = std::min(kVectorsAtOnce, call.count - from);
     Buffer<T> units(count * ghn_.vectors[0].outputs, Fill::kNothing);
     vector_units(call, from, count, units.data());
-    run(job_of<T>(ghn_.vectors[1], units.data(), count, blocks_ + call.first + from * ghn_.vectors[1].outputs, false));
+    run(job_of<T>(ghn_.vectors[1], units.data(), count, blocks_ + call.first + from * ghn_.vectors[1].outputs,
+                  Activation::kNone));
   }
 
   void vector_units(const DecoderCall& call, std::int64_t from, std::int64_t count, T* units) const {
-    auto job = job_of<T>(ghn_.vectors[0], states_, count, units, true);
+    auto job = job_of<T>(ghn_.vectors[0], states_, count, units, Activation::kRelu);
     job.rows = nodes_.data() + call.begin + from;
     run(job);
   }
@@ -174,8 +113,8 @@ class DecoderInputs {
     half.outputs = length;
     half.weight += length * half.inputs;
     half.bias += length;
-    run(job_of<T>(half, units.data(), call.count, biases.data(), true));
-    run(job_of<T>(ghn_.class_bias, biases.data(), call.count, blocks_ + call.first, false));
+    run(job_of<T>(half, units.data(), call.count, biases.data(), Activation::kRelu));
+    run(job_of<T>(ghn_.class_bias, biases.data(), call.count, blocks_ + call.first, Activation::kNone));
   }
 
   // From the positive part of the products for one cell: (rows, columns).
@@ -184,8 +123,8 @@ class DecoderInputs {
     Buffer<T> kernels(call.count * block, Fill::kNothing);
     const int threads = rows * call.columns * inputs * call.count < kWorthThreads ? 1 : threads_;
     parallel_for(rows, threads, [&](std::int64_t row) {
-      auto job =
-          job_of<T>(ghn_.products, hidden_ + first * inputs, call.count, kernels.data() + row * call.columns, true);
+      auto job = job_of<T>(ghn_.products, hidden_ + first * inputs, call.count, kernels.data() + row * call.columns,
+                           Activation::kRelu);
       job.outputs = call.columns;
       job.weight += row * ghn_.columns * inputs;
       job.bias += row * ghn_.columns;
@@ -197,7 +136,7 @@ class DecoderInputs {
       const auto index = item / kClassParts, part = item % kClassParts;
       const auto from = classes * part / kClassParts, to = classes * (part + 1) / kClassParts;
       auto job = job_of<T>(ghn_.classes, ghn_.classes.weight + from * rows, to - from,
-                           blocks_ + call.first + (index * classes + from) * call.columns, false);
+                           blocks_ + call.first + (index * classes + from) * call.columns, Activation::kNone);
       job.weight = kernels.data() + index * block;
       job.output_stride = 1;
       job.input_stride = job.outputs = job.y_stride = call.columns;
@@ -220,8 +159,9 @@ class DecoderInputs {
 }  // namespace
 
 template <typename T>
-void node_states(const GhnPointers<T>& ghn, const Topology& topology, const std::int8_t* primitives,
-                 const std::int64_t* shapes, std::int64_t nodes, T* states, int threads) {
+void node_states(const GhnPointers<T>& ghn, const Topology& topology, const Relations& relations,
+                 const std::int8_t* primitives, const std::int64_t* shapes, std::int64_t nodes, T* states,
+                 int threads) {
   Buffer<T> initial(nodes * ghn.hid, Fill::kNothing);
   for (std::int64_t node = 0; node < nodes; ++node) {
     T* state = initial.data() + node * ghn.hid;
@@ -231,15 +171,16 @@ void node_states(const GhnPointers<T>& ghn, const Topology& topology, const std:
   }
   if (const auto* mlp = ghn.node_mlp; mlp[0].weight != nullptr) {
     Buffer<T> units(nodes * mlp[0].outputs, Fill::kNothing);
-    run_parallel(job_of<T>(mlp[0], initial.data(), nodes, units.data(), true), threads);
-    run_parallel(job_of<T>(mlp[1], units.data(), nodes, states, true), threads);
+    run_parallel(job_of<T>(mlp[0], initial.data(), nodes, units.data(), Activation::kRelu), threads);
+    run_parallel(job_of<T>(mlp[1], units.data(), nodes, states, Activation::kRelu), threads);
+  } else if (!ghn.graphormer.layers.empty()) {
+    std::copy_n(initial.data(), nodes * ghn.hid, states);
+    graphormer(ghn.graphormer, ghn.hid, topology, relations, states, threads);
   } else {
     gated_sweep(topology, ghn.sweep, initial.data(), states, threads);
   }
-  if (ghn.norm_weight != nullptr) {
-    for (std::int64_t node = 0; node < nodes; ++node) {
-      layer_norm(ghn, states + node * ghn.hid);
-    }
+  if (ghn.norm.weight != nullptr) {
+    layer_norm(ghn.norm, ghn.hid, states, nodes, states, threads);
   }
 }
 
@@ -249,10 +190,10 @@ void decode_inputs(const GhnPointers<T>& ghn, const T* states, const std::vector
   DecoderInputs<T>(ghn, states, nodes, calls, hidden, blocks, threads).run_all();
 }
 
-template void node_states(const GhnPointers<float>&, const Topology&, const std::int8_t*, const std::int64_t*,
-                          std::int64_t, float*, int);
-template void node_states(const GhnPointers<double>&, const Topology&, const std::int8_t*, const std::int64_t*,
-                          std::int64_t, double*, int);
+template void node_states(const GhnPointers<float>&, const Topology&, const Relations&, const std::int8_t*,
+                          const std::int64_t*, std::int64_t, float*, int);
+template void node_states(const GhnPointers<double>&, const Topology&, const Relations&, const std::int8_t*,
+                          const std::int64_t*, std::int64_t, double*, int);
 template void decode_inputs(const GhnPointers<float>&, const float*, const std::vector<std::int64_t>&,
                             const std::vector<DecoderCall>&, float*, float*, int);
 template void decode_inputs(const GhnPointers<double>&, const double*, const std::vector<std::int64_t>&,

@@ -1,4 +1,4 @@
-// The instruction-set specific part of linear layers.
+// The instruction-set specific part of linear layers, and of what stands between them.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,12 @@
 
 namespace ghnfast {
 
-// y[i][o] = sum over k of weight[o][k] x[row i][k], plus a bias, for `count` rows of x and `outputs` outputs; then,
-// with `relu`, its positive part.
+// What is applied to the outputs of a layer. GELU: x times the share of a normal distribution below x, not its
+// approximation with tanh.
+enum class Activation { kNone, kRelu, kGelu };
+
+// y[i][o] = sum over k of weight[o][k] x[row i][k], plus a bias, for `count` rows of x and `outputs` outputs; then the
+// activation of it; with `add`, added to what y holds.
 template <typename T>
 struct LinearJob {
   const T* weight = nullptr;
@@ -23,13 +27,26 @@ struct LinearJob {
   std::int64_t count = 0;
   T* y = nullptr;
   std::int64_t y_stride = 0;
-  bool relu = false;
+  Activation activation = Activation::kNone;
+  bool add = false;
+};
+
+// y[i] = (x[i] - mean) / sqrt(variance + epsilon) * weight + bias, for `count` rows of so many inputs.
+template <typename T>
+struct NormJob {
+  const T* weight = nullptr;
+  const T* bias = nullptr;
+  double epsilon = 0;
+  std::int64_t inputs = 0, count = 0;
+  const T* x = nullptr;
+  T* y = nullptr;
 };
 
 template <typename T>
 struct LinearKernels {
   std::int64_t panel_width;                       // how many outputs are computed at once
   void (*linear)(const LinearJob<T>&, T* panel);  // panel: scratch, inputs * panel_width
+  void (*layer_norm)(const NormJob<T>&);
 };
 
 #define GHNFAST_DECLARE_KERNELS(isa)             \

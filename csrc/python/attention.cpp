@@ -14,56 +14,13 @@
 #include "attention/relations.hpp"
 #include "python/arrays.hpp"
 #include "python/bindings.hpp"
+#include "python/relations.hpp"
 #include "python/topology.hpp"
 
 namespace ghnfast::python {
 namespace {
 
-// The arrays of relations, kept alive and checked.
-class RelationArrays {
- public:
-  RelationArrays(Int64Array graph_offsets, UInt8Array codes)
-      : graph_offsets_(std::move(graph_offsets)), codes_(std::move(codes)) {
-    check_flat(graph_offsets_.ndim(), "graph_offsets");
-    check_flat(codes_.ndim(), "codes");
-    if (graph_offsets_.size() < 1) {
-      throw std::invalid_argument("graph_offsets is empty; one more than there are graphs is accepted");
-    }
-    const auto* offsets = graph_offsets_.data();
-    nodes = offsets[graph_offsets_.size() - 1];
-    check_offsets(graph_offsets_, "graph_offsets", nodes);
-    pair_offsets_.push_back(0);
-    for (py::ssize_t graph = 0; graph + 1 < graph_offsets_.size(); ++graph) {
-      const auto count = std::min<std::int64_t>(offsets[graph + 1] - offsets[graph], kMostNodes);
-      pair_offsets_.push_back(pair_offsets_.back() + count * count);
-      if (pair_offsets_.back() > codes_.size()) {
-        break;
-      }
-    }
-    if (static_cast<py::ssize_t>(pair_offsets_.size()) != graph_offsets_.size() ||
-        pair_offsets_.back() != codes_.size()) {
-      throw std::invalid_argument("there are " + std::to_string(codes_.size()) +
-                                  " codes; one for each pair of nodes of each graph is accepted");
-    }
-    const auto* most = std::max_element(codes_.data(), codes_.data() + codes_.size());
-    kinds = codes_.size() == 0 ? 0 : *most + 1;
-    relations.graphs = graph_offsets_.size() - 1;
-    relations.graph_offsets = offsets;
-    relations.pair_offsets = pair_offsets_.data();
-    relations.codes = codes_.data();
-  }
-
-  Relations relations;
-  std::int64_t nodes = 0;
-  int kinds = 0;  // every code is less
-
- private:
-  static constexpr std::int64_t kMostNodes = std::int64_t{1} << 30;
-
-  Int64Array graph_offsets_;
-  UInt8Array codes_;
-  std::vector<std::int64_t> pair_offsets_;
-};
+constexpr std::int64_t kMostNodes = std::int64_t{1} << 30;
 
 template <typename T>
 AttentionInputs<T> inputs_of(const Floats<T>& qkv, const Floats<T>& table, const RelationArrays& relations) {
@@ -137,6 +94,37 @@ void bind_kernels(py::module_& module) {
 }
 
 }  // namespace
+
+RelationArrays::RelationArrays(Int64Array graph_offsets, UInt8Array codes)
+    : graph_offsets_(std::move(graph_offsets)), codes_(std::move(codes)) {
+  check_flat(graph_offsets_.ndim(), "graph_offsets");
+  check_flat(codes_.ndim(), "codes");
+  if (graph_offsets_.size() < 1) {
+    throw std::invalid_argument("graph_offsets is empty; one more than there are graphs is accepted");
+  }
+  const auto* offsets = graph_offsets_.data();
+  nodes = offsets[graph_offsets_.size() - 1];
+  check_offsets(graph_offsets_, "graph_offsets", nodes);
+  pair_offsets_.push_back(0);
+  for (py::ssize_t graph = 0; graph + 1 < graph_offsets_.size(); ++graph) {
+    const auto count = std::min<std::int64_t>(offsets[graph + 1] - offsets[graph], kMostNodes);
+    pair_offsets_.push_back(pair_offsets_.back() + count * count);
+    if (pair_offsets_.back() > codes_.size()) {
+      break;
+    }
+  }
+  if (static_cast<py::ssize_t>(pair_offsets_.size()) != graph_offsets_.size() ||
+      pair_offsets_.back() != codes_.size()) {
+    throw std::invalid_argument("there are " + std::to_string(codes_.size()) +
+                                " codes; one for each pair of nodes of each graph is accepted");
+  }
+  const auto* most = std::max_element(codes_.data(), codes_.data() + codes_.size());
+  kinds = codes_.size() == 0 ? 0 : *most + 1;
+  relations.graphs = graph_offsets_.size() - 1;
+  relations.graph_offsets = offsets;
+  relations.pair_offsets = pair_offsets_.data();
+  relations.codes = codes_.data();
+}
 
 void bind_attention(py::module_& module) {
   py::class_<RelationArrays>(module, "Relations", py::module_local())

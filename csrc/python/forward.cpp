@@ -13,27 +13,21 @@
 #include "forward/ghn.hpp"
 #include "python/arrays.hpp"
 #include "python/bindings.hpp"
+#include "python/layers.hpp"
+#include "python/relations.hpp"
 #include "python/sweep_weights.hpp"
 #include "python/topology.hpp"
 
 namespace ghnfast::python {
 namespace {
 
-// A linear layer: weight (out, in), bias (out).
-template <typename T>
-Layer<T> layer(const Floats<T>& weight, const Floats<T>& bias, py::ssize_t outputs, py::ssize_t inputs) {
-  check_shape(weight, {outputs, inputs}, "the weight of a layer");
-  check_shape(bias, {outputs}, "the bias of a layer");
-  return {weight.data(), bias.data(), outputs, inputs};
-}
-
 // The weights of a GHN, kept alive and checked.
 template <typename T>
 class GhnArrays {
  public:
-  // tables: of primitives, channels and kernel sizes. sweep: 8 or 12 weights of a gated sweep, 4 of an MLP, or none
-  // where states come from elsewhere. norm: 0 or 2. decoder: (weight, bias) of cells, hidden, products, classes, both
-  // layers for vectors, and class biases.
+  // tables: of primitives, channels and kernel sizes. sweep: 8 or 12 weights of a gated sweep, 4 of an MLP, those of
+  // Graphormer layers, or none where states come from elsewhere. norm: 0 or 2. decoder: (weight, bias) of cells,
+  // hidden, products, classes, both layers for vectors, and class biases.
   GhnArrays(std::vector<Floats<T>> tables, Int64Array channel_rows, Int64Array kernel_rows,
             std::vector<Floats<T>> sweep, std::vector<Floats<T>> norm, double norm_epsilon,
             std::vector<Floats<T>> decoder, std::int64_t rows, std::int64_t columns, bool centred)
@@ -60,15 +54,13 @@ class GhnArrays {
     if (sweep_.size() == 4) {
       pointers.node_mlp[0] = layer(sweep_[0], sweep_[1], sweep_[0].shape(0), hid);
       pointers.node_mlp[1] = layer(sweep_[2], sweep_[3], hid, sweep_[0].shape(0));
+    } else if (sweep_.size() > 12) {
+      pointers.graphormer = graphormer_pointers(sweep_, hid);
     } else if (!sweep_.empty()) {
       pointers.sweep = sweep_pointers<const T>(sweep_, static_cast<int>(hid));
     }
     if (!norm_.empty()) {
-      check_shape(norm_[0], {hid}, "the weight of the layer norm");
-      check_shape(norm_[1], {hid}, "the bias of the layer norm");
-      pointers.norm_weight = norm_[0].data();
-      pointers.norm_bias = norm_[1].data();
-      pointers.norm_epsilon = norm_epsilon;
+      pointers.norm = layer_norm(norm_[0], norm_[1], hid, norm_epsilon);
     }
     set_decoder(rows, columns);
     pointers.centred = centred;
@@ -76,6 +68,7 @@ class GhnArrays {
 
   py::ssize_t primitives() const { return tables_[0].shape(0); }
   std::size_t sweep_weights() const { return sweep_.size(); }
+  bool attends() const { return !pointers.graphormer.layers.empty(); }
   py::ssize_t vector_elements() const { return decoder_[10].shape(0); }
 
   GhnPointers<T> pointers;
@@ -119,9 +112,21 @@ class GhnArrays {
   Int64Array channel_rows_, kernel_rows_;
 };
 
+// Attention needs the codes of the pairs of the same graphs, none of which is beyond its table, nor a distance beyond
+// that of distances.
+inline void check_relations(const TopologyArrays& arrays, const RelationArrays* relations) {
+  const auto& topology = arrays.topology;
+  if (relations == nullptr || relations->relations.graphs != topology.graphs ||
+      !std::equal(topology.graph_offsets, topology.graph_offsets + topology.graphs + 1,
+                  relations->relations.graph_offsets) ||
+      relations->kinds > 2 * kReach + 1 || topology.cutoff >= kInputDistances) {
+    throw std::invalid_argument("attention needs the codes of the pairs of the same graphs, of 50 hops at most");
+  }
+}
+
 template <typename T>
 Floats<T> node_states(const GhnArrays<T>& ghn, const TopologyArrays& arrays, const Int8Array& primitives,
-                      const Int64Array& shapes, int threads) {
+                      const Int64Array& shapes, int threads, const RelationArrays* relations) {
   const auto nodes = arrays.nodes();
   const auto known = [&](std::int8_t primitive) { return primitive >= 0 && primitive < ghn.primitives(); };
   check_flat(primitives.ndim(), "primitives");
@@ -132,8 +137,11 @@ Floats<T> node_states(const GhnArrays<T>& ghn, const TopologyArrays& arrays, con
   if (ghn.sweep_weights() == 0) {
     throw std::invalid_argument("a GHN without the weights of a sweep has no states of nodes");
   }
-  if (ghn.sweep_weights() == 12 && arrays.topology.band_offsets == nullptr) {
-    throw std::invalid_argument("virtual edges need the bands of shortest paths");
+  if ((ghn.sweep_weights() == 12 || ghn.attends()) && arrays.topology.band_offsets == nullptr) {
+    throw std::invalid_argument("virtual edges and attention need the bands of shortest paths");
+  }
+  if (ghn.attends()) {
+    check_relations(arrays, relations);
   }
   Floats<T> states({static_cast<py::ssize_t>(nodes), static_cast<py::ssize_t>(ghn.pointers.hid)});
   const auto* primitives_data = primitives.data();
@@ -141,7 +149,8 @@ Floats<T> node_states(const GhnArrays<T>& ghn, const TopologyArrays& arrays, con
   T* to = states.mutable_data();
   {
     py::gil_scoped_release released;
-    ghnfast::node_states(ghn.pointers, arrays.topology, primitives_data, shapes_data, nodes, to, threads);
+    ghnfast::node_states(ghn.pointers, arrays.topology, relations == nullptr ? Relations{} : relations->relations,
+                         primitives_data, shapes_data, nodes, to, threads);
   }
   return states;
 }
@@ -216,7 +225,8 @@ void bind_ghn(py::module_& module, const char* name) {
            py::arg("norm_epsilon"), py::arg("decoder"), py::arg("rows"), py::arg("columns"),
            py::arg("centred").noconvert())
       .def("node_states", &node_states<T>, py::arg("topology"), py::arg("primitives"), py::arg("shapes"),
-           py::arg("threads"), "(nodes, hid): embedding, sweep and normalization.")
+           py::arg("threads"), py::arg("relations") = py::none(),
+           "(nodes, hid): embedding, sweep or attention, and normalization.")
       .def("decode_inputs", &decode_inputs<T>, py::arg("states").noconvert(), py::arg("nodes"), py::arg("calls"),
            py::arg("hidden_rows"), py::arg("elements"), py::arg("threads"),
            "(hidden, blocks): what the last step of decoding reads.");

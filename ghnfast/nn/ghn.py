@@ -17,6 +17,7 @@ from ..errors import ConfigError, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..memory import unreadable
 from ..ops.backend import as_arrays, backend_for, is_plain
+from ..ops.attention import relations_of
 from ..ops.decode import PRECISIONS, DecodeSource
 from ..prediction import DecoderKind, Layout, Options, Report, Request, run, values_of
 from ..prediction.predictor import as_list
@@ -237,9 +238,10 @@ class GHN(Pretrained):
     def node_states(self, batch: GraphBatch, native: Native | None) -> Tensor:
         """The final states of all nodes of a batch: (nodes, hid)."""
         if native is not None and native.states:
-            topology = batch.topology(self.gnn.cutoff).native
-            threads = torch.get_num_threads()
-            return torch.from_numpy(native.core.node_states(topology, batch.primitives, batch.shape_table, threads))
+            topology, threads = batch.topology(self.gnn.cutoff), torch.get_num_threads()
+            pairs = relations_of(topology).native if self.gnn.attends else None
+            given = topology.native, batch.primitives, batch.shape_table, threads, pairs
+            return torch.from_numpy(native.core.node_states(*given))
         states = self.gnn(self.initial_states(batch), batch)
         return self.ln(states) if self.settings.layernorm else states
 

@@ -6,6 +6,7 @@ section 3. The modules have the names that published weights have.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -112,6 +113,7 @@ class Graphormer(Hypernet):
     """
 
     centred = True
+    attends = True
     settings = ("layers", "heads")
 
     def __init__(self, config: GHNConfig) -> None:
@@ -122,8 +124,22 @@ class Graphormer(Hypernet):
         for layer in range(config.layers):
             self.add_module(str(layer), GraphormerLayer(config, layer == 0))
 
+    @property
+    def layers(self) -> list[GraphormerLayer]:
+        return cast("list[GraphormerLayer]", list(self._modules.values()))
+
+    @property
+    def native_weights(self) -> Sequence[Tensor]:
+        """In the order of the C++ forward pass."""
+        first, *_ = layers = self.layers
+        tables = first.centrality_embed_in, first.centrality_embed_out, first.input_dist_embed
+        own = [*tables, first.attn.edge_embed.embed, first.attn.proj_e[0], first.attn.proj_e[2]]
+        for layer in layers:
+            own += [layer.ln1, layer.attn.to_qkv, layer.attn.to_out[0], layer.ln2, layer.ff.net[0], layer.ff.net[3]]
+        return [weight for module in own for weight in module._parameters.values() if weight is not None]
+
     def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
-        layers = cast("list[GraphormerLayer]", list(self.children()))
+        layers = self.layers
         relations = relations_of(batch.topology(self.cutoff))
         states = states + layers[0].positions(batch, self.cutoff)
         table = layers[0].attn.bias_table()

@@ -16,6 +16,7 @@ from ..ops.backend import as_arrays, backend_for, is_plain
 from ..tracing.members import Members, has_global_hooks
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
+from .graphormer import Attention, EdgeEmbedding, FeedForward, Graphormer, GraphormerLayer
 from .linear import own_weights
 from .registry import Decoder, Hypernet
 from .sweep import GatedSweep, Mlp, NodeMlp
@@ -24,9 +25,10 @@ from .sweep import GatedSweep, Mlp, NodeMlp
 WeightState: TypeAlias = "list[tuple[int, int]] | None"
 
 # The modules whose calls it stands for, of the hypernet and of all else.
-NATIVE = (GatedSweep, NodeMlp)
+NATIVE = (GatedSweep, NodeMlp, Graphormer)
 MODULES = {*NATIVE, Mlp, ConvDecoder, ShapeEncoder, nn.Linear, nn.ReLU, nn.Sequential, nn.Conv2d}
-MODULES |= {nn.Embedding, nn.LayerNorm, nn.GRUCell}
+MODULES |= {nn.Embedding, nn.LayerNorm, nn.GRUCell, nn.GELU, nn.Identity}
+MODULES |= {Attention, EdgeEmbedding, FeedForward, GraphormerLayer}
 
 
 class Native(NamedTuple):

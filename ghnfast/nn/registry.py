@@ -29,11 +29,13 @@ class Hypernet(nn.Module, ABC):
 
     cutoff: up to how many hops apart it reads distances of nodes; 1 for edges alone.
     centred: whether kernels are read from the centre of the decoder's cells (GHN-3), not from their corner.
+    attends: whether it reads what the nodes of each pair are to each other (`ghnfast.ops.attention.Relations`).
     settings: the names of those settings of `GHNConfig` that only it has.
     """
 
     cutoff: int = 1
     centred: bool = False
+    attends: bool = False
     settings: tuple[str, ...] = ()
 
     def __init__(self, config: GHNConfig) -> None:

@@ -1,0 +1,62 @@
+#include "forward/linear.hpp"
+
+#include <algorithm>
+
+#include "core/buffer.hpp"
+#include "core/parallel.hpp"
+
+namespace ghnfast {
+namespace {
+
+LinearKernels<float> kernels_for(float) { return GHNFAST_DISPATCH(linear_kernels_float()); }
+LinearKernels<double> kernels_for(double) { return GHNFAST_DISPATCH(linear_kernels_double()); }
+
+// Elements that a thread normalizes at once.
+constexpr std::int64_t kNormalizedAtOnce = 1 << 14;
+
+}  // namespace
+
+template <typename T>
+void run(const LinearJob<T>& job) {
+  const auto kernels = kernels_for(T{});
+  Buffer<T> panel(job.inputs * kernels.panel_width, Fill::kNothing);
+  kernels.linear(job, panel.data());
+}
+
+// Cuts a job by its outputs, so that each part of the weight is transposed once.
+template <typename T>
+void run_parallel(const LinearJob<T>& job, int threads) {
+  const auto width = kernels_for(T{}).panel_width;
+  const auto panels = (job.outputs + width - 1) / width;
+  const auto most = std::max<std::int64_t>(8, 4 * std::int64_t{threads});
+  const auto parts = job.outputs * job.inputs * job.count < kWorthThreads ? 1 : std::min(panels, most);
+  parallel_for(parts, threads, [&](std::int64_t part) {
+    const auto from = panels * part / parts * width;
+    auto piece = job;
+    piece.outputs = std::min(job.outputs, panels * (part + 1) / parts * width) - from;
+    piece.weight += from * job.output_stride;
+    piece.bias = job.bias == nullptr ? nullptr : job.bias + from * job.bias_stride;
+    piece.y += from;
+    run(piece);
+  });
+}
+
+template <typename T>
+void layer_norm(const Norm<T>& norm, std::int64_t inputs, const T* x, std::int64_t count, T* y, int threads) {
+  const auto kernels = kernels_for(T{});
+  const auto rows = std::max<std::int64_t>(1, kNormalizedAtOnce / inputs);
+  parallel_for((count + rows - 1) / rows, threads, [&](std::int64_t part) {
+    const auto first = part * rows;
+    kernels.layer_norm({norm.weight, norm.bias, norm.epsilon, inputs, std::min(rows, count - first), x + first * inputs,
+                        y + first * inputs});
+  });
+}
+
+template void run(const LinearJob<float>&);
+template void run(const LinearJob<double>&);
+template void run_parallel(const LinearJob<float>&, int);
+template void run_parallel(const LinearJob<double>&, int);
+template void layer_norm(const Norm<float>&, std::int64_t, const float*, std::int64_t, float*, int);
+template void layer_norm(const Norm<double>&, std::int64_t, const double*, std::int64_t, double*, int);
+
+}  // namespace ghnfast
