@@ -22,6 +22,8 @@ DecodeKernels<double> kernels_for(double) { return GHNFAST_DISPATCH(decode_kerne
 
 // Cells of a tile: with 256 hidden units, 128 KiB of hidden states.
 constexpr std::int64_t kTileCells = 128;
+// Elements of a block, for each hidden value, that make it worth a copy of it in another matrix.
+constexpr std::int64_t kWorthPacking = 1024;
 // Bytes that one thread writes before it takes new work, where work can be cut so small.
 constexpr std::int64_t kItemBytes = 1 << 18;
 // Models of this size and more are not in a cache, nor would they stay in it: writing past it saves reading them first.
@@ -187,47 +189,73 @@ class Decoding {
         given_.push_back(&task);
       }
     }
-    // Blocks of equal size next to each other: a panel is multiplied for the largest of its blocks.
+    // Blocks with one column are multiplied in another way. The others, the widest first: a vector of their cells is
+    // multiplied for the widest of its blocks. What has few rows is left out where the last rows are multiplied.
     std::stable_sort(products_.begin(), products_.end(), [](const auto* a, const auto* b) {
       return std::make_pair(a->target.columns, a->target.rows) > std::make_pair(b->target.columns, b->target.rows);
     });
-    std::vector<std::int64_t> offsets;
-    std::int64_t packed = 0;
-    for (std::size_t begin = 0; begin < products_.size();) {
+    const auto single =
+        std::find_if(products_.begin(), products_.end(), [](const auto* task) { return task->target.columns == 1; });
+    add_bands({products_.begin(), single});
+    add_tiles({single, products_.end()}, 0, kMostElements);
+    panels_ = std::make_unique<Buffer<T>>(packed_, Fill::kNothing);
+    const auto* parts = parts_.data();
+    for (std::size_t index = 0; index < tiles_.size(); ++index) {
+      tiles_[index].panels = panels_->data() + offsets_[index];
+      tiles_[index].parts = parts;
+      parts += tiles_[index].count;
+    }
+  }
+
+  // Tiles for runs of rows, of those blocks that have so many.
+  void add_bands(std::vector<DecodeTask*> tasks) {
+    std::vector<std::int64_t> ends;
+    for (const auto* task : tasks) {
+      ends.push_back(task->target.rows);
+    }
+    std::sort(ends.begin(), ends.end());
+    for (std::int64_t from = 0; !tasks.empty();
+         ends.erase(ends.begin(), std::upper_bound(ends.begin(), ends.end(), from))) {
+      const auto columns = tasks.front()->target.columns;
+      const auto worth = std::lower_bound(ends.begin(), ends.end(), from + (kWorthPacking + columns - 1) / columns);
+      const auto to = worth == ends.end() ? ends.back() : *worth;
+      add_tiles(tasks, from, to);
+      tasks.erase(std::remove_if(tasks.begin(), tasks.end(), [&](auto* task) { return task->target.rows <= to; }),
+                  tasks.end());
+      from = to;
+    }
+  }
+
+  // Tiles of all tasks, for block rows [from, to).
+  void add_tiles(const std::vector<DecodeTask*>& tasks, std::int64_t from, std::int64_t to) {
+    for (std::size_t begin = 0; begin < tasks.size();) {
       ProductTile<T> tile;
-      tile.tasks = products_.data() + begin;
-      tile.most_columns = products_[begin]->target.columns;
-      const bool single = tile.most_columns == 1;
-      for (; begin < products_.size(); ++begin, ++tile.count) {
-        const auto& target = products_[begin]->target;
-        // Blocks with one column are multiplied in another way.
-        if (tile.count > 0 && (tile.cells + target.cells > kTileCells || (target.columns == 1) != single)) {
+      tile.from = from;
+      for (; begin < tasks.size(); ++begin) {
+        const auto& target = tasks[begin]->target;
+        if (tile.count > 0 && tile.cells + target.cells > kTileCells) {
           break;
         }
-        products_[begin]->column = tile.cells;
+        parts_.push_back({tasks[begin], tile.cells});
+        ++tile.count;
         tile.cells += target.cells;
+        tile.most_columns = std::max(tile.most_columns, target.columns);
+        tile.to = std::max(tile.to, std::min(to, target.rows));
       }
       const auto columns = (tile.cells + kernels_.panel_width - 1) / kernels_.panel_width * kernels_.panel_width;
       most_products_ = std::max(most_products_, std::max(tile.most_columns, kRowsAtOnce) * columns);
-      offsets.push_back(packed);
-      packed += columns * source_.width;
+      offsets_.push_back(packed_);
+      packed_ += columns * source_.width;
       tiles_.push_back(tile);
-    }
-    panels_ = std::make_unique<Buffer<T>>(packed, Fill::kNothing);
-    for (std::size_t index = 0; index < tiles_.size(); ++index) {
-      tiles_[index].panels = panels_->data() + offsets[index];
     }
   }
 
   void make_items() {
     for (std::size_t index = 0; index < tiles_.size(); ++index) {
-      std::int64_t rows = 0;
-      for (std::int64_t task = 0; task < tiles_[index].count; ++task) {
-        rows = std::max(rows, tiles_[index].tasks[task]->target.rows);
-      }
-      const auto step = tiles_[index].most_columns == 1 ? kRowsAtOnce : 1;
-      for (std::int64_t from = 0; from < rows; from += step) {
-        items_.push_back({static_cast<std::int64_t>(index), 0, 0, from, std::min(from + step, rows)});
+      const auto& tile = tiles_[index];
+      const auto step = tile.most_columns == 1 ? kRowsAtOnce : 1;
+      for (auto from = tile.from; from < tile.to; from += step) {
+        items_.push_back({static_cast<std::int64_t>(index), 0, 0, from, std::min(from + step, tile.to)});
       }
     }
     add_given_items();
@@ -277,7 +305,8 @@ class Decoding {
     }
     const auto count = source_.max_rows * source_.max_columns;
     const auto hidden = largest(source_.hidden, source_.hidden_rows * source_.width, threads_);
-    const auto weight = largest(source_.weight, count * source_.width, threads_);
+    const auto weight =
+        source_.largest_weight < 0 ? largest(source_.weight, count * source_.width, threads_) : source_.largest_weight;
     const auto bias = largest(source_.bias, count, threads_);
     const auto bound = static_cast<double>(source_.width) * weight * hidden + bias;
     return bound < limit / 2 && bound * scale < limit / 2;
@@ -317,58 +346,14 @@ class Decoding {
   std::vector<DecodeTask> tasks_;
   std::vector<DecodeTask*> products_;
   std::vector<const DecodeTask*> given_;
+  std::vector<TilePart> parts_;
   std::vector<ProductTile<T>> tiles_;
   std::unique_ptr<Buffer<T>> panels_;
   std::vector<Item> items_;
   std::vector<std::unique_ptr<Scratch>> scratch_;
-  std::int64_t bytes_ = 0, most_values_ = 0, most_products_ = 0;
+  std::vector<std::int64_t> offsets_;  // of the tiles' panels
+  std::int64_t packed_ = 0, bytes_ = 0, most_values_ = 0, most_products_ = 0;
 };
-
-// The sum over the repeats of block row `row`: (columns, cells).
-template <typename T>
-void fold_row(const DecodeTarget& target, std::int64_t row, const T* grad, T* sum) {
-  const auto unit = target.columns * target.cells, row_elements = target.in * target.cells;
-  std::fill(sum, sum + unit, T(0));
-  for (auto out = row; out < target.out; out += target.rows) {
-    for (std::int64_t at = 0; at < row_elements; at += unit) {
-      const T* from = grad + out * row_elements + at;
-      const auto size = std::min(unit, row_elements - at);
-      for (std::int64_t i = 0; i < size; ++i) {
-        sum[i] += from[i];
-      }
-    }
-  }
-}
-
-template <typename T>
-T derivative(const DecodeTarget& target, T x) {
-  if (target.kind == TargetKind::kNormWeight) {
-    const auto sigmoid = T(1) / (T(1) + std::exp(-x / T(2)));
-    return sigmoid * (T(1) - sigmoid);
-  }
-  if (target.kind == TargetKind::kBias) {
-    const auto tanh = std::tanh(x / T(5));
-    return (T(1) - tanh * tanh) / T(5);
-  }
-  return static_cast<T>(target.scale);
-}
-
-template <typename T>
-void fold(const DecodeSource<T>& source, const DecodeTarget& target, const T* grad, T* result) {
-  const auto unit = target.columns * target.cells;
-  std::vector<T> sum(unit);
-  for (std::int64_t row = 0; row < target.rows; ++row) {
-    fold_row(target, row, grad, sum.data());
-    for (std::int64_t i = 0; i < unit; ++i) {
-      const auto column = i / target.cells, cell = i % target.cells;
-      if (target.is_product()) {
-        result[(cell * target.rows + row) * target.columns + column] = sum[i] * static_cast<T>(target.scale);
-      } else {
-        result[row * unit + i] = sum[i] * derivative(target, source.blocks[target.first + row * unit + i]);
-      }
-    }
-  }
-}
 
 }  // namespace
 
@@ -399,22 +384,6 @@ double largest(const T* values, std::int64_t count, int threads) {
   return found.empty() ? 0.0 : *std::max_element(found.begin(), found.end());
 }
 
-template <typename T>
-void decode_backward(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets, const T* grad,
-                     T* grad_products, T* grad_blocks, int threads) {
-  check_targets(source, targets);
-  std::vector<const T*> grads;
-  std::vector<T*> results;
-  for (const auto& target : targets) {
-    grads.push_back(grad);
-    grad += target.out * target.in * target.cells;
-    results.push_back(target.is_product() ? grad_products : grad_blocks + target.first);
-    grad_products += target.is_product() ? target.rows * target.columns * target.cells : 0;
-  }
-  parallel_for(static_cast<std::int64_t>(targets.size()), threads,
-               [&](std::int64_t index) { fold(source, targets[index], grads[index], results[index]); });
-}
-
 template void check_targets(const DecodeSource<float>&, const std::vector<DecodeTarget>&);
 template void check_targets(const DecodeSource<double>&, const std::vector<DecodeTarget>&);
 template std::int64_t decode(const DecodeSource<float>&, const std::vector<DecodeTarget>&,
@@ -423,9 +392,5 @@ template std::int64_t decode(const DecodeSource<double>&, const std::vector<Deco
                              const std::vector<DecodeMemory>&, bool, int, const std::function<void()>&);
 template double largest(const float*, std::int64_t, int);
 template double largest(const double*, std::int64_t, int);
-template void decode_backward(const DecodeSource<float>&, const std::vector<DecodeTarget>&, const float*, float*,
-                              float*, int);
-template void decode_backward(const DecodeSource<double>&, const std::vector<DecodeTarget>&, const double*, double*,
-                              double*, int);
 
 }  // namespace ghnfast

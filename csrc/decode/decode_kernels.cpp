@@ -24,10 +24,10 @@ inline void fill_column(const T* row, std::int64_t width, std::int64_t column, T
 template <typename T>
 void pack(const DecodeSource<T>& source, const ProductTile<T>& tile) {
   for (std::int64_t index = 0; index < tile.count; ++index) {
-    const auto& task = *tile.tasks[index];
-    for (std::int64_t cell = 0; cell < task.target.cells; ++cell) {
-      const T* row = source.hidden + (task.target.first + cell) * source.width;
-      fill_column(row, source.width, task.column + cell, tile.panels);
+    const auto& [task, column] = tile.parts[index];
+    for (std::int64_t cell = 0; cell < task->target.cells; ++cell) {
+      const T* row = source.hidden + (task->target.first + cell) * source.width;
+      fill_column(row, source.width, column + cell, tile.panels);
     }
   }
   for (auto column = tile.cells; column % kPanelWidth<T> != 0; ++column) {
@@ -43,6 +43,10 @@ struct Rows {
   const T* bias;
   std::int64_t bias_stride;
   std::int64_t width;
+
+  Rows from(std::int64_t row) const {
+    return {weight + row * row_stride, row_stride, bias + row * bias_stride, bias_stride, width};
+  }
 };
 
 // to[r] = rows[r] . panel + bias[r], for `count` rows and `vectors` vectors of the panel. Few rows take several sums
@@ -80,8 +84,7 @@ inline void product_block(const Rows<T>& rows, const T* panel, T* to, std::int64
 template <typename T, int vectors>
 void product(Rows<T> rows, std::int64_t count, const T* panel, T* to, std::int64_t to_stride) {
   const auto advance = [&](std::int64_t done) {
-    rows.weight += done * rows.row_stride;
-    rows.bias += done * rows.bias_stride;
+    rows = rows.from(done);
     to += done * to_stride;
     count -= done;
   };
@@ -277,31 +280,51 @@ inline bool finish_product_row(const DecodeTask& task, std::int64_t row, const T
   return true;
 }
 
-// The products of `count` rows of the weight with all panels of a tile that a task with more than `row` rows reads.
+// The most columns of the blocks that have more than `row` rows and a cell from `from` to before `to`. `first`: a part
+// of the tile; the ones before it have no such cell.
 template <typename T>
-inline void multiply(const ProductTile<T>& tile, std::int64_t row, const Rows<T>& rows, std::int64_t count, T* products,
+inline std::int64_t most_columns(const ProductTile<T>& tile, std::int64_t row, std::int64_t from, std::int64_t to,
+                                 std::int64_t& first) {
+  while (first < tile.count && tile.parts[first].column + tile.parts[first].task->target.cells <= from) {
+    ++first;
+  }
+  std::int64_t columns = 0;
+  for (auto index = first; index < tile.count && tile.parts[index].column < to; ++index) {
+    const auto& target = tile.parts[index].task->target;
+    columns = target.rows > row && target.columns > columns ? target.columns : columns;
+  }
+  return columns;
+}
+
+// The products of the weight's rows with all vectors of a tile; with each those alone that a block with more than `row`
+// rows has columns for.
+template <typename T>
+inline void multiply(const ProductTile<T>& tile, std::int64_t row, const Rows<T>& rows, T* products,
                      std::int64_t stride) {
-  constexpr auto panel_width = kPanelWidth<T>;
-  std::int64_t next = 0;  // the first task that may lie in the panel
-  for (std::int64_t at = 0; at < tile.cells; at += panel_width) {
-    std::int64_t columns = 0;
-    const auto end = least(at + panel_width, tile.cells);
-    while (tile.tasks[next]->column + tile.tasks[next]->target.cells <= at) {
-      ++next;
-    }
-    for (auto index = next; index < tile.count && tile.tasks[index]->column < end; ++index) {
-      const auto& target = tile.tasks[index]->target;
-      columns = target.rows > row && target.columns > columns ? target.columns : columns;
-    }
-    if (columns == 0) {
-      continue;
-    }
+  std::int64_t next = 0;
+  for (std::int64_t at = 0; at < tile.cells; at += kPanelWidth<T>) {
+    static_assert(kVectorsPerPanel == 2);
+    const auto half = at + kLanes<T>;
+    const auto left = most_columns(tile, row, at, half, next);
+    const auto right = most_columns(tile, row, half, half + kLanes<T>, next);
+    const auto both = least(left, right);
     const T* panel = tile.panels + at * rows.width;
-    const auto needed = tile.most_columns == 1 ? count : columns;
-    if (end - at <= kLanes<T>) {
-      product<T, 1>(rows, needed, panel, products + at, stride);
+    product<T, 2>(rows, both, panel, products + at, stride);
+    const auto more = left > both ? at : half;
+    product<T, 1>(rows.from(both), left + right - 2 * both, panel + more - at, products + both * stride + more, stride);
+  }
+}
+
+// The products of several block rows with all vectors of a tile whose blocks have one column.
+template <typename T>
+inline void multiply_single(const ProductTile<T>& tile, const Rows<T>& rows, std::int64_t count, T* products,
+                            std::int64_t stride) {
+  for (std::int64_t at = 0; at < tile.cells; at += kPanelWidth<T>) {
+    const T* panel = tile.panels + at * rows.width;
+    if (tile.cells - at <= kLanes<T>) {
+      product<T, 1>(rows, count, panel, products + at, stride);
     } else {
-      product<T, kVectorsPerPanel>(rows, needed, panel, products + at, stride);
+      product<T, 2>(rows, count, panel, products + at, stride);
     }
   }
 }
@@ -317,11 +340,15 @@ const DecodeTask* product_rows(const DecodeSource<T>& source, const ProductTile<
     const auto rows_now = single ? least(kRowsAtOnce, to - row) : 1;
     const Rows<T> rows{source.weight + row * row_elements, single ? row_elements : source.width,
                        source.bias + row * source.max_columns, single ? source.max_columns : 1, source.width};
-    multiply(tile, row, rows, single ? rows_now : tile.most_columns, job.products, stride);
+    if (single) {
+      multiply_single(tile, rows, rows_now, job.products, stride);
+    } else {
+      multiply(tile, row, rows, job.products, stride);
+    }
     for (std::int64_t index = 0; index < tile.count; ++index) {
-      const auto& task = *tile.tasks[index];
+      const auto& task = *tile.parts[index].task;
       for (std::int64_t now = 0; now < rows_now && row + now < task.target.rows; ++now) {
-        const T* products = job.products + now * stride + task.column;
+        const T* products = job.products + now * stride + tile.parts[index].column;
         if (!finish_product_row(task, row + now, products, stride, job)) {
           broken = broken == nullptr || &task < broken ? &task : broken;
         }

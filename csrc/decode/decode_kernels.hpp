@@ -14,17 +14,23 @@ struct DecodeTask {
   DecodeMemory memory;
   double limit = 0;
   bool contiguous = false;
-  std::int64_t column = 0;  // of a product: its first column in its tile
 };
 
-// Products with blocks of about the same size, whose rows of `hidden` are the columns of a matrix small enough for a
-// cache.
+// A product, and its first column in the matrix of its tile.
+struct TilePart {
+  const DecodeTask* task = nullptr;
+  std::int64_t column = 0;
+};
+
+// Block rows [from, to) of products, the widest blocks first; their rows of `hidden` are the columns of a matrix small
+// enough for a cache.
 template <typename T>
 struct ProductTile {
-  const DecodeTask* const* tasks = nullptr;
+  const TilePart* parts = nullptr;
   std::int64_t count = 0;
-  std::int64_t cells = 0;         // of all tasks
-  std::int64_t most_columns = 0;  // of any task
+  std::int64_t from = 0, to = 0;
+  std::int64_t cells = 0;         // of all parts
+  std::int64_t most_columns = 0;  // of any part
   T* panels = nullptr;            // the matrix: (panels, width, panel width), padded with zeros
 };
 

@@ -176,6 +176,18 @@ inline void panel_block(const LinearJob<T>& job, std::int64_t index, std::int64_
   }
 }
 
+// The last rows: so many, or as many fewer as there are.
+template <typename T, int count>
+inline void last_block(const LinearJob<T>& job, std::int64_t index, std::int64_t output, std::int64_t width,
+                       const T* panel, const T* biases) {
+  if constexpr (count > 0) {
+    if (index + count > job.count) {
+      return last_block<T, count - 1>(job, index, output, width, panel, biases);
+    }
+    panel_block<T, count>(job, index, output, width, panel, biases);
+  }
+}
+
 template <typename T>
 inline void linear_of_many(const LinearJob<T>& job, T* panel) {
   for (std::int64_t output = 0; output < job.outputs; output += kPanelWidth<T>) {
@@ -187,9 +199,7 @@ inline void linear_of_many(const LinearJob<T>& job, T* panel) {
     for (; index + kRowsPerBlock <= job.count; index += kRowsPerBlock) {
       panel_block<T, kRowsPerBlock>(job, index, output, width, panel, biases);
     }
-    for (; index < job.count; ++index) {
-      panel_block<T, 1>(job, index, output, width, panel, biases);
-    }
+    last_block<T, kRowsPerBlock - 1>(job, index, output, width, panel, biases);
   }
 }
 

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
-#include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -66,10 +66,11 @@ DecodeSource<T> decode_source(const Floats<T>& hidden, const Floats<T>& weight, 
 template <typename T>
 std::int64_t decode(const Floats<T>& hidden, const Floats<T>& weight, const Floats<T>& bias, const Floats<T>& blocks,
                     const Table<DecodeTarget>& table, const Table<DecodeMemory>& memory_table, bool check, int threads,
-                    const py::object& before_writing) {
-  const auto source = decode_source(hidden, weight, bias, blocks);
+                    const py::object& before_writing, std::optional<double> largest_weight) {
+  auto source = decode_source(hidden, weight, bias, blocks);
   const auto targets = decode_targets(table);
   const auto memory = decode_memory(memory_table, targets.size());
+  source.largest_weight = largest_weight.value_or(-1);
   std::function<void()> call;
   if (!before_writing.is_none()) {
     call = [&before_writing] {
@@ -106,15 +107,17 @@ py::tuple decode_backward(const Floats<T>& grad, const Floats<T>& hidden, const 
 }
 
 template <typename T>
-bool all_finite(const std::vector<Floats<T>>& arrays, int threads) {
+std::vector<double> largest(const std::vector<Floats<T>>& arrays, int threads) {
   std::vector<std::pair<const T*, std::int64_t>> values;
   for (const auto& array : arrays) {
     values.emplace_back(array.data(), array.size());
   }
+  std::vector<double> found;
   py::gil_scoped_release released;
-  return std::all_of(values.begin(), values.end(), [&](const auto& of) {
-    return ghnfast::largest(of.first, of.second, threads) <= std::numeric_limits<T>::max();
-  });
+  for (const auto& [data, count] : values) {
+    found.push_back(ghnfast::largest(data, count, threads));
+  }
+  return found;
 }
 
 // For one type of numbers; those of an array choose the overload.
@@ -123,9 +126,12 @@ void bind_kernels(py::module_& module) {
   module.def("decode", &decode<T>, py::arg("hidden").noconvert(), py::arg("weight").noconvert(),
              py::arg("bias").noconvert(), py::arg("blocks").noconvert(), py::arg("targets"), py::arg("memory"),
              py::arg("check").noconvert(), py::arg("threads"), py::arg("before_writing") = py::none(),
+             py::arg("largest_weight") = py::none(),
              "Write targets to their memory: -1; with check, or the number of one that would not be finite, and "
-             "nothing is written. `before_writing` is called when nothing but it can fail any more.");
-  module.def("all_finite", &all_finite<T>, py::arg("arrays").noconvert(), py::arg("threads"));
+             "nothing is written. `before_writing` is called when nothing but it can fail any more. `largest_weight`: "
+             "the largest absolute value of the weight, where it is known.");
+  module.def("largest", &largest<T>, py::arg("arrays").noconvert(), py::arg("threads"),
+             "The largest absolute value of each array; infinite where a value is not a number.");
   module.def("decode_backward", &decode_backward<T>, py::arg("grad").noconvert(), py::arg("hidden").noconvert(),
              py::arg("weight").noconvert(), py::arg("bias").noconvert(), py::arg("blocks").noconvert(),
              py::arg("targets"), py::arg("threads"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
@@ -16,8 +17,8 @@ from .. import _C, checkpoints
 from ..errors import ConfigError, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..memory import unreadable
-from ..ops.backend import as_arrays, backend_for, is_plain
 from ..ops.attention import relations_of
+from ..ops.backend import as_arrays, backend_for, is_plain
 from ..ops.decode import PRECISIONS, DecodeSource
 from ..prediction import DecoderKind, Layout, Options, Report, Request, run, values_of
 from ..prediction.predictor import as_list
@@ -92,7 +93,8 @@ class GHN(Pretrained):
         self.name = "GHN"
         self.trained_on: checkpoints.TrainedOn | None = None
         self.epoch: int | None = None
-        self.checked: WeightState = None  # the weights that are known to be finite, and their versions
+        # The weights that are known to be finite, and their versions; and the largest of the products'.
+        self.checked: tuple[WeightState, float | None] = None, None
         self.native_form = NativeForm()
         self.rounding = "float32"
         hid, (rows, columns, height, _) = settings.hid, settings.max_shape
@@ -269,18 +271,18 @@ class GHN(Pretrained):
         return self.decoder.request
 
     @torch.no_grad()
-    def source(self, batch: GraphBatch, layout: Layout) -> DecodeSource:
-        """Everything but the last step of decoding, for a prediction.
+    def source(self, batch: GraphBatch, layout: Layout) -> tuple[DecodeSource, float | None]:
+        """Everything but the last step of decoding, for a prediction; and the largest absolute value of its weight.
 
         Raises:
             PredictError: a weight cannot be read or is not finite.
         """
         own = members_of(self)
         state = state_of(own.parameters)
-        self.check_weights(own, state)
+        largest_weight = self.check_weights(own, state)
         native = self.native(own, state)
         with torch.autocast(own.parameters[0].device.type, enabled=False):
-            return self.decode_source(self.node_states(batch, native), layout, native)
+            return self.decode_source(self.node_states(batch, native), layout, native), largest_weight
 
     def decode_source(self, states: Tensor, layout: Layout, native: Native | None) -> DecodeSource:
         """Everything but the last step of decoding: the hidden states of products, and the other blocks."""
@@ -341,7 +343,7 @@ class GHN(Pretrained):
         biases: Tensor = self.bias_class(vectors.view(len(states), 2, self.vector_length)[:, 1])
         return biases
 
-    def check_weights(self, members: Members, state: WeightState) -> None:
+    def check_weights(self, members: Members, state: WeightState) -> float | None:
         """Fail where a weight cannot be read or is not finite: gates and normalizations could hide that.
 
         Once for each state of the weights, for reading them all takes a good part of a small prediction. Torch counts
@@ -349,13 +351,22 @@ class GHN(Pretrained):
 
         Args:
             members, state: the GHN's own.
+
+        Returns:
+            The largest absolute value of the weight that the last step multiplies with, where it is known.
         """
-        if state is not None and state == self.checked:
-            return
+        known = self.checked
+        if state is not None and state == known[0]:
+            return known[1]
         check_readable(self, members)
         weights = members.parameters
+        largest_weight: float | None = None
         if backend_for(weights[0]) == "cpp":
-            fine = _C.all_finite(as_arrays(*weights), torch.get_num_threads())
+            largest = _C.largest(as_arrays(*weights), torch.get_num_threads())
+            fine = math.isfinite(max(largest))
+            last = self.decoder.last.weight
+            same = [weight.data_ptr() == last.data_ptr() and weight.numel() == last.numel() for weight in weights]
+            largest_weight = next((value for value, found in zip(largest, same, strict=True) if found), None)
         else:
             # A sum is infinite or NaN where any element is, and far cheaper to look at.
             fine = bool(torch.isfinite(torch.stack([weight.sum() for weight in weights])).all())
@@ -366,7 +377,8 @@ class GHN(Pretrained):
                 f"these weights of {self.name} are not finite: {', '.join(broken[:3])}; finite weights are accepted. "
                 "No parameter was changed."
             )
-        self.checked = state
+        self.checked = state, largest_weight
+        return largest_weight
 
 
 def check_readable(ghn: GHN, members: Members) -> None:

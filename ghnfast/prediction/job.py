@@ -37,13 +37,18 @@ class Job:
     inversions: list[Inversion]
 
     @torch.no_grad()
-    def write(self, source: DecodeSource, ghn: str, precision: str) -> None:
-        """The last step: decode into the parameters, all of them or none."""
+    def write(self, source: DecodeSource, ghn: str, precision: str, largest_weight: float | None = None) -> None:
+        """The last step: decode into the parameters, all of them or none.
+
+        Args:
+            ghn: its name, for messages.
+            largest_weight: the largest absolute value of the source's weight, where it is known.
+        """
         try:
             if self.inversions:
                 self.write_inverted(source, precision)
             elif self.memory is not None and backend_for(source.hidden) == "cpp" and is_plain(source):
-                decode_to(source, self.layout.targets, self.memory, self.parameters)
+                decode_to(source, self.layout.targets, self.memory, self.parameters, largest_weight)
             else:
                 outputs = list(map(decoded_part, self.forms, self.parameters))
                 with torch.autocast(source.hidden.device.type, enabled=False):

@@ -104,7 +104,7 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         "decode_backward": (core.decode_backward, {
             "grad": np.ones(9 * 8 * 4 + 9 * 7, np.float32), **decode, "threads": 2,
         }),
-        "all_finite": (core.all_finite, {"arrays": [states, states], "threads": 2}),
+        "largest": (core.largest, {"arrays": [states, states], "threads": 2}),
         "lay_out": (core.lay_out, {"table": slots, "vector": 6, "classes": 23}),
         "GhnFloat": (core.GhnFloat, weights),
         "GhnDouble": (core.GhnDouble, {
@@ -203,7 +203,7 @@ def wrong(name: str, argument: str, value: Any) -> Iterator[Any]:
 
 NAMES = """
 build_graph hop_bands is_writable overlapping reversed_bands Topology gated_sweep gated_sweep_backward Relations
-pair_codes attention attention_backward decode decode_backward all_finite lay_out GhnFloat GhnDouble node_states
+pair_codes attention attention_backward decode decode_backward largest lay_out GhnFloat GhnDouble node_states
 decode_inputs NetworkSettings TrainingRanges philox sample_network draw_widths statistics environment
 use_instruction_set walk_modules open_attributes bare_modules copy_modules Snapshot
 """.split()

@@ -32,16 +32,23 @@ from .targets import (
 # In C++ ---------------------------------------------------------------------------------------------------------------
 
 
-def decode_to(source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor] = ()) -> None:
+def decode_to(
+    source: DecodeSource,
+    targets: DecodeTargets,
+    memory: Table,
+    outputs: Sequence[Tensor] = (),
+    largest_weight: float | None = None,
+) -> None:
     """`decode_into`, in C++, where the memory of the outputs is known (`memory_table`); nobody checks it.
 
     Args:
         outputs: the tensors whose memory it is, for torch to know that they are written; none where it knows.
+        largest_weight: the largest absolute value of the source's weight, where it is known.
     """
     hidden, weight, bias, blocks = as_arrays(*source)
     threads = torch.get_num_threads()
     count = functools.partial(torch.autograd.graph.increment_version, list(outputs)) if outputs else None
-    broken = _C.decode(hidden, weight, bias, blocks, targets.table, memory, True, threads, count)
+    broken = _C.decode(hidden, weight, bias, blocks, targets.table, memory, True, threads, count, largest_weight)
     if broken >= 0:
         raise NotFinite(broken)
 

@@ -367,7 +367,7 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 FUNCTIONS = {
     "build_graph": 4, "hop_bands": 5, "reversed_bands": 3, "Topology": 7, "lay_out": 3, "decode": 8,
-    "decode_backward": 7, "gated_sweep": 4, "gated_sweep_backward": 5, "all_finite": 2, "GhnFloat": 10, "GhnDouble": 10,
+    "decode_backward": 7, "gated_sweep": 4, "gated_sweep_backward": 5, "largest": 2, "GhnFloat": 10, "GhnDouble": 10,
     "philox": 2, "sample_network": 5, "draw_widths": 7, "statistics": 6, "TrainingRanges": 4, "environment": 1,
     "use_instruction_set": 1,
 }  # fmt: skip
