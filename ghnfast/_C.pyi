@@ -63,13 +63,13 @@ def lay_out(
 class Ghn(Generic[T]):
     def __init__(
         self,
-        tables: Sequence[NDArray[T]],
+        tables: Sequence[NDArray[Any]],
         channel_rows: NDArray[int64],
         kernel_rows: NDArray[int64],
-        sweep: Sequence[NDArray[T]],
-        norm: Sequence[NDArray[T]],
+        sweep: Sequence[NDArray[Any]],
+        norm: Sequence[NDArray[Any]],
         norm_epsilon: float,
-        decoder: Sequence[NDArray[T]],
+        decoder: Sequence[NDArray[Any]],
         rows: int,
         columns: int,
         centred: bool,
@@ -118,8 +118,8 @@ def attention_backward(
 ) -> tuple[NDArray[T], NDArray[T]]: ...
 def decode(
     hidden: NDArray[T],
-    weight: NDArray[T],
-    bias: NDArray[T],
+    weight: NDArray[Any],
+    bias: NDArray[Any],
     blocks: NDArray[T],
     targets: NDArray[void],
     memory: NDArray[void],
@@ -137,7 +137,7 @@ def decode_backward(
     targets: NDArray[void],
     threads: int,
 ) -> tuple[NDArray[T], NDArray[T]]: ...
-def largest(arrays: Sequence[NDArray[T]], threads: int) -> list[float]: ...
+def largest(arrays: Sequence[NDArray[Any]], threads: int) -> list[float]: ...
 def dtypes() -> dict[str, dtype[void]]: ...
 def enums() -> dict[str, dict[str, int]]: ...
 def environment(name: str) -> str | None: ...

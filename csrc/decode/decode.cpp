@@ -144,6 +144,7 @@ class Decoding {
   struct Scratch {
     explicit Scratch(const Decoding& of)
         : products(of.most_products_, Fill::kNothing),
+          weights(of.source_.weight.stored == Stored::kSame ? 0 : of.most_weights_ * of.source_.width, Fill::kNothing),
           values(of.most_values_, Fill::kNothing),
           unit(of.most_values_ * 8 + 64, Fill::kNothing) {}
 
@@ -152,12 +153,13 @@ class Decoding {
       job.write = write;
       job.stream = write && of.bytes_ >= kStreamBytes;
       job.products = products.data();
+      job.weights = weights.data();
       job.values = values.data();
       job.unit = unit.data();
       return job;
     }
 
-    Buffer<T> products, values;
+    Buffer<T> products, weights, values;
     Buffer<char> unit;
   };
 
@@ -243,6 +245,7 @@ class Decoding {
         tile.to = std::max(tile.to, std::min(to, target.rows));
       }
       const auto columns = (tile.cells + kernels_.panel_width - 1) / kernels_.panel_width * kernels_.panel_width;
+      most_weights_ = std::max({most_weights_, tile.most_columns, kRowsAtOnce});
       most_products_ = std::max(most_products_, std::max(tile.most_columns, kRowsAtOnce) * columns);
       offsets_.push_back(packed_);
       packed_ += columns * source_.width;
@@ -304,10 +307,10 @@ class Decoding {
       limit = std::min(limit, task->limit);
     }
     const auto count = source_.max_rows * source_.max_columns;
-    const auto hidden = largest(source_.hidden, source_.hidden_rows * source_.width, threads_);
+    const auto hidden = largest<T>({source_.hidden}, source_.hidden_rows * source_.width, threads_);
     const auto weight =
         source_.largest_weight < 0 ? largest(source_.weight, count * source_.width, threads_) : source_.largest_weight;
-    const auto bias = largest(source_.bias, count, threads_);
+    const auto bias = largest<T>({source_.bias}, count, threads_);
     const auto bound = static_cast<double>(source_.width) * weight * hidden + bias;
     return bound < limit / 2 && bound * scale < limit / 2;
   }
@@ -352,7 +355,7 @@ class Decoding {
   std::vector<Item> items_;
   std::vector<std::unique_ptr<Scratch>> scratch_;
   std::vector<std::int64_t> offsets_;  // of the tiles' panels
-  std::int64_t packed_ = 0, bytes_ = 0, most_values_ = 0, most_products_ = 0;
+  std::int64_t packed_ = 0, bytes_ = 0, most_values_ = 0, most_products_ = 0, most_weights_ = 0;
 };
 
 }  // namespace
@@ -374,12 +377,19 @@ std::int64_t decode(const DecodeSource<T>& source, const std::vector<DecodeTarge
 }
 
 template <typename T>
-double largest(const T* values, std::int64_t count, int threads) {
+double largest(const Numbers<T>& values, std::int64_t count, int threads) {
   constexpr std::int64_t kChunk = 1 << 16;
   const auto kernels = kernels_for(T{});
   std::vector<double> found((count + kChunk - 1) / kChunk);
   parallel_for(static_cast<std::int64_t>(found.size()), count > 4 * kChunk ? threads : 1, [&](std::int64_t chunk) {
-    found[chunk] = kernels.largest(values + chunk * kChunk, std::min(kChunk, count - chunk * kChunk));
+    const auto part = from(values, chunk * kChunk);
+    const auto size = std::min(kChunk, count - chunk * kChunk);
+    const bool widened = values.stored != Stored::kSame;
+    Buffer<T> memory(widened ? size : 0, Fill::kNothing);
+    if (widened) {
+      kernels.widen(part, size, memory.data());
+    }
+    found[chunk] = kernels.largest(widened ? memory.data() : static_cast<const T*>(part.data), size);
   });
   return found.empty() ? 0.0 : *std::max_element(found.begin(), found.end());
 }
@@ -390,7 +400,7 @@ template std::int64_t decode(const DecodeSource<float>&, const std::vector<Decod
                              const std::vector<DecodeMemory>&, bool, int, const std::function<void()>&);
 template std::int64_t decode(const DecodeSource<double>&, const std::vector<DecodeTarget>&,
                              const std::vector<DecodeMemory>&, bool, int, const std::function<void()>&);
-template double largest(const float*, std::int64_t, int);
-template double largest(const double*, std::int64_t, int);
+template double largest(const Numbers<float>&, std::int64_t, int);
+template double largest(const Numbers<double>&, std::int64_t, int);
 
 }  // namespace ghnfast

@@ -10,6 +10,8 @@
 #include <initializer_list>
 #include <vector>
 
+#include "core/numbers.hpp"
+
 namespace ghnfast {
 
 // Where a target's block comes from, and how its values become a parameter's.
@@ -52,7 +54,7 @@ struct DecodeMemory {
 template <typename T>
 struct DecodeSource {
   const T* hidden = nullptr;  // (hidden_rows, width)
-  const T* weight = nullptr;  // (max_rows, max_columns, width)
+  Numbers<T> weight;          // (max_rows, max_columns, width)
   const T* bias = nullptr;    // (max_rows, max_columns)
   const T* blocks = nullptr;  // (block_elements): each block (rows, columns, cells)
   std::int64_t hidden_rows = 0, width = 0, max_rows = 0, max_columns = 0, block_elements = 0;
@@ -79,7 +81,7 @@ std::int64_t decode(const DecodeSource<T>& source, const std::vector<DecodeTarge
 
 // The largest absolute value; infinite where a value is not a number.
 template <typename T>
-double largest(const T* values, std::int64_t count, int threads);
+double largest(const Numbers<T>& values, std::int64_t count, int threads);
 
 // The gradient of a target's block before its activation, from that of the target: the sum over its repeats.
 // `grad` holds the gradients of all targets, one behind the other, each contiguous. `grad_products` gets those of the

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/halves.hpp"
 #include "core/simd.hpp"
 
 namespace ghnfast {
@@ -329,17 +330,36 @@ inline void multiply_single(const ProductTile<T>& tile, const Rows<T>& rows, std
   }
 }
 
+// The rows of the weight that the products of block rows [row, row + count) need: where blocks have one column, the
+// first of each block row; else those of one. Half-precision ones are converted to `converted`.
+template <typename T>
+inline Rows<T> rows_of(const DecodeSource<T>& source, const ProductTile<T>& tile, std::int64_t row, std::int64_t count,
+                       T* converted) {
+  const bool single = tile.most_columns == 1;
+  const auto row_elements = source.max_columns * source.width;
+  const T* bias = source.bias + row * source.max_columns;
+  const auto bias_stride = single ? source.max_columns : 1;
+  if (source.weight.stored == Stored::kSame) {
+    const auto* weight = static_cast<const T*>(source.weight.data) + row * row_elements;
+    return {weight, single ? row_elements : source.width, bias, bias_stride, source.width};
+  }
+  const auto* halves = static_cast<const std::uint16_t*>(source.weight.data) + row * row_elements;
+  for (std::int64_t now = 0; now < (single ? count : 1); ++now) {
+    widen<T>({halves + now * row_elements, source.weight.stored}, tile.most_columns * source.width,
+             converted + now * source.width);
+  }
+  return {converted, source.width, bias, bias_stride, source.width};
+}
+
 template <typename T>
 const DecodeTask* product_rows(const DecodeSource<T>& source, const ProductTile<T>& tile, std::int64_t from,
                                std::int64_t to, const RowJob<T>& job) {
   const auto stride = (tile.cells + kPanelWidth<T> - 1) / kPanelWidth<T> * kPanelWidth<T>;
-  const auto row_elements = source.max_columns * source.width;
   const DecodeTask* broken = nullptr;
   const bool single = tile.most_columns == 1;  // then several block rows are one product
   for (auto row = from; row < to;) {
     const auto rows_now = single ? least(kRowsAtOnce, to - row) : 1;
-    const Rows<T> rows{source.weight + row * row_elements, single ? row_elements : source.width,
-                       source.bias + row * source.max_columns, single ? source.max_columns : 1, source.width};
+    const auto rows = rows_of(source, tile, row, rows_now, job.weights);
     if (single) {
       multiply_single(tile, rows, rows_now, job.products, stride);
     } else {
@@ -425,7 +445,7 @@ double largest(const T* values, std::int64_t count) {
 
 template <typename T>
 DecodeKernels<T> kernels() {
-  return {kPanelWidth<T>, &pack<T>, &largest<T>, &product_rows<T>, &given_rows<T>};
+  return {kPanelWidth<T>, &pack<T>, &largest<T>, &widen<T>, &product_rows<T>, &given_rows<T>};
 }
 
 }  // namespace

@@ -40,6 +40,7 @@ struct RowJob {
   bool write = false;     // else check only
   bool stream = false;    // write past the caches
   T* products = nullptr;  // (rows_at_once or max_columns, panels * panel width)
+  T* weights = nullptr;   // (rows_at_once or max_columns, width), where the weight's numbers have to be converted
   T* values = nullptr;    // (columns * cells)
   char* unit = nullptr;   // the values in the target's type, and the first 64 bytes of them once more
 };
@@ -51,6 +52,7 @@ struct DecodeKernels {
   void (*pack)(const DecodeSource<T>&, const ProductTile<T>&);
   // The largest absolute value; infinite where a value is not a number.
   double (*largest)(const T* values, std::int64_t count);
+  void (*widen)(const Numbers<T>&, std::int64_t count, T* to);
   // Block rows [from, to) of the targets of a tile: the first task with a value that is not finite, or null.
   const DecodeTask* (*product_rows)(const DecodeSource<T>&, const ProductTile<T>&, std::int64_t from, std::int64_t to,
                                     const RowJob<T>&);

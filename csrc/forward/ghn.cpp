@@ -80,7 +80,7 @@ class DecoderInputs {
     const auto at = (top + cell / call.width) * ghn_.size + left + cell % call.width;
     auto job = job_of<T>(ghn_.cells, states_, call.count, nullptr, Activation::kRelu);
     job.outputs = ghn_.hidden.inputs;
-    job.weight += at * ghn_.hid;
+    job.weight = from(job.weight, at * ghn_.hid);
     job.output_stride = plane * ghn_.hid;
     job.bias += at;
     job.bias_stride = plane;
@@ -111,7 +111,7 @@ class DecoderInputs {
     vector_units(call, 0, call.count, units.data());
     auto half = ghn_.vectors[1];
     half.outputs = length;
-    half.weight += length * half.inputs;
+    half.weight = from(half.weight, length * half.inputs);
     half.bias += length;
     run(job_of<T>(half, units.data(), call.count, biases.data(), Activation::kRelu));
     run(job_of<T>(ghn_.class_bias, biases.data(), call.count, blocks_ + call.first, Activation::kNone));
@@ -126,18 +126,24 @@ class DecoderInputs {
       auto job = job_of<T>(ghn_.products, hidden_ + first * inputs, call.count, kernels.data() + row * call.columns,
                            Activation::kRelu);
       job.outputs = call.columns;
-      job.weight += row * ghn_.columns * inputs;
+      job.weight = from(job.weight, row * ghn_.columns * inputs);
       job.bias += row * ghn_.columns;
       job.y_stride = block;
       run(job);
     });
     const auto classes = ghn_.classes.outputs;
+    const bool widened = ghn_.classes.weight.stored != Stored::kSame;
+    Buffer<T> memory(widened ? classes * rows : 0, Fill::kNothing);
+    if (widened) {
+      widen(ghn_.classes.weight, classes * rows, memory.data());
+    }
+    const T* predictor = widened ? memory.data() : static_cast<const T*>(ghn_.classes.weight.data);
     parallel_for(call.count * kClassParts, threads, [&](std::int64_t item) {
       const auto index = item / kClassParts, part = item % kClassParts;
       const auto from = classes * part / kClassParts, to = classes * (part + 1) / kClassParts;
-      auto job = job_of<T>(ghn_.classes, ghn_.classes.weight + from * rows, to - from,
+      auto job = job_of<T>(ghn_.classes, predictor + from * rows, to - from,
                            blocks_ + call.first + (index * classes + from) * call.columns, Activation::kNone);
-      job.weight = kernels.data() + index * block;
+      job.weight = {kernels.data() + index * block};
       job.output_stride = 1;
       job.input_stride = job.outputs = job.y_stride = call.columns;
       job.bias = nullptr;
@@ -169,7 +175,7 @@ void node_states(const GhnPointers<T>& ghn, const Topology& topology, const Rela
     embed_sizes(ghn.channels, shapes + 4 * node, ghn.hid / 4, state);
     embed_sizes(ghn.kernels, shapes + 4 * node + 2, ghn.hid / 4, state + ghn.hid / 2);
   }
-  if (const auto* mlp = ghn.node_mlp; mlp[0].weight != nullptr) {
+  if (const auto* mlp = ghn.node_mlp; mlp[0].weight.data != nullptr) {
     Buffer<T> units(nodes * mlp[0].outputs, Fill::kNothing);
     run_parallel(job_of<T>(mlp[0], initial.data(), nodes, units.data(), Activation::kRelu), threads);
     run_parallel(job_of<T>(mlp[1], units.data(), nodes, states, Activation::kRelu), threads);

@@ -47,7 +47,7 @@ void fill_bias_table(const GraphormerPointers<T>& weights, std::int64_t hid, T* 
   for (auto* way : {there, back}) {
     auto job = job_of<T>(weights.edge_units, weights.edges + kNoPath * hid, kRows, way, Activation::kNone);
     job.inputs = job.x_stride = hid;
-    job.weight += way == there ? 0 : hid;
+    job.weight = from(job.weight, way == there ? 0 : hid);
     job.bias = way == there ? weights.edge_units.bias : nullptr;
     run_parallel(job, threads);
   }

@@ -23,6 +23,11 @@ void run(const LinearJob<T>& job) {
   kernels.linear(job, panel.data());
 }
 
+template <typename T>
+void widen(const Numbers<T>& numbers, std::int64_t count, T* to) {
+  kernels_for(T{}).widen(numbers, count, to);
+}
+
 // Cuts a job by its outputs, so that each part of the weight is transposed once.
 template <typename T>
 void run_parallel(const LinearJob<T>& job, int threads) {
@@ -34,7 +39,7 @@ void run_parallel(const LinearJob<T>& job, int threads) {
     const auto from = panels * part / parts * width;
     auto piece = job;
     piece.outputs = std::min(job.outputs, panels * (part + 1) / parts * width) - from;
-    piece.weight += from * job.output_stride;
+    piece.weight = ghnfast::from(job.weight, from * job.output_stride);
     piece.bias = job.bias == nullptr ? nullptr : job.bias + from * job.bias_stride;
     piece.y += from;
     run(piece);
@@ -54,6 +59,8 @@ void layer_norm(const Norm<T>& norm, std::int64_t inputs, const T* x, std::int64
 
 template void run(const LinearJob<float>&);
 template void run(const LinearJob<double>&);
+template void widen(const Numbers<float>&, std::int64_t, float*);
+template void widen(const Numbers<double>&, std::int64_t, double*);
 template void run_parallel(const LinearJob<float>&, int);
 template void run_parallel(const LinearJob<double>&, int);
 template void layer_norm(const Norm<float>&, std::int64_t, const float*, std::int64_t, float*, int);

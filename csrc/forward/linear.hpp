@@ -10,7 +10,7 @@ namespace ghnfast {
 // A linear layer in torch's layout: weight (out, in), bias (out), or null for none.
 template <typename T>
 struct Layer {
-  const T* weight = nullptr;
+  Numbers<T> weight;
   const T* bias = nullptr;
   std::int64_t outputs = 0, inputs = 0;
 };
@@ -43,6 +43,10 @@ LinearJob<T> job_of(const Layer<T>& layer, const T* x, std::int64_t count, T* y,
 
 template <typename T>
 void run(const LinearJob<T>& job);
+
+// The next `count` numbers as they are computed with.
+template <typename T>
+void widen(const Numbers<T>& numbers, std::int64_t count, T* to);
 
 // The same on up to `threads` threads; every number of them gives the same bits.
 template <typename T>

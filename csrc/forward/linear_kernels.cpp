@@ -1,5 +1,6 @@
 #include "forward/linear_kernels.hpp"
 
+#include "core/halves.hpp"
 #include "core/simd.hpp"
 
 namespace ghnfast {
@@ -77,16 +78,16 @@ inline T bias_of(const LinearJob<T>& job, std::int64_t index, std::int64_t outpu
 // -------------
 
 // The products of a row of x with `count` rows of the weight.
-template <typename T, int count>
+template <typename T, Stored stored, int count>
 inline void dot_block(const LinearJob<T>& job, std::int64_t index, std::int64_t output) {
   const T* x = row_of(job, index);
-  const T* weight = job.weight + output * job.output_stride;
+  const auto row = output * job.output_stride;
   Vector<T> sums[count] = {};
   std::int64_t k = 0;
   for (; k + kLanes<T> <= job.inputs; k += kLanes<T>) {
     const auto values = load(x + k);
     for (int o = 0; o < count; ++o) {
-      sums[o] += values * load(weight + o * job.output_stride + k);
+      sums[o] += values * numbers<T, stored>(job.weight.data, row + o * job.output_stride + k);
     }
   }
   for (int o = 0; o < count; ++o) {
@@ -95,7 +96,7 @@ inline void dot_block(const LinearJob<T>& job, std::int64_t index, std::int64_t 
       total += sums[o][lane];
     }
     for (auto rest = k; rest < job.inputs; ++rest) {
-      total += x[rest] * weight[o * job.output_stride + rest];
+      total += x[rest] * number<T, stored>(job.weight.data, row + o * job.output_stride + rest);
     }
     T& y = job.y[index * job.y_stride + output + o];
     total = activated(job.activation, total);
@@ -103,15 +104,15 @@ inline void dot_block(const LinearJob<T>& job, std::int64_t index, std::int64_t 
   }
 }
 
-template <typename T>
+template <typename T, Stored stored>
 inline void linear_of_few(const LinearJob<T>& job) {
   for (std::int64_t index = 0; index < job.count; ++index) {
     std::int64_t output = 0;
     for (; output + 8 <= job.outputs; output += 8) {
-      dot_block<T, 8>(job, index, output);
+      dot_block<T, stored, 8>(job, index, output);
     }
     for (; output < job.outputs; ++output) {
-      dot_block<T, 1>(job, index, output);
+      dot_block<T, stored, 1>(job, index, output);
     }
   }
 }
@@ -120,16 +121,16 @@ inline void linear_of_few(const LinearJob<T>& job) {
 // -------------------------------
 
 // With the biases of the outputs.
-template <typename T>
+template <typename T, Stored stored>
 inline void fill_panel(const LinearJob<T>& job, std::int64_t output, std::int64_t width, T* panel, T* biases) {
   for (std::int64_t o = 0; o < kPanelWidth<T>; ++o) {
     biases[o] = o < width && job.bias != nullptr ? job.bias[(output + o) * job.bias_stride] : T(0);
   }
   for (std::int64_t k = 0; k < job.inputs; ++k) {
-    const T* from = job.weight + output * job.output_stride + k * job.input_stride;
+    const auto first = output * job.output_stride + k * job.input_stride;
     T* to = panel + k * kPanelWidth<T>;
     for (std::int64_t o = 0; o < width; ++o) {
-      to[o] = from[o * job.output_stride];
+      to[o] = number<T, stored>(job.weight.data, first + o * job.output_stride);
     }
     for (auto o = width; o < kPanelWidth<T>; ++o) {
       to[o] = T(0);
@@ -188,13 +189,13 @@ inline void last_block(const LinearJob<T>& job, std::int64_t index, std::int64_t
   }
 }
 
-template <typename T>
+template <typename T, Stored stored>
 inline void linear_of_many(const LinearJob<T>& job, T* panel) {
   for (std::int64_t output = 0; output < job.outputs; output += kPanelWidth<T>) {
     const auto left = job.outputs - output;
     const auto width = left < kPanelWidth<T> ? left : kPanelWidth<T>;
     T biases[kPanelWidth<T>];
-    fill_panel(job, output, width, panel, biases);
+    fill_panel<T, stored>(job, output, width, panel, biases);
     std::int64_t index = 0;
     for (; index + kRowsPerBlock <= job.count; index += kRowsPerBlock) {
       panel_block<T, kRowsPerBlock>(job, index, output, width, panel, biases);
@@ -203,12 +204,24 @@ inline void linear_of_many(const LinearJob<T>& job, T* panel) {
   }
 }
 
+template <typename T, Stored stored>
+inline void linear_as(const LinearJob<T>& job, T* panel) {
+  if (job.count <= 3 && job.input_stride == 1) {
+    linear_of_few<T, stored>(job);
+  } else {
+    linear_of_many<T, stored>(job, panel);
+  }
+}
+
 template <typename T>
 void linear(const LinearJob<T>& job, T* panel) {
-  if (job.count <= 3 && job.input_stride == 1) {
-    linear_of_few(job);
-  } else {
-    linear_of_many(job, panel);
+  switch (job.weight.stored) {
+    case Stored::kFloat16:
+      return linear_as<T, Stored::kFloat16>(job, panel);
+    case Stored::kBFloat16:
+      return linear_as<T, Stored::kBFloat16>(job, panel);
+    default:
+      return linear_as<T, Stored::kSame>(job, panel);
   }
 }
 
@@ -252,7 +265,7 @@ void layer_norm(const NormJob<T>& job) {
 }
 
 template <typename T>
-constexpr LinearKernels<T> kKernels = {kPanelWidth<T>, &linear<T>, &layer_norm<T>};
+constexpr LinearKernels<T> kKernels = {kPanelWidth<T>, &linear<T>, &layer_norm<T>, &widen<T>};
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/isa.hpp"
+#include "core/numbers.hpp"
 
 namespace ghnfast {
 
@@ -15,7 +16,7 @@ enum class Activation { kNone, kRelu, kGelu };
 // activation of it; with `add`, added to what y holds.
 template <typename T>
 struct LinearJob {
-  const T* weight = nullptr;
+  Numbers<T> weight;
   std::int64_t output_stride = 0, input_stride = 1;  // of the weight
   std::int64_t outputs = 0, inputs = 0;
   const T* bias = nullptr;  // one per output, `bias_stride` apart, or null
@@ -47,6 +48,7 @@ struct LinearKernels {
   std::int64_t panel_width;                       // how many outputs are computed at once
   void (*linear)(const LinearJob<T>&, T* panel);  // panel: scratch, inputs * panel_width
   void (*layer_norm)(const NormJob<T>&);
+  void (*widen)(const Numbers<T>&, std::int64_t count, T* to);
 };
 
 #define GHNFAST_DECLARE_KERNELS(isa)             \

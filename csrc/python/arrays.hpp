@@ -62,8 +62,7 @@ inline void check_offsets(const Int64Array& offsets, const char* name, std::int6
   }
 }
 
-template <typename T>
-void check_shape(const Floats<T>& array, const std::vector<py::ssize_t>& shape, const char* name) {
+inline void check_shape(const py::array& array, const std::vector<py::ssize_t>& shape, const char* name) {
   if (!std::equal(shape.begin(), shape.end(), array.shape(), array.shape() + array.ndim())) {
     throw std::invalid_argument(std::string(name) + " has another shape than the other arrays call for");
   }

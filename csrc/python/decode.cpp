@@ -15,6 +15,7 @@
 
 #include "python/arrays.hpp"
 #include "python/bindings.hpp"
+#include "python/layers.hpp"
 #include "python/tables.hpp"
 
 namespace ghnfast::python {
@@ -43,7 +44,7 @@ std::vector<DecodeMemory> decode_memory(const Table<DecodeMemory>& table, std::s
 }
 
 template <typename T>
-DecodeSource<T> decode_source(const Floats<T>& hidden, const Floats<T>& weight, const Floats<T>& bias,
+DecodeSource<T> decode_source(const Floats<T>& hidden, const py::array& weight, const Floats<T>& bias,
                               const Floats<T>& blocks) {
   if (hidden.ndim() != 2 || weight.ndim() != 3 || blocks.ndim() != 1) {
     throw std::invalid_argument("hidden must be (rows, width), weight (out, in, width), blocks (elements)");
@@ -52,7 +53,7 @@ DecodeSource<T> decode_source(const Floats<T>& hidden, const Floats<T>& weight, 
   check_shape(bias, {weight.shape(0), weight.shape(1)}, "bias");
   DecodeSource<T> source;
   source.hidden = hidden.data();
-  source.weight = weight.data();
+  source.weight = numbers_of<T>(weight, "weight");
   source.bias = bias.data();
   source.blocks = blocks.data();
   source.hidden_rows = hidden.shape(0);
@@ -64,9 +65,10 @@ DecodeSource<T> decode_source(const Floats<T>& hidden, const Floats<T>& weight, 
 }
 
 template <typename T>
-std::int64_t decode(const Floats<T>& hidden, const Floats<T>& weight, const Floats<T>& bias, const Floats<T>& blocks,
-                    const Table<DecodeTarget>& table, const Table<DecodeMemory>& memory_table, bool check, int threads,
-                    const py::object& before_writing, std::optional<double> largest_weight) {
+std::int64_t decode(const Floats<T>& hidden, const py::array& weight, const py::array& given_bias,
+                    const Floats<T>& blocks, const Table<DecodeTarget>& table, const Table<DecodeMemory>& memory_table,
+                    bool check, int threads, const py::object& before_writing, std::optional<double> largest_weight) {
+  const auto bias = floats_of<T>(given_bias, "bias");
   auto source = decode_source(hidden, weight, bias, blocks);
   const auto targets = decode_targets(table);
   const auto memory = decode_memory(memory_table, targets.size());
@@ -106,16 +108,20 @@ py::tuple decode_backward(const Floats<T>& grad, const Floats<T>& hidden, const 
   return py::make_tuple(grad_products, grad_blocks);
 }
 
-template <typename T>
-std::vector<double> largest(const std::vector<Floats<T>>& arrays, int threads) {
-  std::vector<std::pair<const T*, std::int64_t>> values;
-  for (const auto& array : arrays) {
-    values.emplace_back(array.data(), array.size());
-  }
+double largest_of(const py::array& array, int threads) {
+  const auto find = [&](const auto& numbers) {
+    const auto count = array.size();
+    py::gil_scoped_release released;
+    return ghnfast::largest(numbers, count, threads);
+  };
+  return array.dtype().is(py::dtype::of<double>()) ? find(numbers_of<double>(array, "an array"))
+                                                   : find(numbers_of<float>(array, "an array"));
+}
+
+std::vector<double> largest(const std::vector<py::array>& arrays, int threads) {
   std::vector<double> found;
-  py::gil_scoped_release released;
-  for (const auto& [data, count] : values) {
-    found.push_back(ghnfast::largest(data, count, threads));
+  for (const auto& array : arrays) {
+    found.push_back(largest_of(array, threads));
   }
   return found;
 }
@@ -130,8 +136,6 @@ void bind_kernels(py::module_& module) {
              "Write targets to their memory: -1; with check, or the number of one that would not be finite, and "
              "nothing is written. `before_writing` is called when nothing but it can fail any more. `largest_weight`: "
              "the largest absolute value of the weight, where it is known.");
-  module.def("largest", &largest<T>, py::arg("arrays").noconvert(), py::arg("threads"),
-             "The largest absolute value of each array; infinite where a value is not a number.");
   module.def("decode_backward", &decode_backward<T>, py::arg("grad").noconvert(), py::arg("hidden").noconvert(),
              py::arg("weight").noconvert(), py::arg("bias").noconvert(), py::arg("blocks").noconvert(),
              py::arg("targets"), py::arg("threads"),
@@ -141,6 +145,8 @@ void bind_kernels(py::module_& module) {
 }  // namespace
 
 void bind_decode(py::module_& module) {
+  module.def("largest", &largest, py::arg("arrays"), py::arg("threads"),
+             "The largest absolute value of each array; infinite where a value is not a number.");
   bind_kernels<float>(module);
   bind_kernels<double>(module);
 }

@@ -28,12 +28,12 @@ class GhnArrays {
   // tables: of primitives, channels and kernel sizes. sweep: 8 or 12 weights of a gated sweep, 4 of an MLP, those of
   // Graphormer layers, or none where states come from elsewhere. norm: 0 or 2. decoder: (weight, bias) of cells,
   // hidden, products, classes, both layers for vectors, and class biases.
-  GhnArrays(std::vector<Floats<T>> tables, Int64Array channel_rows, Int64Array kernel_rows,
-            std::vector<Floats<T>> sweep, std::vector<Floats<T>> norm, double norm_epsilon,
-            std::vector<Floats<T>> decoder, std::int64_t rows, std::int64_t columns, bool centred)
-      : tables_(std::move(tables)),
-        sweep_(std::move(sweep)),
+  GhnArrays(const std::vector<py::array>& tables, Int64Array channel_rows, Int64Array kernel_rows,
+            std::vector<py::array> sweep, std::vector<py::array> norm, double norm_epsilon,
+            std::vector<py::array> decoder, std::int64_t rows, std::int64_t columns, bool centred)
+      : tables_(floats_of<T>(tables, "a table")),
         norm_(std::move(norm)),
+        sweep_(std::move(sweep)),
         decoder_(std::move(decoder)),
         channel_rows_(std::move(channel_rows)),
         kernel_rows_(std::move(kernel_rows)) {
@@ -52,15 +52,16 @@ class GhnArrays {
     pointers.channels = size_table(tables_[1], channel_rows_);
     pointers.kernels = size_table(tables_[2], kernel_rows_);
     if (sweep_.size() == 4) {
-      pointers.node_mlp[0] = layer(sweep_[0], sweep_[1], sweep_[0].shape(0), hid);
-      pointers.node_mlp[1] = layer(sweep_[2], sweep_[3], hid, sweep_[0].shape(0));
+      pointers.node_mlp[0] = layers_.linear(sweep_[0], sweep_[1], sweep_[0].shape(0), hid);
+      pointers.node_mlp[1] = layers_.linear(sweep_[2], sweep_[3], hid, sweep_[0].shape(0));
     } else if (sweep_.size() > 12) {
-      pointers.graphormer = graphormer_pointers(sweep_, hid);
+      pointers.graphormer = layers_.graphormer(sweep_, hid);
     } else if (!sweep_.empty()) {
-      pointers.sweep = sweep_pointers<const T>(sweep_, static_cast<int>(hid));
+      gated_ = floats_of<T>(sweep_, "a weight of a sweep");
+      pointers.sweep = sweep_pointers<const T>(gated_, static_cast<int>(hid));
     }
     if (!norm_.empty()) {
-      pointers.norm = layer_norm(norm_[0], norm_[1], hid, norm_epsilon);
+      pointers.norm = layers_.norm(norm_[0], norm_[1], hid, norm_epsilon);
     }
     set_decoder(rows, columns);
     pointers.centred = centred;
@@ -91,7 +92,7 @@ class GhnArrays {
     }
     const auto hid = pointers.hid, channels = 4 * hid;
     const auto of = [&](std::size_t index, py::ssize_t outputs, py::ssize_t inputs) {
-      return layer(decoder_[2 * index], decoder_[2 * index + 1], outputs, inputs);
+      return layers_.linear(decoder_[2 * index], decoder_[2 * index + 1], outputs, inputs);
     };
     while ((pointers.size + 1) * (pointers.size + 1) * channels <= decoder_[0].shape(0)) {
       ++pointers.size;
@@ -108,7 +109,9 @@ class GhnArrays {
     pointers.class_bias = of(6, classes, vector);
   }
 
-  std::vector<Floats<T>> tables_, sweep_, norm_, decoder_;
+  std::vector<Floats<T>> tables_, gated_;
+  std::vector<py::array> norm_, sweep_, decoder_;
+  Layers<T> layers_;
   Int64Array channel_rows_, kernel_rows_;
 };
 
@@ -218,9 +221,10 @@ py::tuple decode_inputs(const GhnArrays<T>& ghn, const Floats<T>& states, const 
 
 template <typename T>
 void bind_ghn(py::module_& module, const char* name) {
-  using Arrays = std::vector<Floats<T>>;
+  using Weights = std::vector<py::array>;
   py::class_<GhnArrays<T>>(module, name, py::module_local(), "The weights of a GHN.")
-      .def(py::init<Arrays, Int64Array, Int64Array, Arrays, Arrays, double, Arrays, std::int64_t, std::int64_t, bool>(),
+      .def(py::init<const Weights&, Int64Array, Int64Array, Weights, Weights, double, Weights, std::int64_t,
+                    std::int64_t, bool>(),
            py::arg("tables"), py::arg("channel_rows"), py::arg("kernel_rows"), py::arg("sweep"), py::arg("norm"),
            py::arg("norm_epsilon"), py::arg("decoder"), py::arg("rows"), py::arg("columns"),
            py::arg("centred").noconvert())

@@ -66,7 +66,7 @@ class ConvDecoder(Decoder):
         bias = bias.unflatten(0, (-1, *self.max_shape[2:]))[:, rows, columns]
         # Cells first, channels last, so that the result is in the order that the next layer reads.
         weight, bias = weight.permute(1, 2, 0, 3).flatten(0, 2), bias.permute(1, 2, 0).flatten()
-        return F.relu(F.linear(states, weight, bias)).view(-1, self.channels)
+        return F.relu(linear(states, weight, bias)).view(-1, self.channels)
 
     def part(self, length: int) -> slice:
         """The rows, or columns, of cells that a kernel of this length is read from."""
@@ -76,7 +76,7 @@ class ConvDecoder(Decoder):
     def hidden(self, cells: Tensor) -> Tensor:
         """What the last layer reads for cells (count, 4 hid): (count, 8 hid)."""
         first = layer_weights(self.conv[0], self.channels, convolution=not self.centred)
-        return F.relu(F.linear(cells, first.weight, first.bias))
+        return F.relu(linear(cells, first.weight, first.bias))
 
     @property
     def last(self) -> LayerWeights:
@@ -93,7 +93,7 @@ class ConvDecoder(Decoder):
         height, width = min(kernel[0], self.max_shape[2]), min(kernel[1], self.max_shape[3])
         weight, bias = self.last
         hidden = self.hidden(self.cells(states, height, width))
-        products = F.linear(hidden, weight[:rows, :columns].flatten(0, 1), bias[:rows, :columns].flatten())
+        products = linear(hidden, weight[:rows, :columns].flatten(0, 1), bias[:rows, :columns].flatten())
         blocks = products.unflatten(0, (-1, height, width)).permute(0, 3, 1, 2).unflatten(1, (rows, columns))
         if (height, width) == kernel:
             return blocks
@@ -104,8 +104,13 @@ class ConvDecoder(Decoder):
         """Weights of classification layers: (count, num_classes, columns), from one cell of a kernel."""
         predictor = layer_weights(self.class_layer_predictor[1], self.max_shape[0], convolution=not self.centred)
         block = F.relu(self(states, self.max_shape[0], columns, (1, 1))[..., 0, 0])
-        result: Tensor = (predictor.weight @ block) + predictor.bias[:, None]
+        result: Tensor = (predictor.weight.to(block.dtype) @ block) + predictor.bias[:, None]
         return result
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer in the dtype of x, which need not be that of the weights: only what is needed is converted."""
+    return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
 
 
 DECODERS["conv"] = ConvDecoder

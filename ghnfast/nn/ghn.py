@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
@@ -18,7 +19,7 @@ from ..errors import ConfigError, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch
 from ..memory import unreadable
 from ..ops.attention import relations_of
-from ..ops.backend import as_arrays, backend_for, is_plain
+from ..ops.backend import HALVES, as_arrays, is_plain
 from ..ops.decode import PRECISIONS, DecodeSource
 from ..prediction import DecoderKind, Layout, Options, Report, Request, run, values_of
 from ..prediction.predictor import as_list
@@ -29,7 +30,7 @@ from .embedding import ShapeEncoder
 from .hub import Pretrained
 from .loading import made_of
 from .names import take_published_names, with_published_names
-from .native import Native, NativeForm, Parts, WeightState, state_of
+from .native import Native, NativeForm, Parts, WeightState, state_of, weights_backend
 from .registry import DECODERS, HYPERNETS
 from .sweep import Mlp
 
@@ -187,6 +188,8 @@ class GHN(Pretrained):
         """
         batch = GraphBatch(as_list(ArchGraph, graphs, "graphs"))
         native = self.native()
+        if (widened := self.widened(native)) is not None:
+            return widened(batch.graphs)
         states = self.node_states(batch, native)
         return values_of(batch, self.request, lambda layout: self.decode_source(states, layout, native), self.precision)
 
@@ -232,7 +235,8 @@ class GHN(Pretrained):
         ]
         batch = GraphBatch(graphs)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
-            states = self.node_states(batch, self.native())
+            native = self.native()
+            states = (self.widened(native) or self).node_states(batch, native)
         return (
             states if isinstance(model, (nn.Module, ArchGraph)) else list(states.split(np.diff(batch.offsets).tolist()))
         )
@@ -281,6 +285,8 @@ class GHN(Pretrained):
         state = state_of(own.parameters)
         largest_weight = self.check_weights(own, state)
         native = self.native(own, state)
+        if (widened := self.widened(native)) is not None:
+            return widened.source(batch, layout)
         with torch.autocast(own.parameters[0].device.type, enabled=False):
             return self.decode_source(self.node_states(batch, native), layout, native), largest_weight
 
@@ -333,6 +339,17 @@ class GHN(Pretrained):
             check_readable(self, members)
         return self.native_form.of(self.parts, members, state) if type(self) is GHN else None
 
+    def widened(self, native: Native | None) -> GHN | None:
+        """A copy with weights in float32, where half-precision ones are to be computed with by the modules.
+
+        None where they are not, or where gradients are recorded: then the modules compute in half precision.
+        """
+        weights = list(self.parameters())
+        recorded = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+        if native is not None or recorded or not any(weight.dtype in HALVES for weight in weights):
+            return None
+        return copy.deepcopy(self).float()
+
     def decode_blocks(self, call: _C.DecoderCall, states: Tensor) -> Tensor:
         """The blocks of one call that are no products, slot by slot."""
         if call.decoder in (DecoderKind.CLASS_WEIGHT, DecoderKind.WHOLE):
@@ -361,7 +378,7 @@ class GHN(Pretrained):
         check_readable(self, members)
         weights = members.parameters
         largest_weight: float | None = None
-        if backend_for(weights[0]) == "cpp":
+        if weights_backend(members) == "cpp":
             largest = _C.largest(as_arrays(*weights), torch.get_num_threads())
             fine = math.isfinite(max(largest))
             last = self.decoder.last.weight

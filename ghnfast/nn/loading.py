@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 G = TypeVar("G", bound="GHN")
 
-WEIGHT_DTYPES = (torch.float32, torch.float64)
+WEIGHT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def made_of(kind: type[G], read: checkpoints.Checkpoint, dtype: torch.dtype | None = None) -> G:
@@ -62,7 +62,7 @@ def check_dtype(dtype: object) -> None:
         ConfigError: it is another one.
     """
     if dtype is not None and dtype not in WEIGHT_DTYPES:
-        accepted = " and ".join(map(str, WEIGHT_DTYPES))
+        accepted = ", ".join(map(str, WEIGHT_DTYPES))
         raise ConfigError(f"dtype is {dtype!r}; {accepted} are accepted for the weights of a GHN")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _C
-from ..ops.backend import as_arrays, backend_for, is_plain
+from ..ops.backend import HALVES, as_arrays, backend_for, is_plain
 from ..tracing.members import Members, has_global_hooks
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
@@ -68,7 +68,7 @@ class NativeForm:
         Args:
             members, state: those of the GHN with these parts; the state where it is known.
         """
-        if type(parts.decoder) is not ConvDecoder or backend_for(members.parameters[0]) != "cpp" or has_global_hooks():
+        if type(parts.decoder) is not ConvDecoder or weights_backend(members) != "cpp" or has_global_hooks():
             return None
         states = type(parts.hypernet) in NATIVE
         modules = members.modules[1:]
@@ -77,9 +77,22 @@ class NativeForm:
         if not all(map(is_untouched, modules)) or not is_plain(members.parameters):
             return None
         state = state_of(members.parameters) if state is None else state
-        if self.known is None or state is None or self.known[0] != state:
-            self.known = state, Native(make_native(parts, states), states)
-        return self.known[1]
+        known = self.known
+        if known is None or state is None or known[0] != state:
+            known = state, Native(make_native(parts, states), states)
+            # What was made of half-precision weights would not follow writes that torch does not count.
+            self.known = None if has_halves(members) else known
+        return known[1]
+
+
+def has_halves(members: Members) -> bool:
+    return any(weight.dtype in HALVES for weight in members.parameters)
+
+
+def weights_backend(members: Members) -> str:
+    """The implementation for a GHN: with weights of half precision on the CPU, it computes in float32."""
+    first = members.parameters[0]
+    return backend_for(torch.empty(0) if first.is_cpu and first.dtype in HALVES else first)
 
 
 def state_of(weights: Sequence[Tensor]) -> WeightState:
@@ -103,7 +116,7 @@ def make_native(parts: Parts, states: bool) -> _C.Ghn[Any]:
     layers = [decoder.fc[0], decoder.conv[0], decoder.conv[2], decoder.class_layer_predictor[1]]
     layers += [*parts.vectors.linear_layers, parts.class_bias[1]]
     weights = [tensor for layer in layers for tensor in own_weights(layer)]  # of `is_untouched` layers
-    kind = _C.GhnFloat if parts.primitives.weight.dtype == torch.float32 else _C.GhnDouble
+    kind = _C.GhnDouble if parts.primitives.weight.dtype == torch.float64 else _C.GhnFloat
     rows, columns = decoder.max_shape[:2]
     return kind(
         as_arrays(*tables),

@@ -20,6 +20,7 @@ from ..optional import command
 VARIABLE = "GHNFAST_BACKEND"
 BACKENDS = ("torch", "cpp", "triton")
 CPP_DTYPES = (torch.float32, torch.float64)
+HALVES = (torch.float16, torch.bfloat16)
 # The oldest GPUs that the kernels are compiled for in the tests: NVIDIA's Ampere.
 LEAST_CAPABILITY = (8, 0)
 PLAIN_TYPES = {Tensor, torch.nn.Parameter}
@@ -95,12 +96,18 @@ def is_plain(tensors: Sequence[Tensor]) -> bool:
 
 
 def as_arrays(*tensors: Tensor) -> Any:
-    """Tensors as the contiguous numpy arrays that C++ takes; in their own memory where they are contiguous."""
+    """Tensors as the contiguous numpy arrays that C++ takes; in their own memory where they are contiguous.
+
+    bfloat16 is int16, with the same bits.
+    """
     return [as_array(tensor if tensor.is_contiguous() else tensor.contiguous()) for tensor in tensors]
 
 
 def as_array(tensor: Tensor) -> Any:
-    return tensor.numpy(force=tensor.requires_grad or tensor.is_neg())
+    force = tensor.requires_grad or tensor.is_neg()
+    if tensor.dtype == torch.bfloat16:  # which numpy has not: its bits
+        return (tensor.detach().resolve_neg() if force else tensor).view(torch.int16).numpy()
+    return tensor.numpy(force=force)
 
 
 def is_capturing(device: torch.device) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import torchvision_model
+from helpers.small_networks import PatchNet
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -30,24 +31,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "ghn3": {"hypernet": "graphormer", "heads": 2, "layers": 2},
     "ghn3, a rectangle": {"hypernet": "graphormer", "heads": 4, "layers": 1, "max_shape": (12, 4, 6, 6)},
 }
-
-
-class PatchNet(nn.Module):
-    """Patches larger than a decoder of 3 x 3 cells, and a position encoding with a token."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch = nn.Conv2d(3, 12, 4, stride=4)
-        self.position = nn.Parameter(torch.zeros(1, 17, 12))
-        self.token = nn.Parameter(torch.zeros(1, 1, 12))
-        self.norm = nn.LayerNorm(12)
-        self.head = nn.Linear(12, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        patches = self.patch(x).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.token.expand(len(x), -1, -1), patches], 1)
-        result: Tensor = self.head(self.norm(tokens + self.position)[:, 0])
-        return result
 
 
 def graphs() -> list[ghnfast.ArchGraph]:

@@ -114,3 +114,21 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "used twice": lambda: Net(lambda m, x: m.b(m.b(m.a(x))), a=conv(3, 10), b=conv(10, 10, bias=True)),
     "spectral norm": lambda: nn.Sequential(conv(3, 10), parametrizations.spectral_norm(conv(10, 4))),
 }
+
+
+class PatchNet(nn.Module):
+    """Patches larger than a decoder of 3 x 3 cells, and a position encoding with a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 12, 4, stride=4)
+        self.position = nn.Parameter(torch.zeros(1, 17, 12))
+        self.token = nn.Parameter(torch.zeros(1, 1, 12))
+        self.norm = nn.LayerNorm(12)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.patch(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), patches], 1)
+        result: Tensor = self.head(self.norm(tokens + self.position)[:, 0])
+        return result
