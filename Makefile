@@ -64,16 +64,18 @@ fuzz: build/sanitize-address,undefined/.built
 		$(PYTEST) -p no:cacheprovider -n 2 tests/fuzz
 
 # Measures on the CPU into bench/results/cpu-*.json, and regenerates the README's tables and docs/speed.svg. The published
-# implementation is measured beside ours where PYTHONPATH has it (ppuda and what it needs).
+# implementations are measured beside ours where PYTHONPATH has them (ppuda, ghn3 and what they need).
 bench: setup
 	for part in models scaling candidates deepnets precision training ghn3; do \
 		$(BIN)/python -m pytest bench/test_$$part.py --benchmark-json=bench/results/cpu-$$part.json || exit 1; \
 	done
-	if $(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("ppuda") is None)'; then \
-		$(BIN)/python -m pytest bench/test_reference.py --benchmark-json=bench/results/cpu-reference.json; \
-	else \
-		echo 'ppuda is not on PYTHONPATH: the figures beside it stay as they are'; \
-	fi
+	for part in ppuda:reference ghn3:reference_ghn3; do \
+		if $(BIN)/python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$${part%:*}') is None)"; then \
+			$(BIN)/python -m pytest bench/test_$${part#*:}.py --benchmark-json=bench/results/cpu-$${part#*:}.json || exit 1; \
+		else \
+			echo "$${part%:*} is not on PYTHONPATH: the figures beside it stay as they are"; \
+		fi; \
+	done
 	$(BIN)/python bench/report.py
 
 # On a machine with a GPU, where ghnfast is installed in $(PYTHON): the kernels' tests on the device, then measurements into

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from sizes import size
 
 import ghnfast
 import ghnfast.vision
@@ -22,6 +23,28 @@ def ghn() -> ghnfast.GHN:
     """A GHN-2 for ImageNet; its weights do not matter for its speed."""
     torch.manual_seed(0)
     return ghnfast.GHN().eval()
+
+
+@pytest.fixture(scope="session")
+def ghn3() -> ghnfast.GHN:
+    """A GHN-3-T for ImageNet."""
+    torch.manual_seed(0)
+    return ghnfast.GHN(hypernet="graphormer", hid=64, layers=3, heads=8, max_shape=(64, 64, 16, 16)).eval()
+
+
+@pytest.fixture(scope="session")
+def ghn3_xl() -> ghnfast.GHN:
+    """A GHN-3-XL for ImageNet, of 2.6 GB; in one round, a small one."""
+    width, layers = size((384, 24), (32, 2))
+    settings = {"hid": width, "layers": layers, "heads": 16, "max_shape": (width, width, 16, 16)}
+    with torch.device("meta"):
+        ghn = ghnfast.GHN(hypernet="graphormer", **settings)
+    ghn.to_empty(device="cpu").eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in ghn.parameters():
+            weight.uniform_(-0.02, 0.02)
+    return ghn
 
 
 @pytest.fixture(autouse=True)

@@ -115,16 +115,26 @@ def ghn3_text() -> str:
         for entry in entries("ghn3", "test_node_states")
     )
     text = table(["GHN-3-T", "layers", "decode", "total", "graph given", "`fill_`", "given / `fill_`"], rows)
-    text += f"\n\nIts layers alone, for chains with skips: {layers}."
-    beside = entries("ghn3", "test_reference")
-    if beside:
-        faster = [entry["times_faster"] for entry in beside]
-        least = min(beside, key=lambda entry: entry["times_faster"])
-        text += (
-            f" Over {len(beside)} torchvision models, the geometric mean is {geometric_mean(faster):.1f} times faster "
-            f"than the published code, and the least {min(faster):.1f} times ({least['model']})."
-        )
-    return text
+    (xl,) = entries("ghn3", "test_xl")
+    size, memory = xl["weights"] / 1e9, (xl["extra_memory"] or 0) / 1e6
+    return text + (
+        f"\n\nNode states alone, for chains with skips: {layers}. GHN-3-XL, with {size:.1f} GB of weights, predicts "
+        f"{xl['model']} in {xl['median'] * 1e3:.0f} ms, with {memory:.0f} MB of memory besides; products of square "
+        f"matrices with as many operations, 72e9, take torch {xl['share_of_product']:.2f} times as long."
+    )
+
+
+def ghn3_reference_text() -> str:
+    models, (xl,) = entries("reference_ghn3", "test_model"), entries("reference_ghn3", "test_xl")
+    faster = [entry["times_faster"] for entry in models]
+    least = min(models, key=lambda entry: entry["times_faster"])
+    states = entries("reference_ghn3", "test_node_states")
+    alone = ", ".join(f"{entry['times_faster']:.0f} with {entry['nodes']:,} nodes" for entry in states)
+    return (
+        f"Beside the published code of GHN-3 ({machine('reference_ghn3')}): over {len(models)} torchvision models, the "
+        f"geometric mean is {geometric_mean(faster):.1f} times faster, and the least {min(faster):.1f} times "
+        f"({least['model']}); GHN-3-XL on {xl['model']}, {xl['times_faster']:.1f} times; node states alone, {alone}."
+    )
 
 
 def scaling_text() -> str:
@@ -330,6 +340,7 @@ def updated(text: str) -> str:
         "![time against parameters](docs/speed.svg)\n",
         f"GHN-3-T, in the same way ({machine('ghn3')}):\n",
         ghn3_text() + "\n",
+        ghn3_reference_text() + "\n",
         scaling_text() + "\n",
         deepnets_text() + "\n",
         statistics_table() + "\n",

@@ -30,6 +30,7 @@ from ghnfast.training.folder import LOG, WEIGHTS
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
 NEEDS_PPUDA = "reference"
+BESIDE = ("reference", "reference_ghn3")
 
 # Which benchmarks run together, and what the README says of them.
 GROUPS: dict[str, tuple[list[str], list[Callable[[], str]]]] = {
@@ -89,19 +90,20 @@ def test_every_benchmark_runs(group: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_no_benchmark_is_forgotten() -> None:
     files = {path.stem.removeprefix("test_") for path in BENCH.glob("test_*.py")}
-    assert files == {part for parts, _ in GROUPS.values() for part in parts} | {"gpu", "reference"}
+    assert files == {part for parts, _ in GROUPS.values() for part in parts} | {"gpu", *BESIDE}
 
 
 def has_ppuda() -> bool:
     return importlib.util.find_spec("ppuda") is not None
 
 
-def test_benchmarks_beside_the_published_implementation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not has_ppuda():
-        with pytest.raises(pytest.skip.Exception, match="ppuda"):
-            importlib.import_module("test_reference")
+@pytest.mark.parametrize("part", BESIDE)
+def test_benchmarks_beside_the_published_implementation(part: str, tmp_path: Path) -> None:
+    if not has_ppuda() or (part == "reference_ghn3" and importlib.util.find_spec("ghn3") is None):
+        with pytest.raises(pytest.skip.Exception, match=r"ppuda|ghn3"):
+            importlib.import_module(f"test_{part}")
         return
-    assert run_once("reference", tmp_path)["benchmarks"]
+    assert run_once(part, tmp_path)["benchmarks"]
 
 
 def test_benchmarks_of_gpus_import_without_one() -> None:
