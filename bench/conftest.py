@@ -36,7 +36,7 @@ def ghn3() -> ghnfast.GHN:
 def ghn3_xl() -> ghnfast.GHN:
     """A GHN-3-XL for ImageNet, of 2.6 GB; in one round, a small one."""
     width, layers = size((384, 24), (32, 2))
-    settings = {"hid": width, "layers": layers, "heads": 16, "max_shape": (width, width, 16, 16)}
+    settings: dict[str, Any] = {"hid": width, "layers": layers, "heads": 16, "max_shape": (width, width, 16, 16)}
     with torch.device("meta"):
         ghn = ghnfast.GHN(hypernet="graphormer", **settings)
     ghn.to_empty(device="cpu").eval()

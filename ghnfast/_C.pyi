@@ -163,6 +163,7 @@ class NetworkSettings:
     fc_layers: int
     fc_width: int
     stem_type: int
+    stem_stride: int
     large_images: bool
     stem_pool: bool
     normed: bool
@@ -199,7 +200,7 @@ NetworkGraph = tuple[
 ]
 
 class TrainingRanges:
-    def __init__(self, channels_first: int, channels_last: int, fc_first: int, fc_last: int) -> None: ...
+    def __init__(self, channels_first: int, channels_last: int, fc_first: int, fc_last: int, wider: bool) -> None: ...
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
 def sample_network(

@@ -25,6 +25,7 @@ void check_settings(const NetworkSettings& settings) {
   check(settings.channel_factor, kMostChannels, "the factor of channels");
   check(settings.num_classes, kMostChannels, "the number of classes");
   check(settings.kernel, kMostKernel, "the size of the stem's kernel");
+  check(settings.stem_stride, kMostKernel, "the stride of the stem");
   check(std::max(1, settings.fc_layers), kMostCells, "the number of fully connected layers");
   check(settings.fc_layers > 1 ? settings.fc_width : 1, kMostChannels, "the width of fully connected layers");
 }
@@ -98,7 +99,8 @@ class Description {
     }
     const int reductions = (settings_.cells / 3 > 0) + (2 * settings_.cells / 3 > settings_.cells / 3);
     const bool halved = settings_.stem_type == 1 || settings_.stem_pool;
-    return (settings_.large_images ? 56 : 32) / (halved ? 2 : 1) >> reductions;
+    const int stride = settings_.stem_type == 1 ? 4 : settings_.stem_stride;
+    return (settings_.large_images ? 224 / stride : 32) / (halved ? 2 : 1) >> reductions;
   }
 
   void head(std::int32_t x, std::int64_t features) {

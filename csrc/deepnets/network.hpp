@@ -49,6 +49,7 @@ struct NetworkSettings {
   CellGenotype normal, reduce;
   int num_classes = 10, channels = 32, cells = 4, kernel = 3, channel_factor = 2, fc_layers = 1, fc_width = 256;
   int stem_type = 0;
+  int stem_stride = 4;  // of the simple stem's convolution, for large images
   bool large_images = false, stem_pool = false, normed = true, preprocessed = true, global_average = true, vit = false;
 };
 

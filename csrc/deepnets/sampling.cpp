@@ -165,15 +165,19 @@ void draw_from(RandomStream& random, const TrainingRanges& ranges, bool large_im
   constexpr int kChannelStep = 16, kFcStep = 64;
   const int channels = 1 + (ranges.channels_last - ranges.channels_first) / kChannelStep;
   const int widths = 1 + (ranges.fc_last - ranges.fc_first) / kFcStep;
-  const double millions = static_cast<double>(large_images ? network.large_elements : network.small_elements) / 1e6;
+  const auto elements = large_images && !ranges.wider ? network.large_elements : network.small_elements;
+  const double millions = static_cast<double>(elements) / 1e6;
   const bool heavy = count(settings.normal, is_large_convolution) + count(settings.reduce, is_large_convolution) > 0;
   int most_channels = channels;
-  if (millions > 0.8 || !settings.global_average || heavy || settings.cells > 12) {
+  if (millions > (ranges.wider ? 2.0 : 0.8) || !settings.global_average || heavy ||
+      settings.cells > (ranges.wider ? 14 : 12)) {
     most_channels = 1;
   } else if (millions > 0.4 || settings.cells > 10) {
-    most_channels = 2;
+    most_channels = ranges.wider ? 4 : 2;
   } else if (millions > 0.2 || settings.cells > 8) {
-    most_channels = 3;
+    most_channels = ranges.wider ? 5 : 3;
+  } else if (ranges.wider && large_images && settings.stem_type == 0 && settings.stem_pool) {
+    settings.stem_stride = random.coin() ? 2 : 4;
   }
   settings.fc_width = ranges.fc_first + kFcStep * random.below(std::min(widths, 4));
   settings.channels = ranges.channels_first + kChannelStep * random.below(std::min(channels, most_channels));

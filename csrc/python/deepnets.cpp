@@ -157,13 +157,13 @@ void draw_widths(NetworkSettings& settings, std::int64_t small_elements, std::in
   settings = network.settings;
 }
 
-TrainingRanges training_ranges(int channels_first, int channels_last, int fc_first, int fc_last) {
+TrainingRanges training_ranges(int channels_first, int channels_last, int fc_first, int fc_last, bool wider) {
   constexpr int kMost = 1 << 20;
   if (channels_first < 1 || channels_last < channels_first || channels_last > kMost || fc_first < 1 ||
       fc_last < fc_first || fc_last > kMost) {
     throw std::invalid_argument("a range of widths is empty, or not within 1 to " + std::to_string(kMost));
   }
-  return {channels_first, channels_last, fc_first, fc_last};
+  return {channels_first, channels_last, fc_first, fc_last, wider};
 }
 
 py::list network_parameters(const NetworkSettings& settings) {
@@ -221,6 +221,7 @@ void bind_settings(py::module_& module) {
       .def_readwrite("fc_layers", &NetworkSettings::fc_layers)
       .def_readwrite("fc_width", &NetworkSettings::fc_width)
       .def_readwrite("stem_type", &NetworkSettings::stem_type)
+      .def_readwrite("stem_stride", &NetworkSettings::stem_stride)
       .def("graph", &network_graph)
       .def("parameters", &network_parameters)
       .def("elements", [](const NetworkSettings& self) { return describe(self, false).elements; })
@@ -245,14 +246,14 @@ void bind_deepnets(py::module_& module) {
   bind_settings(module);
   py::class_<TrainingRanges>(module, "TrainingRanges", py::module_local())
       .def(py::init(&training_ranges), py::arg("channels_first"), py::arg("channels_last"), py::arg("fc_first"),
-           py::arg("fc_last"));
+           py::arg("fc_last"), py::arg("wider").noconvert());
   module.def("philox", &philox, py::arg("counter"), py::arg("key"), "One block of the random stream.");
   module.def("sample_network", &sample_network, py::arg("split"), py::arg("seed"), py::arg("index"), py::arg("ranges"),
              py::arg("large_images").noconvert(),
              "(settings, elements of parameters for small images, and for large ones).");
   module.def("draw_widths", &draw_widths, py::arg("settings"), py::arg("small_elements"), py::arg("large_elements"),
              py::arg("seed"), py::arg("index"), py::arg("ranges"), py::arg("large_images").noconvert(),
-             "Set channels and fc_width of a training network.");
+             "Set channels, fc_width and stem_stride of a training network.");
   module.def("statistics", &statistics, py::arg("split"), py::arg("seed"), py::arg("begin"), py::arg("end"),
              py::arg("ranges"), py::arg("threads"), "Sums over the graphs of networks begin to end of a split.");
 }

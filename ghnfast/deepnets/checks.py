@@ -41,6 +41,7 @@ def check_settings(
     C_mult: int,
     fc_layers: int,
     fc_dim: int,
+    imagenet_stride: int,
 ) -> None:
     """The checks of a `Network`'s arguments.
 
@@ -54,6 +55,8 @@ def check_settings(
             raise ConfigError(f"{name} must be {least} or more, given {value!r:.80}")
         if value > MOST[name]:
             raise ConfigError(f"{name} must be {MOST[name]} or less, given {value}")
+    if imagenet_stride not in (2, 4) or isinstance(imagenet_stride, bool):
+        raise ConfigError(f"imagenet_stride must be 2 or 4, given {imagenet_stride!r:.80}")
     if ks % 2 == 0:
         raise ConfigError(f"ks must be odd and positive, given {ks}")
     if stem_type not in (0, 1):

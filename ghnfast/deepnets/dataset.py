@@ -184,6 +184,8 @@ class DeepNets1M(Dataset[DeepNet]):
         num_classes: 1000 for large images, else 10.
         num_ch, fc_dim: (first, last) of the channels, in steps of 16, and of the widths of hidden layers, in steps of
             64, that training networks get; large networks get few of either.
+        wider: draw them as GHN-3's training does: fewer networks get few channels, and the stems of small networks for
+            large images have a stride of 4 or 2.
 
     Raises:
         ConfigError: an argument out of range.
@@ -201,6 +203,7 @@ class DeepNets1M(Dataset[DeepNet]):
         num_classes: int | None = None,
         num_ch: tuple[int, int] = (16, 128),
         fc_dim: tuple[int, int] = (64, 512),
+        wider: bool = False,
     ) -> None:
         if not isinstance(split, str) or split not in SPLITS:
             raise ConfigError(f"split is {split!r}; {', '.join(SPLITS)} are accepted")
@@ -213,7 +216,9 @@ class DeepNets1M(Dataset[DeepNet]):
             raise ConfigError(f"root is a {type(root).__name__}; the path of a folder is accepted")
         self.split, self.seed, self.large_images = split, seed, large_images
         self.num_classes = (1000 if large_images else 10) if num_classes is None else num_classes
-        self.ranges = (*num_ch, *fc_dim)
+        if not isinstance(wider, bool):
+            raise ConfigError(f"wider is {wider!r:.80}; True or False is accepted")
+        self.ranges = _C.TrainingRanges(*num_ch, *fc_dim, wider)
         self.published = None
         if root is not None and split != "predefined":
             self.published = PublishedFile(root, split)
@@ -253,8 +258,7 @@ class DeepNets1M(Dataset[DeepNet]):
         return len(self.sampled(index)[0].node_cells())
 
     def sampled(self, index: int) -> tuple[_C.NetworkSettings, int, int]:
-        ranges = _C.TrainingRanges(*self.ranges)
-        return _C.sample_network(SPLITS.index(self.split), self.seed, index, ranges, self.large_images)
+        return _C.sample_network(SPLITS.index(self.split), self.seed, index, self.ranges, self.large_images)
 
     def item(self, index: int, genotype: Genotype | None, args: dict[str, Any], params: dict[str, int]) -> DeepNet:
         return DeepNet(self.split, index, genotype, args, self.num_classes, self.large_images, params, self.published)
@@ -264,10 +268,9 @@ class DeepNets1M(Dataset[DeepNet]):
         genotype, args, num_params = self.published.network(index)
         if self.split == "train":
             settings = settings_of(genotype=genotype, num_classes=self.num_classes, **{**DRAWN, **args})
-            ranges = _C.TrainingRanges(*self.ranges)
             counts = num_params["cifar10"], num_params["imagenet"]
-            _C.draw_widths(settings, *counts, self.seed, index, ranges, self.large_images)
-            args = {**args, "C": settings.channels, "fc_dim": settings.fc_width}
+            _C.draw_widths(settings, *counts, self.seed, index, self.ranges, self.large_images)
+            args = {**args, **args_of(settings)}
         elif self.split == "wide":
             args = {**args, "C": args["C"] * (2 if self.large_images else 4)}
         return self.item(index, genotype, args, num_params)

@@ -181,7 +181,7 @@ def gather_statistics(
         deviation) of avg_degree and avg_path, the mean distance of two nodes where edges have no direction; and
         primitive_percent, of all nodes.
     """
-    ranges = _C.TrainingRanges(*DeepNets1M(split, seed=seed, size=count).ranges)
+    ranges = DeepNets1M(split, seed=seed, size=count).ranges
     total: dict[str, Any] = {}
     for begin in range(0, count, STATISTICS_STEP):
         end = min(begin + STATISTICS_STEP, count)

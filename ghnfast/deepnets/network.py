@@ -40,6 +40,7 @@ class Network(nn.Module):
         is_imagenet_input: images of 224 x 224, else of 32 x 32: it chooses the strides of the stem.
         ks: kernel size of the stem's first convolution, odd; no matter to a vision transformer.
         stem_pool: the simple stem ends in a max-pooling of stride 2.
+        imagenet_stride: of the simple stem's convolution, 2 or 4, where `is_imagenet_input`; no matter to other stems.
         stem_type: 0 for one convolution, 1 for the three convolutions that DARTS uses on ImageNet.
         norm: None, "" or "none" for no normalization; "bn..." for batch normalization, which keeps running statistics
             only if the name contains "track".
@@ -81,11 +82,13 @@ class Network(nn.Module):
         fc_dim: int = 0,
         glob_avg: bool = True,
         is_vit: bool | None = None,
+        imagenet_stride: int = 4,
         auxiliary: bool = False,
     ) -> None:
         super().__init__()
         genotype = Genotype.of(genotype)
-        check_settings(genotype, num_classes, C, n_cells, ks, stem_type, preproc, C_mult, fc_layers, fc_dim)
+        sizes = num_classes, C, n_cells, ks, stem_type, preproc, C_mult, fc_layers, fc_dim
+        check_settings(genotype, *sizes, imagenet_stride)
         switches = {"is_imagenet_input": is_imagenet_input, "stem_pool": stem_pool, "glob_avg": glob_avg}
         check_switches(**switches, preproc=preproc, is_vit=is_vit, auxiliary=auxiliary)
 
@@ -95,6 +98,7 @@ class Network(nn.Module):
         self.is_vit = genotype.uses("msa") if is_vit is None else is_vit
         self.stem_type = stem_type
         self.is_imagenet_input = is_imagenet_input
+        self.stem_stride = imagenet_stride if is_imagenet_input else 1
         reductions = {n_cells // 3, 2 * n_cells // 3} - {0}
         self.auxiliary_cell = 2 * n_cells // 3 if auxiliary else None
 
@@ -126,7 +130,7 @@ class Network(nn.Module):
             return channels
         channels = 3 * channels if triple else channels
         self.stem = nn.Sequential(
-            convolution(3, channels, kernel, 4 if large else 1),
+            convolution(3, channels, kernel, self.stem_stride),
             normalization(norm, channels),
             nn.MaxPool2d(3, 2, padding=1) if pool else nn.Identity(),
         )
@@ -171,7 +175,9 @@ class Network(nn.Module):
         """The side of the last cell's output, which is that of the auxiliary cell's as well."""
         if self.is_vit:
             return 14 if self.is_imagenet_input else 11
-        side = 56 if self.is_imagenet_input else 32
+        side = self.input_shape[1] // self.stem_stride
+        if self.stem_type == 1:
+            side = 56 if self.is_imagenet_input else 32
         if self.stem_type == 1 or stem_pool:
             side //= 2
         return side >> reductions

@@ -31,6 +31,8 @@ FIELDS = {
     "fc_dim": "fc_width",
     "glob_avg": "global_average",
 }
+# An argument that only wider networks of large images have, when it is not what others have.
+STRIDE, STRIDE_OF_OTHERS = "imagenet_stride", 4
 # Batch normalization without running statistics, as the published files call it.
 PUBLISHED_NORM = "bnorm"
 SIGNATURE = inspect.signature(Network)
@@ -61,6 +63,7 @@ def settings_of(**args: Any) -> _C.NetworkSettings:
         if field != "norm":
             value = given[field]
             setattr(settings, name, bool(value) if isinstance(getattr(settings, name), bool) else value)
+    settings.stem_stride = given[STRIDE]
     settings.normed = is_norm(given["norm"])
     settings.num_classes, settings.large_images = given["num_classes"], bool(given["is_imagenet_input"])
     settings.vit = genotype.uses("msa") if given["is_vit"] is None else bool(given["is_vit"])
@@ -81,7 +84,7 @@ def args_of(settings: _C.NetworkSettings) -> dict[str, Any]:
     """The settings that the published data set names, as it names them, without the genotype."""
     args = {field: getattr(settings, name) for field, name in FIELDS.items()}
     args["norm"] = PUBLISHED_NORM if settings.normed else None
-    return args
+    return args if settings.stem_stride == STRIDE_OF_OTHERS else {**args, STRIDE: settings.stem_stride}
 
 
 def graph_of(**args: Any) -> ArchGraph:

@@ -42,7 +42,7 @@ class TrainConfig(GHNSettings):
     read them; `augment`, whether training images are cropped and mirrored as the data set's are; `balanced`, whether
     each batch has the classes in equal shares, which takes noise out of the gradients that a batch's networks share.
     Networks: `meta_batch` of them per image batch, together of at most `max_nodes` nodes (the last are left out);
-    `networks`, how many of the train split; `num_ch` and `fc_dim`, see `DeepNets1M`.
+    `networks`, how many of the train split; `num_ch`, `fc_dim` and `wider`, see `DeepNets1M`.
     GHN: the arguments of `ghnfast.GHN` (`max_shape` is another by default); `init`, a checkpoint to start from;
     `identity_steps`, steps of regression before the first one, which need no images, to a GHN whose networks pass their
     channels on (see `ghnfast.training.start`).
@@ -52,7 +52,9 @@ class TrainConfig(GHNSettings):
     `steps` in all, or `epochs` over the images; `schedule` "step" (times `gamma` at each of `milestones`, shares of all
     steps), "cosine" (to zero), "cosine-warmup" (GHN-3's: epoch by epoch, of more than six; the first five rise)
     or "constant"; `warmup` steps of linear rise. `label_smoothing`; `predicted_decay`, a penalty on the norm of each
-    predicted tensor, a mean over networks. `amp`: the dtype of autocast for the networks.
+    predicted tensor, a mean over networks. `amp`: the dtype of autocast for the networks; with
+    "float16" the loss is scaled, by twice as much after `scale_growth` steps with finite gradients, by half as much
+    after one without, and never by less than `least_scale`.
     Run: `seed`; `device`, where under torchrun "cuda" is a GPU for each process and "cuda:0" one that they share;
     `max_skipped`, the steps in a row without a finite loss that end the run; `log_every` and `save_every` steps;
     `tensorboard`.
@@ -69,6 +71,7 @@ class TrainConfig(GHNSettings):
     networks: int = 1_000_000
     num_ch: tuple[int, int] = (16, 128)
     fc_dim: tuple[int, int] = (64, 512)
+    wider: bool = False
     max_shape: tuple[int, int, int, int] = (64, 64, 11, 11)
     init: str = ""
     identity_steps: int = 0
@@ -86,6 +89,8 @@ class TrainConfig(GHNSettings):
     label_smoothing: float = 0.0
     predicted_decay: float = 0.0
     amp: str = "none"
+    scale_growth: int = 2000
+    least_scale: float = 0.0
     seed: int = 0
     device: str = "cpu"
     max_skipped: int = 100
@@ -95,13 +100,14 @@ class TrainConfig(GHNSettings):
 
     def __post_init__(self) -> None:
         positive = (
-            "batch_size meta_batch max_nodes networks hid lr grad_clip gamma max_skipped log_every save_every".split()
-        )
+            "batch_size meta_batch max_nodes networks hid lr grad_clip gamma scale_growth max_skipped log_every "
+            "save_every"
+        ).split()
         for name in positive:
             require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
         zero_or_more = (
-            "weight_decay network_clip identity_steps warmup predicted_decay steps epochs workers seed".split()
-        )
+            "weight_decay network_clip identity_steps warmup predicted_decay least_scale steps epochs workers seed"
+        ).split()
         for name in zero_or_more:
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name, value in dataclasses.asdict(self).items():

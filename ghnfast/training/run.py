@@ -142,6 +142,7 @@ def make_dataset(config: TrainConfig, data: ImageData) -> DeepNets1M:
             large_images=data.input_shape[1] > 100,
             num_classes=data.num_classes,
             num_ch=config.num_ch,
+            wider=config.wider,
             fc_dim=config.fc_dim,
         )
     except ValueError as error:

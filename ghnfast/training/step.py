@@ -99,7 +99,8 @@ class Trainer:
         self.watch = Stopwatch(self.device)
         kind = torch.optim.AdamW if self.config.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(self.weights, self.config.lr, weight_decay=self.config.weight_decay)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.amp == "float16")
+        scaled = self.config.amp == "float16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled, growth_interval=self.config.scale_growth)
 
     @property
     def weights(self) -> list[torch.nn.Parameter]:
@@ -227,6 +228,8 @@ class Trainer:
             return False
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.config.least_scale and self.scaler.get_scale() < self.config.least_scale:
+            self.scaler.update(self.config.least_scale)
         return True
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -76,7 +76,7 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
     ghn = core.GhnFloat(*weights.values())
     slots = table(SLOT, [(0, 0, 2, 2, 5, 6, 4, 9, 8, 0, 1, 0), (1, 1, 1, 1, 6, 1, 1, 1, 9, 2, 1, 0)])
     decoder_calls, rows, elements = core.lay_out(slots, 6, 23)[3:]
-    ranges = core.TrainingRanges(16, 128, 64, 512)
+    ranges = core.TrainingRanges(16, 128, 64, 512, False)
     settings = core.sample_network(0, 0, 0, ranges, False)[0]
     child = Plain()
     modules = [Plain(child=child), child]
@@ -123,6 +123,7 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         }),
         "TrainingRanges": (core.TrainingRanges, {
             "channels_first": 16, "channels_last": 128, "fc_first": 64, "fc_last": 512,
+            "wider": True,
         }),
         "philox": (core.philox, {"counter": [1, 2, 3, 4], "key": [5, 6]}),
         "sample_network": (core.sample_network, {
@@ -270,7 +271,7 @@ def test_networks_of_too_many_cells(core: ModuleType) -> None:
     "strange",
     [
         lambda core: None, lambda core: 5, lambda core: len, lambda core: (lambda: 0), lambda core: object(),
-        lambda core: KeyError("a"), lambda core: core, lambda core: core.TrainingRanges(16, 16, 64, 64),
+        lambda core: KeyError("a"), lambda core: core, lambda core: core.TrainingRanges(16, 16, 64, 64, True),
         lambda core: Plain, lambda core: np.zeros(3), lambda core: {"a": 1}, lambda core: [].append,
     ],
 )  # fmt: skip

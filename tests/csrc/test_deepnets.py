@@ -13,7 +13,7 @@ NONE, SKIP, CONV_1X1, MSA, CSE = 0, 3, 8, 13, 14
 
 
 def ranges(core: ModuleType) -> Any:
-    return core.TrainingRanges(16, 128, 64, 512)
+    return core.TrainingRanges(16, 128, 64, 512, False)
 
 
 # Known answers of the authors' library (Random123, kat_vectors).

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 import ghnfast
 from ghnfast import DatasetError
-from ghnfast.deepnets import DeepNets1M, Network, NodeBatchSampler
+from ghnfast.deepnets import DeepNets1M, Genotype, Network, NodeBatchSampler
 from ghnfast.deepnets.dataset import SIZES, SPLITS
 from ghnfast.deepnets.generate import NAMES, PRIMITIVE_NAMES, file_rows
 
@@ -88,6 +88,38 @@ FIRST_GENOTYPE = (
     ", ('cse', 2)], normal_concat=[3, 4], reduce=[('skip_connect', 1), ('max_pool_3x3', 0), ('max_pool_3x"
     "3', 0), ('avg_pool_3x3', 2), ('none', 3), ('avg_pool_3x3', 2)], reduce_concat=[3, 4])"
 )
+
+
+def heavy(genotype: Genotype) -> bool:
+    return any(name in ("conv_5x5", "conv_7x7") for name, _ in (*genotype.normal, *genotype.reduce))
+
+
+@pytest.mark.parametrize("large_images", [False, True])
+def test_wider_networks_follow_the_rules_of_ghn3(large_images: bool) -> None:
+    """Other widths by other thresholds than the published ones of GHN-2; everything else is the same network."""
+    settings: dict[str, Any] = {"large_images": large_images, "num_ch": (32, 128), "size": 600}
+    widths: dict[int, set[int]] = {}
+    strides: set[int] = set()
+    for item, other in zip(DeepNets1M(wider=True, **settings), DeepNets1M(**settings), strict=True):
+        assert item.genotype == other.genotype
+        assert item.genotype is not None
+        changed = {name for name, value in item.args.items() if other.args.get(name) != value}
+        assert changed <= {"C", "fc_dim", "imagenet_stride"}
+        millions, cells = item.num_params["cifar10"] / 1e6, item.args["n_cells"]
+        few = millions > 2 or not item.args["glob_avg"] or heavy(item.genotype) or cells > 14
+        most = 1 if few else 4 if millions > 0.4 or cells > 10 else 5 if millions > 0.2 or cells > 8 else 7
+        widths.setdefault(most, set()).add(item.args["C"])
+        if item.args.get("imagenet_stride", 4) != 4:
+            assert large_images
+            assert most == 7
+            assert item.args["stem_type"] == 0
+            assert item.args["stem_pool"]
+            if not strides:
+                assert item.build().eval()(torch.zeros(1, 3, 224, 224))[0].shape == (1, 1000)
+            strides.add(item.args["imagenet_stride"])
+        assert item.args["fc_dim"] <= (512 if most == 7 and item.args["C"] <= 64 else 256)
+    assert widths == {most: set(range(32, 32 + 16 * most, 16)) for most in (1, 4, 5, 7)}
+    assert strides == ({2} if large_images else set())
 
 
 def test_build() -> None:

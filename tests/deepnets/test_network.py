@@ -227,6 +227,8 @@ def test_attention_is_that_of_its_equation() -> None:
         ({"n_cells": 0}, "n_cells must be 1 or more, given 0"),
         ({"C_mult": 0}, "C_mult must be 1 or more, given 0"),
         ({"ks": 4}, "ks must be odd and positive, given 4"),
+        ({"imagenet_stride": 3}, "imagenet_stride must be 2 or 4, given 3"),
+        ({"imagenet_stride": True}, "imagenet_stride must be 2 or 4, given True"),
         ({"stem_type": 2}, r"stem_type must be 0 .* or 1 .*, given 2"),
         ({"stem_type": 1, "C": 1}, "C must be 2 or more with stem_type 1, .* given 1"),
         ({"stem_type": 1, "C": 15}, r"even number of channels \(C\), given 15"),

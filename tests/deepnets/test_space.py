@@ -93,6 +93,7 @@ def test_any_genotype(data: st.DataObject) -> None:
         "fc_dim": 12,
         "glob_avg": data.draw(st.booleans()),
         "is_vit": data.draw(st.sampled_from([None, True, False])),
+        "imagenet_stride": data.draw(st.sampled_from([2, 4])),
     }
     if settings_of(**args).graph() is not None:
         check(**args)

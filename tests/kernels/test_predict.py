@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 from helpers.golden_data import assert_same_prediction, golden, golden_ghn
-from helpers.golden_models import DEEPNETS, TORCHVISION_PREDICTIONS, deepnets_model, sized_model
+from helpers.golden_models import (
+    DEEPNETS,
+    GHN3_PREDICTIONS,
+    TORCHVISION_PREDICTIONS,
+    deepnets_model,
+    ghn3_model,
+    sized_model,
+)
 from helpers.kernel_device import DEVICE, use_large_blocks
 from torch import nn
 
@@ -20,6 +27,8 @@ from ghnfast.errors import PredictError
 INTERPRETED = DEVICE == "cpu"
 MODELS = ["squeezenet1_0/ghn2-imagenet"] if INTERPRETED else TORCHVISION_PREDICTIONS
 NETWORKS = ["test/36"] if INTERPRETED else DEEPNETS
+GHN3_MODELS = ["squeezenet1_0/ghn3-odd"] if INTERPRETED else GHN3_PREDICTIONS
+GHN3_NETWORKS = ["test/36"] if INTERPRETED else sorted(golden("ghn3_deepnets"))
 
 
 @pytest.mark.parametrize("key", MODELS)
@@ -37,6 +46,25 @@ def test_deepnets_prediction(key: str) -> None:
     model = deepnets_model(key).to(DEVICE)
     _, report = copy.deepcopy(golden_ghn("ghn2-cifar10")).to(DEVICE).predict(model, report=True)
     assert_same_prediction(model.cpu(), report, golden("deepnets")[key]["predicted"])
+
+
+@pytest.mark.parametrize("key", GHN3_MODELS)
+def test_torchvision_prediction_of_ghn3(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_large_blocks(monkeypatch)
+    name, config = key.split("/")
+    model, input_shape = ghn3_model(name, config)
+    ghn = copy.deepcopy(golden_ghn(config)).to(DEVICE)
+    _, report = ghn.predict(model.to(DEVICE), input_shape=input_shape, report=True)
+    assert_same_prediction(model.cpu(), report, golden("ghn3_torchvision")["pred"][key])
+
+
+@pytest.mark.parametrize("key", GHN3_NETWORKS)
+def test_deepnets_prediction_of_ghn3(key: str) -> None:
+    for config, expected in golden("ghn3_deepnets")[key].items():
+        if config != "graph_source":
+            model = deepnets_model(key).to(DEVICE)
+            _, report = copy.deepcopy(golden_ghn(config)).to(DEVICE).predict(model, report=True)
+            assert_same_prediction(model.cpu(), report, expected)
 
 
 def small_network() -> nn.Sequential:

@@ -188,6 +188,21 @@ def test_mixed_precision_trains(few_images: ImageData) -> None:
     assert results[1] == pytest.approx(results[0], rel=0.05)
 
 
+def test_the_scale_of_the_loss_grows_and_has_a_floor(few_images: ImageData) -> None:
+    settings: dict[str, Any] = {"amp": "float16", "device": "cuda", "scale_growth": 3, "least_scale": 1024.0}
+    trainer, *_ = make_trainer(few_images, **settings)  # the GHN is on the CPU, where scaling works, too
+    trainer.scaler.scale(torch.ones(()))  # makes the scale
+    trainer.scaler.update(4096.0)
+    scales = []
+    for value in (1.0, 1.0, 1.0, *[float("inf")] * 5):
+        for weight in trainer.weights:
+            weight.grad = torch.full_like(weight, value)
+        assert trainer.update()
+        scales.append(trainer.scaler.get_scale())
+    assert scales == [4096, 4096, 8192, 4096, 2048, 1024, 1024, 1024]
+    assert all(bool(torch.isfinite(weight).all()) for weight in trainer.weights)
+
+
 @pytest.mark.parametrize("table", ["primitive_embedding.weight", "embed.weight"])
 def test_state_holds_everything(few_images: ImageData, table: str) -> None:
     """Also one of a run of an earlier version, which had the table of primitives under its published name."""

@@ -350,7 +350,7 @@ def sampled(random: Random) -> None:
     numbers = [int(each) for each in integers(random, 1, 130, 4)]
     if chance(random, 0.3):
         numbers[int(random.integers(4))] = extreme(random, np.int32)
-    ranges = core.TrainingRanges(*numbers)
+    ranges = core.TrainingRanges(*numbers, chance(random))
     split = int(random.integers(-1, 9))
     seed, index = (abs(extreme(random)) for _ in range(2))
     made, small, large = core.sample_network(split, seed, index, ranges, chance(random))
