@@ -91,6 +91,20 @@ class Ghn(Generic[T]):
         elements: int,
         threads: int,
     ) -> tuple[NDArray[T], NDArray[T]]: ...
+    def class_weights(
+        self, calls: Sequence[DecoderCall], hidden: NDArray[T], blocks: NDArray[T], threads: int
+    ) -> None: ...
+    def decode(
+        self,
+        calls: Sequence[DecoderCall],
+        hidden: NDArray[T],
+        blocks: NDArray[T],
+        targets: NDArray[void],
+        memory: NDArray[void],
+        threads: int,
+        before_writing: Callable[[], object] | None = None,
+        largest_weight: float | None = None,
+    ) -> int: ...
 
 GhnFloat = Ghn[float32]
 GhnDouble = Ghn[float64]

@@ -81,10 +81,13 @@ def stages(model: nn.Module, ghn: GHN, input_shape: Sequence[int] | None = None)
     with torch.no_grad():
         native = ghn.native()
         states = ghn.node_states(batch, native)
-    _, largest_weight = ghn.source(batch, job.layout)
+    _, last = ghn.source(batch, job.layout)
 
     def decode() -> None:
-        job.write(ghn.decode_source(states, job.layout, native), ghn.name, ghn.precision, largest_weight)
+        if native is None:
+            job.write(ghn.decode_source(states, job.layout, native), ghn.name, ghn.precision)
+        else:
+            job.write(ghn.inputs(states, job.layout, native), ghn.name, ghn.precision, last)
 
     def no_grad(function: Stage) -> Stage:
         return torch.no_grad()(function)

@@ -131,7 +131,7 @@ def test_a_registered_part_trains(hypernet: str, decoder: str, tmp_path: Path) -
 
 
 def test_an_unknown_name_is_an_error() -> None:
-    with pytest.raises(ghnfast.ConfigError, match=r"hypernet is .mine.; .gatedgnn.,.* and .neighbours. are"):
+    with pytest.raises(ghnfast.ConfigError, match=r"hypernet is .mine.; .*.gatedgnn.,.* and .neighbours. are"):
         GHN(**SETTINGS, hypernet="mine")
 
 

@@ -44,6 +44,20 @@ std::int64_t bytes_of(const DecodeTask& task) {
   return task.target.out * task.target.in * task.target.cells * size_of(task.memory.element);
 }
 
+void require(bool condition, std::size_t index, const char* what) {
+  if (!condition) {
+    throw std::invalid_argument("target " + std::to_string(index) + ": " + what);
+  }
+}
+
+void check_target(const DecodeTarget& target, std::size_t index) {
+  require(target.rows >= 1 && target.columns >= 1 && target.cells >= 1, index, "its block is empty");
+  require(target.rows <= target.out && target.columns <= target.in, index, "its block is larger than itself");
+  require(is_within({target.out, target.in, target.cells}, kMostElements), index, "it has more than 2^48 elements");
+}
+
+}  // namespace
+
 // The least value that rounds to infinity. Half precision is rounded from float32, as torch does: a double that rounds
 // to a float from where on halves are infinite is too large, too.
 double limit_of(Element element) {
@@ -58,20 +72,6 @@ double limit_of(Element element) {
       return 0x1.ffp127 - 0x1p103;
   }
 }
-
-void require(bool condition, std::size_t index, const char* what) {
-  if (!condition) {
-    throw std::invalid_argument("target " + std::to_string(index) + ": " + what);
-  }
-}
-
-void check_target(const DecodeTarget& target, std::size_t index) {
-  require(target.rows >= 1 && target.columns >= 1 && target.cells >= 1, index, "its block is empty");
-  require(target.rows <= target.out && target.columns <= target.in, index, "its block is larger than itself");
-  require(is_within({target.out, target.in, target.cells}, kMostElements), index, "it has more than 2^48 elements");
-}
-
-}  // namespace
 
 bool is_within(std::initializer_list<std::int64_t> factors, std::int64_t most) {
   for (const auto factor : factors) {
@@ -115,11 +115,12 @@ template <typename T>
 class Decoding {
  public:
   Decoding(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets,
-           const std::vector<DecodeMemory>& memory, int threads)
-      : source_(source), kernels_(kernels_for(T{})), threads_(threads) {
+           const std::vector<DecodeMemory>& memory, const LateTargets& late, int threads)
+      : source_(source), make_late_(late.make), kernels_(kernels_for(T{})), threads_(threads) {
     for (std::size_t index = 0; index < targets.size(); ++index) {
       add_task(targets[index], memory[index]);
     }
+    split_tasks(late.targets);
     make_tiles();
     make_items();
     make_scratch();
@@ -129,15 +130,22 @@ class Decoding {
   // The number of the first target with a value that is not finite, or -1.
   std::int64_t first_broken() {
     const auto job = scratch_.front()->job_for(*this, false);
-    for (const auto* task : given_) {
+    for (auto index = late_; index < given_.size(); ++index) {
+      const auto* task = given_[index];
       if (!kernels_.given_rows(source_, *task, 0, task->target.rows, job)) {
         return task - tasks_.data();
       }
     }
-    return products_are_bounded() ? -1 : run(false);
+    return products_are_bounded() ? -1 : run(late_items_, items_.size(), false);
   }
 
-  void write() { run(true); }
+  void write() {
+    run(late_items_, items_.size(), true);
+    if (make_late_) {
+      make_late_();
+    }
+    run(0, late_items_, true);
+  }
 
  private:
   // What one thread needs to work on items.
@@ -183,14 +191,21 @@ class Decoding {
     tasks_.push_back(task);
   }
 
-  void make_tiles() {
-    for (auto& task : tasks_) {
-      if (task.target.is_product()) {
-        products_.push_back(&task);
-      } else {
-        given_.push_back(&task);
+  void split_tasks(const std::vector<std::size_t>& late) {
+    for (const auto index : late) {
+      given_.push_back(&tasks_[index]);
+    }
+    late_ = late.size();
+    for (std::size_t index = 0; index < tasks_.size(); ++index) {
+      if (tasks_[index].target.is_product()) {
+        products_.push_back(&tasks_[index]);
+      } else if (!std::binary_search(late.begin(), late.end(), index)) {
+        given_.push_back(&tasks_[index]);
       }
     }
+  }
+
+  void make_tiles() {
     // Blocks with one column are multiplied in another way. The others, the widest first: a vector of their cells is
     // multiplied for the widest of its blocks. What has few rows is left out where the last rows are multiplied.
     std::stable_sort(products_.begin(), products_.end(), [](const auto* a, const auto* b) {
@@ -254,6 +269,8 @@ class Decoding {
   }
 
   void make_items() {
+    add_given_items(0, late_);
+    late_items_ = items_.size();
     for (std::size_t index = 0; index < tiles_.size(); ++index) {
       const auto& tile = tiles_[index];
       const auto step = tile.most_columns == 1 ? kRowsAtOnce : 1;
@@ -261,12 +278,12 @@ class Decoding {
         items_.push_back({static_cast<std::int64_t>(index), 0, 0, from, std::min(from + step, tile.to)});
       }
     }
-    add_given_items();
+    add_given_items(late_, given_.size());
   }
 
   // Large given blocks are cut into runs of their rows; small ones are put together. Every turn takes at least one.
-  void add_given_items() {
-    for (std::size_t begin = 0; begin < given_.size();) {
+  void add_given_items(std::size_t begin, std::size_t end) {
+    while (begin < end) {
       const auto& target = given_[begin]->target;
       const auto first = static_cast<std::int64_t>(begin);
       if (bytes_of(*given_[begin]) > kItemBytes) {
@@ -281,7 +298,7 @@ class Decoding {
         continue;
       }
       std::int64_t bytes = bytes_of(*given_[begin++]);
-      for (; begin < given_.size() && bytes + bytes_of(*given_[begin]) <= kItemBytes; ++begin) {
+      for (; begin < end && bytes + bytes_of(*given_[begin]) <= kItemBytes; ++begin) {
         bytes += bytes_of(*given_[begin]);
       }
       items_.push_back({-1, first, static_cast<std::int64_t>(begin), 0, -1});
@@ -293,7 +310,7 @@ class Decoding {
                  [&](std::int64_t index) { kernels_.pack(source_, tiles_[index]); });
   }
 
-  // Whether no product can be too large for its target: the sum of |w| |h| is at most width * max |w| * max |h|.
+  // Whether no product can be too large for its target.
   bool products_are_bounded() {
     if (products_.empty()) {
       return true;
@@ -306,23 +323,18 @@ class Decoding {
       scale = std::max(scale, std::abs(task->target.scale));
       limit = std::min(limit, task->limit);
     }
-    const auto count = source_.max_rows * source_.max_columns;
-    const auto hidden = largest<T>({source_.hidden}, source_.hidden_rows * source_.width, threads_);
-    const auto weight =
-        source_.largest_weight < 0 ? largest(source_.weight, count * source_.width, threads_) : source_.largest_weight;
-    const auto bias = largest<T>({source_.bias}, count, threads_);
-    const auto bound = static_cast<double>(source_.width) * weight * hidden + bias;
+    const auto bound = bound_of_products(source_, threads_);
     return bound < limit / 2 && bound * scale < limit / 2;
   }
 
-  // Works through all items: writes, or checks the products; the first broken target, or -1.
-  std::int64_t run(bool write) {
+  // Works through items: writes, or checks the products; the first broken target, or -1.
+  std::int64_t run(std::size_t first, std::size_t last, bool write) {
     constexpr auto kNone = std::numeric_limits<std::int64_t>::max();
-    std::atomic<std::int64_t> broken{kNone}, next{0};
+    std::atomic<std::int64_t> broken{kNone}, next{static_cast<std::int64_t>(first)};
     const auto workers = static_cast<std::int64_t>(scratch_.size());
     parallel_for(workers, static_cast<int>(workers), [&](std::int64_t worker) {
       const auto job = scratch_[worker]->job_for(*this, write);
-      for (auto item = next.fetch_add(1); item < static_cast<std::int64_t>(items_.size()); item = next.fetch_add(1)) {
+      for (auto item = next.fetch_add(1); item < static_cast<std::int64_t>(last); item = next.fetch_add(1)) {
         if (const auto* task = run_item(items_[item], job)) {
           const auto number = task - tasks_.data();
           for (auto known = broken.load(); number < known && !broken.compare_exchange_weak(known, number);) {
@@ -344,11 +356,13 @@ class Decoding {
   }
 
   const DecodeSource<T>& source_;
+  const std::function<void()>& make_late_;
   DecodeKernels<T> kernels_;
   int threads_;
   std::vector<DecodeTask> tasks_;
   std::vector<DecodeTask*> products_;
-  std::vector<const DecodeTask*> given_;
+  std::vector<const DecodeTask*> given_;  // the late ones first
+  std::size_t late_ = 0, late_items_ = 0;
   std::vector<TilePart> parts_;
   std::vector<ProductTile<T>> tiles_;
   std::unique_ptr<Buffer<T>> panels_;
@@ -363,9 +377,9 @@ class Decoding {
 template <typename T>
 std::int64_t decode(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets,
                     const std::vector<DecodeMemory>& memory, bool check, int threads,
-                    const std::function<void()>& before_writing) {
+                    const std::function<void()>& before_writing, const LateTargets& late) {
   check_targets(source, targets);
-  Decoding<T> decoding(source, targets, memory, threads);
+  Decoding<T> decoding(source, targets, memory, late, threads);
   const auto broken = check ? decoding.first_broken() : -1;
   if (broken < 0) {
     if (before_writing) {
@@ -374,6 +388,16 @@ std::int64_t decode(const DecodeSource<T>& source, const std::vector<DecodeTarge
     decoding.write();
   }
   return broken;
+}
+
+template <typename T>
+double bound_of_products(const DecodeSource<T>& source, int threads) {
+  const auto count = source.max_rows * source.max_columns;
+  const auto hidden = largest<T>({source.hidden}, source.hidden_rows * source.width, threads);
+  const auto weight =
+      source.largest_weight < 0 ? largest(source.weight, count * source.width, threads) : source.largest_weight;
+  const auto bias = largest<T>({source.bias}, count, threads);
+  return static_cast<double>(source.width) * weight * hidden + bias;
 }
 
 template <typename T>
@@ -397,9 +421,13 @@ double largest(const Numbers<T>& values, std::int64_t count, int threads) {
 template void check_targets(const DecodeSource<float>&, const std::vector<DecodeTarget>&);
 template void check_targets(const DecodeSource<double>&, const std::vector<DecodeTarget>&);
 template std::int64_t decode(const DecodeSource<float>&, const std::vector<DecodeTarget>&,
-                             const std::vector<DecodeMemory>&, bool, int, const std::function<void()>&);
+                             const std::vector<DecodeMemory>&, bool, int, const std::function<void()>&,
+                             const LateTargets&);
 template std::int64_t decode(const DecodeSource<double>&, const std::vector<DecodeTarget>&,
-                             const std::vector<DecodeMemory>&, bool, int, const std::function<void()>&);
+                             const std::vector<DecodeMemory>&, bool, int, const std::function<void()>&,
+                             const LateTargets&);
+template double bound_of_products(const DecodeSource<float>&, int);
+template double bound_of_products(const DecodeSource<double>&, int);
 template double largest(const Numbers<float>&, std::int64_t, int);
 template double largest(const Numbers<double>&, std::int64_t, int);
 

@@ -5,6 +5,7 @@
 // ghnfast/ops/decode/naive.py has the same in plain PyTorch.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -71,13 +72,27 @@ bool is_within(std::initializer_list<std::int64_t> factors, std::int64_t most);
 template <typename T>
 void check_targets(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets);
 
+// Targets with given blocks that are made of products: `make`, which must not fail, fills the blocks when all products
+// are written. The caller knows that their values are finite.
+struct LateTargets {
+  std::vector<std::size_t> targets;  // rising
+  std::function<void()> make;
+};
+
 // Writes every target into its memory and returns -1. With `check`: or returns the number of a target that would get a
 // value that is not finite in its type, and writes nothing. What can fail comes before the first write: allocations,
 // and `before_writing`, if it is not empty, which is called last.
 template <typename T>
 std::int64_t decode(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets,
                     const std::vector<DecodeMemory>& memory, bool check, int threads,
-                    const std::function<void()>& before_writing = {});
+                    const std::function<void()>& before_writing = {}, const LateTargets& late = {});
+
+// What no product is larger than: the sum of |w| |h| is at most width * max |w| * max |h|.
+template <typename T>
+double bound_of_products(const DecodeSource<T>& source, int threads);
+
+// The least absolute value that a type does not hold.
+double limit_of(Element element);
 
 // The largest absolute value; infinite where a value is not a number.
 template <typename T>

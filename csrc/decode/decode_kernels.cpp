@@ -50,57 +50,50 @@ struct Rows {
   }
 };
 
-// to[r] = rows[r] . panel + bias[r], for `count` rows and `vectors` vectors of the panel. Few rows take several sums
-// each, so that additions do not wait for each other.
+// to[r] = rows[r] . panel + bias[r], for `count` rows and `vectors` vectors of the panel. Every sum is in the order of
+// the panel's rows, whatever it is computed beside: the same products are the same bits.
 template <typename T, int count, int vectors>
 inline void product_block(const Rows<T>& rows, const T* panel, T* to, std::int64_t to_stride) {
-  constexpr int chains = count * vectors >= 8 ? 1 : count * vectors >= 4 ? 2 : 4;
-  Vector<T> sums[chains][count][vectors] = {};
-  for (std::int64_t k = 0; k < rows.width; k += chains) {
-    for (int chain = 0; chain < chains; ++chain) {
-      const T* at = panel + (k + chain) * kPanelWidth<T>;
-      Vector<T> values[vectors];
+  Vector<T> sums[count][vectors] = {};
+  for (std::int64_t k = 0; k < rows.width; ++k) {
+    const T* at = panel + k * kPanelWidth<T>;
+    Vector<T> values[vectors];
+    for (int v = 0; v < vectors; ++v) {
+      values[v] = load(at + v * kLanes<T>);
+    }
+    for (int r = 0; r < count; ++r) {
+      const auto factor = all(rows.weight[r * rows.row_stride + k]);
       for (int v = 0; v < vectors; ++v) {
-        values[v] = load(at + v * kLanes<T>);
-      }
-      for (int r = 0; r < count; ++r) {
-        const auto factor = all(rows.weight[r * rows.row_stride + k + chain]);
-        for (int v = 0; v < vectors; ++v) {
-          sums[chain][r][v] += factor * values[v];
-        }
+        sums[r][v] += factor * values[v];
       }
     }
   }
   for (int r = 0; r < count; ++r) {
     for (int v = 0; v < vectors; ++v) {
-      auto sum = sums[0][r][v];
-      for (int chain = 1; chain < chains; ++chain) {
-        sum += sums[chain][r][v];
-      }
-      save(to + r * to_stride + v * kLanes<T>, sum + rows.bias[r * rows.bias_stride]);
+      save(to + r * to_stride + v * kLanes<T>, sums[r][v] + rows.bias[r * rows.bias_stride]);
     }
+  }
+}
+
+// So many rows, or as many fewer as there are.
+template <typename T, int count, int vectors>
+inline void last_rows(const Rows<T>& rows, std::int64_t left, const T* panel, T* to, std::int64_t to_stride) {
+  if constexpr (count > 0) {
+    if (left < count) {
+      return last_rows<T, count - 1, vectors>(rows, left, panel, to, to_stride);
+    }
+    product_block<T, count, vectors>(rows, panel, to, to_stride);
   }
 }
 
 template <typename T, int vectors>
 void product(Rows<T> rows, std::int64_t count, const T* panel, T* to, std::int64_t to_stride) {
-  const auto advance = [&](std::int64_t done) {
-    rows = rows.from(done);
-    to += done * to_stride;
-    count -= done;
-  };
-  while (count >= kRowsPerBlock) {
+  for (; count >= kRowsPerBlock; count -= kRowsPerBlock) {
     product_block<T, kRowsPerBlock, vectors>(rows, panel, to, to_stride);
-    advance(kRowsPerBlock);
+    rows = rows.from(kRowsPerBlock);
+    to += kRowsPerBlock * to_stride;
   }
-  if (count >= 4) {
-    product_block<T, 4, vectors>(rows, panel, to, to_stride);
-    advance(4);
-  }
-  while (count >= 1) {
-    product_block<T, 1, vectors>(rows, panel, to, to_stride);
-    advance(1);
-  }
+  last_rows<T, kRowsPerBlock - 1, vectors>(rows, count, panel, to, to_stride);
 }
 
 // Conversion and storing ----------------------------------------------------------------------------------------------

@@ -45,16 +45,10 @@ class DecoderInputs {
     }
     parallel_for(static_cast<std::int64_t>(work.size()), threads_, [&](std::int64_t item) { work[item](); });
     run_parallel(job_of<T>(ghn_.hidden, cells.data(), rows_, hidden_, Activation::kRelu), threads_);
-    for (std::size_t index = 0; index < calls_.size(); ++index) {
-      if (calls_[index].decoder == DecoderKind::kClassWeight) {
-        class_weights(calls_[index], class_rows_[index]);
-      }
-    }
   }
 
  private:
   static constexpr std::int64_t kVectorsAtOnce = 64;
-  static constexpr std::int64_t kClassParts = 4;
 
   void add_first_layers(std::size_t index, T* cells, std::vector<std::function<void()>>& work) {
     const auto& call = calls_[index];
@@ -115,41 +109,6 @@ class DecoderInputs {
     half.bias += length;
     run(job_of<T>(half, units.data(), call.count, biases.data(), Activation::kRelu));
     run(job_of<T>(ghn_.class_bias, biases.data(), call.count, blocks_ + call.first, Activation::kNone));
-  }
-
-  // From the positive part of the products for one cell: (rows, columns).
-  void class_weights(const DecoderCall& call, std::int64_t first) const {
-    const auto inputs = ghn_.products.inputs, rows = ghn_.rows, block = rows * call.columns;
-    Buffer<T> kernels(call.count * block, Fill::kNothing);
-    const int threads = rows * call.columns * inputs * call.count < kWorthThreads ? 1 : threads_;
-    parallel_for(rows, threads, [&](std::int64_t row) {
-      auto job = job_of<T>(ghn_.products, hidden_ + first * inputs, call.count, kernels.data() + row * call.columns,
-                           Activation::kRelu);
-      job.outputs = call.columns;
-      job.weight = from(job.weight, row * ghn_.columns * inputs);
-      job.bias += row * ghn_.columns;
-      job.y_stride = block;
-      run(job);
-    });
-    const auto classes = ghn_.classes.outputs;
-    const bool widened = ghn_.classes.weight.stored != Stored::kSame;
-    Buffer<T> memory(widened ? classes * rows : 0, Fill::kNothing);
-    if (widened) {
-      widen(ghn_.classes.weight, classes * rows, memory.data());
-    }
-    const T* predictor = widened ? memory.data() : static_cast<const T*>(ghn_.classes.weight.data);
-    parallel_for(call.count * kClassParts, threads, [&](std::int64_t item) {
-      const auto index = item / kClassParts, part = item % kClassParts;
-      const auto from = classes * part / kClassParts, to = classes * (part + 1) / kClassParts;
-      auto job = job_of<T>(ghn_.classes, predictor + from * rows, to - from,
-                           blocks_ + call.first + (index * classes + from) * call.columns, Activation::kNone);
-      job.weight = {kernels.data() + index * block};
-      job.output_stride = 1;
-      job.input_stride = job.outputs = job.y_stride = call.columns;
-      job.bias = nullptr;
-      job.row_bias = ghn_.classes.bias + from;
-      run(job);
-    });
   }
 
   const GhnPointers<T>& ghn_;

@@ -48,9 +48,10 @@ template <typename T>
 void node_states(const GhnPointers<T>& ghn, const Topology& topology, const Relations& relations,
                  const std::int8_t* primitives, const std::int64_t* shapes, std::int64_t nodes, T* states, int threads);
 
-// What the last step of decoding reads. Calls of the decoder kWhole are left to the caller.
+// What the last step of decoding reads. Calls of the decoder kWhole are left to the caller, and the blocks of class
+// weights to `class_weights` or `decode_all` (forward/classes.hpp).
 //
-// hidden: (rows of all kernels, 8 hid), and behind them scratch: a row for each class weight.
+// hidden: (rows of all kernels, 8 hid), and behind them a row for each class weight.
 template <typename T>
 void decode_inputs(const GhnPointers<T>& ghn, const T* states, const std::vector<std::int64_t>& nodes,
                    const std::vector<DecoderCall>& calls, T* hidden, T* blocks, int threads);

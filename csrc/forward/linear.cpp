@@ -17,10 +17,19 @@ constexpr std::int64_t kNormalizedAtOnce = 1 << 14;
 }  // namespace
 
 template <typename T>
+std::int64_t panel_elements(std::int64_t inputs) {
+  return inputs * kernels_for(T{}).panel_width;
+}
+
+template <typename T>
+void run(const LinearJob<T>& job, T* panel) {
+  kernels_for(T{}).linear(job, panel);
+}
+
+template <typename T>
 void run(const LinearJob<T>& job) {
-  const auto kernels = kernels_for(T{});
-  Buffer<T> panel(job.inputs * kernels.panel_width, Fill::kNothing);
-  kernels.linear(job, panel.data());
+  Buffer<T> panel(panel_elements<T>(job.inputs), Fill::kNothing);
+  run(job, panel.data());
 }
 
 template <typename T>
@@ -57,6 +66,10 @@ void layer_norm(const Norm<T>& norm, std::int64_t inputs, const T* x, std::int64
   });
 }
 
+template std::int64_t panel_elements<float>(std::int64_t);
+template std::int64_t panel_elements<double>(std::int64_t);
+template void run(const LinearJob<float>&, float*);
+template void run(const LinearJob<double>&, double*);
 template void run(const LinearJob<float>&);
 template void run(const LinearJob<double>&);
 template void widen(const Numbers<float>&, std::int64_t, float*);

@@ -41,6 +41,13 @@ LinearJob<T> job_of(const Layer<T>& layer, const T* x, std::int64_t count, T* y,
   return job;
 }
 
+// What a job with so many inputs needs of scratch.
+template <typename T>
+std::int64_t panel_elements(std::int64_t inputs);
+
+template <typename T>
+void run(const LinearJob<T>& job, T* panel);
+
 template <typename T>
 void run(const LinearJob<T>& job);
 

@@ -15,33 +15,12 @@
 
 #include "python/arrays.hpp"
 #include "python/bindings.hpp"
+#include "python/decode_tables.hpp"
 #include "python/layers.hpp"
 #include "python/tables.hpp"
 
 namespace ghnfast::python {
 namespace {
-
-// The rows of a table, checked.
-std::vector<DecodeTarget> decode_targets(const Table<DecodeTarget>& table) {
-  for (const auto& target : table) {
-    to_enum<TargetKind>(static_cast<std::int64_t>(target.kind), "a target is of kind ");
-  }
-  return {table.begin(), table.end()};
-}
-
-std::vector<DecodeMemory> decode_memory(const Table<DecodeMemory>& table, std::size_t targets) {
-  if (table.size() != targets) {
-    throw std::invalid_argument("there are " + std::to_string(targets) + " targets and memory for " +
-                                std::to_string(table.size()) + "; as many are accepted");
-  }
-  for (std::size_t index = 0; index < targets; ++index) {
-    to_enum<Element>(static_cast<std::int64_t>(table[index].element), "an element type is ");
-    if (table[index].address == 0) {
-      throw std::invalid_argument("target " + std::to_string(index) + " has no memory");
-    }
-  }
-  return {table.begin(), table.end()};
-}
 
 template <typename T>
 DecodeSource<T> decode_source(const Floats<T>& hidden, const py::array& weight, const Floats<T>& bias,
@@ -73,13 +52,7 @@ std::int64_t decode(const Floats<T>& hidden, const py::array& weight, const py::
   const auto targets = decode_targets(table);
   const auto memory = decode_memory(memory_table, targets.size());
   source.largest_weight = largest_weight.value_or(-1);
-  std::function<void()> call;
-  if (!before_writing.is_none()) {
-    call = [&before_writing] {
-      const py::gil_scoped_acquire acquired;
-      before_writing();
-    };
-  }
+  const auto call = callback(before_writing);
   py::gil_scoped_release released;
   return ghnfast::decode(source, targets, memory, check, threads, call);
 }

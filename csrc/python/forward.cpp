@@ -4,15 +4,18 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "decode/decode.hpp"
+#include "forward/classes.hpp"
 #include "forward/ghn.hpp"
 #include "python/arrays.hpp"
 #include "python/bindings.hpp"
+#include "python/decode_tables.hpp"
 #include "python/layers.hpp"
 #include "python/relations.hpp"
 #include "python/sweep_weights.hpp"
@@ -192,6 +195,15 @@ void check_calls(const GhnArrays<T>& ghn, const std::vector<DecoderCall>& calls,
   }
 }
 
+// The rows of `hidden` that class weights are made of, behind those of kernels.
+std::int64_t class_rows(const std::vector<DecoderCall>& calls) {
+  std::int64_t rows = 0;
+  for (const auto& call : calls) {
+    rows += call.decoder == DecoderKind::kClassWeight ? call.count : 0;
+  }
+  return rows;
+}
+
 template <typename T>
 py::tuple decode_inputs(const GhnArrays<T>& ghn, const Floats<T>& states, const Int64Array& nodes,
                         const std::vector<DecoderCall>& calls, std::int64_t hidden_rows, std::int64_t elements,
@@ -203,12 +215,8 @@ py::tuple decode_inputs(const GhnArrays<T>& ghn, const Floats<T>& states, const 
     throw std::invalid_argument("a node is out of range");
   }
   check_calls(ghn, calls, nodes.size(), hidden_rows, elements);
-  std::int64_t scratch_rows = 0;
-  for (const auto& call : calls) {
-    scratch_rows += call.decoder == DecoderKind::kClassWeight ? call.count : 0;
-  }
-  Floats<T> hidden(
-      {static_cast<py::ssize_t>(hidden_rows + scratch_rows), static_cast<py::ssize_t>(ghn.pointers.products.inputs)});
+  Floats<T> hidden({static_cast<py::ssize_t>(hidden_rows + class_rows(calls)),
+                    static_cast<py::ssize_t>(ghn.pointers.products.inputs)});
   Floats<T> blocks(elements);
   const T* from = states.data();
   T *hidden_data = hidden.mutable_data(), *blocks_data = blocks.mutable_data();
@@ -216,7 +224,42 @@ py::tuple decode_inputs(const GhnArrays<T>& ghn, const Floats<T>& states, const 
     py::gil_scoped_release released;
     ghnfast::decode_inputs(ghn.pointers, from, chosen, calls, hidden_data, blocks_data, threads);
   }
-  return py::make_tuple(hidden[py::slice(0, hidden_rows, 1)], blocks);
+  return py::make_tuple(hidden, blocks);
+}
+
+// What `decode_inputs` gave for these calls.
+template <typename T>
+void check_inputs(const GhnArrays<T>& ghn, const std::vector<DecoderCall>& calls, const Floats<T>& hidden,
+                  const Floats<T>& blocks) {
+  check_shape(hidden, {hidden.ndim() == 2 ? hidden.shape(0) : 0, ghn.pointers.products.inputs}, "hidden");
+  check_flat(blocks.ndim(), "blocks");
+  check_calls(ghn, calls, kMostElements, hidden.shape(0) - class_rows(calls), blocks.size());
+}
+
+template <typename T>
+void class_weights(const GhnArrays<T>& ghn, const std::vector<DecoderCall>& calls, const Floats<T>& hidden,
+                   Floats<T>& blocks, int threads) {
+  check_inputs(ghn, calls, hidden, blocks);
+  const T* from = hidden.data();
+  T* to = blocks.mutable_data();
+  py::gil_scoped_release released;
+  ghnfast::class_weights(ghn.pointers, calls, from, to, threads);
+}
+
+template <typename T>
+std::int64_t decode_all(const GhnArrays<T>& ghn, const std::vector<DecoderCall>& calls, const Floats<T>& hidden,
+                        Floats<T>& blocks, const Table<DecodeTarget>& table, const Table<DecodeMemory>& memory_table,
+                        int threads, const py::object& before_writing, std::optional<double> largest_weight) {
+  check_inputs(ghn, calls, hidden, blocks);
+  const auto targets = decode_targets(table);
+  const auto memory = decode_memory(memory_table, targets.size());
+  const auto call = callback(before_writing);
+  const T* from = hidden.data();
+  T* to = blocks.mutable_data();
+  const auto elements = blocks.size();
+  py::gil_scoped_release released;
+  return ghnfast::decode_all(ghn.pointers, calls, from, to, elements, largest_weight.value_or(-1), targets, memory,
+                             threads, call);
 }
 
 template <typename T>
@@ -233,7 +276,15 @@ void bind_ghn(py::module_& module, const char* name) {
            "(nodes, hid): embedding, sweep or attention, and normalization.")
       .def("decode_inputs", &decode_inputs<T>, py::arg("states").noconvert(), py::arg("nodes"), py::arg("calls"),
            py::arg("hidden_rows"), py::arg("elements"), py::arg("threads"),
-           "(hidden, blocks): what the last step of decoding reads.");
+           "(hidden, blocks): what the last step of decoding reads; behind the other rows of `hidden` those of class "
+           "weights, whose blocks are left.")
+      .def("class_weights", &class_weights<T>, py::arg("calls"), py::arg("hidden").noconvert(),
+           py::arg("blocks").noconvert(), py::arg("threads"),
+           "Fill the blocks of class weights that `decode_inputs` left.")
+      .def("decode", &decode_all<T>, py::arg("calls"), py::arg("hidden").noconvert(), py::arg("blocks").noconvert(),
+           py::arg("targets"), py::arg("memory"), py::arg("threads"), py::arg("before_writing") = py::none(),
+           py::arg("largest_weight") = py::none(),
+           "Write targets to their memory, as `decode` does with check, from what `decode_inputs` gave.");
 }
 
 }  // namespace

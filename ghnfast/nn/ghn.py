@@ -30,7 +30,7 @@ from .embedding import ShapeEncoder
 from .hub import Pretrained
 from .loading import made_of
 from .names import take_published_names, with_published_names
-from .native import Native, NativeForm, Parts, WeightState, state_of, weights_backend
+from .native import Native, NativeForm, NativeLast, Parts, WeightState, state_of, weights_backend
 from .registry import DECODERS, HYPERNETS
 from .sweep import Mlp
 
@@ -275,8 +275,8 @@ class GHN(Pretrained):
         return self.decoder.request
 
     @torch.no_grad()
-    def source(self, batch: GraphBatch, layout: Layout) -> tuple[DecodeSource, float | None]:
-        """Everything but the last step of decoding, for a prediction; and the largest absolute value of its weight.
+    def source(self, batch: GraphBatch, layout: Layout) -> tuple[DecodeSource, NativeLast | None]:
+        """Everything but the last step of decoding, for a prediction; and that step, where C++ has more to do in it.
 
         Raises:
             PredictError: a weight cannot be read or is not finite.
@@ -288,13 +288,22 @@ class GHN(Pretrained):
         if (widened := self.widened(native)) is not None:
             return widened.source(batch, layout)
         with torch.autocast(own.parameters[0].device.type, enabled=False):
-            return self.decode_source(self.node_states(batch, native), layout, native), largest_weight
+            states = self.node_states(batch, native)
+            if native is None or not is_plain([states]):
+                return self.decode_source_by_modules(states, layout), None
+            return self.inputs(states, layout, native), NativeLast(native.core, layout.calls, largest_weight)
 
     def decode_source(self, states: Tensor, layout: Layout, native: Native | None) -> DecodeSource:
         """Everything but the last step of decoding: the hidden states of products, and the other blocks."""
         # States from modules, which may have hooks of their own, need not be plain numbers.
         if native is None or not is_plain([states]):
             return self.decode_source_by_modules(states, layout)
+        source = self.inputs(states, layout, native)
+        NativeLast(native.core, layout.calls, None).complete(source)
+        return source._replace(hidden=source.hidden[: layout.hidden_rows])
+
+    def inputs(self, states: Tensor, layout: Layout, native: Native) -> DecodeSource:
+        """`decode_source` in C++, without the weights of classification layers: `NativeLast` makes them."""
         arrays = native.core.decode_inputs(
             states.numpy(), layout.nodes, layout.calls, layout.hidden_rows, layout.elements, torch.get_num_threads()
         )

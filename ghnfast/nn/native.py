@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from .. import _C
 from ..ops.backend import HALVES, as_arrays, backend_for, is_plain
+from ..ops.decode import DecodeSource, DecodeTargets, Table
+from ..ops.decode.operators import check_finite, counting
 from ..tracing.members import Members, has_global_hooks
 from .decoder import ConvDecoder
 from .embedding import ShapeEncoder
@@ -36,6 +38,32 @@ class Native(NamedTuple):
 
     core: _C.Ghn[Any]
     states: bool
+
+
+class NativeLast(NamedTuple):
+    """The last step of decoding in C++, which makes the weights of classification layers along with products.
+
+    core: of the GHN. calls: of the decoders. largest_weight: the largest absolute value of the products' weight, where
+    it is known.
+    """
+
+    core: _C.Ghn[Any]
+    calls: Sequence[_C.DecoderCall]
+    largest_weight: float | None
+
+    def write(self, source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor]) -> None:
+        """See `ghnfast.prediction.job.LastStep`."""
+        hidden, blocks = as_arrays(source.hidden, source.blocks)
+        threads, counted = torch.get_num_threads(), counting(outputs)
+        written = self.core.decode(
+            self.calls, hidden, blocks, targets.table, memory, threads, counted, self.largest_weight
+        )
+        check_finite(written)
+
+    def complete(self, source: DecodeSource) -> None:
+        """See `ghnfast.prediction.job.LastStep`."""
+        hidden, blocks = as_arrays(source.hidden, source.blocks)
+        self.core.class_weights(self.calls, hidden, blocks, torch.get_num_threads())
 
 
 class Parts(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,24 @@ from torch import Tensor, nn
 from ..errors import PredictError
 from ..graph import GraphBatch
 from ..ops.backend import backend_for, is_plain
-from ..ops.decode import DecodeSource, NotFinite, Table, copy_all, decode_into, decode_to, joined
+from ..ops.decode import DecodeSource, DecodeTargets, NotFinite, Table, copy_all, decode_into, decode_to, joined
 from ..tracing.members import Members
 from .inversion import Inversion
 from .layout import Layout, Request, lay_out, memory_of, table_of_batch
 from .plan import Plan, decoded_part, nothing_reason, plan_for, rows_to_decode
 from .slots import Form
+
+
+class LastStep(Protocol):
+    """The last step of a prediction where it is numbers in and numbers out, on what a GHN left for it."""
+
+    def write(self, source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor]) -> None:
+        """See `ghnfast.ops.decode.decode_to`."""
+        ...
+
+    def complete(self, source: DecodeSource) -> None:
+        """Fill the blocks that the source lacks, in place."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,18 +50,22 @@ class Job:
     inversions: list[Inversion]
 
     @torch.no_grad()
-    def write(self, source: DecodeSource, ghn: str, precision: str, largest_weight: float | None = None) -> None:
+    def write(self, source: DecodeSource, ghn: str, precision: str, last: LastStep | None = None) -> None:
         """The last step: decode into the parameters, all of them or none.
 
         Args:
             ghn: its name, for messages.
-            largest_weight: the largest absolute value of the source's weight, where it is known.
+            last: where the GHN has it, what takes the place of `decode_to`; then the source lacks blocks.
         """
+        direct = self.memory is not None and backend_for(source.hidden) == "cpp" and is_plain(source)
         try:
+            if last is not None and (self.inversions or not direct):
+                last.complete(source)
             if self.inversions:
                 self.write_inverted(source, precision)
-            elif self.memory is not None and backend_for(source.hidden) == "cpp" and is_plain(source):
-                decode_to(source, self.layout.targets, self.memory, self.parameters, largest_weight)
+            elif self.memory is not None and direct:
+                write = decode_to if last is None else last.write
+                write(source, self.layout.targets, self.memory, self.parameters)
             else:
                 outputs = list(map(decoded_part, self.forms, self.parameters))
                 with torch.autocast(source.hidden.device.type, enabled=False):

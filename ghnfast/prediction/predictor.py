@@ -14,7 +14,7 @@ from ..graph import ArchGraph, GraphBatch
 from ..ops.decode import DecodeSource
 from ..tracing import trace_members
 from ..tracing.members import members_of
-from .job import prepare
+from .job import LastStep, prepare
 from .layout import Layout, Request
 from .report import make_report
 
@@ -46,11 +46,11 @@ class Predictor(Protocol):
         """What slots ask the decoders for."""
         ...
 
-    def source(self, batch: GraphBatch, layout: Layout) -> tuple[DecodeSource, float | None]:
+    def source(self, batch: GraphBatch, layout: Layout) -> tuple[DecodeSource, LastStep | None]:
         """Everything but the last step of decoding: forward pass and decoders.
 
         Returns:
-            What the last step reads, and the largest absolute value of the weight in it, where it is known.
+            What the last step reads, and what does that step, where the GHN has it.
 
         Raises:
             PredictError: a weight cannot be read or is not finite.
@@ -83,14 +83,14 @@ def run(
         graphs = graphs_for(models, graph)
     batch = GraphBatch(graphs)
     job = prepare(models, members, batch, classifier, ghn.request)
-    source, largest_weight = ghn.source(batch, job.layout)
+    source, last = ghn.source(batch, job.layout)
     notice = next(filter(None, (other_domain(ghn, graph) for graph in graphs)), None)
     if notice is not None:
         hint = "Pass input_shape=(channels, height, width) if it takes others, or another ghn, such as 'ghn2-imagenet'"
         warnings.warn(f"{notice}. {hint}", DomainWarning, stacklevel=stacklevel)
     reports = [make_report(plan) for plan in job.plans] if report else []
     result = (model, reports[0] if single else reports) if report else model
-    job.write(source, ghn.name, ghn.precision, largest_weight)
+    job.write(source, ghn.name, ghn.precision, last)
     return result
 
 

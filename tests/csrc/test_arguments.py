@@ -42,6 +42,13 @@ def decoding(core: ModuleType) -> dict[str, Any]:
 
 
 OUTPUTS = [np.zeros((9, 8, 4), np.float32), np.zeros((9, 7, 1), np.float32)]
+OF_SLOTS = [np.zeros((9, 8, 4), np.float32), np.zeros((1, 9, 1), np.float32)]
+
+
+def memory_of(outputs: list[Array]) -> Array:
+    return table(
+        MEMORY, [(output.ctypes.data, 0, tuple(stride // 4 for stride in output.strides)) for output in outputs]
+    )
 
 
 def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
@@ -65,7 +72,7 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         "relations": core.Relations(batch.offsets, core.pair_codes(topology, 50, 1)),
     }  # fmt: skip
     result, log_sums = core.attention(*attention.values(), True, 1)
-    memory = table(MEMORY, [(o.ctypes.data, 0, tuple(stride // 4 for stride in o.strides)) for o in OUTPUTS])
+    memory = memory_of(OUTPUTS)
     decode = decoding(core)
     of_ghn = Weights(np.float32)
     weights = {
@@ -75,7 +82,8 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
     }  # fmt: skip
     ghn = core.GhnFloat(*weights.values())
     slots = table(SLOT, [(0, 0, 2, 2, 5, 6, 4, 9, 8, 0, 1, 0), (1, 1, 1, 1, 6, 1, 1, 1, 9, 2, 1, 0)])
-    decoder_calls, rows, elements = core.lay_out(slots, 6, 23)[3:]
+    _, of_slots, _, decoder_calls, rows, elements = core.lay_out(slots, 6, 23)
+    inputs = ghn.decode_inputs(states, np.array([0, 1]), decoder_calls, rows, elements, 1)
     ranges = core.TrainingRanges(16, 128, 64, 512, False)
     settings = core.sample_network(0, 0, 0, ranges, False)[0]
     child = Plain()
@@ -117,6 +125,13 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         "decode_inputs": (ghn.decode_inputs, {
             "states": states, "nodes": np.array([0, 1]), "calls": decoder_calls, "hidden_rows": rows,
             "elements": elements, "threads": 2,
+        }),
+        "class_weights": (ghn.class_weights, {
+            "calls": decoder_calls, "hidden": inputs[0], "blocks": inputs[1], "threads": 2,
+        }),
+        "Ghn.decode": (ghn.decode, {
+            "calls": decoder_calls, "hidden": inputs[0], "blocks": inputs[1], "targets": of_slots,
+            "memory": memory_of(OF_SLOTS), "threads": 2,
         }),
         "NetworkSettings": (core.NetworkSettings().set_cells, {
             "normal": EDGES, "normal_concat": [2], "reduce": EDGES, "reduce_concat": [2],
@@ -188,7 +203,7 @@ def changed(array: Array) -> Iterator[Array]:
 def wrong(name: str, argument: str, value: Any) -> Iterator[Any]:
     """What to give instead of an argument. What tells C++ where memory lies is believed: it changes in type alone."""
     yield from WRONG
-    writes = name == "decode" and argument in ("targets", "memory")
+    writes = name in ("decode", "Ghn.decode") and argument in ("targets", "memory")
     if isinstance(value, np.ndarray):
         numbers = value.view(np.int64) if value.dtype.names else value
         yield from bent(value) if not writes else (numbers, value[None], value[list(value.dtype.names)[1:]], value[:1])
@@ -205,8 +220,8 @@ def wrong(name: str, argument: str, value: Any) -> Iterator[Any]:
 NAMES = """
 build_graph hop_bands is_writable overlapping reversed_bands Topology gated_sweep gated_sweep_backward Relations
 pair_codes attention attention_backward decode decode_backward largest lay_out GhnFloat GhnDouble node_states
-decode_inputs NetworkSettings TrainingRanges philox sample_network draw_widths statistics environment
-use_instruction_set walk_modules open_attributes bare_modules copy_modules Snapshot
+decode_inputs class_weights Ghn.decode NetworkSettings TrainingRanges philox sample_network draw_widths statistics
+environment use_instruction_set walk_modules open_attributes bare_modules copy_modules Snapshot
 """.split()
 
 
@@ -226,7 +241,7 @@ def test_arguments_that_do_not_fit(core: ModuleType, name: str) -> None:
 
 def test_all_that_there_is_is_called(core: ModuleType) -> None:
     others = {"DecoderCall", "dtypes", "enums", "instruction_sets", "inspect_tensors"}
-    methods = {"node_states", "decode_inputs"}
+    methods = {"node_states", "decode_inputs", "class_weights", "Ghn.decode"}
     public = {name for name in vars(core) if not name.startswith("_")}
     assert set(calls(core)) == set(NAMES)
     assert public == (set(NAMES) - methods) | others

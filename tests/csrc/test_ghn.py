@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.arrays import Array, Batch, mlp, sweep
 from helpers.ghn_weights import CHANNEL_ROWS, CLASSES, COLUMNS, EPSILON, HID, KERNEL_ROWS, ROWS, SIZE, VECTOR, Weights
-from helpers.table_rows import SLOT, TARGET, table
+from helpers.table_rows import MEMORY, SLOT, TARGET, table
 
 KERNEL, VECTOR_WEIGHT, VECTOR_BIAS, CLASS_WEIGHT, CLASS_BIAS, WHOLE = range(6)
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
@@ -103,7 +103,8 @@ def test_decode_inputs(core: ModuleType, instruction_set: str, dtype: Any, slots
     native = weights.native(core, centred)
     middle = SIZE // 2 if centred else 0
     hidden, blocks = native.decode_inputs(states, nodes, calls, hidden_rows, elements, 2)
-    assert hidden.shape == (hidden_rows, 8 * HID)
+    assert hidden.shape == (hidden_rows + sum(rows["decoder"] == CLASS_WEIGHT), 8 * HID)
+    native.class_weights(calls, hidden, blocks, 2)
     for first, slot in zip(targets["first"].tolist(), rows[order], strict=True):
         node, decoder, height, width, columns, *_ = slot.tolist()
         state = states[node].astype(np.float64)
@@ -125,6 +126,96 @@ def test_decode_inputs(core: ModuleType, instruction_set: str, dtype: Any, slots
             found = blocks[first : first + VECTOR]
             expected = vector[:VECTOR] if decoder == VECTOR_WEIGHT else vector[VECTOR:]
         np.testing.assert_allclose(found, expected, rtol=20 * TOLERANCE[dtype], atol=20 * TOLERANCE[dtype])
+
+
+class Case:
+    """Slots of all decoders with room for what they decode to."""
+
+    def __init__(self, core: ModuleType, weights: Weights, slots: int, seed: int) -> None:
+        rows = random_table(seed, slots, 40)
+        rows["kind"] = np.where(rows["decoder"] == KERNEL, 0, 1)
+        self.threads = 1 + seed % 2
+        _, self.targets, nodes, self.calls, hidden_rows, elements = core.lay_out(rows, VECTOR, CLASSES)
+        states = np.random.default_rng(2).standard_normal((40, HID)).astype(weights.tables[0].dtype)
+        self.native = weights.native(core)
+        self.hidden, self.blocks = self.native.decode_inputs(states, nodes, self.calls, hidden_rows, elements, 2)
+        self.last = weights.layers[2][0].reshape(ROWS, COLUMNS, -1), weights.layers[2][1].reshape(ROWS, COLUMNS)
+
+    def memory(self) -> tuple[list[Array], Array]:
+        """Outputs, and the table of their memory."""
+        outputs, rows = [], []
+        for target in self.targets:
+            outputs.append(np.full((target["out"], target["in"], target["cells"]), 7, dtype=self.hidden.dtype))
+            strides = int(target["in"] * target["cells"]), int(target["cells"]), 1
+            rows.append((outputs[-1].ctypes.data, int(self.hidden.dtype == np.float64), strides))
+        return outputs, table(MEMORY, rows)
+
+    def at_once(self, **options: Any) -> tuple[int, list[Array]]:
+        outputs, memory = self.memory()
+        found = self.native.decode(
+            self.calls, self.hidden, self.blocks.copy(), self.targets, memory, self.threads, **options
+        )
+        return found, outputs
+
+    def one_by_one(self, core: ModuleType) -> tuple[int, list[Array]]:
+        outputs, memory = self.memory()
+        blocks = self.blocks.copy()
+        self.native.class_weights(self.calls, self.hidden, blocks, 2)
+        return core.decode(self.hidden, *self.last, blocks, self.targets, memory, True, 2), outputs
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("slots", [1, 7, 60, 300])
+def test_class_weights_are_made_along_with_products(
+    core: ModuleType, instruction_set: str, dtype: Any, slots: int
+) -> None:
+    """The same bits as by themselves, whatever products are beside them, and whether the largest weight is known."""
+    weights = Weights(dtype)
+    for seed in range(4):
+        case = Case(core, weights, slots, seed)
+        known = {} if seed % 2 else {"largest_weight": float(np.abs(case.last[0]).max())}
+        (found, ours), (wanted, theirs) = case.at_once(**known), case.one_by_one(core)
+        assert found == wanted == -1
+        assert all(map(np.array_equal, ours, theirs))
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+@pytest.mark.parametrize("size", [1e18, 1e37, np.inf, np.nan])
+def test_class_weights_that_might_be_too_large_are_looked_at(core: ModuleType, layer: int, size: float) -> None:
+    """Nothing is written where one is not finite; what could be too large, but is not, is written."""
+    weights = Weights(np.float32)
+    weights.layers[layer][0][:2] *= size
+    case = Case(core, weights, 60, 1)
+    (found, ours), (wanted, theirs) = case.at_once(), case.one_by_one(core)
+    assert found == wanted
+    assert all(map(np.array_equal, ours, theirs))
+    assert found == -1 or all((output == 7).all() for output in ours)
+
+
+def test_nothing_is_written_when_the_last_thing_that_can_fail_does(core: ModuleType) -> None:
+    def refuse() -> None:
+        raise KeyboardInterrupt
+
+    case = Case(core, Weights(np.float32), 60, 1)
+    outputs, memory = case.memory()
+    with pytest.raises(KeyboardInterrupt):
+        case.native.decode(case.calls, case.hidden, case.blocks, case.targets, memory, 2, refuse)
+    assert all((output == 7).all() for output in outputs)
+
+
+def test_what_is_no_input_of_the_last_step_is_refused(core: ModuleType) -> None:
+    case = Case(core, Weights(np.float32), 60, 1)
+    _, memory = case.memory()
+    for hidden, blocks in (
+        (case.hidden[1:], case.blocks),
+        (case.hidden, case.blocks[:-1]),
+        (case.hidden[:, 4:], case.blocks),
+    ):
+        inputs = np.ascontiguousarray(hidden), blocks.copy()
+        with pytest.raises(ValueError, match=r"hidden|out of range"):
+            case.native.decode(case.calls, *inputs, case.targets, memory, 2)
+        with pytest.raises(ValueError, match=r"hidden|out of range"):
+            case.native.class_weights(case.calls, *inputs, 2)
 
 
 def test_what_is_not_a_number_stays_so(core: ModuleType, instruction_set: str) -> None:

@@ -6,7 +6,7 @@ The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,23 +32,24 @@ from .targets import (
 # In C++ ---------------------------------------------------------------------------------------------------------------
 
 
-def decode_to(
-    source: DecodeSource,
-    targets: DecodeTargets,
-    memory: Table,
-    outputs: Sequence[Tensor] = (),
-    largest_weight: float | None = None,
-) -> None:
+def decode_to(source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor] = ()) -> None:
     """`decode_into`, in C++, where the memory of the outputs is known (`memory_table`); nobody checks it.
 
     Args:
         outputs: the tensors whose memory it is, for torch to know that they are written; none where it knows.
-        largest_weight: the largest absolute value of the source's weight, where it is known.
     """
     hidden, weight, bias, blocks = as_arrays(*source)
     threads = torch.get_num_threads()
-    count = functools.partial(torch.autograd.graph.increment_version, list(outputs)) if outputs else None
-    broken = _C.decode(hidden, weight, bias, blocks, targets.table, memory, True, threads, count, largest_weight)
+    check_finite(_C.decode(hidden, weight, bias, blocks, targets.table, memory, True, threads, counting(outputs)))
+
+
+def counting(outputs: Sequence[Tensor]) -> Callable[[], None] | None:
+    """What tells torch that these are written."""
+    return functools.partial(torch.autograd.graph.increment_version, list(outputs)) if outputs else None
+
+
+def check_finite(broken: int) -> None:
+    """Raises where there is a target whose values are not finite: its number, else one below 0."""
     if broken >= 0:
         raise NotFinite(broken)
 

@@ -225,9 +225,17 @@ MOST_ELEMENTS = 1 << 20
 def decode(random: Random) -> None:
     """Into memory that has just the elements of each target, which a write beside them would leave."""
     source, targets = source_and_targets(random)
+    if (memory := memory_for(random, targets)) is None:
+        return
+    result = core.decode(*source, targets, memory[0], chance(random), number_of_threads(random))
+    assert -1 <= result < max(len(targets), 1)
+
+
+def memory_for(random: Random, targets: Array) -> tuple[Array, list[Array]] | None:
+    """The table of their memory, or perhaps not, and what it points to; None for targets that no memory holds."""
     elements = sizes_of(targets)
     if max(elements, default=0) > MOST_ELEMENTS:
-        return  # nobody can know that there is no such memory
+        return None  # nobody can know that there is no such memory
     kinds = integers(random, 0, 4, len(elements)).tolist()
     buffers = [np.zeros(max(size, 0) * 8, dtype=np.uint8) for size in elements]
     memory = np.zeros(len(elements), dtype=MEMORY)
@@ -239,8 +247,7 @@ def decode(random: Random) -> None:
         memory = memory[: int(random.integers(len(memory) + 1))]
     elif chance(random, 0.1) and len(memory):
         memory["element"][int(random.integers(len(memory)))] = extreme(random)
-    result = core.decode(*source, targets, memory, chance(random), number_of_threads(random))
-    assert -1 <= result < max(len(targets), 1)
+    return memory, buffers
 
 
 def decode_backward(random: Random) -> None:
@@ -300,14 +307,18 @@ def ghn(random: Random) -> None:
     assert states.shape == (nodes, hid)
     vector, classes = len(weights[6][10]), len(weights[6][6])
     table = spoilt_table(random, slots(random, int(random.integers(0, 9)), max(nodes, 1)), 0.2)
-    *_, chosen, calls, hidden_rows, elements = core.lay_out(table, vector, classes)
+    _, targets, chosen, calls, hidden_rows, elements = core.lay_out(table, vector, classes)
     if max(hidden_rows, elements) > MOST_ELEMENTS:
         return
     if chance(random, 0.1):
         hidden_rows, elements = int(random.integers(0, 40)), extreme(random, np.int16)
     hidden, blocks = made.decode_inputs(states, spoil(random, chosen, 0.1), calls, hidden_rows, elements, threads)
-    assert len(hidden) == hidden_rows
+    assert len(hidden) == hidden_rows + sum(call.count for call in calls if call.decoder == 3)
     assert len(blocks) == elements
+    made.class_weights(calls, hidden, blocks, threads)
+    if (memory := memory_for(random, targets)) is not None:
+        inputs = [spoil(random, array, 0.1) for array in (hidden, blocks)]
+        assert -1 <= made.decode(calls, *inputs, targets, memory[0], threads) < max(len(targets), 1)
 
 
 # The search space ----------------------------------------------------------------------------------------------------
@@ -368,8 +379,9 @@ ODD: tuple[Any, ...] = (
 FUNCTIONS = {
     "build_graph": 4, "hop_bands": 5, "reversed_bands": 3, "Topology": 7, "lay_out": 3, "decode": 8,
     "decode_backward": 7, "gated_sweep": 4, "gated_sweep_backward": 5, "largest": 2, "GhnFloat": 10, "GhnDouble": 10,
-    "philox": 2, "sample_network": 5, "draw_widths": 7, "statistics": 6, "TrainingRanges": 4, "environment": 1,
-    "use_instruction_set": 1,
+    "philox": 2, "sample_network": 5, "draw_widths": 7, "statistics": 6, "TrainingRanges": 5, "environment": 1,
+    "use_instruction_set": 1, "attention": 5, "attention_backward": 7, "Relations": 2, "pair_codes": 3,
+    "overlapping": 1, "is_writable": 2, "inspect_tensors": 3,
 }  # fmt: skip
 
 
