@@ -16,10 +16,11 @@ import triton.language as tl
 from torch import Tensor
 
 from . import decode_tables
+from .check import check
 from .common import on_device_of, rounded_to_bfloat16, rounded_to_tf32, sigmoid, tanh
+from .decode_blocks import load_bias, load_weight, normalized, scale_of, size_of
 from .decode_tables import (
     ADDRESS,
-    BFLOAT16,
     BIAS,
     CELLS,
     COLUMNS,
@@ -45,7 +46,6 @@ from .decode_tables import (
     OUT,
     PRODUCT,
     ROWS,
-    SCALE,
     STRIDE_CELL,
     STRIDE_IN,
     STRIDE_OUT,
@@ -68,55 +68,6 @@ WIDE_OPTIONS = {**OPTIONS, "maxnreg": 255}  # and so does counting in 64 bits
 
 
 @triton.jit
-def scale_of(target):
-    return tl.load((target + SCALE).to(tl.pointer_type(tl.float64), bitcast=True)).to(tl.float32)
-
-
-@triton.jit
-def size_of(target, column: tl.constexpr, INDEX: tl.constexpr):
-    """In 32 bits where `index_type` allows it: divisions of 64 bits take several times as long."""
-    return tl.load(target + column).to(INDEX)
-
-
-@triton.jit
-def normalized(x, kind, scale):
-    return tl.where(kind == NORM_WEIGHT, 2.0 * sigmoid(x / 2), tl.where(kind == BIAS, tanh(x / 5), x * scale))
-
-
-@triton.jit
-def load_weight(weight, element, elements, columns, max_columns, width, WIDTH: tl.constexpr):
-    """(elements, WIDTH): the rows of the last layer for elements of a block (rows, columns)."""
-    k = tl.arange(0, WIDTH)[None, :]
-    row = (element // columns) * max_columns + element % columns
-    return tl.load(
-        weight + row.to(tl.int64)[:, None] * width + k, mask=(element < elements)[:, None] & (k < width), other=0.0
-    )
-
-
-@triton.jit
-def load_bias(bias, element, elements, columns, max_columns):
-    row = (element // columns) * max_columns + element % columns
-    return tl.load(bias + row, mask=element < elements, other=0.0)
-
-
-@triton.jit
-def store_as(flat, target, offset, value, mask, FLAT: tl.constexpr):
-    address = tl.load(target + ADDRESS)
-    if FLAT:
-        tl.store(flat + address + offset, value, mask=mask)
-    else:
-        element = tl.load(target + ELEMENT)
-        if element == FLOAT32:
-            tl.store(address.to(tl.pointer_type(tl.float32)) + offset, value, mask=mask)
-        elif element == FLOAT64:
-            tl.store(address.to(tl.pointer_type(tl.float64)) + offset, value.to(tl.float64), mask=mask)
-        elif element == FLOAT16:
-            tl.store(address.to(tl.pointer_type(tl.float16)) + offset, value.to(tl.float16), mask=mask)
-        else:
-            tl.store(address.to(tl.pointer_type(tl.bfloat16)) + offset, value.to(tl.bfloat16), mask=mask)
-
-
-@triton.jit
 def share_of(repeats, part, parts):
     """The repeats up to this part of so many; no product that could overflow."""
     return repeats // parts * part + tl.minimum(part, repeats % parts)
@@ -130,11 +81,10 @@ def repeats_of(target, INDEX: tl.constexpr):
 
 
 @triton.jit
-def store_repeats(
-    flat, target, value, element, elements, part, parts,
-    REPEATS: tl.constexpr, FLAT: tl.constexpr, INDEX: tl.constexpr,
+def store_run(
+    pointer, target, value, element, elements, part, parts, REPEATS: tl.constexpr, INDEX: tl.constexpr
 ):  # fmt: skip
-    """Store elements of a block (rows, columns, cells), numbered row-major, to this part of its repeats."""
+    """`store_repeats` to a pointer of the target's dtype."""
     columns, cells = size_of(target, COLUMNS, INDEX), size_of(target, CELLS, INDEX)
     rows, out, in_ = size_of(target, ROWS, INDEX), size_of(target, OUT, INDEX), size_of(target, IN, INDEX)
     stride_out, stride_in = tl.load(target + STRIDE_OUT), tl.load(target + STRIDE_IN)
@@ -142,14 +92,64 @@ def store_repeats(
     within = i * stride_out + j * stride_in + cell * tl.load(target + STRIDE_CELL)
     repeats, along = repeats_of(target, INDEX)
     end = share_of(repeats, part + 1, parts)
-    value = tl.broadcast_to(value[None, :], [REPEATS, value.shape[0]])
+    values = tl.broadcast_to(value.to(pointer.dtype.element_ty)[None, :], [REPEATS, value.shape[0]])
     for start in range(share_of(repeats, part, parts), end, REPEATS):
         repeat = start + tl.arange(0, REPEATS)
         row, column = repeat // along * rows, repeat % along * columns
         mask = (repeat < end)[:, None] & (element < elements)[None, :]
         mask &= (row[:, None] + i[None, :] < out) & (column[:, None] + j[None, :] < in_)
-        offset = (row * stride_out + column * stride_in)[:, None] + within[None, :]
-        store_as(flat, target, offset, value, mask, FLAT)
+        # Strides are from a table, so Triton knows of no neighbours in memory, and up to 3.7 it has a warp's lanes lie
+        # along columns then, whose stores are one by one. As long as the pointer's alignment is not known, either, the
+        # hint says no more than which way they are to lie. It has to stand where the sum does.
+        offset = tl.max_contiguous((row * stride_out + column * stride_in)[:, None] + within[None, :], [1, 2])
+        tl.store(pointer + offset, values, mask=mask)
+
+
+@triton.jit
+def store_repeats(
+    flat, target, value, element, elements, part, parts,
+    REPEATS: tl.constexpr, FLAT: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """Store elements of a block (rows, columns, cells), numbered row-major, to this part of its repeats."""
+    address = tl.load(target + ADDRESS)
+    if FLAT:
+        store_run(flat + address, target, value, element, elements, part, parts, REPEATS, INDEX)
+    else:
+        kind = tl.load(target + ELEMENT)
+        if kind == FLOAT32:
+            store_run(
+                address.to(tl.pointer_type(tl.float32)), target, value, element, elements, part, parts, REPEATS, INDEX
+            )
+        elif kind == FLOAT64:
+            store_run(
+                address.to(tl.pointer_type(tl.float64)), target, value, element, elements, part, parts, REPEATS, INDEX
+            )
+        elif kind == FLOAT16:
+            store_run(
+                address.to(tl.pointer_type(tl.float16)), target, value, element, elements, part, parts, REPEATS, INDEX
+            )
+        else:
+            store_run(
+                address.to(tl.pointer_type(tl.bfloat16)), target, value, element, elements, part, parts, REPEATS, INDEX
+            )
+
+
+@triton.jit
+def store_cells(pointer, target, value, i, j, cell, inside, part, parts, INDEX: tl.constexpr):
+    """Store a tile (elements, cells) of a block to this part of its repeats, to a pointer of the target's dtype."""
+    columns = size_of(target, COLUMNS, INDEX)
+    rows, out, in_ = size_of(target, ROWS, INDEX), size_of(target, OUT, INDEX), size_of(target, IN, INDEX)
+    stride_out, stride_in, stride_cell = (
+        tl.load(target + STRIDE_OUT), tl.load(target + STRIDE_IN), tl.load(target + STRIDE_CELL)
+    )  # fmt: skip
+    within = (i * stride_out + j * stride_in)[:, None] + (cell * stride_cell)[None, :]
+    repeats, along = repeats_of(target, INDEX)
+    values = value.to(pointer.dtype.element_ty)
+    for repeat in range(share_of(repeats, part, parts), share_of(repeats, part + 1, parts)):
+        row, column = repeat // along * rows, repeat % along * columns
+        mask = inside & ((row + i < out) & (column + j < in_))[:, None]
+        offset = tl.max_contiguous(row * stride_out + column * stride_in + within, [1, 2])  # see `store_run`
+        tl.store(pointer + offset, values, mask=mask)
 
 
 @triton.jit
@@ -178,17 +178,15 @@ def decode_kernel_cells(
     INTERPRETED: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """Products of several cells, as matrices: (out * in, cells)."""
-    columns, cells = size_of(target, COLUMNS, INDEX), size_of(target, CELLS, INDEX)
-    rows, out, in_ = size_of(target, ROWS, INDEX), size_of(target, OUT, INDEX), size_of(target, IN, INDEX)
-    stride_out, stride_in, stride_cell = (
-        tl.load(target + STRIDE_OUT), tl.load(target + STRIDE_IN), tl.load(target + STRIDE_CELL)
+    rows, columns, cells = (
+        size_of(target, ROWS, INDEX), size_of(target, COLUMNS, INDEX), size_of(target, CELLS, INDEX)
     )  # fmt: skip
     first, scale = tl.load(target + FIRST), scale_of(target)
     element, elements = tile * TILE + tl.arange(0, TILE), rows * columns
     i, j = element // columns, element % columns
     offset = load_bias(bias, element, elements, columns, max_columns)
     row_of_weight = (i * max_columns + j).to(tl.int64)[:, None] * width
-    repeats, along = repeats_of(target, INDEX)
+    address, kind = tl.load(target + ADDRESS), tl.load(target + ELEMENT)
     for start_cell in range(0, cells, CELLS_TILE):
         cell = start_cell + tl.arange(0, CELLS_TILE)
         total = tl.zeros([TILE, CELLS_TILE], dtype=tl.float32)
@@ -214,12 +212,17 @@ def decode_kernel_cells(
             else:
                 total = tl.dot(a, b, total, input_precision="ieee")
         value = (total + offset[:, None]) * scale
-        within = (i * stride_out + j * stride_in)[:, None] + (cell * stride_cell)[None, :]
         inside = (element < elements)[:, None] & (cell < cells)[None, :]
-        for repeat in range(share_of(repeats, part, parts), share_of(repeats, part + 1, parts)):
-            row, column = repeat // along * rows, repeat % along * columns
-            mask = inside & ((row + i < out) & (column + j < in_))[:, None]
-            store_as(flat, target, row * stride_out + column * stride_in + within, value, mask, FLAT)
+        if FLAT:
+            store_cells(flat + address, target, value, i, j, cell, inside, part, parts, INDEX)
+        elif kind == FLOAT32:
+            store_cells(address.to(tl.pointer_type(tl.float32)), target, value, i, j, cell, inside, part, parts, INDEX)
+        elif kind == FLOAT64:
+            store_cells(address.to(tl.pointer_type(tl.float64)), target, value, i, j, cell, inside, part, parts, INDEX)
+        elif kind == FLOAT16:
+            store_cells(address.to(tl.pointer_type(tl.float16)), target, value, i, j, cell, inside, part, parts, INDEX)
+        else:
+            store_cells(address.to(tl.pointer_type(tl.bfloat16)), target, value, i, j, cell, inside, part, parts, INDEX)
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
@@ -274,59 +277,6 @@ def decode_kernel(
 
 
 @triton.jit
-def check_kernel(
-    hidden,
-    weight,
-    bias,
-    blocks,
-    largest,  # (2,) float32: the largest absolute values of weight and bias
-    targets,
-    items,  # as of `decode_kernel`, for their type alone
-    status,  # () int32, lowered to the number of the first target with a value that its dtype cannot hold
-    width,
-    max_columns,
-    WIDTH: tl.constexpr,
-    TILE: tl.constexpr,
-    GIVEN_TILE: tl.constexpr,
-):
-    """Whether all values are finite: a program per target.
-
-    |weight . x + bias| <= max |weight| * sum |x| + max |bias|: products are computed only where this is too large.
-    """
-    target = targets + tl.program_id(0) * TABLE_WIDTH
-    INDEX: tl.constexpr = items.dtype.element_ty
-    columns, cells = size_of(target, COLUMNS, INDEX), size_of(target, CELLS, INDEX)
-    rows, first = size_of(target, ROWS, INDEX), tl.load(target + FIRST)
-    kind, scale = tl.load(target + KIND), scale_of(target)
-    element_type = tl.load(target + ELEMENT)
-    # The least value that rounds to infinity: half a step beyond the largest number.
-    limit = tl.where(element_type == FLOAT16, 65520.0, float("inf"))
-    limit = tl.where(element_type == BFLOAT16, 3.3961775292304957e38, limit)
-    safe = tl.minimum(limit, 3.4028234663852886e38) / 2  # the sums are rounded, too
-    broken = 0
-    if kind == PRODUCT:
-        k = tl.arange(0, WIDTH)
-        for cell in range(cells):
-            x = tl.load(hidden + (first + cell) * width + k, mask=k < width, other=0.0)
-            bound = (tl.load(largest) * tl.sum(tl.abs(x), axis=0) + tl.load(largest + 1)) * tl.abs(scale)
-            if not (bound < safe):
-                for start in range(0, rows * columns, TILE):
-                    element = start + tl.arange(0, TILE)
-                    matrix = load_weight(weight, element, rows * columns, columns, max_columns, width, WIDTH)
-                    offset = load_bias(bias, element, rows * columns, columns, max_columns)
-                    value = (tl.sum(matrix * x[None, :], axis=1) + offset) * scale
-                    broken += tl.sum(tl.where(tl.abs(value) < limit, 0, 1), axis=0)
-    else:
-        elements = rows * columns * cells
-        for start in range(0, elements, GIVEN_TILE):
-            element = start + tl.arange(0, GIVEN_TILE)
-            value = normalized(tl.load(blocks + first + element, mask=element < elements, other=0.0), kind, scale)
-            broken += tl.sum(tl.where(tl.abs(value) < limit, 0, 1), axis=0)
-    if broken > 0:
-        tl.atomic_min(status, tl.program_id(0))
-
-
-@triton.jit
 def decode_backward_kernel(
     grad,  # (elements,) float32: of all targets one behind the other
     blocks,
@@ -356,7 +306,7 @@ def decode_backward_kernel(
         row, column = repeat // along * rows, repeat % along * columns
         mask = (repeat < repeats)[:, None] & (element < elements)[None, :]
         mask &= (row[:, None] + i[None, :] < out) & (column[:, None] + j[None, :] < in_)
-        place = (row * stride_out + column * stride_in)[:, None] + within[None, :]
+        place = tl.max_contiguous((row * stride_out + column * stride_in)[:, None] + within[None, :], [1, 2])
         total += tl.load(source + place, mask=mask, other=0.0)
     summed = tl.sum(total, axis=0)
     first, kind, scale = tl.load(target + FIRST), tl.load(target + KIND), scale_of(target)
@@ -391,13 +341,7 @@ def decode_into(hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, ta
     """
     hidden, weight, bias, blocks = (tensor.contiguous() for tensor in (hidden, weight, bias, blocks))
     status = torch.full((), FINE.value, dtype=torch.int32, device=hidden.device)
-    largest = torch.stack([torch.linalg.vector_norm(tensor, float("inf")) for tensor in (weight, bias)])
-    width = hidden.shape[1]
-    with on_device_of(hidden):
-        check_kernel[(len(tables.targets),)](
-            hidden, weight, bias, blocks, largest, tables.targets, tables.items, status, width, weight.shape[1],
-            *blocks_for(width), decode_tables.GIVEN_TILE, **options_for(tables, "float32"),
-        )  # fmt: skip
+    check(hidden, weight, bias, blocks, tables, status)
     launch(hidden, weight, bias, blocks, hidden, tables, status, False, precision)
     return status
 

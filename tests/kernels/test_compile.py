@@ -18,7 +18,7 @@ KERNELS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("architecture", [80, 90, 100])
 def test_kernels_compile(architecture: int, tmp_path: Path) -> None:
     """In a process of its own: in this one, kernels may be interpreted."""
     settings = {key: value for key, value in os.environ.items() if key not in ("TRITON_INTERPRET", "LD_PRELOAD")}
@@ -33,3 +33,8 @@ def test_kernels_compile(architecture: int, tmp_path: Path) -> None:
         assert entry["shared"] <= SHARED, entry
         assert 0 < entry["registers"] <= MOST_REGISTERS, entry
         assert entry["registers"] * entry["threads"] <= REGISTERS, entry
+        # Neighbours in a row of a matrix are neighbours in memory: a warp's lanes move them together.
+        for matrix in entry["matrices"]:
+            if matrix["does"] == "store" or entry["kernel"] == "decode_backward_kernel":
+                assert matrix["order"] == "1, 0", (entry["kernel"], entry["for"], matrix)
+    assert any(entry["matrices"] for entry in found if entry["kernel"] == "decode_kernel")

@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ghnfast.kernels import attention, decode, decode_tables, sweep
+from ghnfast.kernels import attention, check, decode, decode_tables, sweep
 from ghnfast.ops.attention import CODES
 from ghnfast.ops.decode import PRECISIONS
 from helpers.table_rows import targets_of
@@ -57,7 +57,14 @@ class Recorder:
         threads = 32 * options["num_warps"]
         name = self.kernel.fn.__name__
         entry = {"kernel": name, "for": self.purpose, "threads": threads, **used, "shared": compiled.metadata.shared}
-        self.found.append(entry)
+        self.found.append({**entry, "matrices": matrices_in(compiled.asm["ttgir"])})
+
+
+def matrices_in(code: str) -> list[dict[str, Any]]:
+    """The loads and stores of matrices: of which numbers, and in which order a warp's lanes lie over their dimensions."""
+    layouts = dict(re.findall(r"^(#\w+) = #ttg\.blocked<.*order = \[(.*)\]\}>$", code, re.MULTILINE))
+    moved = re.findall(r"tt\.(load|store) .*: tensor<\d+x\d+x!tt\.ptr<(\w+)>, (#\w+)>", code)
+    return [{"does": does, "numbers": numbers, "order": layouts.get(layout, layout)} for does, numbers, layout in moved]
 
 
 def resources(cubin: bytes) -> dict[str, int]:
@@ -120,7 +127,7 @@ def attentions(width: int) -> None:
 def main(architecture: int) -> None:
     found: list[dict[str, Any]] = []
     recorders = []
-    for module in (sweep, decode, attention):
+    for module in (sweep, decode, check, attention):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             recorders.append(Recorder(getattr(module, name), architecture, found))
             setattr(module, name, recorders[-1])
