@@ -1,7 +1,7 @@
 """Architecture graphs: `ArchGraph`, batches of them, and what their nodes and parameters are."""
 
 from .arch_graph import ArchGraph
-from .batch import GraphBatch
+from .batch import GraphBatch, batch_of
 from .parameters import PREDICTED_DTYPES, ParameterSlice, Reparametrization
 from .primitives import PRIMITIVES, embedding_shape
 from .topology import MAX_DISTANCE, Topology
@@ -15,5 +15,6 @@ __all__ = [
     "ParameterSlice",
     "Reparametrization",
     "Topology",
+    "batch_of",
     "embedding_shape",
 ]

@@ -45,3 +45,19 @@ class GraphBatch:
             levels = [graph.levels for graph in self.graphs]
             self.topologies[cutoff] = topology_of(self.offsets, np.concatenate(edges), np.concatenate(levels), cutoff)
         return self.topologies[cutoff]
+
+
+def batch_of(graphs: Sequence[ArchGraph]) -> GraphBatch:
+    """These graphs as a batch. Of one graph alone it is the same batch each time, which the graph keeps: its shortest
+    paths, and the tables of them on a device, are made once.
+    """
+    if len(graphs) != 1:
+        return GraphBatch(graphs)
+    (graph,) = graphs
+    batch: GraphBatch | None = graph.__dict__.get(KEPT)
+    if batch is None:
+        batch = graph.__dict__[KEPT] = GraphBatch(graphs)
+    return batch
+
+
+KEPT = "own_batch"  # no field of a graph: it is neither pickled nor compared

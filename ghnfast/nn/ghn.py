@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import _C, checkpoints
 from ..errors import ConfigError, PredictError
-from ..graph import PRIMITIVES, ArchGraph, GraphBatch
+from ..graph import PRIMITIVES, ArchGraph, GraphBatch, batch_of
 from ..memory import unreadable
 from ..ops.attention import relations_of
 from ..ops.backend import HALVES, as_arrays, is_plain
@@ -186,7 +186,7 @@ class GHN(Pretrained):
         Returns:
             For each graph {name: float tensor in the parameter's shape}.
         """
-        batch = GraphBatch(as_list(ArchGraph, graphs, "graphs"))
+        batch = batch_of(as_list(ArchGraph, graphs, "graphs"))
         native = self.native()
         if (widened := self.widened(native)) is not None:
             return widened(batch.graphs)
@@ -233,7 +233,7 @@ class GHN(Pretrained):
             item if isinstance(item, ArchGraph) else trace(item, input_shape=input_shape, example_inputs=example_inputs)
             for item in items
         ]
-        batch = GraphBatch(graphs)
+        batch = batch_of(graphs)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             native = self.native()
             states = (self.widened(native) or self).node_states(batch, native)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..checkpoints import TrainedOn
 from ..errors import DomainWarning, PredictError
-from ..graph import ArchGraph, GraphBatch
+from ..graph import ArchGraph, GraphBatch, batch_of
 from ..ops.decode import DecodeSource
 from ..tracing import trace_members
 from ..tracing.members import members_of
@@ -81,7 +81,7 @@ def run(
         graphs = [trace_members(*each, input_shape, example_inputs) for each in zip(models, members, strict=True)]
     else:
         graphs = graphs_for(models, graph)
-    batch = GraphBatch(graphs)
+    batch = batch_of(graphs)
     job = prepare(models, members, batch, classifier, ghn.request)
     source, last = ghn.source(batch, job.layout)
     notice = next(filter(None, (other_domain(ghn, graph) for graph in graphs)), None)

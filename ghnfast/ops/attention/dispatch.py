@@ -8,7 +8,7 @@ from torch import Tensor
 from ...errors import ConfigError
 from ..backend import autocasts, backend_for, is_plain
 from .naive import naive_attention
-from .operators import attention_op, native_attention, triton_tables
+from .operators import attention_op, native_attention, triton_attention, triton_tables
 from .relations import CODES, Relations
 
 
@@ -40,8 +40,10 @@ def attention(qkv: Tensor, table: Tensor, relations: Relations) -> Tensor:
     backend = backend_for(qkv)
     if backend == "torch":
         return naive_attention(qkv, table, relations)
-    if backend == "cpp" and is_plain([qkv, table]):
-        return native_attention(qkv, table, relations.native, False)[0]
+    if is_plain([qkv, table]):
+        if backend == "cpp":
+            return native_attention(qkv, table, relations.native, False)[0]
+        return triton_attention(qkv, table, triton_tables(relations, qkv.device), False)[0]
     differentiated = torch.is_grad_enabled() and (qkv.requires_grad or table.requires_grad)
     if backend == "cpp":
         tables = [torch.from_numpy(relations.graph_offsets), torch.from_numpy(relations.codes)]

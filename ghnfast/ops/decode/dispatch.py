@@ -11,7 +11,7 @@ from torch import Tensor
 from ...errors import BackendError
 from ..backend import autocasts, backend_for, is_capturing, is_plain
 from .naive import copy_all, naive_blocks, naive_decode_into, tile
-from .operators import decode_into_op, decode_op, decode_to, native_decode, triton_tables
+from .operators import decode_into_op, decode_op, decode_to, native_decode, triton_decode_into, triton_tables
 from .targets import FINE, DecodeSource, DecodeTargets, NotFinite, as_tensor, check_sizes, memory_table, product_runs
 
 
@@ -82,12 +82,16 @@ def decode_into(
         direct = [output.new_empty(output.shape, device=device) for output in outputs]
     check_sizes(direct, targets.table)
     memory = memory_table(direct, targets.table)
-    if backend == "cpp" and is_plain([*source, *direct]):
+    plain, native = is_plain([*source, *direct]), backend == "cpp"
+    if plain and native:
         decode_to(source, targets, memory, direct)
     else:
-        native = backend == "cpp"
         tables = [*map(as_tensor, (targets.table, memory))] if native else triton_tables(targets, memory, source.hidden)
-        status = decode_into_op(*source, tables, list(direct), precision)
+        if plain:
+            status = triton_decode_into(*source, tables, list(direct), precision)
+            torch.autograd.graph.increment_version(list(direct))
+        else:
+            status = decode_into_op(*source, tables, list(direct), precision)
         if not is_capturing(device) and int(status) != FINE:
             raise NotFinite(int(status))
     if direct is not outputs:

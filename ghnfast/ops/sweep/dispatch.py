@@ -8,7 +8,7 @@ from torch import Tensor
 from ...graph import Topology
 from ..backend import autocasts, backend_for, is_plain
 from .naive import naive_gated_sweep
-from .operators import gated_sweep_op, native_gated_sweep, triton_tables
+from .operators import gated_sweep_op, native_gated_sweep, triton_gated_sweep, triton_tables
 from .weights import SweepWeights
 
 
@@ -38,8 +38,11 @@ def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Te
     backend = backend_for(states)
     if backend == "torch":
         return naive_gated_sweep(states, topology, weights)
-    if backend == "cpp" and is_plain([states, *weights.flat]):
-        return native_gated_sweep(states, weights.arrays(), topology.native)
+    if is_plain([states, *weights.flat]):
+        if backend == "cpp":
+            return native_gated_sweep(states, weights.arrays(), topology.native)
+        tables = triton_tables(topology, states.device)
+        return triton_gated_sweep(states, weights.flat, tables, topology.cutoff, False)[0]
     differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (states, *weights.flat))
     tables = (
         [torch.from_numpy(a) for a in topology.arrays] if backend == "cpp" else triton_tables(topology, states.device)

@@ -61,7 +61,7 @@ class Recorder:
 
 
 def matrices_in(code: str) -> list[dict[str, Any]]:
-    """The loads and stores of matrices: of which numbers, and in which order a warp's lanes lie over their dimensions."""
+    """The loads and stores of matrices: of which numbers, and in which order a warp's lanes lie over dimensions."""
     layouts = dict(re.findall(r"^(#\w+) = #ttg\.blocked<.*order = \[(.*)\]\}>$", code, re.MULTILINE))
     moved = re.findall(r"tt\.(load|store) .*: tensor<\d+x\d+x!tt\.ptr<(\w+)>, (#\w+)>", code)
     return [{"does": does, "numbers": numbers, "order": layouts.get(layout, layout)} for does, numbers, layout in moved]
