@@ -7,7 +7,8 @@ BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CPP_FILES)
 # Tests run in parallel, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup predict test quick lint unit sanitize fuzz bench gpu coverage format clean
+.PHONY: setup predict test quick lint unit sanitize fuzz bench gpu gpu-tests gpu-measurements has-gpu \
+	coverage format clean
 
 setup: $(VENV)/.ready
 
@@ -78,15 +79,23 @@ bench: setup
 	done
 	$(BIN)/python bench/report.py
 
-# On a machine with a GPU, where ghnfast is installed in $(PYTHON): the kernels' tests on the device, then measurements into
-# bench/results/gpu-*.json and the README. Beside the published implementation where PYTHONPATH has it.
-gpu: export PYTHONSAFEPATH := 1
+# On a machine with a GPU, where ghnfast is installed in $(PYTHON): the kernels' tests on the device, then, whatever came of
+# them, measurements into bench/results/gpu-*.json and the README; each by itself fits ten minutes. Beside the published implementation where PYTHONPATH has it.
+gpu gpu-tests gpu-measurements: export PYTHONSAFEPATH := 1
 gpu:
-	@$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu needs a GPU that torch can use")'
-	$(PYTHON) -m pytest tests/kernels tests/gpu
+	status=0; $(MAKE) gpu-tests || status=$$?; $(MAKE) gpu-measurements || status=$$?; exit $$status
+
+# What has to be compiled for any GPU is tested without one.
+gpu-tests: has-gpu
+	$(PYTHON) -m pytest -n 8 tests/kernels tests/gpu --ignore tests/kernels/test_compile.py
+
+gpu-measurements: has-gpu
 	name=$$($(PYTHON) -c 'import torch; print("-".join(torch.cuda.get_device_name().lower().split()))') && \
 		$(PYTHON) -m pytest bench/test_gpu.py --benchmark-json=bench/results/gpu-$$name.json
 	$(PYTHON) bench/report.py --without-plot
+
+has-gpu:
+	@$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu needs a GPU that torch can use")'
 
 # Regenerates docs/coverage.md.
 coverage: setup

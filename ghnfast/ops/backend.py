@@ -111,18 +111,29 @@ def as_array(tensor: Tensor) -> Any:
 
 
 def is_capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    """Whether a CUDA graph is being captured on a device's current stream."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
-# The tables that captured CUDA graphs read: nobody tells when such a graph is gone.
-CAPTURED: list[list[Tensor]] = []
+# The tables that captured CUDA graphs read: nobody tells when such a graph is gone. By the memory they are in, so that
+# a loop that captures keeps each of them once.
+CAPTURED: dict[int, list[Tensor]] = {}
 
 
-def kept_for_capture(tables: list[Tensor]) -> list[Tensor]:
-    """The same tables; for good, where a CUDA graph that is being captured will read them."""
-    if is_capturing(tables[0].device):
-        CAPTURED.append(tables)
+def in_use(tables: list[Tensor]) -> list[Tensor]:
+    """The same tables, as used on their device's current stream, which need not be the one they were uploaded on: their
+    memory is not given to others before what this stream does with them is done. Where a CUDA graph is being captured
+    that will read them, they stay for good.
+    """
+    first = tables[0]
+    if first.is_cuda:
+        if is_capturing(first.device):
+            CAPTURED[first.data_ptr()] = tables
+        else:
+            first.record_stream(torch.cuda.current_stream(first.device))  # of the memory that all of them share
     return tables
 
 

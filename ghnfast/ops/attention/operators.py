@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _C
-from ..backend import as_arrays, backend_for, kept_for_capture, uploaded
+from ..backend import as_arrays, backend_for, in_use, uploaded
 from .relations import Relations
 
 
@@ -32,7 +32,7 @@ def triton_tables(relations: Relations, device: torch.device) -> list[Tensor]:
         offsets = relations.graph_offsets
         arrays: list[NDArray[Any]] = [offsets, relations.pair_offsets, relations.codes, tiles_of(offsets)]
         relations.uploaded[device] = uploaded(arrays, device)
-    return kept_for_capture(relations.uploaded[device])
+    return in_use(relations.uploaded[device])
 
 
 @torch.library.custom_op(

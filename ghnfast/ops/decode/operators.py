@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ... import _C
-from ..backend import as_arrays, backend_for, kept_for_capture, uploaded
+from ..backend import as_arrays, backend_for, in_use, uploaded
 from .targets import (
     ELEMENTS,
     FINE,
@@ -78,7 +78,7 @@ def triton_tables(targets: DecodeTargets, memory: Table | None, hidden: Tensor) 
     if key not in found:
         arrays = decode_tables.tables(targets.table, memory, hidden.shape[1])
         found = known[hidden.device] = {key: uploaded(arrays, hidden.device)}
-    return kept_for_capture(found[key])
+    return in_use(found[key])
 
 
 # Operators ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ... import _C
 from ...graph import Topology
-from ..backend import as_arrays, backend_for, kept_for_capture, uploaded
+from ..backend import as_arrays, backend_for, in_use, uploaded
 
 
 def native_topology(topology: Sequence[Tensor], cutoff: int) -> _C.Topology:
@@ -41,7 +41,7 @@ def triton_tables(topology: Topology, device: torch.device) -> list[Tensor]:
             np.concatenate([own[2], closeness]),
         ]
         known[device] = uploaded(arrays, device)
-    return kept_for_capture(known[device])
+    return in_use(known[device])
 
 
 @torch.library.custom_op(
