@@ -271,6 +271,8 @@ class DeepNets1M(Dataset[DeepNet]):
             counts = num_params["cifar10"], num_params["imagenet"]
             _C.draw_widths(settings, *counts, self.seed, index, self.ranges, self.large_images)
             args = {**args, **args_of(settings)}
+        elif self.split == "search":
+            args = {**DRAWN, **args}
         elif self.split == "wide":
             args = {**args, "C": args["C"] * (2 if self.large_images else 4)}
         return self.item(index, genotype, args, num_params)

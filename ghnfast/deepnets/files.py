@@ -34,7 +34,7 @@ DAMAGE = (
     RuntimeError,
 )  # fmt: skip
 DECODER = json.JSONDecoder()
-DRAWN = {"C": 32, "fc_dim": 256}  # what files leave open for training networks, with stand-ins
+DRAWN = {"C": 32, "fc_dim": 256}  # what files may leave open for the splits train and search, with stand-ins
 IMAGE_SIZES = ("cifar10", "imagenet")  # the names of the numbers of parameters
 
 
@@ -127,10 +127,11 @@ class PublishedFile:
                 file.seek(self.offsets[index])
                 content = file.read(self.offsets[index + 1] - self.offsets[index])
             found, _ = DECODER.raw_decode(content.decode("latin-1"))
-            args = {field: found[field] for field in FIELDS if field in found or field not in DRAWN}
+            drawn = DRAWN if self.split in ("train", "search") else {}
+            args = {field: found[field] for field in FIELDS if field in found or field not in drawn}
             args["norm"] = PUBLISHED_NORM if is_norm(args["norm"]) else None
             genotype = Genotype.of(found["genotype"])
-            settings_of(genotype=genotype, num_classes=1, **{**DRAWN, **args})
+            settings_of(genotype=genotype, num_classes=1, **{**drawn, **args})
             return genotype, args, {size: count_of(found["num_params"][size]) for size in IMAGE_SIZES}
         except DAMAGE as error:
             raise DatasetError(

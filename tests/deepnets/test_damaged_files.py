@@ -107,6 +107,23 @@ def test_damaged_settings(tmp_path: Path, name: str) -> None:
         read_everything(folder)
 
 
+@pytest.mark.parametrize("split", ["val", "test", "wide"])
+@pytest.mark.parametrize("field", ["C", "fc_dim"])
+def test_evaluation_networks_need_their_widths(tmp_path: Path, split: str, field: str) -> None:
+    """Those of training networks are drawn."""
+    folder = copied(tmp_path / "files", "eval")
+    change_json(folder, remove(split, "nets", 0, field), "eval")
+    with pytest.raises(DatasetError, match=f"network 0 of the split {split} in .* is broken: KeyError.*{field}"):
+        read_everything(folder, split)
+
+
+def test_networks_of_the_search_space_may_leave_widths_open(tmp_path: Path) -> None:
+    folder = copied(tmp_path / "files", "search")
+    for field in ("C", "fc_dim"):
+        change_json(folder, remove("search", "nets", 0, field), "search")
+    read_everything(folder, "search")
+
+
 def replace(group: Any, name: str, data: Any, **options: Any) -> None:
     del group[name]
     group.create_dataset(name, data=data, **options)
