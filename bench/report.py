@@ -229,8 +229,8 @@ def gpu_text() -> str:
         title = f"On one {info['gpu']} (torch {info['torch']}, triton {info['triton']}, commit {commit}), medians:"
         parts += [title, table(head, rows), "\n".join(f"- {line}" for line in lines)]
     return "\n\n".join(parts) or (
-        "GPU figures are missing: no GPU has been at hand. The kernels are tested interpreted, and compiled for sm_80 "
-        "and sm_90; how fast they are nobody has measured."
+        "GPU figures are missing: no GPU has been at hand. The kernels are tested interpreted, and compiled for "
+        "sm_80, sm_90 and sm_100; how fast they are nobody has measured."
     )
 
 
