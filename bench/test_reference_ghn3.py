@@ -19,7 +19,7 @@ from ghnfast.graph import GraphBatch
 from ghnfast.nn.names import with_published_names
 
 pytest.importorskip("ppuda", reason="what the published code needs (ppuda) is not on PYTHONPATH")
-pytest.importorskip("ghn3", reason="the published code of GHN-3 is not on PYTHONPATH")
+pytest.importorskip("ghn3", reason="the published code of GHN-3 (ghn3) is not on PYTHONPATH")
 from ghn3.nn import GHN3
 from test_reference import make, quietly
 

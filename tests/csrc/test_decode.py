@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers.arrays import Array
+from helpers.arrays import Array, halved, widened
 from helpers.table_rows import MEMORY, table, targets_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -327,6 +327,19 @@ def test_infinite_and_undefined_numbers_are_found(core: ModuleType, instruction_
                     broken = fine.copy()
                     broken[at] = value
                     assert core.largest([fine, broken], 2) == [1, np.inf]
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_a_weight_of_half_precision_is_read_as_it_is(core: ModuleType, instruction_set: str, kind: str) -> None:
+    """The same bits as from its float32 values; blocks with one column are multiplied in a way of their own."""
+    case = make_case([(7, 6, 9, 16, 10, PRODUCT), (5, 1, 1, 5, 3, PRODUCT), (3, 4, 1, 9, 4, PRODUCT)], np.float32)
+    weight, bias = halved([case.weight, case.bias], kind)
+    results = []
+    for each in (case._replace(weight=weight, bias=bias), case._replace(weight=widened(weight), bias=widened(bias))):
+        results.append([np.zeros(shape, dtype=np.float32) for shape in ((16, 10, 9), (5, 3, 1), (9, 4, 1))])
+        assert decode(core, each, results[-1]) == -1
+    assert all(map(np.array_equal, *results))
+    assert all(output.all() for output in results[0])
 
 
 def test_unknown_instruction_sets_are_rejected(core: ModuleType) -> None:

@@ -85,3 +85,16 @@ def sweep(states: Array, weights: list[Array], batch: Batch) -> Array:
             if len(weights) == 12:
                 messages[1, node] = mlp(states[node], weights[8:])
     return states
+
+
+def halved(arrays: list[Array], kind: str) -> list[Array]:
+    """Arrays of half precision as C++ takes them: bfloat16 as the bits of it."""
+    if kind == "float16":
+        return [array.astype(np.float16) for array in arrays]
+    return [(array.view(np.uint32) >> 16).astype(np.uint16).view(np.int16) for array in arrays]
+
+
+def widened(array: Array) -> Array:
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
