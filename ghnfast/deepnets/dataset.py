@@ -6,9 +6,9 @@ Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", Ne
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from operator import index as as_index
 from typing import Any, TypeGuard
 
@@ -21,6 +21,7 @@ from .. import _C
 from ..errors import ConfigError, NetworkIndexError
 from ..graph import ArchGraph
 from ..optional import import_optional
+from ..randomness import drawing_from
 from ..tracing import trace
 from .checks import MOST
 from .files import DRAWN, PublishedFile
@@ -101,16 +102,8 @@ class DeepNet:
             options: further arguments of `Network` that stand in for its own, such as `auxiliary=True`.
         """
         classes = self.num_classes if num_classes is None else num_classes
-        if not light:
-            return self.make(classes, options)
-        with WithoutMemory():
-            network = self.make(classes, options)
-        for module in network.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                module._buffers[name] = torch.empty_like(buffer, device="cpu")
-            if isinstance(module, nn.BatchNorm2d):
-                module.reset_running_stats()
-        return network
+        make = partial(self.make, classes, options)
+        return light_build(make) if light else make()
 
     def make(self, num_classes: int, options: dict[str, Any]) -> nn.Module:
         if self.genotype is None:
@@ -135,6 +128,27 @@ class WithoutMemory(TorchFunctionMode):
         if func in FACTORIES and (kwargs is None or kwargs.get("device") is None):
             kwargs = {**(kwargs or {}), "device": "meta"}
         return func(*args, **(kwargs or {}))
+
+
+def light_build(make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` makes, its parameters on the meta device: without memory. Buffers are real."""
+    with WithoutMemory():
+        network = make()
+    others = False
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")
+            module.reset_running_stats()
+        else:
+            others = others or bool(module._buffers)
+    if others:  # such as tables of positions: what they hold is known only once they were made with memory
+        with drawing_from(0):
+            whole = make()
+        for module, real in zip(network.modules(), whole.modules(), strict=True):
+            if not isinstance(module, nn.BatchNorm2d):
+                module._buffers.update(real._buffers)
+    return network
 
 
 def make_resnet50(num_classes: int, large_images: bool, options: dict[str, Any]) -> nn.Module:

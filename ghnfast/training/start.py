@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..deepnets import DeepNets1M
 from ..errors import TrainingError
 from ..nn import GHN
-from .networks import MetaBatches
+from .networks import MetaBatches, Nets
 
 GAIN = 0.7  # the norm of the kernel of a channel; larger ones change their direction more slowly
 RATE, WARMUP, GRAD_CLIP = 2e-3, 20, 1.0
@@ -28,7 +27,7 @@ NETWORKS, MAX_NODES = 4, 2200
 FIRST_CHANNELS = 3  # a kernel with so many inputs reads the image
 
 
-def start_from_identity(ghn: GHN, dataset: DeepNets1M, steps: int, seed: int) -> float:
+def start_from_identity(ghn: GHN, dataset: Nets, steps: int, seed: int) -> float:
     """Teach a GHN, by regression, to add to what it predicts the identity in kernels of convolutions.
 
     The same is added to the hidden layers of classifiers. Kernels that read images become smooth filters that are

@@ -113,6 +113,9 @@ class Trainer:
     def train_step(self, images: Tensor, labels: Tensor, batch: MetaBatch) -> StepResult:
         """One update of the GHN from images and networks, unless a loss is not finite or memory runs out.
 
+        Args:
+            images, labels: of one batch for all networks; with `own_images`, of as many as a meta-batch can have.
+
         Raises:
             TrainingError: too many steps in a row had no finite loss, or did not fit into memory.
         """
@@ -148,15 +151,16 @@ class Trainer:
         losses, correct = [], []
         for network, parameters, place in zip(batch.networks, leaves, batch.places, strict=True):
             seed = (self.config.seed * BIG + self.step) * BIG + place
+            seen, wanted = self.images_of(place, images), self.images_of(place, labels)
             with drawing_from(seed), self.autocast():  # dropout
-                logits = run_network(network.train(), parameters, images)
+                logits = run_network(network.train(), parameters, seen)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+            loss = F.cross_entropy(logits, wanted, label_smoothing=self.config.label_smoothing)
             self.scaler.scale(loss / batch.total).backward()
             if self.config.network_clip:
                 clip(list(parameters.values()), self.scaler.get_scale() * self.config.network_clip / batch.total)
             losses.append(loss.detach())
-            correct.append((logits.detach().argmax(1) == labels).float().mean())
+            correct.append((logits.detach().argmax(1) == wanted).float().mean())
         result.losses = torch.stack(losses).tolist() if losses else []
         result.top1 = 100 * float(torch.stack(correct).sum()) if correct else 0.0
         if not all(map(is_finite, result.losses)):
@@ -169,6 +173,11 @@ class Trainer:
             ]
             values = [value for value, grad in pairs if grad is not None]
             torch.autograd.backward(values, [grad for _, grad in pairs if grad is not None])
+
+    def images_of(self, place: int, batch: Tensor) -> Tensor:
+        """What the network with this place in the meta-batch sees of images or labels."""
+        size = self.config.batch_size
+        return batch[place * size : (place + 1) * size] if self.config.own_images else batch
 
     def gradient(self, leaf: Tensor, networks: int) -> Tensor | None:
         """The gradient of a predicted tensor, with that of the penalty on its norm: means over networks, as losses."""

@@ -1,0 +1,181 @@
+"""Families as a data set: index in, network and graph out."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import index as as_index
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from ..deepnets.dataset import check_seed, is_whole, light_build
+from ..errors import ConfigError, NetworkIndexError
+from ..graph import ArchGraph
+from ..tracing import trace
+from . import mobile, patches, residual
+from .drawing import Draw, Settings
+
+Drawn = Callable[[Draw], Settings]
+Built = Callable[[Settings, int, int], nn.Module]
+
+TRAINED = (
+    "resnet", "preactivation", "vgg", "vgg_bn", "densenet", "squeezenet", "mobilenet_v2", "mobilenet_v3",
+    "efficientnet", "shufflenet", "convnext", "vit", "mixer",
+)  # fmt: skip
+# Families that no GHN of ours is trained on: what it reaches there it has not seen anything like.
+HELD_OUT = ("regnet", "mnasnet", "swin")
+KINDS: dict[str, tuple[Drawn, Built]] = {
+    "resnet": (residual.draw_resnet, residual.build_resnet),
+    "preactivation": (residual.draw_preactivation, residual.build_preactivation),
+    "vgg": (residual.draw_vgg, residual.build_vgg),
+    "vgg_bn": (residual.draw_vgg, residual.build_vgg_bn),
+    "densenet": (residual.draw_densenet, residual.build_densenet),
+    "squeezenet": (residual.draw_squeezenet, residual.build_squeezenet),
+    "regnet": (residual.draw_regnet, residual.build_regnet),
+    "mobilenet_v2": (mobile.draw_mobilenet_v2, mobile.build_mobilenet_v2),
+    "mobilenet_v3": (mobile.draw_mobilenet_v3, mobile.build_mobilenet_v3),
+    "efficientnet": (mobile.draw_efficientnet, mobile.build_efficientnet),
+    "shufflenet": (mobile.draw_shufflenet, mobile.build_shufflenet),
+    "mnasnet": (mobile.draw_mnasnet, mobile.build_mnasnet),
+    "convnext": (patches.draw_convnext, patches.build_convnext),
+    "vit": (patches.draw_vit, patches.build_vit),
+    "mixer": (patches.draw_mixer, patches.build_mixer),
+    "swin": (patches.draw_swin, patches.build_swin),
+}
+SPLITS = ("train", "test")
+HELD_OUT_SHARE = 8  # one of so many settings belongs to the test split
+SIZES = {"train": 4096, "test": 500}
+LEAST_SIZE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class FamilyNet:
+    """A member of a family that nobody has built yet.
+
+    Attributes:
+        split, index: where it is from.
+        family: one of `TRAINED` or `HELD_OUT`.
+        settings: its widths, depths and so on.
+        num_classes: the classes that `graph` is for.
+        image_size: it is for images of (3, image_size, image_size).
+    """
+
+    split: str
+    index: int
+    family: str
+    settings: Settings
+    num_classes: int
+    image_size: int
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (3, self.image_size, self.image_size)
+
+    @property
+    def graph(self) -> ArchGraph:
+        """The architecture graph, in evaluation mode; traced once and kept, also for others with these settings."""
+        return traced(self.family, json.dumps(self.settings), self.num_classes, self.image_size)
+
+    def build(self, num_classes: int | None = None, *, light: bool = False) -> nn.Module:
+        """The network.
+
+        Args:
+            num_classes: `self.num_classes` by default.
+            light: leave the parameters on the meta device: without memory, for `torch.func.functional_call` with
+                predicted tensors. Buffers are real.
+
+        Raises:
+            MissingPackageError: torchvision is not installed.
+        """
+        classes = self.num_classes if num_classes is None else num_classes
+        make = functools.partial(KINDS[self.family][1], self.settings, classes, self.image_size)
+        return light_build(make) if light else make()
+
+
+@functools.lru_cache(maxsize=2 * SIZES["train"])
+def traced(family: str, settings: str, num_classes: int, image_size: int) -> ArchGraph:
+    net = FamilyNet("", 0, family, json.loads(settings), num_classes, image_size)
+    return trace(net.build(light=True).eval(), input_shape=net.input_shape)
+
+
+class Families(Dataset[FamilyNet]):
+    """Small members of families of networks: residual, mobile, patches and others, with torchvision's modules.
+
+    Network `index` of a seed is the same on every machine, in any order, in any process. Families take turns. No
+    settings of the split "test" are in "train", whatever the seed.
+
+    Args:
+        split: train or test.
+        size: how many networks; 4,096 and 500 by default. Graphs of so many are kept.
+        seed: another seed gives other networks.
+        families: which; `TRAINED` by default.
+        num_classes: of the networks.
+        image_size: they are for images of (3, image_size, image_size), 32 or more.
+
+    Raises:
+        ConfigError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        size: int | None = None,
+        seed: int = 0,
+        families: Sequence[str] = TRAINED,
+        num_classes: int = 10,
+        image_size: int = 32,
+    ) -> None:
+        if not isinstance(split, str) or split not in SPLITS:
+            raise ConfigError(f"split is {split!r}; {', '.join(SPLITS)} are accepted")
+        check_seed(seed)
+        for name, value, least in (("num_classes", num_classes, 1), ("image_size", image_size, LEAST_SIZE)):
+            if not is_whole(value) or value < least:
+                raise ConfigError(f"{name} is {value!r}; an integer from {least} on is accepted")
+        if size is not None and not (is_whole(size) and size >= 1):
+            raise ConfigError(f"size is {size!r}; an integer from 1 on is accepted")
+        unknown = [name for name in families if name not in KINDS]
+        if isinstance(families, str) or not families or unknown:
+            given = unknown[0] if unknown and not isinstance(families, str) else families
+            raise ConfigError(f"families has {given!r}; a list of {', '.join(KINDS)} is accepted")
+        self.split, self.seed, self.families = split, seed, tuple(families)
+        self.num_classes, self.image_size = num_classes, image_size
+        self.size = SIZES[split] if size is None else size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[FamilyNet]:
+        return (self[index] for index in range(self.size))
+
+    def __getitem__(self, index: int) -> FamilyNet:
+        number = as_index(index)
+        if not -self.size <= number < self.size:
+            raise NetworkIndexError(f"network {number} of the split {self.split} was asked for, which has {self.size}")
+        number %= self.size
+        family = self.families[number % len(self.families)]
+        return FamilyNet(
+            self.split, number, family, self.settings_of(family, number), self.num_classes, self.image_size
+        )
+
+    def settings_of(self, family: str, number: int) -> Settings:
+        """The first settings drawn for this number that belong to the split."""
+        draw = Draw(f"{self.seed} {self.split} {family} {number}")
+        while True:
+            settings = KINDS[family][0](draw)
+            if is_held_out(family, settings) == (self.split == "test"):
+                return settings
+
+    def num_nodes(self, index: int) -> int:
+        """How many nodes the graph of a network has."""
+        return len(self[index].graph)
+
+
+def is_held_out(family: str, settings: Settings) -> bool:
+    """Whether settings belong to the test split: that hangs on them alone."""
+    text = json.dumps([family, settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()[0] % HELD_OUT_SHARE == 0
