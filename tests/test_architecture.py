@@ -22,6 +22,7 @@ FLOORS = (
     "nn",
     "predict calibration vision",
     "profiling deepnets",
+    "families",
     "training",
     "cli",
     "__main__",

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import index as as_index
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..deepnets.dataset import check_seed, is_whole, light_build
 from ..errors import ConfigError, NetworkIndexError
 from ..graph import ArchGraph
+from ..randomness import drawing_from
 from ..tracing import trace
 from . import mobile, patches, residual
 from .drawing import Draw, Settings
@@ -85,21 +86,39 @@ class FamilyNet:
 
         Args:
             num_classes: `self.num_classes` by default.
-            light: leave the parameters on the meta device: without memory, for `torch.func.functional_call` with
-                predicted tensors. Buffers are real.
+            light: leave the parameters that GHNs predict on the meta device: without memory, for
+                `torch.func.functional_call` with predicted tensors. Others, which keep their initialization, are real,
+                and so are buffers.
 
         Raises:
             MissingPackageError: torchvision is not installed.
         """
         classes = self.num_classes if num_classes is None else num_classes
         make = functools.partial(KINDS[self.family][1], self.settings, classes, self.image_size)
-        return light_build(make) if light else make()
+        if not light:
+            return make()
+        network = light_build(make)
+        for name, value in kept(self.family, json.dumps(self.settings), classes, self.image_size).items():
+            module, _, own = name.rpartition(".")
+            setattr(network.get_submodule(module), own, nn.Parameter(value))
+        return network
 
 
 @functools.lru_cache(maxsize=2 * SIZES["train"])
 def traced(family: str, settings: str, num_classes: int, image_size: int) -> ArchGraph:
-    net = FamilyNet("", 0, family, json.loads(settings), num_classes, image_size)
-    return trace(net.build(light=True).eval(), input_shape=net.input_shape)
+    make = functools.partial(KINDS[family][1], json.loads(settings), num_classes, image_size)
+    return trace(light_build(make).eval(), input_shape=(3, image_size, image_size))
+
+
+@functools.lru_cache(maxsize=2 * SIZES["train"])
+def kept(family: str, settings: str, num_classes: int, image_size: int) -> dict[str, Tensor]:
+    """The initial values of what is not predicted, such as the scales of a ConvNeXt's layers."""
+    skipped = traced(family, settings, num_classes, image_size).skipped
+    if not skipped:
+        return {}
+    with drawing_from(0):
+        network = KINDS[family][1](json.loads(settings), num_classes, image_size)
+    return {name: value.detach() for name, value in network.named_parameters() if name in skipped}
 
 
 class Families(Dataset[FamilyNet]):

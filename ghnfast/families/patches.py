@@ -85,7 +85,13 @@ def build_mixer(settings: Settings, classes: int, size: int) -> nn.Module:
 
 
 def draw_convnext(draw: Draw) -> Settings:
-    return {"width": draw.choice([16, 24, 32, 48, 64, 96]), "layers": draw.depths(4, 3), "patch": draw.choice([2, 4])}
+    """`scale` is what the output of each block begins with: one in a million as published, or 1."""
+    return {
+        "width": draw.choice([16, 24, 32, 48, 64, 96]),
+        "layers": draw.depths(4, 3),
+        "patch": draw.choice([2, 4]),
+        "scale": draw.choice([1e-6, 1.0, 1.0]),
+    }
 
 
 def build_convnext(settings: Settings, classes: int, size: int) -> nn.Module:
@@ -95,7 +101,7 @@ def build_convnext(settings: Settings, classes: int, size: int) -> nn.Module:
         convnext.CNBlockConfig(width << stage, outputs, depth)
         for stage, (depth, outputs) in enumerate(zip(depths, [*following, None], strict=True))
     ]
-    network: nn.Module = convnext.ConvNeXt(plan, num_classes=classes)
+    network: nn.Module = convnext.ConvNeXt(plan, layer_scale=settings["scale"], num_classes=classes)
     stem: Any = network.features[0]  # type: ignore[index]
     stem[0] = nn.Conv2d(3, width, patch_of(settings, size), patch_of(settings, size))
     return network

@@ -25,6 +25,9 @@ class Net(Protocol):
     def index(self) -> int: ...
 
     @property
+    def input_shape(self) -> tuple[int, int, int]: ...
+
+    @property
     def graph(self) -> ArchGraph: ...
 
     def build(self, num_classes: int | None = None, *, light: bool = False) -> nn.Module: ...
@@ -154,10 +157,13 @@ def use_one_thread() -> None:
 def run_network(network: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
     """The logits of a network with these parameters, which stay as they are.
 
-    What is not among them is not predicted, for it has no path to the output: zeros stand for it.
+    What is not among them is not predicted: it is as the network has it, or, without memory, has no path to the output,
+    and zeros stand for it.
     """
     missing = {
         name: zeros(tuple(parameter.shape), images.device)
+        if parameter.is_meta
+        else parameter.detach().to(images.device)
         for name, parameter in network.named_parameters()
         if name not in parameters
     }

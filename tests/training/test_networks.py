@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers.tiny import tiny_config
 
+from ghnfast.errors import TrainingError
 from ghnfast.training import ImageData
 from ghnfast.training.networks import MetaBatches, ahead
 from ghnfast.training.run import make_dataset
@@ -34,3 +35,36 @@ def test_errors_in_what_is_made_ahead_are_raised() -> None:
     assert [next(stream) for _ in range(3)] == [0, 1, 4]
     with pytest.raises(KeyError, match="three"):
         next(stream)
+
+
+@pytest.mark.parametrize(
+    ("nets", "shares"),
+    [
+        ("deepnets", {"deepnets": 1.0}),
+        ("families", {"families": 1.0}),
+        ("deepnets,families", {"deepnets": 0.5, "families": 0.5}),
+        ("families: 3, deepnets:1", {"families": 0.75, "deepnets": 0.25}),
+    ],
+)
+def test_kinds_of_networks(few_images: ImageData, nets: str, shares: dict[str, float]) -> None:
+    config = tiny_config(nets=nets, networks=1000, members=300)
+    assert config.weights_of_nets() == shares
+    dataset = make_dataset(config, few_images)
+    kinds = [type(dataset[index]).__name__ for index in range(300)]
+    for name, kind in (("deepnets", "DeepNet"), ("families", "FamilyNet")):
+        assert abs(kinds.count(kind) / 300 - shares.get(name, 0)) < 0.02
+    if len(shares) == 2:
+        assert len(dataset) == 1000
+        stretch = "".join(kind[0] for kind in kinds)
+        assert "D" * 8 not in stretch  # no long stretch of one kind
+        members = {net.index for net in map(dataset.__getitem__, range(1000)) if type(net).__name__ == "FamilyNet"}
+        assert len(members) > 200  # of 300
+
+
+@pytest.mark.parametrize(
+    "nets",
+    ["", "deepnet", "deepnets:0", "deepnets:-1", "deepnets:nan", "deepnets:x", "families,families", "families:inf"],
+)
+def test_no_kind_of_networks(nets: str) -> None:
+    with pytest.raises(TrainingError, match=r"nets is .*; deepnets or families, or several with their weights"):
+        tiny_config(nets=nets)

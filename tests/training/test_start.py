@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -9,10 +10,23 @@ import torch
 from helpers.tiny import tiny_config
 from torch import Tensor, nn
 
+from ghnfast.deepnets.dataset import DeepNet
 from ghnfast.errors import TrainingError
+from ghnfast.families import TRAINED, Families
 from ghnfast.training import ImageData
+from ghnfast.training.networks import run_network
 from ghnfast.training.run import make_dataset, make_ghn
-from ghnfast.training.start import GAIN, identity_for, smooth_filters, start_from_identity
+from ghnfast.training.start import (
+    GAIN,
+    Goal,
+    centred,
+    distance_to,
+    identity_for,
+    is_plain,
+    noise,
+    smooth_filters,
+    start_from_identity,
+)
 
 TILE = (8, 8)
 
@@ -41,14 +55,16 @@ def test_what_stays_as_it_is() -> None:
     for name, shape in {
         "norm.weight": (8,),
         "pos_enc.weight": (1, 8, 11, 11),
-        "attention.to_qkv.weight": (24, 8),
+        "relative_position_bias_table": (9, 8),
         "classifier.1.weight": (10, 8),
+        "fc.weight": (10, 8),
     }.items():
         assert identity_for(name, shape, TILE, 10, 0) is None
-    hidden = identity_for("classifier.0.weight", (16, 8), TILE, 10, 0)
-    assert hidden is not None
-    assert hidden.shape == (16, 8)
-    assert torch.equal(hidden, GAIN * torch.eye(8).repeat(2, 1))
+    for name in ("classifier.0.weight", "attention.to_qkv.weight", "blocks.0.self_attention.in_proj_weight"):
+        hidden = identity_for(name, (16, 8), TILE, 10, 0)
+        assert hidden is not None
+        assert hidden.shape == (16, 8)
+        assert torch.equal(hidden, GAIN * torch.eye(8).repeat(2, 1))
 
 
 def test_filters_that_read_images() -> None:
@@ -80,11 +96,10 @@ def test_regression_comes_close_and_leaves_the_rest(few_images: ImageData, chang
     with torch.no_grad():
         for (name, value), own in zip(ghn([graph])[0].items(), first([graph])[0].values(), strict=True):
             target = identity_for(name, tuple(value.shape), TILE, 10, 0)
-            (kept if target is None else moved).append((value - own - (0 if target is None else target)).norm())
-            if target is not None:
-                moved[-1] /= target.norm()
+            if target is None:
+                kept.append((value - own).norm() / own.norm().clamp(min=1e-1))
             else:
-                kept[-1] /= own.norm().clamp(min=1e-1)
+                moved.append((value - centred(own) - target).norm() / target.norm())
     assert torch.stack(moved).median() < 0.8
     assert torch.stack(kept).median() < 0.3
 
@@ -96,3 +111,48 @@ def test_regression_that_fails_is_an_error(few_images: ImageData) -> None:
         ghn.primitive_embedding.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match="identity_steps is 2, and the GHN's error is nan"):
         start_from_identity(ghn, make_dataset(config, few_images), 2, 0)
+
+
+def test_networks_without_normalization(few_images: ImageData) -> None:
+    dataset = make_dataset(tiny_config(), few_images)
+    for index in range(150):
+        net = dataset[index]
+        assert isinstance(net, DeepNet)
+        assert is_plain(net) == (net.args["norm"] is None)
+    plain = list(itertools.islice(Goal.without_normalization(dataset), 3))
+    assert all(map(is_plain, plain))
+    families = {name: is_plain(Families(families=[name])[0]) for name in TRAINED}
+    assert {name for name, is_one in families.items() if is_one} == {"vgg", "squeezenet"}
+
+
+@pytest.mark.parametrize("family", ["vgg", "squeezenet", "deepnets"])
+def test_targets_keep_the_size_of_what_passes(few_images: ImageData, family: str) -> None:
+    config = tiny_config()
+    ghn, dataset = make_ghn(config, few_images), make_dataset(config, few_images)
+    plain = Goal.without_normalization(dataset)
+    nets = [next(plain) for _ in range(4)] if family == "deepnets" else list(Families(size=4, families=[family]))
+    for net in nets:
+        with torch.no_grad():
+            (own,) = ghn(net.graph)
+        targets = Goal(ghn, 0).of(net, own)
+        network = net.build(light=True).eval()
+        sizes: list[float] = []
+
+        def watch(_: nn.Module, __: object, output: Tensor, sizes: list[float] = sizes) -> None:
+            sizes.append(float(output.square().mean().sqrt()))
+
+        for name, module in network.named_modules():
+            if f"{name}.weight" in targets:
+                module.register_forward_hook(watch)
+        with torch.no_grad():
+            run_network(network, {**own, **targets}, noise((3, 32, 32), 0))
+        assert len(sizes) > 3
+        assert all(0.2 < size < 5 for size in sizes)  # 1, but for biases
+
+
+def test_errors_of_one_sign_weigh_more() -> None:
+    target, error = torch.eye(6), torch.full((6, 6), 0.1)
+    signs = torch.tensor([1.0, -1.0]).repeat(3)
+    assert distance_to(target, target) == 0
+    assert distance_to(target + error, target) > 5 * distance_to(target + error * signs, target)
+    assert centred(torch.rand(4, 3, 2, 2)).flatten(1).sum(1).abs().max() < 1e-5
