@@ -19,18 +19,24 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="measure the accuracy of networks with predicted parameters",
-        description="Predict the parameters of networks of DeepNets-1M, and measure their accuracy on test images; or, "
-        "with --baseline, train the same networks from random initialization.",
+        description="Predict the parameters of networks of DeepNets-1M, or of families, and measure their accuracy on "
+        "test images; or, with --baseline, train the same networks from random initialization.",
     )
     add_ghn(parser)
     parser.add_argument("--data", default="mnist5k", choices=DATA_SETS, help="the images; default: mnist5k")
     parser.add_argument("--root", default="data", metavar="FOLDER", help="where the images are; default: data")
-    parser.add_argument("--split", default="test", help="of networks, or several: test,wide,deep; default: test")
+    parser.add_argument(
+        "--split",
+        default="test",
+        help="of networks, or several: test,wide,deep; families and unseen are members of well-known families, of "
+        "those that GHNs are trained on and of others; default: test",
+    )
     parser.add_argument("--limit", type=parse_count, metavar="N", help="networks of each split; default: all")
     parser.add_argument(
         "--networks", metavar="N,N,...", help="these networks of each split, rather than the first ones"
     )
     parser.add_argument("--validation", action="store_true", help="on validation images, rather than on test images")
+    parser.add_argument("--images", type=parse_count, metavar="N", help="on so many images; default: all")
     parser.add_argument(
         "--batch-statistics", choices=STATISTICS, default=STATISTICS[0], help="of batch normalization; default: batch"
     )
@@ -55,6 +61,7 @@ def run(arguments: argparse.Namespace) -> str:
             "limit": arguments.limit,
             "networks": None if arguments.networks is None else parse_numbers(arguments.networks),
             "validation": arguments.validation,
+            "images": arguments.images,
             "batch_statistics": arguments.batch_statistics,
             "batch_size": arguments.batch_size,
             "seed": arguments.seed,

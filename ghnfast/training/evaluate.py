@@ -20,23 +20,26 @@ from torch import Tensor, nn
 
 from ..calibration import gather
 from ..deepnets import DeepNets1M
-from ..deepnets.dataset import PREDEFINED, SPLITS, DeepNet
+from ..deepnets.dataset import PREDEFINED, SPLITS
 from ..errors import TrainingError
+from ..families import HELD_OUT, TRAINED, Families, FamilyNet
 from ..nn import GHN
 from ..randomness import drawing_from
 from .config import MOST_SEED
 from .data import BIG, Batches, ImageData, Images
-from .networks import main_logits, placed
+from .networks import Net, Nets, main_logits, placed
 
 STATISTICS = ("batch", "recalibrated")
 BATCH_SIZE = 64
 CALIBRATION_BATCHES = 16
 TOP = 5
 RATES = {"sgd": 0.025, "adam": 1e-3}
-EVALUATED = ("test", "wide", "deep", "dense", "bnfree", "predefined")
+# Members of families that no GHN was trained on; of the families of training, and of others.
+FAMILY_SPLITS = {"families": TRAINED, "unseen": HELD_OUT}
+MEMBERS = 10  # of each family, by default
 Json = dict[str, Any]
 Progress = Callable[[int], object]
-Parameters = Callable[[DeepNet, nn.Module], None]
+Parameters = Callable[[Net, nn.Module], None]
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,12 @@ class Evaluation:
 
     Attributes:
         data: the images.
-        splits: of networks: test, wide, deep, dense, bnfree, val, or predefined (ResNet-50 and a ViT).
+        splits: of networks: test, wide, deep, dense, bnfree, val, or predefined (ResNet-50 and a ViT); "families",
+            test members of the families of training (`ghnfast.families.TRAINED`), or "unseen", of `HELD_OUT`.
         limit: the first so many networks of each split; all by default.
         networks: the numbers of the networks of each split, rather than the first ones.
         validation: use the validation images rather than the test images.
+        images: so many of them, the same for every network; all by default.
         batch_statistics: of batch normalization: "batch", those of each batch of images, as in the paper, or
             "recalibrated", estimated on training images.
         batch_size: images at once.
@@ -65,6 +70,7 @@ class Evaluation:
     limit: int | None = None
     networks: Sequence[int] | None = None
     validation: bool = False
+    images: int | None = None
     batch_statistics: str = "batch"
     batch_size: int = BATCH_SIZE
     root: str | None = None
@@ -72,7 +78,7 @@ class Evaluation:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        accepted = [name for name in SPLITS if name != "train"]
+        accepted = [name for name in (*SPLITS, *FAMILY_SPLITS) if name != "train"]
         for split in self.splits:
             if split not in accepted:
                 raise TrainingError(f"the split is {split!r}; {', '.join(accepted)} are accepted")
@@ -82,6 +88,9 @@ class Evaluation:
             raise TrainingError(f"{self.data.name} was loaded without validation images; it has to be loaded with them")
         if self.batch_size < 1:
             raise TrainingError(f"batch_size is {self.batch_size}; 1 or more is accepted")
+        there = len(self.data.val if self.validation and self.data.val is not None else self.data.test)
+        if self.images is not None and not 1 <= self.images <= there:
+            raise TrainingError(f"images is {self.images}; 1 to {there}, all that there are, is accepted")
         if not 0 <= self.seed <= MOST_SEED:
             raise TrainingError(f"seed is {self.seed}; 0 to 2^64 - 1 are accepted")
         check_statistics(self.batch_statistics)
@@ -92,9 +101,16 @@ class Evaluation:
         """The results of networks that `parameters` gives parameters to."""
         return {split: self.measure(self.items_of(split), parameters, device) for split in self.splits}
 
-    def items_of(self, split: str) -> list[DeepNet]:
-        large = self.data.input_shape[1] > 100
-        dataset = DeepNets1M(split, self.root, seed=self.seed, large_images=large, num_classes=self.data.num_classes)
+    def nets_of(self, split: str) -> Nets:
+        classes, size = self.data.num_classes, self.data.input_shape[1]
+        if split in FAMILY_SPLITS:
+            names = FAMILY_SPLITS[split]
+            count = MEMBERS * len(names)
+            return Families("test", size=count, seed=self.seed, families=names, num_classes=classes, image_size=size)
+        return DeepNets1M(split, self.root, seed=self.seed, large_images=size > 100, num_classes=classes)
+
+    def items_of(self, split: str) -> list[Net]:
+        dataset = self.nets_of(split)
         count = len(dataset) if self.limit is None else min(self.limit, len(dataset))
         chosen = range(count) if self.networks is None else self.networks
         wrong = [index for index in chosen if not 0 <= index < len(dataset)]
@@ -102,7 +118,7 @@ class Evaluation:
             raise TrainingError(f"networks has {wrong[0]}; 0 to {len(dataset) - 1} are accepted ({split})")
         return [dataset[index] for index in chosen]
 
-    def measure(self, items: Sequence[DeepNet], parameters: Parameters, device: torch.device) -> Json:
+    def measure(self, items: Sequence[Net], parameters: Parameters, device: torch.device) -> Json:
         images = self.data.val if self.validation and self.data.val is not None else self.data.test
         top1, top5, seconds = [], [], 0.0
         for item in items:
@@ -111,12 +127,24 @@ class Evaluation:
             start = time.perf_counter()
             parameters(item, network)
             seconds += time.perf_counter() - start
-            found = accuracies(network, images, self.data.calibration, self.batch_statistics, self.batch_size, device)
+            found = accuracies(
+                network, images, self.data.calibration, self.batch_statistics, self.batch_size, device, self.images
+            )
             top1.append(found[0])
             top5.append(found[1])
             if self.progress is not None:
                 self.progress(1)
-        return {**summary(top1), "mean_top5": statistics.fmean(top5), "seconds": seconds / len(top1)}
+        more = {"mean_top5": statistics.fmean(top5), "seconds": seconds / len(top1)}
+        return {**summary(top1), **more, **by_family(items, top1)}
+
+
+def by_family(items: Sequence[Net], top1: Sequence[float]) -> Json:
+    """{"families": {family: mean accuracy}}, where there are any."""
+    found: dict[str, list[float]] = {}
+    for item, accuracy in zip(items, top1, strict=True):
+        if isinstance(item, FamilyNet):
+            found.setdefault(item.family, []).append(accuracy)
+    return {"families": {name: statistics.fmean(values) for name, values in found.items()}} if found else {}
 
 
 def summary(top1: Sequence[float]) -> Json:
@@ -151,7 +179,7 @@ def evaluate(ghn: GHN, data: ImageData, splits: Sequence[str] = ("test",), **opt
             f"the GHN is for {ghn.num_classes} classes, and {data.name} has {data.num_classes}; the same is accepted"
         )
 
-    def parameters(item: DeepNet, network: nn.Module) -> None:
+    def parameters(item: Net, network: nn.Module) -> None:
         ghn.predict(network, graph=item.graph)
 
     return evaluation.run(parameters, ghn.primitive_embedding.weight.device)
@@ -188,7 +216,7 @@ def baseline(
         raise TrainingError(f"steps is {steps} and epochs is {epochs}; one positive number is accepted")
     batches = Batches(data.train, evaluation.batch_size, evaluation.seed)
 
-    def parameters(item: DeepNet, network: nn.Module) -> None:
+    def parameters(item: Net, network: nn.Module) -> None:
         fit(network, batches, steps or epochs * batches.per_epoch, optimizer, lr)
 
     return evaluation.run(parameters, torch.device(device))
@@ -202,8 +230,9 @@ def accuracies(
     batch_statistics: str = "batch",
     batch_size: int = BATCH_SIZE,
     device: torch.device | str = "cpu",
+    limit: int | None = None,
 ) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy in percent; see `evaluate`.
+    """Top-1 and top-5 accuracy in percent on the first `limit` images, in an order that is always the same.
 
     Raises:
         TrainingError: there are no images, or no such batch statistics.
@@ -214,13 +243,13 @@ def accuracies(
     network.eval()
     if batch_statistics == "recalibrated":
         network = recalibrated(network, Batches(calibration, batch_size, 0), device)
-    right = torch.zeros(2, dtype=torch.float64)
+    right, count = torch.zeros(2, dtype=torch.float64), len(images) if limit is None else min(limit, len(images))
     with statistics_of_batches(network) if batch_statistics == "batch" else no_change():
-        for chosen, labels in batches_in_order(images, batch_size):
+        for chosen, labels in batches_in_order(images, batch_size, count):
             logits = main_logits(network(placed(chosen, device))).cpu()
             ranked = logits.nan_to_num(-torch.inf).topk(min(TOP, logits.shape[1])).indices == labels[:, None]
             right += torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()]).double()
-    top1, top5 = (100 * right / len(images)).tolist()
+    top1, top5 = (100 * right / count).tolist()
     return top1, top5
 
 
@@ -230,9 +259,9 @@ def check_statistics(name: str) -> None:
         raise TrainingError(f"batch_statistics is {name!r}; {names} are accepted")
 
 
-def batches_in_order(images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All images; in an order that is the same every time, so that batches hold all classes."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
+def batches_in_order(images: Images, size: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """So many images; in an order that is the same every time, so that batches hold all classes."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count].tolist()
     for start in range(0, len(order), size):
         yield images.batch(order[start : start + size], 0)
 
@@ -304,10 +333,13 @@ def fit(network: nn.Module, batches: Batches, steps: int, optimizer: str = "sgd"
 
 
 def format_results(rows: Mapping[str, Mapping[str, Json]]) -> str:
-    """A table as in the paper (tables 3 and 4): a row for each method, top-1 accuracy in percent."""
+    """A table as in the paper (tables 3 and 4): a row for each method, top-1 accuracy in percent.
+
+    Below it stands the mean of each family, where families were evaluated.
+    """
     head = ["method"]
     found = {split for results in rows.values() for split in results}
-    splits = [split for split in SPLITS if split in found]
+    splits = [split for split in (*SPLITS, *FAMILY_SPLITS) if split in found]
     for split in splits:
         head += {"test": ["test, mean", "test, max"], "predefined": list(PREDEFINED)}.get(split, [split])
     lines = [head]
@@ -324,7 +356,25 @@ def format_results(rows: Mapping[str, Mapping[str, Json]]) -> str:
             else:
                 line.append(mean)
         lines.append(line)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n\n".join(map(aligned, [lines, *family_tables(rows)]))
+
+
+def family_tables(rows: Mapping[str, Mapping[str, Json]]) -> list[list[list[str]]]:
+    """For each split of families its families, and what the methods reach."""
+    tables = []
+    for split, names in FAMILY_SPLITS.items():
+        means = {method: results[split]["families"] for method, results in rows.items() if split in results}
+        if means:
+            known = [name for name in names if any(name in found for found in means.values())]
+            cells = [
+                [name, *(f"{found[name]:.1f}" if name in found else "-" for found in means.values())] for name in known
+            ]
+            tables.append([[split, *means], *cells])
+    return tables
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(text.ljust(width) if column == 0 else text.rjust(width) for column, (text, width) in
                   enumerate(zip(line, widths, strict=True)))

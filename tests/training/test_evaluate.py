@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import ghnfast
 from ghnfast.cli import main
 from ghnfast.deepnets import DeepNets1M
 from ghnfast.errors import TrainingError
+from ghnfast.families import HELD_OUT, TRAINED, Families
 from ghnfast.training import ImageData, accuracies, baseline, evaluate, format_results, recalibrated
 from ghnfast.training.data import Batches
 from ghnfast.training.evaluate import fit
@@ -113,10 +115,12 @@ def test_a_baseline_learns(few_images: ImageData) -> None:
     [
         (
             {"splits": ["testing"]},
-            "the split is 'testing'; val, test, search, wide, deep, dense, bnfree, predefined are",
+            "the split is 'testing'; val, test, search, wide, deep, dense, bnfree, predefined, families, unseen are",
         ),
         ({"splits": ["train"]}, "the split is 'train'"),
         ({"limit": 0}, "limit is 0: the splits would be empty"),
+        ({"images": 0}, "images is 0; 1 to 12, all that there are, is accepted"),
+        ({"images": 13, "validation": True}, "images is 13; 1 to 12"),
         ({"networks": [3, 10**6]}, "networks has 1000000; 0 to"),
         ({"networks": [-1]}, "networks has -1; 0 to"),
         ({"networks": []}, "one or more, without a limit"),
@@ -142,6 +146,28 @@ def test_baselines_need_a_length(few_images: ImageData) -> None:
         baseline(few_images)
     with pytest.raises(TrainingError, match="the optimizer is 'lion'; 'sgd' and 'adam' are accepted"):
         baseline(few_images, optimizer="lion", steps=1)
+
+
+def test_families(few_images: ImageData, ghn: ghnfast.GHN) -> None:
+    results = evaluate(ghn, few_images, ["families", "unseen"], limit=4, images=6, batch_size=6)
+    assert list(results["families"]["families"]) == list(TRAINED[:4])
+    assert list(results["unseen"]["families"]) == list(HELD_OUT)
+    assert results["unseen"]["families"]["regnet"] == statistics.fmean(results["unseen"]["networks"][::3])
+    for result in results.values():
+        assert all((accuracy * 6 / 100) == pytest.approx(round(accuracy * 6 / 100)) for accuracy in result["networks"])
+    table = format_results({"GHN": results, "other": {"unseen": results["unseen"]}})
+    assert [line.split()[0] for line in table.split("\n\n")[1].splitlines()] == ["families", *TRAINED[:4]]
+    assert [line.split()[0] for line in table.split("\n\n")[2].splitlines()] == ["unseen", *HELD_OUT]
+    assert len(table.split("\n\n")[2].splitlines()[1].split()) == 3
+
+
+def test_some_images(few_images: ImageData, ghn: ghnfast.GHN) -> None:
+    """The same ones for every network, whatever the size of batches."""
+    network = ghn.predict(Families()[5].build())
+    arguments = (few_images.test, few_images.calibration, "recalibrated")
+    found = [accuracies(network, *arguments, size, limit=limit)[0] for size, limit in ((12, 5), (2, 5), (12, 12))]
+    assert found[0] == found[1]
+    assert found[2] == accuracies(network, *arguments, 12)[0]
 
 
 def test_table() -> None:
