@@ -27,6 +27,7 @@ from .errors import (
 )
 from .graph import ArchGraph
 from .nn import GHN
+from .postprocessing import postprocess
 from .predict import load, predict
 from .prediction import Report
 from .tracing import trace
@@ -54,6 +55,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "load",
+    "postprocess",
     "predict",
     "trace",
 ]

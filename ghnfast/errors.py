@@ -26,7 +26,7 @@ class CheckpointError(GhnfastError, ValueError):
 
 
 class PredictError(GhnfastError, RuntimeError):
-    """Parameters could not be predicted. The model is as it was before the call."""
+    """Parameters could not be predicted, or not be postprocessed. The model is as it was before the call."""
 
 
 class DatasetError(GhnfastError, ValueError):

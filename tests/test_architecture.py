@@ -20,7 +20,7 @@ FLOORS = (
     "ops",
     "prediction",
     "nn",
-    "predict calibration vision",
+    "predict calibration postprocessing vision",
     "profiling deepnets",
     "families",
     "training",
