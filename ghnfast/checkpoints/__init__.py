@@ -18,6 +18,7 @@ from .contents import Checkpoint, TrainedOn, as_types
 from .download import cache_folder
 from .fitting import fitted_weights
 from .hub import hub_file, upload_folder
+from .networks import network_weights
 from .published import DEFAULT, PUBLISHED, Check, Published
 from .reading import check_regular, read
 from .sources import load, resolve
@@ -36,6 +37,7 @@ __all__ = [
     "fitted_weights",
     "hub_file",
     "load",
+    "network_weights",
     "read",
     "resolve",
     "upload_folder",

@@ -9,21 +9,23 @@ import torch
 from ..checkpoints import DEFAULT
 from ..errors import UsageError
 from ..training.config import MOST_SEED
+from .deepnets_models import NAMES_HELP
 
 MODEL_HELP = (
-    "a torchvision classification model (resnet50), or FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, where FACTORY is a "
-    "function that returns a torch.nn.Module and needs no arguments"
+    f"a torchvision classification model (resnet50), or {NAMES_HELP}, or FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, "
+    "where FACTORY is a function that returns a torch.nn.Module and needs no arguments"
 )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, with_input_shape: bool = True) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "--input-shape",
-        type=parse_shape,
-        metavar="C,H,W",
-        help="the shape of one input, such as 3,32,32; default: what the model says of itself, else 3,224,224",
-    )
+    if with_input_shape:
+        parser.add_argument(
+            "--input-shape",
+            type=parse_shape,
+            metavar="C,H,W",
+            help="the shape of one input, such as 3,32,32; default: what the model says of itself, else 3,224,224",
+        )
     parser.add_argument(
         "--num-classes",
         type=parse_count,

@@ -1,4 +1,4 @@
-"""The models that commands are given: by a name of torchvision's, or by the function that builds them."""
+"""The models that commands are given: by a name of torchvision's or DeepNets-1M's, or by what builds them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,29 @@ from torch import nn
 
 from ..errors import GhnfastError, UsageError
 from ..optional import command, import_optional
+from .deepnets_models import deepnets_builder, is_deepnets
 
 SEED = 0
 LIST_NAMES = "python -c 'import ghnfast.vision, torchvision.models as m; print(*m.list_models(module=m))'"
 PROGRAM_HINT = "; what it does as a program belongs under if __name__ == '__main__'"
 
 
-def find_model(name: str, num_classes: int | None) -> Callable[[], nn.Module]:
+def find_model(name: str, num_classes: int | None, *, large_images: bool = False) -> Callable[[], nn.Module]:
     """What builds the model that a name stands for. Every call builds the same one, with the same random numbers.
 
+    Args:
+        large_images: whether networks of DeepNets-1M are for 224 x 224 images, else for 32 x 32.
+
     Raises:
+        ConfigError, NetworkIndexError: DeepNets-1M has no such network.
         UsageError: there is no such model; the message says what there is. The function that is returned raises it
             where a factory returns something else than a module.
     """
     settings = {} if num_classes is None else {"num_classes": num_classes}
-    build = factory_builder(name, settings) if ":" in name else torchvision_builder(name, settings)
+    if is_deepnets(name):
+        build = deepnets_builder(name, num_classes, large_images)
+    else:
+        build = factory_builder(name, settings) if ":" in name else torchvision_builder(name, settings)
 
     def seeded() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -42,6 +50,11 @@ def find_model(name: str, num_classes: int | None) -> Callable[[], nn.Module]:
             return build()
 
     return seeded
+
+
+def is_factory(name: str) -> bool:
+    """Whether a name says where a factory is, which need not take a number of classes."""
+    return ":" in name and not is_deepnets(name)
 
 
 def torchvision_builder(name: str, settings: Mapping[str, Any]) -> Callable[[], nn.Module]:

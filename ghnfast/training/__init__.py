@@ -1,18 +1,23 @@
-"""Training GHNs, and evaluating what they predict."""
+"""Training GHNs, evaluating what they predict, and fine-tuning it."""
 
 from .config import TrainConfig, make_config, read_config
 from .data import ImageData, load_data
 from .evaluate import accuracies, baseline, evaluate, format_results, recalibrated
+from .finetune import finetune, format_finetuning
+from .recipe import Recipe
 from .run import train
 from .step import Trainer
 
 __all__ = [
     "ImageData",
+    "Recipe",
     "TrainConfig",
     "Trainer",
     "accuracies",
     "baseline",
     "evaluate",
+    "finetune",
+    "format_finetuning",
     "format_results",
     "load_data",
     "make_config",

@@ -243,12 +243,20 @@ def accuracies(
     network.eval()
     if batch_statistics == "recalibrated":
         network = recalibrated(network, Batches(calibration, batch_size, 0), device)
-    right, count = torch.zeros(2, dtype=torch.float64), len(images) if limit is None else min(limit, len(images))
     with statistics_of_batches(network) if batch_statistics == "batch" else no_change():
-        for chosen, labels in batches_in_order(images, batch_size, count):
-            logits = main_logits(network(placed(chosen, device))).cpu()
-            ranked = logits.nan_to_num(-torch.inf).topk(min(TOP, logits.shape[1])).indices == labels[:, None]
-            right += torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()]).double()
+        return counted(network, images, batch_size, device, limit)
+
+
+@torch.no_grad()
+def counted(
+    network: nn.Module, images: Images, batch_size: int, device: torch.device | str, limit: int | None = None
+) -> tuple[float, float]:
+    """Top-1 and top-5 accuracy in percent, of a network as it is; see `accuracies`."""
+    right, count = torch.zeros(2, dtype=torch.float64), len(images) if limit is None else min(limit, len(images))
+    for chosen, labels in batches_in_order(images, batch_size, count):
+        logits = main_logits(network(placed(chosen, device))).cpu()
+        ranked = logits.nan_to_num(-torch.inf).topk(min(TOP, logits.shape[1])).indices == labels[:, None]
+        right += torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()]).double()
     top1, top5 = (100 * right / count).tolist()
     return top1, top5
 
@@ -310,17 +318,32 @@ def recalibrated(
     return network.eval()
 
 
-def fit(network: nn.Module, batches: Batches, steps: int, optimizer: str = "sgd", lr: float | None = None) -> None:
-    """Train a network for some steps: the baseline; see there."""
+def fit(
+    network: nn.Module,
+    batches: Batches,
+    steps: int,
+    optimizer: str = "sgd",
+    lr: float | None = None,
+    weight_decay: float = 3e-4,
+    after: Callable[[int], object] | None = None,
+) -> None:
+    """Train a network for some steps: the baseline; see there.
+
+    Args:
+        weight_decay: of "sgd".
+        after: is called after each step with how many there were; may put the network into evaluation mode.
+    """
     device = next(network.parameters()).device
-    network.train()
     rate = RATES[optimizer] if lr is None else lr
     if optimizer == "sgd":
-        made: torch.optim.Optimizer = torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=3e-4)
+        made: torch.optim.Optimizer = torch.optim.SGD(
+            network.parameters(), rate, momentum=0.9, weight_decay=weight_decay
+        )
     else:
         made = torch.optim.Adam(network.parameters(), rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, steps)
     for step in range(steps):
+        network.train()
         images, labels = batches[step]
         with drawing_from(batches.seed * BIG + step):  # dropout
             logits = main_logits(network(placed(images, device)))
@@ -330,6 +353,8 @@ def fit(network: nn.Module, batches: Batches, steps: int, optimizer: str = "sgd"
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         made.step()
         schedule.step()
+        if after is not None:
+            after(step + 1)
 
 
 def format_results(rows: Mapping[str, Mapping[str, Json]]) -> str:

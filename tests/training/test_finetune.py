@@ -1,0 +1,494 @@
+"""Fine-tuning: its images, what it starts from, results that are gone on from, and the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import ghnfast
+from ghnfast import checkpoints
+from ghnfast.cli import main
+from ghnfast.errors import CheckpointError, GhnfastError, TrainingError
+from ghnfast.training import ImageData, Recipe, finetune, format_finetuning
+from ghnfast.training.data import MNIST_STATISTICS, ImagesInMemory
+from ghnfast.training.finetune import Job, Parts
+from ghnfast.training.inits import init_of
+from ghnfast.training.shots import Chosen, first_of, shots_of
+
+
+class Small(nn.Module):
+    """Enough of everything: a convolution, a normalization, a hidden layer, a table that no GHN predicts."""
+
+    input_shape = (3, 8, 8)
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.second = nn.Linear(8, 64)
+        self.scale = nn.Parameter(torch.rand(64))
+        self.head = nn.Linear(64, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm(self.first(images)).relu().mean((2, 3))
+        return self.head(self.second(features).relu() * self.scale)
+
+
+@pytest.fixture
+def data() -> ImageData:
+    """Dark and light images with noise."""
+    labels = torch.arange(90) % 3 % 2
+    noise = torch.randint(100, (90, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    pixels = (noise + 100 * labels[:, None, None, None]).to(torch.uint8)
+    images = ImagesInMemory(pixels, labels, MNIST_STATISTICS)
+    return ImageData("few", images, images, None, images, num_classes=2, input_shape=(3, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def ghn() -> ghnfast.GHN:
+    torch.manual_seed(0)
+    return ghnfast.GHN(max_shape=(8, 8, 3, 3), num_classes=5, hid=8).eval()
+
+
+QUICK: dict[str, Any] = {"shots": 8, "epochs": 2, "batch_size": 8, "held_out": 12, "rates": (0.05,), "seeds": (0,)}
+
+
+def job_of(data: ImageData, init: Any, **options: Any) -> Job:
+    recipe = Recipe(**{**QUICK, **options})
+    return Job(Small, data, init_of(init), recipe, Parts.of(data, recipe), torch.device("cpu"))
+
+
+def started(data: ImageData, init: Any, seed: int = 0, **options: Any) -> Small:
+    """The network before the first step."""
+    network = job_of(data, init, **options).network(seed)
+    assert isinstance(network, Small)
+    return network
+
+
+# Images --------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.integers(1, 40), st.none() | st.integers(1, 10))
+def test_shots(labels: list[int], held_out: int, shots: int | None) -> None:
+    given = torch.tensor(labels)
+    try:
+        kept, held = shots_of(given, shots, held_out)
+    except TrainingError:
+        few = min(labels.count(label) * (1 - held_out / len(labels)) - len({*labels}) for label in labels)
+        assert held_out >= len(labels) or few < (shots or 0)
+        return
+    assert len(held) == held_out
+    assert not {*kept.tolist()} & {*held.tolist()}
+    for label in {*labels}:
+        everywhere = (given == label).nonzero().flatten().tolist()
+        own, last = ([index for index in part.tolist() if labels[index] == label] for part in (kept, held))
+        assert own == everywhere[: len(own)]  # the first ones
+        assert last == everywhere[len(everywhere) - len(last) :]  # the last ones
+        assert abs(len(last) - held_out * len(everywhere) / len(labels)) <= len({*labels})
+        assert len(own) == (len(everywhere) - len(last) if shots is None else shots)
+    assert kept.tolist() == sorted(kept.tolist())
+
+
+def test_chosen_images_are_those_of_the_others(data: ImageData) -> None:
+    some = Chosen(data.train, torch.tensor([5, 1, 7]))
+    images, labels = some.batch([2, 0], seed=3)
+    wanted, wanted_labels = data.train.batch([7, 5], seed=3)
+    assert torch.equal(images, wanted)
+    assert torch.equal(labels, wanted_labels)
+    assert torch.equal(some.all_labels(), data.train.all_labels()[[5, 1, 7]])
+    assert len(some) == 3
+
+
+def test_a_part_of_the_test_images_has_all_classes(data: ImageData) -> None:
+    assert first_of(data.test, None) is data.test
+    assert sorted(first_of(data.test, 9).all_labels().tolist()) == [0] * 6 + [1] * 3
+    with pytest.raises(TrainingError, match="test_images is 91; at most 90, all of them, are accepted"):
+        first_of(data.test, 91)
+
+
+# Starts --------------------------------------------------------------------------------------------------------------
+
+
+def test_he() -> None:
+    convolution, norm, hidden, head = nn.Conv2d(3, 64, 5), nn.BatchNorm2d(64), nn.Linear(1024, 100), nn.Linear(100, 5)
+    nn.init.normal_(norm.weight)
+    model = nn.Sequential(convolution, norm, nn.Flatten(), hidden, head)
+    before = head.weight.clone()
+    init_of("he").apply(model, ghnfast.trace(model, input_shape=(3, 8, 8)), 1)
+    for layer, fan_in in ((convolution, 75), (hidden, 1024)):
+        assert float(layer.weight.detach().std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
+        assert float(layer.weight.detach().mean()) == pytest.approx(0, abs=0.02)
+        assert layer.bias is not None
+        assert not layer.bias.any()
+    assert bool((norm.weight == 1).all())
+    assert torch.equal(head.weight, before)
+
+
+def test_heads_are_their_constructors(data: ImageData, ghn: ghnfast.GHN, tmp_path: Path) -> None:
+    """Whatever the start, those of one seed are equal."""
+    torch.save(Small(7).state_dict(), tmp_path / "other.pt")
+    starts: list[Any] = ["own", "he", "random", "default", ghn, tmp_path / "other.pt"]
+    heads = [started(data, init, 3).head.weight for init in starts]
+    assert all(torch.equal(head, heads[0]) for head in heads[1:])
+    assert not torch.equal(heads[0], started(data, "own", 4).head.weight)
+
+
+def test_starts(data: ImageData, ghn: ghnfast.GHN) -> None:
+    firsts = {name: started(data, name).first.weight for name in ("own", "he", "random", "default")}
+    assert len({float(weight.detach().std()) for weight in firsts.values()}) == 4
+    assert not torch.equal(firsts["random"], started(data, "random", 1).first.weight)
+    network = started(data, ghn)
+    wanted = ghn.predict(Small(), input_shape=(3, 8, 8), classifier=False)
+    assert torch.equal(network.first.weight, wanted.first.weight)
+    assert torch.equal(network.norm.bias, wanted.norm.bias)
+    assert job_of(data, "default").init.name == checkpoints.DEFAULT
+
+
+def test_postprocessing_comes_after_the_start(data: ImageData, ghn: ghnfast.GHN) -> None:
+    plain, network = started(data, ghn), started(data, ghn, postprocess=True)
+    weight = network.second.weight
+    torch.testing.assert_close(weight.T @ weight, torch.eye(8), rtol=0, atol=1e-5)
+    assert torch.equal(network.head.weight, plain.head.weight)
+    ghnfast.postprocess(plain, seed=0)
+    assert torch.equal(plain.second.weight, weight)
+
+
+def without_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if name != "scale"}
+
+
+@pytest.mark.parametrize("how", ["pt", "nested", "safetensors", "mapping"])
+def test_weights_of_the_model(data: ImageData, tmp_path: Path, how: str) -> None:
+    torch.manual_seed(5)
+    source = Small(9)
+    source.norm.running_mean.fill_(3)
+    state: Any = source.state_dict()
+    path: Any = tmp_path / ("model.safetensors" if how == "safetensors" else "model.pt")
+    if how == "safetensors":
+        save_file(state, path)
+    elif how == "mapping":
+        path = state
+    else:
+        torch.save({"state_dict": state, "epoch": 3} if how == "nested" else state, path)
+    network = started(data, path)
+    for name, value in state.items():
+        found = network.state_dict()[name]
+        assert name.startswith("head.") or torch.equal(found, value), name
+    assert network.head.out_features == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_scale, "has no scale; the weights of this model are accepted, with any last layer"),
+        (lambda state: {**state, "third": torch.zeros(2)}, "has third, which the model has not"),
+        (lambda state: {**state, "scale": torch.zeros(3)}, r"scale has the shape \(3,\), and \(64,\) in the model"),
+    ],
+)
+def test_weights_of_other_models(
+    data: ImageData, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        job_of(data, change(Small().state_dict())).network(0)
+
+
+class Harmful:
+    def __reduce__(self) -> Any:
+        return print, ("run",)
+
+
+def test_files_that_are_no_weights(data: ImageData, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = {name: tmp_path / name for name in ("harmful.pt", "text.pt", "text.safetensors", "list.pt", "wide.pt")}
+    paths["harmful.pt"].write_bytes(pickle.dumps({"a": Harmful()}))
+    paths["text.pt"].write_text("nothing")
+    paths["text.safetensors"].write_text("nothing")
+    torch.save([1, 2], paths["list.pt"])
+    torch.save({"a": torch.zeros(1).expand(10**12)}, paths["wide.pt"])
+    for path in (*paths.values(), tmp_path / "none.pt", tmp_path, "no such name"):
+        with pytest.raises(CheckpointError, match=r"init is .*'own' .* is accepted"):
+            init_of(str(path))
+    assert "run" not in capsys.readouterr().out
+    with pytest.raises(TrainingError, match="init is a int; 'own'"):
+        init_of(3)  # type: ignore[arg-type]
+
+
+def test_the_file_of_a_ghn(data: ImageData, ghn: ghnfast.GHN, tmp_path: Path) -> None:
+    for name in ("ghn.safetensors", "ghn.pt"):
+        ghn.save(tmp_path / name)
+        network = started(data, str(tmp_path / name))
+        assert torch.equal(network.first.weight, started(data, ghn).first.weight)
+
+
+# Results -------------------------------------------------------------------------------------------------------------
+
+
+def test_it_learns(data: ImageData) -> None:
+    before = torch.get_rng_state()
+    results = finetune(Small, data, "he", **{**QUICK, "epochs": 8, "seeds": (0, 1)}, batch_statistics="recalibrated")
+    assert results["mean"] > 90
+    assert results["held_out"] > 90
+    assert results["n"] == len(results["networks"]) == 2
+    assert results["seconds"] > 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_call_is_a_function_of_its_arguments(data: ImageData) -> None:
+    options = {**QUICK, "seeds": (0, 1), "evaluate_at": (1, 3), "batch_statistics": "batch"}
+    one, same = (finetune(Small, data, "he", **options) for _ in range(2))
+    timeless = [
+        [{key: value for key, value in cell.items() if key != "seconds"} for cell in each["cells"]]
+        for each in (one, same)
+    ]
+    assert timeless[0] == timeless[1]
+    assert [point[0] for point in one["curve"]] == [1, 3]
+    curves = [cell["curve"] for cell in one["cells"]]
+    assert one["curve"][1][1] == pytest.approx((curves[0][1][1] + curves[1][1][1]) / 2)
+    assert one["cells"][0]["steps"] == 4
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, held_out: Callable[[int, float], float]) -> list[tuple[int, float]]:
+    """Trainings take no time, and give this accuracy on held-out images; the list has those that were made."""
+    made: list[tuple[int, float]] = []
+
+    def run(job: Job, seed: int, rate: float) -> dict[str, Any]:
+        made.append((seed, rate))
+        found = {"held_out": held_out(seed, rate), "test": 100 * rate + seed, "seconds": 1.0}
+        return {"seed": seed, "rate": rate, "curve": [], "steps": 1, **found}
+
+    monkeypatch.setattr(Job, "run", run)
+    return made
+
+
+def test_the_rate_is_chosen_on_held_out_images(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = scored(monkeypatch, lambda seed, rate: {0.1: 50, 0.2: 70, 0.3: 70, 0.4: 60}[rate])
+    options = {**QUICK, "rates": (0.1, 0.2, 0.3, 0.4), "seeds": (5, 6, 7)}
+    counted: list[int] = []
+    results = finetune(Small, data, "own", progress=counted.append, **options)
+    assert made == [(5, 0.1), (5, 0.2), (5, 0.3), (5, 0.4), (6, 0.2), (7, 0.2)]  # of equals, the lowest
+    assert (results["rate"], results["at_edge"], results["held_out"]) == (0.2, False, 70)
+    assert results["networks"] == [25, 26, 27]
+    assert results["stderr"] == pytest.approx(1 / 3**0.5)
+    made.clear()
+    finetune(Small, data, "own", search_seeds=2, **options)
+    assert len(made) == 9
+    assert len({*made}) == 9
+    assert Recipe(**options).runs == 6
+    assert Recipe(**options, search_seeds=2).runs == 9
+    assert Recipe(**options, search_seeds=99).runs == 12
+
+
+@pytest.mark.parametrize(("best", "edge"), [(0.1, True), (0.2, False), (0.3, True)])
+def test_the_best_of_all_rates_may_be_beyond_them(
+    data: ImageData, monkeypatch: pytest.MonkeyPatch, best: float, edge: bool
+) -> None:
+    scored(monkeypatch, lambda seed, rate: -abs(rate - best))
+    results = finetune(Small, data, "own", **{**QUICK, "rates": (0.3, 0.1, 0.2)})
+    assert (results["rate"], results["at_edge"]) == (best, edge)
+    assert ("(edge)" in format_finetuning({"own": results})) == edge
+
+
+def test_a_call_goes_on_where_it_was(data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = scored(monkeypatch, lambda seed, rate: -rate)
+    out = tmp_path / "results.json"
+    options: dict[str, Any] = {**QUICK, "rates": (0.1, 0.2), "seeds": (0, 1), "out": out}
+
+    def interrupt(count: int) -> None:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(Small, data, "own", progress=interrupt, **options)
+    assert len(json.loads(out.read_text())["cells"]) == 2
+    results = finetune(Small, data, "own", **options)
+    assert made == [(0, 0.1), (0, 0.2), (1, 0.1)]
+    assert json.loads(out.read_text()) == results
+    assert finetune(Small, data, "own", **options) == results
+    assert len(made) == 3
+    # More rates and seeds are more of the same.
+    finetune(Small, data, "own", **{**options, "rates": (0.1, 0.2, 0.05), "seeds": (0, 1, 2)})
+    assert made[3:] == [(0, 0.05), (1, 0.05), (2, 0.05)]
+
+
+CHANGES = [{"epochs": 3}, {"postprocess": True}, {"shots": 7}, {"weight_decay": 0.0}, {"test_images": 10}]
+
+
+@pytest.mark.parametrize("change", [*CHANGES, {"init": "he"}, {"build": lambda: Small(3)}], ids=str)
+def test_results_of_something_else_are_refused(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    scored(monkeypatch, lambda seed, rate: 0)
+    out = tmp_path / "results.json"
+    call: dict[str, Any] = {"build": Small, "data": data, "init": "own", "out": out, **QUICK}
+    finetune(**call)
+    before = out.read_bytes()
+    with pytest.raises(TrainingError, match=r"results\.json are of .*; another file, or that of the same call"):
+        finetune(**{**call, **change})
+    assert out.read_bytes() == before
+
+
+CELL = {"seed": 0, "rate": 0.05, "held_out": 1.0, "test": 1.0, "seconds": 1.0, "curve": []}
+
+
+DAMAGED: list[bytes | dict[str, Any]] = [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"settings": 3}', b"[" * 10**5]
+CELLS: tuple[Any, ...] = (
+    None,
+    3,
+    [3],
+    [{}],
+    [{**CELL, "seed": "0"}],
+    [{**CELL, "curve": [3]}],
+    [{**CELL, "test": None}],
+)
+DAMAGED += [{"cells": cells} for cells in CELLS]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_results(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | dict[str, Any]
+) -> None:
+    scored(monkeypatch, lambda seed, rate: 0)
+    out = tmp_path / "results.json"
+    if isinstance(content, dict):
+        settings = finetune(Small, data, "own", **QUICK)["settings"]
+        content = json.dumps({"settings": settings, **content}).encode()
+    out.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"results\.json"):
+        finetune(Small, data, "own", out=out, **QUICK)
+    assert out.read_bytes() == content
+
+
+def test_results_that_cannot_be_written(data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored(monkeypatch, lambda seed, rate: 0)
+    with pytest.raises(TrainingError, match="cannot be written: No such file or directory"):
+        finetune(Small, data, "own", out=tmp_path / "none" / "results.json", **QUICK)
+    with pytest.raises(TrainingError, match="cannot be read: Is a directory"):
+        finetune(Small, data, "own", out=tmp_path, **QUICK)
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({name: 0}, f"{name} is 0; 1 or more") for name in ("shots", "epochs", "batch_size", "held_out")),
+        *(({name: -1}, f"{name} is -1; 1 or more") for name in ("test_images", "search_seeds")),
+        *(
+            ({"rates": rates}, "rates is .*; one or more positive numbers")
+            for rates in ((), (0,), (math.nan,), (math.inf,))
+        ),
+        *(({"seeds": seeds}, "seeds is .* are accepted") for seeds in ((), (-1,), (2**64,), (0, 0))),
+        ({"rates": (0.1, 0.1)}, "different ones are accepted"),
+        ({"weight_decay": -1}, "weight_decay is -1; 0 or more"),
+        ({"steps": -1}, "steps is -1"),
+        ({"evaluate_at": (0,)}, r"evaluate_at \(0,\); positive"),
+        ({"evaluate_at": (5,)}, r"evaluate_at is \(5,\), of 4 steps"),
+        ({"batch_statistics": "own"}, "'running' and 'batch' and 'recalibrated' are accepted"),
+        ({"batch_size": 17}, "batch_size is 17, of 16 images; fewer are accepted"),
+        ({"held_out": 90}, "held_out is 90, of 90 training images"),
+        ({"shots": 27}, "class 1 has 26 training images that are not held out"),
+        ({"test_images": 1000}, "test_images is 1000; at most 90"),
+        ({"beta": -1, "postprocess": True}, "beta is -1; 0 or more is accepted"),
+    ],
+)
+def test_bad_options(data: ImageData, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(GhnfastError, match=message):
+        finetune(Small, data, "own", **{**QUICK, **options})
+
+
+class Failing(Small):
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) == QUICK["batch_size"]:
+            raise ValueError("too hot")
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: nn.Flatten(), "Flatten has no parameters"),
+        (
+            lambda: Small(1),
+            r"the model gives \(2, 1\) for images of shape \(2, 3, 8, 8\); \(2, classes\) with 2 or more",
+        ),
+        (lambda: nn.Conv2d(3, 4, 3), r"the model gives \(2, 4, 6, 6\)"),
+        (lambda: nn.Linear(3, 4), r"the model fails on images of shape \(2, 3, 8, 8\): mat1 and mat2"),
+        (Failing, "the model fails when it is trained: too hot"),
+    ],
+)
+def test_models_that_do_not_fit(data: ImageData, build: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(GhnfastError, match=message):
+        finetune(build, data, "own", **QUICK)
+
+
+def test_more_classes_than_the_data_has(data: ImageData) -> None:
+    assert finetune(lambda: Small(6), data, "he", **QUICK)["n"] == 1
+
+
+# The command line ----------------------------------------------------------------------------------------------------
+
+MODELS = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+"""
+
+
+def test_command(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ghnfast.cli.finetune.load_data", lambda *_, **__: data)
+    (tmp_path / "models.py").write_text(MODELS)
+    out = tmp_path / "results.json"
+    command = ["finetune", f"{tmp_path}/models.py:make", "--shots", "8", "--epochs", "1", "--batch-size", "8"]
+    command += ["--held-out", "12", "--rates", "0.05,0.1", "--seeds", "2", "--init", "he", "--out", str(out)]
+    assert main(command) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split() == ["start", "rate", "held", "out", "test", "n", "seconds"]
+    assert table[1].split()[0] == "he"
+    results = json.loads(out.read_text())
+    assert [cell["seed"] for cell in results["cells"]] == [0, 0, 1]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == results
+    assert main([*command, "--postprocess"]) == 2
+    assert "are of postprocess = False, not True" in capsys.readouterr().err
+    everything = ["--shots", "all", "--steps", "2", "--evaluate-at", "1,2", "--batch-statistics", "recalibrated"]
+    assert main([*command[:-2], *everything, "--postprocess", "--beta", "0", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["settings"]["images"] == [78, 12, 90]
+    assert [point[0] for point in results["curve"]] == [1, 2]
+    for wrong in (
+        ["--rates", "a"],
+        ["--shots", "0"],
+        ["--init", "nothing"],
+        ["--num-classes", "3"],
+        ["--out", "a.txt"],
+    ):
+        assert main([*command, *wrong]) == 2
+        assert capsys.readouterr().err.startswith("ghnfast: error: ")
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ghnfast.cli.finetune.load_data", lambda *_, **__: data)
+    monkeypatch.setattr("ghnfast.cli.finetune.finetune", interrupted)
+    (tmp_path / "models.py").write_text(MODELS)
+    for options, words in (["--out", f"{tmp_path}/a.json"], "goes on from"), ([], "without --out nothing is kept"):
+        assert main(["finetune", f"{tmp_path}/models.py:make", *options]) == 2
+        assert words in capsys.readouterr().err
