@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from transfer import markdown, transfer_text
+
 from ghnfast.deepnets.generate import ROWS, as_tuple
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +22,7 @@ LEARNING = ROOT / "docs" / "learning.svg"
 LOGS = {"GHN-2": ROOT / "ghnfast" / "default" / "log.jsonl", "GHN-1": RESULTS / "training-ghn1.jsonl",
         "MLP": RESULTS / "training-mlp.jsonl"}  # fmt: skip
 BEGIN, END = "<!-- bench: made by `make bench` -->", "<!-- /bench -->"
+TRANSFER_BEGIN, TRANSFER_END = "<!-- transfer: made by bench/report.py -->", "<!-- /transfer -->"
 ACCURACY_BEGIN, ACCURACY_END = "<!-- accuracy: made by bench/report.py -->", "<!-- /accuracy -->"
 METHODS = {
     "ghn2": "GHN-2, the default",
@@ -48,8 +51,7 @@ def entries(part: str, test: str) -> list[Json]:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown([head, *rows])
 
 
 def machine(part: str) -> str:
@@ -350,7 +352,9 @@ def updated(text: str) -> str:
         END,
     ]
     accuracy = [f"{ACCURACY_BEGIN}\n", accuracy_text() + "\n", ACCURACY_END]
-    for begin, end, lines in ((BEGIN, END, parts), (ACCURACY_BEGIN, ACCURACY_END, accuracy)):
+    transfer = [f"{TRANSFER_BEGIN}\n", transfer_text(RESULTS) + "\n", TRANSFER_END]
+    sections = (BEGIN, END, parts), (ACCURACY_BEGIN, ACCURACY_END, accuracy), (TRANSFER_BEGIN, TRANSFER_END, transfer)
+    for begin, end, lines in sections:
         place = f"{re.escape(begin)}.*?{re.escape(end)}"
         text, count = re.subn(place, lambda _, lines=lines: "\n".join(lines), text, flags=re.S)  # type: ignore[misc]
         assert count == 1, f"{README} has no place for {begin}"

@@ -18,6 +18,7 @@ import default
 import pytest
 import report
 import torch
+import transfer
 from helpers.models import torchvision_model
 from helpers.tiny import TINY
 
@@ -25,6 +26,7 @@ import ghnfast
 from ghnfast import checkpoints, profiling
 from ghnfast.training import ImageData, make_config, train
 from ghnfast.training.data import MNIST_STATISTICS, ImagesInMemory
+from ghnfast.training.finetune import Job
 from ghnfast.training.folder import LOG, WEIGHTS
 
 ROOT = Path(__file__).parents[1]
@@ -223,6 +225,55 @@ def test_accuracies_of_options_that_do_not_work(
     monkeypatch.setattr(accuracy, "RESULTS", tmp_path)
     assert accuracy.main("none", ["--split", "tset"]) == 2
     assert not list(tmp_path.iterdir())
+
+
+MODELS = """
+from torch import nn
+
+def make(num_classes=2):
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+"""
+
+
+def test_transfer_is_measured_start_by_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.randint(256, (120, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = ImagesInMemory(pixels, torch.arange(120) % 2, MNIST_STATISTICS)
+    few = ImageData("few", images, images, None, images, num_classes=2, input_shape=(3, 8, 8))
+    for module in ("ghnfast.cli.finetune", "transfer"):
+        monkeypatch.setattr(f"{module}.load_data", lambda *args, **settings: few)
+    monkeypatch.setattr(transfer, "RESULTS", tmp_path)
+    (tmp_path / "models.py").write_text(MODELS)
+    network = f"{tmp_path}/models.py:make"
+    command = ["name", "--network", network, "--start", "he", "--start", "sgd=2@few", "--postprocess", "both"]
+    command += [
+        "--work",
+        str(tmp_path / "work"),
+        "--shots",
+        "20",
+        "--held-out",
+        "12",
+        "--batch-size",
+        "8",
+        "--seeds",
+        "2",
+    ]
+    command += ["--steps", "2", "--rates", "0.1", "--evaluate-at", "1"]
+    assert transfer.transfer_text(tmp_path) == "Transfer has not been measured yet."
+    assert transfer.main(command) == 0
+    target = tmp_path / "transfer-name.json"
+    first = target.read_bytes()
+    rows = json.loads(first)[network]
+    assert list(rows) == ["he", "he + post", "sgd", "sgd + post"]
+    assert len({row["settings"]["weights"] for row in rows.values()}) == 2
+    assert [row["settings"]["postprocess"] for row in rows.values()] == [False, True, False, True]
+    assert all(len(row["about"]["commit"]) == 40 and row["n"] == 2 for row in rows.values())
+    text = transfer.transfer_text(tmp_path)
+    for part in ("| he + post |", "40 training images of few", "after so many steps", "| start | 1 |"):
+        assert part in text
+    monkeypatch.setattr(Job, "run", None)  # nothing is trained again
+    assert transfer.main(command) == 0
+    assert target.read_bytes() == first
+    assert transfer.main([*command, "--rates", "no"]) == 2
 
 
 def test_runs_become_the_default(tmp_path: Path) -> None:

@@ -6,14 +6,22 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.commands import fail, run, run_json
 from helpers.models import torchvision_model
+from torch import nn
 
 from ghnfast.cli import main
+from ghnfast.cli.models import find_model
+from ghnfast.deepnets import DeepNets1M, Network
+from ghnfast.deepnets.genotype import GENOTYPES
 from ghnfast.optional import command
+
+SMALL: dict[str, Any] = {"num_classes": 10, "is_imagenet_input": False, "norm": "bn-track"}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +70,33 @@ def test_the_command_that_lists_names(capsys: pytest.CaptureFixture[str]) -> Non
     assert code is not None
     done = subprocess.run([sys.executable, "-c", code[1]], capture_output=True, text=True, check=True)
     assert {"resnet18", "vit_b_16"} <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("test:17", lambda: DeepNets1M("test")[17].build(norm="bn-track")),
+        ("bnfree:-1", lambda: DeepNets1M("bnfree")[99].build()),
+        ("DARTS:8,3", lambda: Network(genotype=GENOTYPES["DARTS"], C=8, n_cells=3, stem_type=1, **SMALL)),
+        ("ViT:16,2", lambda: Network(genotype=GENOTYPES["ViT"], C=16, n_cells=2, preproc=False, C_mult=1, **SMALL)),
+    ],
+)
+def test_networks_of_deepnets(name: str, network: Callable[[], nn.Module]) -> None:
+    found, wanted = find_model(name, None)(), network()
+    assert {key: value.shape for key, value in found.state_dict().items()} == {
+        key: value.shape for key, value in wanted.state_dict().items()
+    }
+    classifier = find_model(name, 7, large_images=True)()
+    assert isinstance(classifier, Network)
+    assert classifier.input_shape == (3, 224, 224)
+    assert classifier.classifier[-1].out_features == 7
+
+
+def test_networks_of_deepnets_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "network 500 of the split test was asked for, which has 500" in fail(capsys, "graph", "test:500")
+    assert "n_cells must be 1 or more, given 0" in fail(capsys, "graph", "DARTS:8,0")
+    assert "there is no module 'DARTS'" in fail(capsys, "graph", "DARTS:make")
+    assert run_json(capsys, "graph", "ViT:16,2")["counts"]["nodes"] == 20
 
 
 def test_no_such_file_suffix(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
