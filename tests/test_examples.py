@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import detection
+import detection_data
 import detection_operators
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_two_steps_of_detection(
         return steps[-1]
 
     monkeypatch.setattr(detection, "train_step", watched)
-    few = detection.Shapes(8)
+    few = detection_data.Shapes(8)
     monkeypatch.setattr(detection, "Shapes", lambda: few)
     assert 0 <= detection.main([*TWO_STEPS, "--model", "resnet18", *["--postprocess"] * postprocess]) <= 100
     assert len(steps) == 2
@@ -69,7 +70,7 @@ def test_two_steps_of_detection(
 
 def test_two_steps_on_penn_fudan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = pedestrians(tmp_path / "PennFudanPed")
-    image, boxes = detection.PennFudan(folder)[1]
+    image, boxes = detection_data.PennFudan(folder)[1]
     assert image.shape == (3, 60, 80)
     assert boxes.tolist() == [[5, 10, 19, 29], [40, 20, 60, 49]]
     detection.main([*TWO_STEPS, "--data", str(folder), "--model", "resnet18", "--ghn", "none", "--epochs", "2"])
@@ -77,7 +78,7 @@ def test_two_steps_on_penn_fudan(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (folder / "PedMasks" / "Fudan2_mask.png").unlink()
     for wrong in (folder, tmp_path):
         with pytest.raises(SystemExit, match=r"the unpacked PennFudanPed\.zip is accepted"):
-            detection.PennFudan(wrong)
+            detection_data.PennFudan(wrong)
 
 
 @pytest.mark.parametrize(
@@ -98,15 +99,15 @@ def test_a_model_without_features() -> None:
 
 
 def test_shapes_have_boxes_inside() -> None:
-    shapes = detection.Shapes(20, 64)
+    shapes = detection_data.Shapes(20, 64)
     for index in range(len(shapes)):
         image, boxes = shapes[index]
         assert torch.equal(image, shapes[index][0])
         assert image.shape == (3, 64, 64)
         assert bool((boxes[:, :2] < boxes[:, 2:]).all())
         assert 0 <= float(boxes.min()) <= float(boxes.max()) <= 63
-        flipped, other = detection.mirrored(image, boxes)
-        assert torch.equal(detection.mirrored(flipped, other)[1], boxes)
+        flipped, other = detection_data.mirrored(image, boxes)
+        assert torch.equal(detection_data.mirrored(flipped, other)[1], boxes)
 
 
 def test_average_precision() -> None:

@@ -19,7 +19,8 @@ import ghnfast
 from ghnfast import GhnfastError
 from ghnfast.deepnets import DeepNets1M
 from ghnfast.errors import ConfigError, PredictError
-from ghnfast.postprocessing import correlation_deviation, weights_of
+from ghnfast.postprocessing.matrices import correlation_deviation
+from ghnfast.postprocessing.weights import weights_of
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 3e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
@@ -90,7 +91,7 @@ def test_the_deviation_of_correlations(rows: int, columns: int, constant: int, s
 def test_correlations_are_counted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = random_weight(37, 5)
     whole = correlation_deviation(matrix)
-    monkeypatch.setattr("ghnfast.postprocessing.BLOCK", 16)
+    monkeypatch.setattr("ghnfast.postprocessing.matrices.BLOCK", 16)
     assert correlation_deviation(matrix) == pytest.approx(whole, rel=1e-9)
     assert whole == pytest.approx(np.corrcoef(matrix.numpy()).std(ddof=1), rel=1e-5)
 

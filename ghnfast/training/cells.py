@@ -52,7 +52,7 @@ class Cells:
             raise TrainingError(f"the results {path} are damaged: {in_words(error)}; {ACCEPTED}") from error
         if not isinstance(known, dict) or not isinstance(known.get("settings"), dict):
             raise TrainingError(f"{path} has no results of fine-tuning; {ACCEPTED}")
-        for name in settings.keys() | known["settings"].keys():
+        for name in dict.fromkeys([*settings, *known["settings"]]):
             ours, theirs = settings.get(name), known["settings"].get(name)
             if ours != theirs:
                 raise TrainingError(f"the results {path} are of {name} = {theirs!r:.80}, not {ours!r:.80}; {ACCEPTED}")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..deepnets.dataset import is_whole
 from ..errors import TrainingError
 from .config import MOST_SEED
 from .evaluate import STATISTICS
@@ -65,15 +66,15 @@ class Recipe:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("shots", "epochs", "batch_size", "held_out", "test_images", "search_seeds"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise TrainingError(f"{name} is {value}; 1 or more is accepted")
-        if self.steps < 0 or any(step < 1 for step in self.evaluate_at):
+            if not is_count(value) and not (value is None and name in ("shots", "test_images")):
+                raise TrainingError(f"{name} is {value!r:.80}; 1 or more is accepted")
+        if not all(map(is_count, (*self.evaluate_at, self.steps or 1))):
             raise TrainingError(f"steps is {self.steps}, evaluate_at {self.evaluate_at}; positive numbers are accepted")
-        if not self.rates or not all(0 < rate < math.inf for rate in self.rates):
+        if not self.rates or not all(map(is_positive, self.rates)):
             raise TrainingError(f"rates is {self.rates}; one or more positive numbers are accepted")
-        if not 0 <= self.weight_decay < math.inf:
+        if self.weight_decay != 0 and not is_positive(self.weight_decay):
             raise TrainingError(f"weight_decay is {self.weight_decay}; 0 or more is accepted")
-        if not self.seeds or not all(0 <= seed <= MOST_SEED for seed in self.seeds):
+        if not self.seeds or not all(is_whole(seed) and 0 <= seed <= MOST_SEED for seed in self.seeds):
             raise TrainingError(f"seeds is {self.seeds}; one or more of 0 to 2^64 - 1 are accepted")
         if len({*self.seeds}) < len(self.seeds) or len({*self.rates}) < len(self.rates):
             raise TrainingError(f"seeds is {self.seeds}, rates {self.rates}; different ones are accepted")
@@ -90,4 +91,13 @@ class Recipe:
     @property
     def settings(self) -> dict[str, Any]:
         """What makes other results of a training; seeds and rates only say which trainings there are."""
-        return {key: value for key, value in asdict(self).items() if key not in ("rates", "seeds", "search_seeds")}
+        others = {"rates", "seeds", "search_seeds", *(() if self.postprocess else ("orth", "beta"))}
+        return {key: value for key, value in asdict(self).items() if key not in others}
+
+
+def is_count(value: Any) -> bool:
+    return is_whole(value) and value >= 1
+
+
+def is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
