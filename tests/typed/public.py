@@ -35,6 +35,8 @@ assert_type(ghnfast.predict(models, report=True), tuple[list[nn.Linear], list[Re
 assert_type(ghnfast.predict(pair), tuple[nn.Linear, nn.Conv2d])
 assert_type(ghnfast.predict(models, report=some()), list[nn.Linear] | tuple[list[nn.Linear], list[Report]])
 
+assert_type(ghnfast.postprocess(linear, orth=True, beta=0.0, layer=2, seed=1), nn.Linear)
+
 assert_type(ghn.predict(linear, input_shape=(2,)), nn.Linear)
 assert_type(ghn.predict(linear, example_inputs={"input": None}, report=True), tuple[nn.Linear, Report])
 assert_type(ghn.predict(models), list[nn.Linear])
