@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
         default = getattr(DEFAULTS, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=parse_count, default=default, metavar="N", help=f"{what}; {default}")
     parser.add_argument("--steps", type=parse_count, default=0, metavar="N", help="rather than --epochs")
-    parser.add_argument("--test-images", type=parse_count, metavar="N", help="of each class its share; default: all")
+    parser.add_argument("--test-images", type=parse_count, metavar="N", help="so many; default: all")
     rates = ",".join(map(str, DEFAULTS.rates))
     parser.add_argument("--rates", type=parse_rates, default=DEFAULTS.rates, metavar="R,R,...", help=rates)
     parser.add_argument("--weight-decay", type=float, default=DEFAULTS.weight_decay, metavar="W", help="default: 1e-3")

@@ -27,7 +27,7 @@ from .evaluate import Json, Progress, accuracies, counted, fit, summary
 from .inits import DEFAULT_GHN, Init, Source, init_of
 from .networks import main_logits
 from .recipe import RUNNING, Recipe
-from .shots import Chosen, first_of, shots_of
+from .shots import Chosen, shots_of
 
 Build = Callable[[], nn.Module]
 CHUNK = 64  # images that are evaluated at once
@@ -45,9 +45,10 @@ class Parts:
     @classmethod
     def of(cls, data: ImageData, recipe: Recipe) -> Parts:
         chosen, held = shots_of(data.train.all_labels(), recipe.shots, recipe.held_out)
-        plain = data.calibration
-        test = first_of(data.test, recipe.test_images)
-        return cls(Chosen(data.train, chosen), Chosen(plain, held), Chosen(plain, chosen), test)
+        plain, there = data.calibration, len(data.test)
+        if recipe.test_images is not None and recipe.test_images > there:
+            raise TrainingError(f"test_images is {recipe.test_images}; at most {there}, all of them, are accepted")
+        return cls(Chosen(data.train, chosen), Chosen(plain, held), Chosen(plain, chosen), data.test)
 
 
 def finetune(
@@ -145,11 +146,11 @@ class Job:
             model = self.build()
         self.check(model)
         shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
-        counts = [len(each) for each in (self.images.train, self.images.held_out, self.images.test)]
+        tested = self.recipe.test_images or len(self.images.test)
         return {
             "model": hashlib.sha256(repr((type(model).__name__, shapes)).encode()).hexdigest()[:16],
             "weights": self.init.digest,
-            "images": counts,
+            "images": [len(self.images.train), len(self.images.held_out), tested],
         }
 
     def check(self, model: nn.Module) -> None:
@@ -186,7 +187,7 @@ class Job:
 
         def after(step: int) -> None:
             if step in recipe.evaluate_at:
-                curve.append((step, self.accuracy(network, self.images.test)))
+                curve.append((step, self.accuracy(network, self.images.test, recipe.test_images)))
 
         if not all(parameter.isfinite().all() for parameter in network.parameters()):
             raise TrainingError(f"init {self.init.name!r} gives parameters that are not finite")
@@ -200,18 +201,18 @@ class Job:
             "seed": seed,
             "rate": rate,
             "held_out": self.accuracy(network, self.images.held_out),
-            "test": self.accuracy(network, self.images.test),
+            "test": self.accuracy(network, self.images.test, recipe.test_images),
             "curve": curve,
             "steps": self.steps,
             "seconds": time.perf_counter() - start,
         }
 
-    def accuracy(self, network: nn.Module, images: Images) -> float:
+    def accuracy(self, network: nn.Module, images: Images, limit: int | None = None) -> float:
         """Top-1, in percent."""
         if self.recipe.batch_statistics == RUNNING:
-            return counted(network.eval(), images, CHUNK, self.device)[0]
+            return counted(network.eval(), images, CHUNK, self.device, limit)[0]
         kind, size = self.recipe.batch_statistics, min(CHUNK, len(self.images.calibration))
-        return accuracies(network, images, self.images.calibration, kind, size, self.device)[0]
+        return accuracies(network, images, self.images.calibration, kind, size, self.device, limit)[0]
 
 
 def format_finetuning(rows: Mapping[str, Json]) -> str:

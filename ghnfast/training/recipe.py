@@ -34,7 +34,7 @@ class Recipe:
         batch_size, weight_decay: of training.
         held_out: so many training images, the last of the classes, are never trained on: the best rate is the one with
             the most right on them, on average over seeds.
-        test_images: measure on so many test images, each class in its share; None for all.
+        test_images: measure on so many test images, always the same ones; None for all.
         evaluate_at: steps after which accuracy on the test images is measured, too: a curve.
         batch_statistics: of batch normalization when accuracy is measured: "running", those that training has left, as
             published; "recalibrated" or "batch", which are better early in training, see `ghnfast.training.evaluate`.

@@ -65,16 +65,3 @@ def shots_of(labels: Tensor, shots: int | None, held_out: int) -> tuple[Tensor, 
             )
         chosen.append(own[:shots])
     return torch.cat(chosen).sort().values, held
-
-
-def first_of(images: Images, count: int | None) -> Images:
-    """The first so many images, each class in its share; None for all.
-
-    Raises:
-        TrainingError: there are fewer.
-    """
-    if count is None:
-        return images
-    if count > len(images):
-        raise TrainingError(f"test_images is {count}; at most {len(images)}, all of them, are accepted")
-    return Chosen(images, interleaved(images.all_labels(), torch.arange(len(images)))[:count])

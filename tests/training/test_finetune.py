@@ -229,6 +229,12 @@ def test_models_that_do_not_fit(data: ImageData, build: Callable[[], nn.Module],
         finetune(build, data, "own", **QUICK)
 
 
+def test_some_test_images(data: ImageData) -> None:
+    results = finetune(Small, data, "he", **QUICK, test_images=7)
+    assert results["settings"]["images"] == [16, 12, 7]
+    assert results["mean"] == pytest.approx(100 * round(results["mean"] * 7 / 100) / 7)
+
+
 def test_more_classes_than_the_data_has(data: ImageData) -> None:
     assert finetune(lambda: Small(6), data, "he", **QUICK)["n"] == 1
 

@@ -20,7 +20,7 @@ from ghnfast import checkpoints
 from ghnfast.errors import CheckpointError, TrainingError
 from ghnfast.training import ImageData
 from ghnfast.training.inits import init_of
-from ghnfast.training.shots import Chosen, first_of, shots_of
+from ghnfast.training.shots import Chosen, shots_of
 
 
 @pytest.fixture
@@ -66,13 +66,6 @@ def test_chosen_images_are_those_of_the_others(data: ImageData) -> None:
     assert torch.equal(labels, wanted_labels)
     assert torch.equal(some.all_labels(), data.train.all_labels()[[5, 1, 7]])
     assert len(some) == 3
-
-
-def test_a_part_of_the_test_images_has_all_classes(data: ImageData) -> None:
-    assert first_of(data.test, None) is data.test
-    assert sorted(first_of(data.test, 9).all_labels().tolist()) == [0] * 6 + [1] * 3
-    with pytest.raises(TrainingError, match="test_images is 91; at most 90, all of them, are accepted"):
-        first_of(data.test, 91)
 
 
 # Starts --------------------------------------------------------------------------------------------------------------
