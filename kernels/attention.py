@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .common import on_device_of
+from .launching import launch
 
 # Nodes whose rows a program owns, and nodes that it looks at at once: as few as a product of matrices takes, so that a
 # graph of a hundred nodes is many programs.
@@ -277,8 +278,9 @@ def attention(qkv: Tensor, table: Tensor, relations: Sequence[Tensor], keep: boo
     result = qkv.new_empty(len(qkv), heads * width)
     log_sums = qkv.new_empty(len(qkv) if keep else 0, heads)
     with on_device_of(qkv):
-        attention_kernel[(len(relations[3]), heads)](
-            qkv, table, result, log_sums, *relations, heads, width, scale, padded, BLOCK, keep, **options_for(padded)
+        launch(
+            attention_kernel, (len(relations[3]), heads), qkv, table, result, log_sums, *relations, heads, width, scale,
+            padded, BLOCK, keep, **options_for(padded),
         )  # fmt: skip
     return result, log_sums
 
@@ -301,6 +303,7 @@ def attention_backward(
     given = grad, qkv, table, log_sums, deltas, grad_qkv
     sizes, options = (heads, width, scale, padded, BLOCK), options_for(padded)
     with on_device_of(qkv):
-        queries_backward_kernel[(tiles, heads)](*given, grad_tables, scratch, *relations, *sizes, kinds, **options)
-        keys_backward_kernel[(tiles, heads)](*given, *relations, *sizes, **options)
+        grid = tiles, heads
+        launch(queries_backward_kernel, grid, *given, grad_tables, scratch, *relations, *sizes, kinds, **options)
+        launch(keys_backward_kernel, grid, *given, *relations, *sizes, **options)
     return grad_qkv, grad_tables.sum(0).T[: len(table)].contiguous()

@@ -52,4 +52,6 @@ def rounded_to_bfloat16(x):
 
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Kernels are launched on the current device: make it that of a tensor."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+    if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(tensor.device)

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import decode_tables
-from .check import check
+from .check import Largest, check
 from .common import on_device_of, rounded_to_bfloat16, rounded_to_tf32, sigmoid, tanh
 from .decode_blocks import load_bias, load_weight, normalized, scale_of, size_of
 from .decode_tables import (
@@ -53,6 +53,7 @@ from .decode_tables import (
     Tables,
     blocks_for,
 )  # fmt: skip
+from .launching import launch
 
 # Repeats that are stored at once.
 REPEATS = 8
@@ -329,32 +330,40 @@ def decode(
     """The values of all targets one behind the other: (elements,)."""
     flat = hidden.new_empty(elements)
     fine = torch.full((), FINE.value, dtype=torch.int32, device=hidden.device)
-    launch(hidden, weight, bias, blocks, flat, tables, fine, True, precision)
+    run(hidden, weight, bias, blocks, flat, tables, fine, True, precision)
     return flat
 
 
-def decode_into(hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, tables: Tables, precision: str) -> Tensor:
+def decode_into(
+    hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, tables: Tables, precision: str,
+    status: Tensor | None = None, largest: Largest | None = None,
+) -> Tensor:  # fmt: skip
     """Write the values of all targets to the addresses in the table, if all are finite.
 
+    Args:
+        status: () int32, `FINE`, where something has made it.
+        largest: see `check`.
+
     Returns:
-        () int32 on the device: the number of the first target with a value that is not finite, or 2^31 - 1.
+        The status, () int32 on the device: the number of the first target with a value that is not finite, or `FINE`.
     """
     hidden, weight, bias, blocks = (tensor.contiguous() for tensor in (hidden, weight, bias, blocks))
-    status = torch.full((), FINE.value, dtype=torch.int32, device=hidden.device)
-    check(hidden, weight, bias, blocks, tables, status)
-    launch(hidden, weight, bias, blocks, hidden, tables, status, False, precision)
+    if status is None:
+        status = torch.full((), FINE.value, dtype=torch.int32, device=hidden.device)
+    check(hidden, weight, bias, blocks, tables, status, largest)
+    run(hidden, weight, bias, blocks, hidden, tables, status, False, precision)
     return status
 
 
-def launch(
+def run(
     hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, flat: Tensor, tables: Tables, status: Tensor,
     is_flat: bool, precision: str,
 ) -> None:  # fmt: skip
     hidden, weight, bias, blocks = (tensor.contiguous() for tensor in (hidden, weight, bias, blocks))
     width = hidden.shape[1]
     with on_device_of(hidden):
-        decode_kernel[(len(tables.items),)](
-            hidden, weight, bias, blocks, flat, tables.targets, tables.items, status, width, weight.shape[1],
+        launch(
+            decode_kernel, (len(tables.items),), hidden, weight, bias, blocks, flat, tables.targets, tables.items, status, width, weight.shape[1],
             *blocks_for(width), decode_tables.GIVEN_TILE, REPEATS, decode_tables.KERNEL_TILE, KERNEL_CELLS,
             KERNEL_CHUNK, is_flat, precision, not hidden.is_cuda, **options_for(tables, precision),
         )  # fmt: skip
@@ -374,8 +383,8 @@ def decode_backward(grad: Tensor, blocks: Tensor, tables: Tables, product_elemen
     """
     products, grad_blocks = blocks.new_empty(product_elements), torch.zeros_like(blocks)
     with on_device_of(blocks):
-        decode_backward_kernel[(len(tables.backward_items),)](
-            grad.contiguous(), blocks.contiguous(), products, grad_blocks, tables.targets, tables.backward_items,
+        launch(
+            decode_backward_kernel, (len(tables.backward_items),), grad.contiguous(), blocks.contiguous(), products, grad_blocks, tables.targets, tables.backward_items,
             decode_tables.GIVEN_TILE, REPEATS, **options_for(tables, "float32"),
         )  # fmt: skip
     return products, grad_blocks

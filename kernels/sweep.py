@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common import on_device_of, relu, sigmoid, tanh
+from .launching import launch
 from .streams import (
     load_layers,
     load_matrix,
@@ -346,7 +347,12 @@ def layers_of(weights: Sequence[Tensor]) -> Layers:
 
 
 def gated_sweep(
-    states: Tensor, weights: Sequence[Tensor], topology: Sequence[Tensor], cutoff: int, keep: bool
+    states: Tensor,
+    weights: Sequence[Tensor],
+    topology: Sequence[Tensor],
+    cutoff: int,
+    keep: bool,
+    layers: Layers | None = None,
 ) -> list[Tensor]:
     """Final node states (nodes, hid), and behind them what `gated_sweep_backward` needs, if it is to be kept.
 
@@ -354,8 +360,9 @@ def gated_sweep(
         states: (nodes, hid) float32.
         weights: 8 or 12 tensors, see `ghnfast.ops.sweep.SweepWeights.flat`.
         topology: graph_offsets, band_starts, band_offsets and closeness, see `sweep_kernel`.
+        layers: `layers_of` the weights, where they are known.
     """
-    layers, states = layers_of(weights), states.contiguous()
+    layers, states = layers_of(weights) if layers is None else layers, states.contiguous()
     nodes, hid = states.shape
     heads, width, _ = layers.weight_1.shape
     middle, final = torch.empty_like(states), torch.empty_like(states)
@@ -365,8 +372,8 @@ def gated_sweep(
     gates = states.new_empty((2, nodes, 5, hid) if written else 0)
     hidden = states.new_empty((2, nodes, heads, width) if written else 0)
     with on_device_of(states):
-        sweep_kernel[(len(topology[0]) - 1,)](
-            states, middle, final, messages, gates, hidden, *layers, *topology, nodes, hid, width, cutoff,
+        launch(
+            sweep_kernel, (len(topology[0]) - 1,), states, middle, final, messages, gates, hidden, *layers, *topology, nodes, hid, width, cutoff,
             *blocks, written, **OPTIONS,
         )  # fmt: skip
     return [final, middle, messages, gates, hidden] if keep else [final]
@@ -394,8 +401,8 @@ def gated_sweep_backward(
     grad_gates = states.new_empty(2, nodes, 4, hid)
     grad_hidden, grad_messages = torch.empty_like(hidden), torch.empty_like(messages)
     with on_device_of(states):
-        sweep_backward_kernel[(len(topology[0]) - 1,)](
-            grad.contiguous(), grad_middle, grad_states, grad_received, grad_gates, grad_hidden, grad_messages,
+        launch(
+            sweep_backward_kernel, (len(topology[0]) - 1,), grad.contiguous(), grad_middle, grad_states, grad_received, grad_gates, grad_hidden, grad_messages,
             states, middle, messages, gates, hidden, layers.weight_1, layers.weight_2, layers.weight_input,
             layers.weight_hidden, *topology, nodes, hid, width, cutoff, *blocks_for(heads, hid, width), **OPTIONS,
         )  # fmt: skip

@@ -114,6 +114,8 @@ def is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is being captured on a device's current stream."""
     if device.type != "cuda":
         return False
+    if device.index in (None, torch.cuda.current_device()):
+        return torch.cuda.is_current_stream_capturing()
     with torch.cuda.device(device):
         return torch.cuda.is_current_stream_capturing()
 
@@ -139,7 +141,7 @@ def in_use(tables: list[Tensor]) -> list[Tensor]:
 
 @torch.inference_mode(False)  # what is uploaded is used again, where gradients are asked for
 def uploaded(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
-    """Arrays as tensors on a device, in one copy; on the CPU in their own memory.
+    """Arrays as tensors on a device, in one copy that nobody waits for; on the CPU in their own memory.
 
     Raises:
         BackendError: a CUDA graph is being captured, which nothing can be uploaded in.
@@ -150,16 +152,24 @@ def uploaded(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tenso
         raise BackendError("a CUDA graph is being captured; the same call, on the same tensors, must have come before")
     sizes = [array.nbytes for array in arrays]
     starts = np.cumsum([0, *(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)])
-    packed = np.empty(starts[-1], dtype=np.uint8)
+    # Torch keeps this memory from others until it is copied.
+    here = torch.empty(int(starts[-1]), dtype=torch.uint8, pin_memory=True)
+    packed = here.numpy()
     for array, start, size in zip(arrays, starts, sizes, strict=False):
         packed[start : start + size] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    there = torch.from_numpy(packed).to(device)
+    there = here.to(device, non_blocking=True)
     parts = [there[start : start + size] for start, size in zip(starts, sizes, strict=False)]
     dtypes = [torch.from_numpy(array[:0]).dtype for array in arrays]
     return [part.view(dtype).view(a.shape) for part, dtype, a in zip(parts, dtypes, arrays, strict=True)]
 
 
 ALIGNMENT = 16  # bytes
+
+
+def uploaded_together(groups: Sequence[Sequence[NDArray[Any]]], device: torch.device) -> list[list[Tensor]]:
+    """`uploaded`, for groups of arrays: one copy for all of them."""
+    flat = iter(uploaded([array for group in groups for array in group], device) if any(map(len, groups)) else ())
+    return [[next(flat) for _ in group] for group in groups]
 
 
 def autocasts(tensor: Tensor) -> bool:

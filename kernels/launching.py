@@ -1,0 +1,42 @@
+"""Launching kernels: past Triton's own bookkeeping, which takes longer than a small prediction's arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+# The compiled kernels, by all that Triton compiles them for: the kernel, its device, and of each argument the dtype and
+# whether it is aligned, the constant, or the number where Triton makes a case of it.
+COMPILED: dict[tuple[Any, ...], Any] = {}
+ALIGNMENT = 16  # bytes
+MOST_IN_32_BITS = 2**31 - 1
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+    """`kernel[grid](*arguments, **options)`, on the current device, which is that of the first argument.
+
+    A kernel that has run for such arguments before is launched as it was compiled then.
+    """
+    if not isinstance(kernel, JITFunction):  # interpreted
+        kernel[grid](*arguments, **options)
+        return
+    key = key_of(kernel, arguments, options)
+    compiled = COMPILED.get(key)
+    if compiled is None:
+        COMPILED[key] = kernel[grid](*arguments, **options)
+    else:
+        compiled[(*grid, 1, 1)[:3]](*arguments)
+
+
+def key_of(kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
+    parts: list[Any] = [kernel, arguments[0].get_device(), *options.values()]
+    for value, parameter in zip(arguments, kernel.params, strict=True):
+        if isinstance(value, Tensor):
+            parts += value.dtype, value.data_ptr() % ALIGNMENT == 0
+        elif parameter.do_not_specialize:
+            parts.append(-MOST_IN_32_BITS <= value <= MOST_IN_32_BITS)
+        else:
+            parts += type(value), value
+    return tuple(parts)
