@@ -86,17 +86,29 @@ def tables(targets: NDArray[np.void], memory: NDArray[np.void] | None, width: in
         memory: (targets,) of `MEMORY`, or None where they lie one behind the other.
         width: that of hidden states.
     """
+    return [target_table(targets, memory), *item_tables(targets, width)]
+
+
+def target_table(targets: NDArray[np.void], memory: NDArray[np.void] | None) -> NDArray[np.int64]:
+    """`Tables.targets`."""
     rows, columns, cells, out, in_ = (targets[field] for field in ("rows", "columns", "cells", "out", "in"))
-    block, sizes, product = rows * columns * cells, out * in_ * cells, targets["kind"] == PRODUCT.value
     table = np.zeros(len(targets), dtype=ROW)
     table["target"] = targets
     if memory is None:
+        sizes = out * in_ * cells
         table["memory"]["address"] = np.cumsum(sizes) - sizes
         table["memory"]["strides"] = np.stack([in_ * cells, cells, np.ones_like(cells)], axis=1)
     else:
         table["memory"] = memory
-    of_products = np.where(product, block, 0)
+    of_products = np.where(targets["kind"] == PRODUCT.value, rows * columns * cells, 0)
     table["gradient"] = np.cumsum(of_products) - of_products
+    return table.view(np.int64).reshape(len(table), TABLE_WIDTH.value)
+
+
+def item_tables(targets: NDArray[np.void], width: int) -> list[NDArray[np.generic]]:
+    """`Tables.items` and `Tables.backward_items`."""
+    rows, columns, cells, out, in_ = (targets[field] for field in ("rows", "columns", "cells", "out", "in"))
+    block, sizes, product = rows * columns * cells, out * in_ * cells, targets["kind"] == PRODUCT.value
     single, tile = product & (cells == 1), blocks_for(width).TILE
     what = np.where(single, ONE_CELL.value, np.where(product, KERNEL.value, GIVEN.value))
     # Targets of one cell with blocks of equal size follow each other: up to GROUP of them share an item.
@@ -114,8 +126,7 @@ def tables(targets: NDArray[np.void], memory: NDArray[np.void] | None, width: in
     ones = np.ones_like(everything)
     backward_items = expanded(what, everything, ones, -(-block // GIVEN_TILE), ones)
     index = index_type(targets)
-    columns_of_table = table.view(np.int64).reshape(len(table), TABLE_WIDTH.value)
-    return [columns_of_table, items.astype(index), backward_items.astype(index)]
+    return [items.astype(index), backward_items.astype(index)]
 
 
 def index_type(targets: NDArray[np.void]) -> type[np.signedinteger]:

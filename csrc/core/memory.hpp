@@ -9,8 +9,9 @@ namespace ghnfast {
 // What is known of a tensor's memory, or -1. The row of a table.
 struct TensorMemory {
   std::int64_t address = -1;
-  std::int64_t element = -1;  // the index of its dtype, where it lies in the memory of the CPU
+  std::int64_t element = -1;  // the index of its dtype
   std::int64_t bytes = -1;
+  std::int64_t device = -1;  // the number of the GPU whose memory it is; -1 for the CPU's
 };
 
 // Whether memory of this process can be written. It keeps its content; what is mapped from a file privately is copied.

@@ -25,7 +25,7 @@ void register_rows() {
     PYBIND11_NUMPY_DTYPE(DecodeMemory, address, element, strides);
   }
   if (!is_known<TensorMemory>()) {
-    PYBIND11_NUMPY_DTYPE(TensorMemory, address, element, bytes);
+    PYBIND11_NUMPY_DTYPE(TensorMemory, address, element, bytes, device);
   }
 }
 

@@ -18,7 +18,7 @@ namespace {
 struct Questions {
   py::object torch = py::module_::import("torch");
   py::object tensor = torch.attr("Tensor"), parameter = torch.attr("nn").attr("Parameter");
-  py::str is_cpu = "is_cpu", dtype = "dtype", shape = "shape", itemsize = "itemsize";
+  py::str is_cpu = "is_cpu", is_cuda = "is_cuda", get_device = "get_device", dtype = "dtype", shape = "shape", itemsize = "itemsize";
   py::str is_contiguous = "is_contiguous", data_ptr = "data_ptr";
   py::str untyped_storage = "untyped_storage", storage_offset = "storage_offset";
   py::str nbytes = "nbytes", resizable = "resizable";
@@ -86,7 +86,11 @@ TensorMemory inspect(const Questions& ask, py::handle tensor, const py::tuple& s
   if (on_cpu && !is_true(call(storage, ask.resizable)) && !is_writable(address, bytes)) {
     return {};
   }
-  return {address, on_cpu ? element : -1, bytes};
+  if (on_cpu) {
+    return {address, element, bytes, -1};
+  }
+  const bool on_gpu = is_true(get(tensor, ask.is_cuda));
+  return {address, on_gpu ? element : -1, bytes, on_gpu ? number(tensor, ask.get_device) : -1};
 }
 
 // The memory of each tensor (or None) that is a torch.Tensor or Parameter and not of another class, dense, contiguous,
@@ -139,8 +143,7 @@ void bind_tensors(py::module_& module) {
       "inspect_tensors", &inspect_tensors, py::arg("tensors"), py::arg("shapes"), py::arg("dtypes"),
       "(tensors) TensorMemory: address, number of the dtype and bytes of each tensor that is nothing but contiguous "
       "memory, in one of these dtypes and in its shape, and that can be written; -1 for others. The second is -1 "
-      "outside "
-      "of the memory of the CPU.");
+      "outside of the memory of the CPU and of GPUs, and the last is the number of the GPU.");
   module.def("is_writable", &ghnfast::is_writable, py::arg("address"), py::arg("bytes"),
              "Whether memory of this process can be written; it keeps its content.");
   module.def("overlapping", &overlapping, py::arg("memory"),

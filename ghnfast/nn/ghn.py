@@ -21,11 +21,12 @@ from ..memory import unreadable
 from ..ops.attention import relations_of
 from ..ops.backend import HALVES, as_arrays, is_plain
 from ..ops.decode import PRECISIONS, DecodeSource
-from ..prediction import DecoderKind, Layout, Options, Report, Request, run, values_of
+from ..prediction import DecoderKind, LastStep, Layout, Memory, Options, Report, Request, run, values_of
 from ..prediction.predictor import as_list
 from ..tracing import trace
 from ..tracing.members import Members, members_of
 from .config import GHNConfig
+from .device import DeviceForm
 from .embedding import ShapeEncoder
 from .hub import Pretrained
 from .loading import made_of
@@ -96,7 +97,7 @@ class GHN(Pretrained):
         self.epoch: int | None = None
         # The weights that are known to be finite, and their versions; and the largest of the products'.
         self.checked: tuple[WeightState, float | None] = None, None
-        self.native_form = NativeForm()
+        self.native_form, self.device_form = NativeForm(), DeviceForm()
         self.rounding = "float32"
         hid, (rows, columns, height, _) = settings.hid, settings.max_shape
         if settings.layernorm:
@@ -276,14 +277,24 @@ class GHN(Pretrained):
         return self.decoder.request
 
     @torch.no_grad()
-    def source(self, batch: GraphBatch, layout: Layout) -> tuple[DecodeSource, NativeLast | None]:
-        """Everything but the last step of decoding, for a prediction; and that step, where C++ has more to do in it.
+    def source(
+        self, batch: GraphBatch, layout: Layout, memory: Memory | None = None
+    ) -> tuple[DecodeSource, LastStep | None]:
+        """Everything but the last step of decoding, for a prediction; and that step, where there is more to do in it.
+
+        Args:
+            memory: what that step is to write to, where it is known.
 
         Raises:
             PredictError: a weight cannot be read or is not finite.
         """
         own = members_of(self)
         state = state_of(own.parameters)
+        device = self.device_form.of(self.parts, own, state) if type(self) is GHN else None
+        if device is not None:
+            if not device.finite:
+                check_readable(self, own)
+            return device.source(batch, layout, memory, functools.partial(self.refuse, own))
         largest_weight = self.check_weights(own, state)
         native = self.native(own, state)
         if (widened := self.widened(native)) is not None:
@@ -397,15 +408,20 @@ class GHN(Pretrained):
         else:
             # A sum is infinite or NaN where any element is, and far cheaper to look at.
             fine = bool(torch.isfinite(torch.stack([weight.sum() for weight in weights])).all())
-        named = zip(members.names, weights, strict=True)
-        broken = [] if fine else [name for name, weight in named if not torch.isfinite(weight).all()]
+        if not fine:
+            self.refuse(members)
+        self.checked = state, largest_weight
+        return largest_weight
+
+    def refuse(self, members: Members) -> None:
+        """Raises an error where weights are not finite, which names them."""
+        named = zip(members.names, members.parameters, strict=True)
+        broken = [name for name, weight in named if not torch.isfinite(weight).all()]
         if broken:
             raise PredictError(
                 f"these weights of {self.name} are not finite: {', '.join(broken[:3])}; finite weights are accepted. "
                 "No parameter was changed."
             )
-        self.checked = state, largest_weight
-        return largest_weight
 
 
 def check_readable(ghn: GHN, members: Members) -> None:

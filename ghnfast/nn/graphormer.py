@@ -6,16 +6,19 @@ section 3. The modules have the names that published weights have.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..graph import MAX_DISTANCE, GraphBatch
+from ..graph import MAX_DISTANCE, GraphBatch, Topology
 from ..ops.attention import CODES, Relations, attention, relations_of
+from ..ops.uploads import in_use, uploaded
 from .config import GHNConfig
 from .registry import HYPERNETS, Hypernet
 
@@ -34,6 +37,16 @@ class EdgeEmbedding(nn.Module):
         self.embed = nn.Embedding(EDGE_ROWS, hid)
 
 
+@functools.cache
+def rows_of_codes(device: torch.device) -> Tensor:
+    """(`CODES`, 2): the rows of the edge table for the two distances of each code of a pair."""
+    rows = np.full((CODES, 2), NO_PATH)
+    hops = np.arange(1, MAX_DISTANCE + 1)
+    rows[1 : MAX_DISTANCE + 1, 0] += hops
+    rows[MAX_DISTANCE + 1 :, 1] += hops
+    return uploaded([rows], device)[0]
+
+
 class Attention(nn.Module):
     """Attention of one layer. The first layer's has what the bias of all layers is computed with, too."""
 
@@ -48,14 +61,9 @@ class Attention(nn.Module):
 
     def bias_table(self) -> Tensor:
         """(`CODES`, heads): the bias of each code of a pair."""
-        forward = torch.zeros(CODES, dtype=torch.long)
-        backward = torch.zeros(CODES, dtype=torch.long)
-        hops = torch.arange(1, MAX_DISTANCE + 1)
-        forward[1 : MAX_DISTANCE + 1], backward[MAX_DISTANCE + 1 :] = hops, hops
-        rows = self.edge_embed.embed.weight[
-            (torch.stack([forward, backward], 1) + NO_PATH).to(self.to_qkv.weight.device)
-        ]
-        table: Tensor = self.proj_e(rows.flatten(1))
+        rows = rows_of_codes(self.to_qkv.weight.device)
+        in_use([rows])
+        table: Tensor = self.proj_e(self.edge_embed.embed.weight[rows].flatten(1))
         return table
 
     def forward(self, x: Tensor, table: Tensor, relations: Relations) -> Tensor:
@@ -74,6 +82,13 @@ class FeedForward(nn.Module):
         return result
 
 
+def position_rows(topology: Topology) -> list[NDArray[np.int64]]:
+    """Each node's rows, (nodes,), in the tables of degrees, to it and from it, and of distances from the input."""
+    degree_in, degree_out = topology.degrees
+    degrees = np.minimum(degree_in, MOST_DEGREE), np.minimum(degree_out, MOST_DEGREE)
+    return [*degrees, topology.distances_from_first]
+
+
 class GraphormerLayer(nn.Module):
     """x + attention(LN(x)), then x + MLP(LN(x)). The first has the tables of degrees and of input distances, too."""
 
@@ -90,12 +105,9 @@ class GraphormerLayer(nn.Module):
 
     def positions(self, batch: GraphBatch, cutoff: int) -> Tensor:
         """What degrees and the distance from the input add to each node's state: (nodes, hid)."""
-        topology = batch.topology(cutoff)
-        degree_in, degree_out = topology.degrees
         device = self.ln1.weight.device
-        rows = [np.minimum(degree_in, MOST_DEGREE), np.minimum(degree_out, MOST_DEGREE)]
-        rows.append(topology.distances_from_first)
         tables = (self.centrality_embed_in, self.centrality_embed_out, self.input_dist_embed)
+        rows = position_rows(batch.topology(cutoff))
         added = [table(torch.from_numpy(row).to(device)) for table, row in zip(tables, rows, strict=True)]
         return cast(Tensor, added[0] + added[1] + added[2])
 

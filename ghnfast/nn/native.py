@@ -51,7 +51,9 @@ class NativeLast(NamedTuple):
     calls: Sequence[_C.DecoderCall]
     largest_weight: float | None
 
-    def write(self, source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor]) -> None:
+    def write(
+        self, source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor], precision: str
+    ) -> None:
         """See `ghnfast.prediction.job.LastStep`."""
         hidden, blocks = as_arrays(source.hidden, source.blocks)
         threads, counted = torch.get_num_threads(), counting(outputs)

@@ -8,9 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import _C
@@ -108,68 +106,6 @@ def as_array(tensor: Tensor) -> Any:
     if tensor.dtype == torch.bfloat16:  # which numpy has not: its bits
         return (tensor.detach().resolve_neg() if force else tensor).view(torch.int16).numpy()
     return tensor.numpy(force=force)
-
-
-def is_capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured on a device's current stream."""
-    if device.type != "cuda":
-        return False
-    if device.index in (None, torch.cuda.current_device()):
-        return torch.cuda.is_current_stream_capturing()
-    with torch.cuda.device(device):
-        return torch.cuda.is_current_stream_capturing()
-
-
-# The tables that captured CUDA graphs read: nobody tells when such a graph is gone. By the memory they are in, so that
-# a loop that captures keeps each of them once.
-CAPTURED: dict[int, list[Tensor]] = {}
-
-
-def in_use(tables: list[Tensor]) -> list[Tensor]:
-    """The same tables, as used on their device's current stream, which need not be the one they were uploaded on: their
-    memory is not given to others before what this stream does with them is done. Where a CUDA graph is being captured
-    that will read them, they stay for good.
-    """
-    first = tables[0]
-    if first.is_cuda:
-        if is_capturing(first.device):
-            CAPTURED[first.data_ptr()] = tables
-        else:
-            first.record_stream(torch.cuda.current_stream(first.device))  # of the memory that all of them share
-    return tables
-
-
-@torch.inference_mode(False)  # what is uploaded is used again, where gradients are asked for
-def uploaded(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
-    """Arrays as tensors on a device, in one copy that nobody waits for; on the CPU in their own memory.
-
-    Raises:
-        BackendError: a CUDA graph is being captured, which nothing can be uploaded in.
-    """
-    if device.type == "cpu":
-        return [torch.from_numpy(array) for array in arrays]
-    if is_capturing(device):
-        raise BackendError("a CUDA graph is being captured; the same call, on the same tensors, must have come before")
-    sizes = [array.nbytes for array in arrays]
-    starts = np.cumsum([0, *(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)])
-    # Torch keeps this memory from others until it is copied.
-    here = torch.empty(int(starts[-1]), dtype=torch.uint8, pin_memory=True)
-    packed = here.numpy()
-    for array, start, size in zip(arrays, starts, sizes, strict=False):
-        packed[start : start + size] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    there = here.to(device, non_blocking=True)
-    parts = [there[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-    dtypes = [torch.from_numpy(array[:0]).dtype for array in arrays]
-    return [part.view(dtype).view(a.shape) for part, dtype, a in zip(parts, dtypes, arrays, strict=True)]
-
-
-ALIGNMENT = 16  # bytes
-
-
-def uploaded_together(groups: Sequence[Sequence[NDArray[Any]]], device: torch.device) -> list[list[Tensor]]:
-    """`uploaded`, for groups of arrays: one copy for all of them."""
-    flat = iter(uploaded([array for group in groups for array in group], device) if any(map(len, groups)) else ())
-    return [[next(flat) for _ in group] for group in groups]
 
 
 def autocasts(tensor: Tensor) -> bool:

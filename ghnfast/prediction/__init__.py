@@ -8,8 +8,8 @@ of a target is where its parameter lies; a *job* is all of this, ready to run (`
 `predictor` says what it needs of one.
 """
 
-from .job import Job, prepare
-from .layout import DecoderKind, Layout, Request, Sizes
+from .job import Job, LastStep, prepare
+from .layout import DecoderKind, Layout, Memory, Request, Sizes
 from .predictor import Options, Predictor, other_domain, run
 from .report import Report
 from .values import values_of
@@ -17,7 +17,9 @@ from .values import values_of
 __all__ = [
     "DecoderKind",
     "Job",
+    "LastStep",
     "Layout",
+    "Memory",
     "Options",
     "Predictor",
     "Report",

@@ -15,7 +15,7 @@ from ..ops.backend import backend_for, is_plain
 from ..ops.decode import DecodeSource, DecodeTargets, NotFinite, Table, copy_all, decode_into, decode_to, joined
 from ..tracing.members import Members
 from .inversion import Inversion
-from .layout import Layout, Request, lay_out, memory_of, table_of_batch
+from .layout import Layout, Memory, Request, lay_out_slots, memory_of
 from .plan import Plan, decoded_part, nothing_reason, plan_for, rows_to_decode
 from .slots import Form
 
@@ -23,8 +23,10 @@ from .slots import Form
 class LastStep(Protocol):
     """The last step of a prediction where it is numbers in and numbers out, on what a GHN left for it."""
 
-    def write(self, source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor]) -> None:
-        """See `ghnfast.ops.decode.decode_to`."""
+    def write(
+        self, source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor], precision: str
+    ) -> None:
+        """See `ghnfast.ops.decode.decode_to`; `precision` as of `decode_into`."""
         ...
 
     def complete(self, source: DecodeSource) -> None:
@@ -37,7 +39,7 @@ class Job:
     """A prediction that is ready to run.
 
     names, forms, parameters: what is decoded, in the order of the layout.
-    memory: what C++ writes to, or None where a parameter is not just memory that it can write to.
+    memory: what is written to, or None where a parameter is not just memory that can be written to.
     inversions: weights among `parameters` that stand for what they are computed from.
     """
 
@@ -46,8 +48,13 @@ class Job:
     names: list[str]
     forms: list[Form]
     parameters: list[Tensor]
-    memory: Table | None
+    memory: Memory | None
     inversions: list[Inversion]
+
+    @property
+    def direct_memory(self) -> Memory | None:
+        """What can be written to in one step; None where there is more to do."""
+        return None if self.inversions else self.memory
 
     @torch.no_grad()
     def write(self, source: DecodeSource, ghn: str, precision: str, last: LastStep | None = None) -> None:
@@ -57,15 +64,21 @@ class Job:
             ghn: its name, for messages.
             last: where the GHN has it, what takes the place of `decode_to`; then the source lacks blocks.
         """
-        direct = self.memory is not None and backend_for(source.hidden) == "cpp" and is_plain(source)
+        memory = self.direct_memory
+        # Without a last step of its own, C++ has one.
+        direct = memory is not None and memory.device == source.hidden.device and is_plain(source)
+        direct = direct and (last is not None or backend_for(source.hidden) == "cpp")
         try:
-            if last is not None and (self.inversions or not direct):
+            if last is not None and not direct:
                 last.complete(source)
             if self.inversions:
                 self.write_inverted(source, precision)
-            elif self.memory is not None and direct:
-                write = decode_to if last is None else last.write
-                write(source, self.layout.targets, self.memory, self.parameters)
+            elif memory is not None and direct:
+                targets = self.layout.targets
+                if last is None:
+                    decode_to(source, targets, memory.table, self.parameters)
+                else:
+                    last.write(source, targets, memory.table, self.parameters, precision)
             else:
                 outputs = list(map(decoded_part, self.forms, self.parameters))
                 with torch.autocast(source.hidden.device.type, enabled=False):
@@ -117,21 +130,18 @@ def prepare(
         plans = [plan.without_classifier() for plan in plans]
     if not any(plan.parameters for plan in plans):
         raise PredictError("nothing is predicted: " + nothing_reason(plans))
-    table = table_of_batch(batch, [plan.slots for plan in plans], [plan.rows for plan in plans], request)
-    found = joined([plan.memory for plan in plans])
-    slots = [(plan.slots, row) for plan in plans for row in plan.rows.tolist()]
-    parameters = [parameter for plan in plans for parameter in plan.parameters]
     decoded = rows_to_decode(plans)
-    table, found = table.take(decoded), found.take(decoded)
-    layout = lay_out(table, request)
-    order = decoded[layout.order].tolist()
+    table, layout, names, forms = lay_out_slots(
+        batch, [plan.slots for plan in plans], [plan.rows for plan in plans], decoded, request
+    )
+    parameters = [parameter for plan in plans for parameter in plan.parameters]
     return Job(
         plans,
         layout,
-        [slots[index][0].names[slots[index][1]] for index in order],
-        [slots[index][0].forms[slots[index][1]] for index in order],
-        [parameters[index] for index in order],
-        memory_of(table, found, layout) if found["element"].min() >= 0 else None,
+        names,
+        forms,
+        [parameters[index] for index in decoded[layout.order].tolist()],
+        memory_of(table, joined([plan.memory for plan in plans]).take(decoded), layout),
         [inversion for model, plan in zip(models, plans, strict=True) for inversion in inversions_of(model, plan)],
     )
 

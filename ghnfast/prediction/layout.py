@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .. import _C
@@ -153,6 +154,7 @@ class Layout:
     nodes: (slots,) int64, the node of the batch that each is decoded from.
     calls: runs of slots whose blocks one call of a decoder gives, and where those go.
     hidden_rows, elements: how many rows of hidden states, and elements of blocks, the last step reads.
+    known: what others have made of it, each under a key of its own.
     """
 
     order: NDArray[np.int64]
@@ -161,6 +163,60 @@ class Layout:
     calls: list[_C.DecoderCall]
     hidden_rows: int
     elements: int
+    known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+
+class SlotLayout(NamedTuple):
+    """The decoding of slots. table: their rows. names, forms: of each, in the order of the layout."""
+
+    table: Table
+    layout: Layout
+    names: list[str]
+    forms: list[Form]
+
+
+class Memory(NamedTuple):
+    """Where parameters lie that are all contiguous, on one device. table: in the order of a layout's targets."""
+
+    table: Table
+    device: torch.device
+
+
+def lay_out_slots(
+    batch: GraphBatch,
+    slots: Sequence[Slots],
+    rows: Sequence[NDArray[np.int64]],
+    decoded: NDArray[np.int64],
+    request: Request,
+) -> SlotLayout:
+    """The decoding of these rows of each graph's slots; of a graph alone it is kept with its slots.
+
+    Args:
+        decoded: which of all rows there is to decode.
+    """
+    if len(slots) > 1:
+        return make_slot_layout(batch, slots, rows, decoded, request)
+    key = request, rows[0].tobytes(), decoded.tobytes()
+    known: SlotLayout | None = slots[0].layouts.get(key)
+    if known is None:
+        known = slots[0].layouts[key] = make_slot_layout(batch, slots, rows, decoded, request)
+    return known
+
+
+def make_slot_layout(
+    batch: GraphBatch,
+    slots: Sequence[Slots],
+    rows: Sequence[NDArray[np.int64]],
+    decoded: NDArray[np.int64],
+    request: Request,
+) -> SlotLayout:
+    table = table_of_batch(batch, slots, rows, request).take(decoded)
+    layout = lay_out(table, request)
+    owners = [(own, row) for own, wanted in zip(slots, rows, strict=True) for row in wanted.tolist()]
+    order = [owners[index] for index in decoded[layout.order].tolist()]
+    return SlotLayout(
+        table, layout, [own.names[row] for own, row in order], [own.forms[row] for own, row in order]
+    )
 
 
 def lay_out(table: Table, request: Request) -> Layout:
@@ -173,12 +229,16 @@ def lay_out(table: Table, request: Request) -> Layout:
     return Layout(order, DecodeTargets(targets), nodes, calls, rows, elements)
 
 
-def memory_of(table: Table, found: Table, layout: Layout) -> Table:
-    """What `decode_to` writes to, for parameters that are all contiguous.
+def memory_of(table: Table, found: Table, layout: Layout) -> Memory | None:
+    """What the last step writes to, or None where parameters are not just contiguous memory of one device.
 
     Args:
         found: where each parameter lies (`Plan.memory`).
     """
-    elements = found["element"]
+    elements, devices = found["element"], found["device"]
+    number = int(devices[0])
+    if elements.min() < 0 or (devices != number).any():
+        return None
     addresses = found["address"] + table["kept"] * ELEMENT_BYTES[elements]
-    return contiguous_memory(layout.targets.table, addresses[layout.order], elements[layout.order])
+    places = contiguous_memory(layout.targets.table, addresses[layout.order], elements[layout.order])
+    return Memory(places, torch.device("cpu") if number < 0 else torch.device("cuda", number))

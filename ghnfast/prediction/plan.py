@@ -37,8 +37,8 @@ class Plan:
 
     rows: (n,) int64, which of the graph's slots these are.
     parameters: the model's parameters, one per row.
-    memory: (n,), where each lies: its `address`; its dtype (`element`, of `ELEMENTS`) where C++ writes to it as it is,
-        or -1; and the `bytes` that it spans.
+    memory: (n,), where each lies: its `address`; its dtype (`element`, of `ELEMENTS`) where it can be written to as it
+        is, or -1; the `bytes` that it spans; and the GPU that it is on (`device`), or -1 on the CPU.
     """
 
     members: Members
@@ -74,7 +74,7 @@ def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
     for row in np.flatnonzero(memory["address"] < 0).tolist():
         reason = reason_to_skip(model, slots, row, found[row])
         if reason is None:
-            memory[row] = found[row].data_ptr(), -1, extent(found[row]) * found[row].element_size()
+            memory[row] = found[row].data_ptr(), -1, extent(found[row]) * found[row].element_size(), -1
         else:
             skipped[slots.names[row]] = reason
             rows[row] = -1

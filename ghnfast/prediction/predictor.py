@@ -15,7 +15,7 @@ from ..ops.decode import DecodeSource
 from ..tracing import trace_members
 from ..tracing.members import members_of
 from .job import LastStep, prepare
-from .layout import Layout, Request
+from .layout import Layout, Memory, Request
 from .report import make_report
 
 
@@ -46,8 +46,13 @@ class Predictor(Protocol):
         """What slots ask the decoders for."""
         ...
 
-    def source(self, batch: GraphBatch, layout: Layout) -> tuple[DecodeSource, LastStep | None]:
+    def source(
+        self, batch: GraphBatch, layout: Layout, memory: Memory | None = None
+    ) -> tuple[DecodeSource, LastStep | None]:
         """Everything but the last step of decoding: forward pass and decoders.
+
+        Args:
+            memory: what the last step is to write to, where it is known.
 
         Returns:
             What the last step reads, and what does that step, where the GHN has it.
@@ -83,7 +88,7 @@ def run(
         graphs = graphs_for(models, graph)
     batch = batch_of(graphs)
     job = prepare(models, members, batch, classifier, ghn.request)
-    source, last = ghn.source(batch, job.layout)
+    source, last = ghn.source(batch, job.layout, job.direct_memory)
     notice = next(filter(None, (other_domain(ghn, graph) for graph in graphs)), None)
     if notice is not None:
         hint = "Pass input_shape=(channels, height, width) if it takes others, or another ghn, such as 'ghn2-imagenet'"

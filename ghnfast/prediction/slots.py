@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,8 @@ class Slots:
     optional: the slots that `classifier=False` leaves alone: the classification layer's, and what is tied to it.
     skipped: {name: reason}.
     ran_on_numbers, slices, reparametrized: see `ArchGraph`.
-    tables: their tables (`ghnfast.prediction.layout.table_of`) that are known, by what these depend on.
+    tables, layouts: their tables (`ghnfast.prediction.layout.table_of`) and layouts (`lay_out_slots`) that are known,
+        by what these depend on.
     """
 
     names: list[str]
@@ -61,6 +63,7 @@ class Slots:
     slices: dict[str, ParameterSlice]
     reparametrized: dict[str, Reparametrization]
     tables: dict[Hashable, Table] = field(default_factory=dict, repr=False)
+    layouts: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def parameters_of(self, name: str) -> tuple[str, ...]:
         """The parameters that are predicted with a slot of this name."""

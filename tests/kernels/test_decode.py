@@ -305,7 +305,7 @@ def test_writing_beyond_two_to_the_31_elements() -> None:
     )
     nothing = torch.zeros(1, 16, device=DEVICE), torch.zeros(1, 1, 16, device=DEVICE), torch.zeros(1, 1, device=DEVICE)
     status = torch.tensor(decode_tables.FINE.value, dtype=torch.int32, device=DEVICE)
-    kernels.launch(*nothing, blocks, blocks, tables, status, False, "float32")
+    kernels.run(*nothing, blocks, blocks, tables, status, False, "float32")
     assert output[-2:].tolist() == [5.0, 6.0]
     assert output[-ROW - 2 : -ROW].tolist() == [0.0, 0.0]  # the row before is another item's
 

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ghnfast.ops.backend import uploaded
 from ghnfast.ops.decode import FINE
 from ghnfast.ops.layers import (
     Activation,
@@ -27,6 +26,7 @@ from ghnfast.ops.layers import (
     naive_layers,
     run_layers,
 )
+from ghnfast.ops.uploads import uploaded
 
 NODES, HID = 9, 12
 

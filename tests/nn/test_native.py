@@ -215,7 +215,7 @@ OTHERS = {
 @pytest.mark.parametrize("what", OTHERS)
 def test_what_is_not_plain_memory_is_left_out(what: str) -> None:
     tensor, shape = OTHERS[what]
-    assert _C.inspect_tensors([tensor], [shape], PREDICTED_DTYPES).tolist() == [(-1, -1, -1)]
+    assert _C.inspect_tensors([tensor], [shape], PREDICTED_DTYPES).tolist() == [(-1, -1, -1, -1)]
 
 
 def test_plain_memory() -> None:

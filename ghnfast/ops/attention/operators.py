@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _C
-from ..backend import as_arrays, backend_for, in_use, uploaded
+from ..backend import as_arrays, backend_for
+from ..uploads import Wanted, in_use, upload
 from .relations import Relations
 
 
@@ -26,13 +28,20 @@ def native_relations(relations: list[Tensor]) -> _C.Relations:
 
 def triton_tables(relations: Relations, device: torch.device) -> list[Tensor]:
     """graph_offsets, pair_offsets, codes and the tiles of programs (see kernels/attention.py)."""
+    upload([wanted_tables(relations, device)], device)
+    in_use(relations.uploaded[device])
+    return relations.uploaded[device]
+
+
+def wanted_tables(relations: Relations, device: torch.device) -> Wanted | None:
+    """What a device has not yet of `triton_tables`."""
     from ...kernels.attention import tiles_of
 
-    if device not in relations.uploaded:
-        offsets = relations.graph_offsets
-        arrays: list[NDArray[Any]] = [offsets, relations.pair_offsets, relations.codes, tiles_of(offsets)]
-        relations.uploaded[device] = uploaded(arrays, device)
-    return in_use(relations.uploaded[device])
+    if device in relations.uploaded:
+        return None
+    offsets = relations.graph_offsets
+    arrays: list[NDArray[Any]] = [offsets, relations.pair_offsets, relations.codes, tiles_of(offsets)]
+    return Wanted(arrays, functools.partial(relations.uploaded.__setitem__, device))
 
 
 @torch.library.custom_op(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...errors import BackendError
-from ..backend import autocasts, backend_for, is_capturing, is_plain
+from ..backend import autocasts, backend_for, is_plain
+from ..uploads import is_capturing
 from .naive import copy_all, naive_blocks, naive_decode_into, tile
 from .operators import decode_into_op, decode_op, decode_to, native_decode, triton_decode_into, triton_tables
 from .targets import FINE, DecodeSource, DecodeTargets, NotFinite, as_tensor, check_sizes, memory_table, product_runs

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ... import _C
-from ..backend import as_arrays, backend_for, in_use, uploaded
+from ..backend import as_arrays, backend_for
+from ..uploads import Wanted, in_use, upload
 from .targets import (
     ELEMENTS,
     FINE,
@@ -24,6 +25,7 @@ from .targets import (
     DecodeTargets,
     NotFinite,
     Table,
+    Uploaded,
     as_table,
     contiguous_memory,
     sizes_of,
@@ -70,15 +72,27 @@ def native_decode(source: DecodeSource, targets: DecodeTargets, elements: int) -
 
 def triton_tables(targets: DecodeTargets, memory: Table | None, hidden: Tensor) -> list[Tensor]:
     """`Tables` of kernels/decode_tables.py on the device of hidden states; `memory` None for targets side by side."""
+    device, width = hidden.device, hidden.shape[1]
+    upload([wanted_tables(targets, memory, device, width)], device)
+    known = targets.uploaded[device, width]
+    in_use([known.rows], known.items)
+    return [known.rows, *known.items]
+
+
+def wanted_tables(targets: DecodeTargets, memory: Table | None, device: torch.device, width: int) -> Wanted | None:
+    """What a device has not yet of `triton_tables`."""
     from ...kernels import decode_tables
 
-    known = targets.uploaded
-    key = b"" if memory is None else memory.tobytes()
-    found = known.get(hidden.device, {})
-    if key not in found:
-        arrays = decode_tables.tables(targets.table, memory, hidden.shape[1])
-        found = known[hidden.device] = {key: uploaded(arrays, hidden.device)}
-    return in_use(found[key])
+    known, key = targets.uploaded.get((device, width)), b"" if memory is None else memory.tobytes()
+    if known is not None and known.memory == key:
+        return None
+    rows = decode_tables.target_table(targets.table, memory)
+    items = decode_tables.item_tables(targets.table, width) if known is None else []
+
+    def keep(there: list[Tensor]) -> None:
+        targets.uploaded[device, width] = Uploaded(key, there[0], there[1:] if known is None else known.items)
+
+    return Wanted([rows, *items], keep)
 
 
 # Operators ------------------------------------------------------------------------------------------------------------

@@ -83,13 +83,21 @@ class Target(NamedTuple):
     scale: float
 
 
+class Uploaded(NamedTuple):
+    """Tables on a device. memory: the bytes of that of memory. rows, items: see `Tables` of kernels/decode_tables.py."""
+
+    memory: bytes
+    rows: Tensor
+    items: list[Tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class DecodeTargets:
     """What is decoded: table (targets,) of `TARGET`."""
 
     table: Table
-    # Tables as the Triton kernels take them, by device; of those with memory, the last alone.
-    uploaded: dict[torch.device, dict[bytes, list[Tensor]]] = field(default_factory=dict, repr=False)
+    # Tables as the Triton kernels take them, by device and width of hidden states; of those with memory, the last alone.
+    uploaded: dict[tuple[torch.device, int], Uploaded] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[Target]:
         return itertools.starmap(Target, self.table.tolist())

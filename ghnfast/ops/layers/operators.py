@@ -39,7 +39,8 @@ def run_layers(scratch: Tensor, states: Tensor, weights: Weights, tables: StageT
     on_device = layer_tables.Tables(*tables.tables)
     for stage in range(first, last):
         begin, end = tables.ends[stage], tables.ends[stage + 1]
-        layers.run_stage(scratch, states, weights.addresses, on_device, begin, end)
+        if begin < end:
+            layers.run_stage(scratch, states, weights.addresses, on_device, begin, end)
 
 
 def embed(states: Tensor, status: Tensor, indices: Tensor, weights: Weights) -> None:

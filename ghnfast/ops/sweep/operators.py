@@ -5,6 +5,7 @@ The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from ... import _C
 from ...graph import Topology
-from ..backend import as_arrays, backend_for, in_use, uploaded
+from ..backend import as_arrays, backend_for
+from ..uploads import Wanted, in_use, upload
 
 
 def native_topology(topology: Sequence[Tensor], cutoff: int) -> _C.Topology:
@@ -30,18 +32,32 @@ def native_gated_sweep(states: Tensor, weights: list[NDArray[Any]], topology: _C
 
 def triton_tables(topology: Topology, device: torch.device) -> list[Tensor]:
     """graph_offsets, and the bands by target and by source: starts, offsets, closeness (see kernels/sweep.py)."""
+    upload([wanted_tables(topology, device)], device)
+    tables = known_tables(topology, device)
+    in_use(tables)
+    return tables
+
+
+def known_tables(topology: Topology, device: torch.device) -> list[Tensor]:
+    """`triton_tables` that are there."""
+    tables: list[Tensor] = topology.known["gated_sweep"][device]
+    return tables
+
+
+def wanted_tables(topology: Topology, device: torch.device) -> Wanted | None:
+    """What a device has not yet of `triton_tables`."""
     known: dict[torch.device, list[Tensor]] = topology.known.setdefault("gated_sweep", {})
-    if device not in known:
-        own = topology.band_starts, topology.band_offsets, topology.closeness
-        starts, offsets, closeness = _C.reversed_bands(*own)
-        arrays = [
-            topology.graph_offsets,
-            np.concatenate([own[0], starts]),
-            np.concatenate([own[1], own[1][-1] + offsets[1:]]),
-            np.concatenate([own[2], closeness]),
-        ]
-        known[device] = uploaded(arrays, device)
-    return in_use(known[device])
+    if device in known:
+        return None
+    own = topology.band_starts, topology.band_offsets, topology.closeness
+    starts, offsets, closeness = _C.reversed_bands(*own)
+    arrays = [
+        topology.graph_offsets,
+        np.concatenate([own[0], starts]),
+        np.concatenate([own[1], own[1][-1] + offsets[1:]]),
+        np.concatenate([own[2], closeness]),
+    ]
+    return Wanted(arrays, functools.partial(known.__setitem__, device))
 
 
 @torch.library.custom_op(

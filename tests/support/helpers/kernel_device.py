@@ -14,7 +14,7 @@ if DEVICE == "cpu":
 
 def use_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interpreted, a program takes as long for a large block as for a small one: make them few."""
-    from ghnfast.kernels import attention, decode, decode_tables, sweep
+    from ghnfast.kernels import attention, decode, decode_tables, layer_tables, layers, sweep
 
     if DEVICE == "cpu":
         large = {"HELD_ROWS": 1024, "HELD": 1 << 20, "GIVEN_TILE": 4096, "KERNEL_TILE": 1024, "STORED": 1 << 30}
@@ -24,3 +24,6 @@ def use_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(decode, "REPEATS", 64)
         monkeypatch.setattr(sweep, "GATHERED", 1 << 15)
         monkeypatch.setattr(attention, "BLOCK", 64)
+        for name, size in {"ROWS": 128, "OUTPUTS": 256, "CHUNK": 128}.items():
+            monkeypatch.setattr(layer_tables, name, size)
+        monkeypatch.setattr(layers, "NODES", 128)

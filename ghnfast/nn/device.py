@@ -1,0 +1,334 @@
+"""The forward pass of a GHN in Triton kernels, and the last step of decoding: a few launches that nobody waits for.
+
+Beside `native`, it computes what the modules do. What depends on weights alone is kept while they stay as they are, what
+depends on a graph is kept with the graph; a prediction fills in where parameters lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..graph import GraphBatch
+from ..ops.attention import operators as of_attention
+from ..ops.attention import relations_of
+from ..ops.backend import is_plain
+from ..ops.decode import FINE, DecodeSource, DecodeTargets, NotFinite, Table
+from ..ops.decode import operators as of_decoding
+from ..ops.layers import StageTables, Weights, addresses_of, arrays_of, embed, run_layers
+from ..ops.sweep import operators as of_sweep
+from ..ops.uploads import Made, Wanted, in_use, is_capturing, upload
+from ..prediction.layout import Layout, Memory
+from ..tracing.members import Members, has_global_hooks
+from .decoder import ConvDecoder
+from .graphormer import Graphormer, position_rows
+from .linear import own_weights
+from .native import NATIVE, Parts, WeightState, is_untouched, weights_backend
+from .stages import Places, Widths, indices_of, write_stages
+from .sweep import GatedSweep, NodeMlp
+
+
+class Plan(NamedTuple):
+    """A forward pass of a batch, on its device: what is kept with the layout. elements: of scratch."""
+
+    places: Places
+    elements: int
+    tables: StageTables
+    indices: Tensor
+
+    @property
+    def uploaded(self) -> list[Tensor]:
+        return [*self.tables.tables, self.indices]
+
+
+class DeviceForm:
+    """The forward pass of one GHN in kernels, and the state of the weights it was made for.
+
+    A copy of a GHN begins without.
+    """
+
+    def __init__(self) -> None:
+        self.known: tuple[WeightState, Device] | None = None
+
+    def __reduce__(self) -> tuple[type[DeviceForm], tuple[()]]:
+        return DeviceForm, ()
+
+    def of(self, parts: Parts, members: Members, state: WeightState) -> Device | None:
+        """The forward pass in kernels, where it does what the modules do: for numbers in and numbers out.
+
+        Args:
+            members, state: those of the GHN with these parts.
+        """
+        if type(parts.decoder) is not ConvDecoder or type(parts.hypernet) not in NATIVE or has_global_hooks():
+            return None
+        weights = members.parameters
+        if weights_backend(members) != "triton" or not all(map(is_untouched, members.modules[1:])):
+            return None
+        if not is_plain(weights):
+            return None
+        known = self.known
+        if known is not None and state is not None and known[0] == state:
+            return known[1]
+        if not all(weight.is_contiguous() and weight.device == weights[0].device for weight in weights):
+            return None
+        found = Device(parts, weights, None if known is None else known[1].weights)
+        self.known = state, found
+        return found
+
+
+class Device:
+    """The weights of a GHN as kernels take them, in one state of theirs.
+
+    finite: whether they are known to be.
+    """
+
+    def __init__(self, parts: Parts, weights: Sequence[Tensor], before: Weights | None) -> None:
+        self.parts = parts
+        self.device = weights[0].device
+        self.last = parts.decoder.last
+        self.widths = widths_of(parts)
+        self.cutoff = parts.hypernet.cutoff
+        self.kind = KINDS[type(parts.hypernet)]
+        self.finite = False
+        named = weights_of(parts)
+        self.numbers = {name: number for number, name in enumerate(named)}
+        own = {tensor.data_ptr() for tensor in named.values()}
+        tensors = [*named.values(), *(weight for weight in weights if weight.data_ptr() not in own)]
+        same = before is not None and list(map(Tensor.data_ptr, before.tensors)) == list(map(Tensor.data_ptr, tensors))
+        self.weights = before if same else None
+        self.tensors = tensors
+        self.prepared: Prepared | None = None
+
+    # Tables ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> Any:
+        """What a plan depends on, besides the batch and the layout."""
+        return "device", self.device, self.widths, self.cutoff, self.kind
+
+    def wanted(self, batch: GraphBatch, layout: Layout) -> list[Wanted | None]:
+        """What the device has not yet of the GHN, the batch and the layout."""
+        wanted = [self.wanted_weights(), self.wanted_plan(batch, layout)]
+        if self.kind == "sweep":
+            wanted.append(of_sweep.wanted_tables(batch.topology(self.cutoff), self.device))
+        elif self.kind == "attention":
+            wanted.append(of_attention.wanted_tables(relations_of(batch.topology(self.cutoff)), self.device))
+        return wanted
+
+    def wanted_weights(self) -> Wanted | None:
+        if self.weights is not None:
+            return None
+
+        def keep(there: list[Tensor]) -> None:
+            self.weights = Weights(self.tensors, there[0])
+
+        return Wanted([addresses_of(self.tensors)], keep)
+
+    def wanted_plan(self, batch: GraphBatch, layout: Layout) -> Wanted | None:
+        if self.key in layout.known:
+            return None
+        stages, places = write_stages(layout, len(batch), self.widths, self.numbers, self.kind)
+        arrays, ends = arrays_of(stages)
+        columns = [batch.primitives, self.parts.shapes.indices(batch.shape_table)]
+        if self.kind == "attention":
+            columns += position_rows(batch.topology(self.cutoff))
+
+        def keep(there: list[Tensor]) -> None:
+            layout.known[self.key] = Plan(places, stages.elements, StageTables(there[:-1], ends), there[-1])
+
+        return Wanted([*arrays, indices_of(columns)], keep)
+
+    # The forward pass -----------------------------------------------------------------------------------------------
+
+    def source(
+        self, batch: GraphBatch, layout: Layout, memory: Memory | None, refuse: Callable[[], None]
+    ) -> tuple[DecodeSource, DeviceLast]:
+        """Everything but the last step of decoding, and that step.
+
+        Args:
+            memory: what that step is to write to, if it is known already.
+            refuse: see `DeviceLast`.
+        """
+        width, targets = self.last.weight.shape[2], layout.targets
+        wanted = self.wanted(batch, layout)
+        if memory is not None and memory.device == self.device:
+            wanted.append(of_decoding.wanted_tables(targets, memory.table, self.device, width))
+        upload(wanted, self.device)
+        plan: Plan = layout.known[self.key]
+        assert self.weights is not None
+        in_use([self.weights.addresses], plan.uploaded)
+        prepared = self.prepare(self.weights)
+        scratch = torch.empty(plan.elements, device=self.device)
+        status = torch.empty((), dtype=torch.int32, device=self.device)
+        nodes, hid, places = len(batch), self.widths.hid, plan.places
+        initial = scratch.as_strided((nodes, hid), (hid, 1), places.initial)
+        embed(initial, status, plan.indices, self.weights)
+        states = initial
+        if self.kind == "sweep":
+            topology = batch.topology(self.cutoff)
+            tables = of_sweep.triton_tables(topology, self.device)
+            states = prepared.sweep(initial, tables, topology.cutoff)
+        elif self.kind == "attention":
+            relations = relations_of(batch.topology(self.cutoff))
+            tables = of_attention.triton_tables(relations, self.device)
+            qkv = scratch.as_strided((nodes, 3 * hid), (3 * hid, 1), places.qkv)
+            for stage in range(0, places.of_states, 4):
+                run_layers(scratch, states, self.weights, plan.tables, stage, stage + 1)
+                result, _ = of_attention.triton_attention(qkv, prepared.table, tables, False)
+                run_layers(scratch, result, self.weights, plan.tables, stage + 1, stage + 4)
+        first = 0 if self.kind == "mlp" else places.of_states
+        run_layers(scratch, states, self.weights, plan.tables, first, len(plan.tables.ends) - 1)
+        hidden = scratch.as_strided((layout.hidden_rows, width), (width, 1), places.hidden)
+        blocks = scratch.as_strided((layout.elements,), (1,), places.blocks)
+        return DecodeSource(hidden, *self.last, blocks), DeviceLast(self, status, refuse)
+
+    def prepare(self, weights: Weights) -> Prepared:
+        """What is computed of weights alone, once for each state of theirs."""
+        if self.prepared is None:
+            self.prepared = Prepared(self, weights)
+        self.prepared.use()
+        return self.prepared
+
+
+class Prepared:
+    """What is computed of weights alone.
+
+    largest: (weights,) float32, the largest absolute value of each. layers: of a sweep. table: the bias of attention.
+    """
+
+    def __init__(self, device: Device, weights: Weights) -> None:
+        from ..kernels import check
+        from ..kernels import sweep as kernels
+
+        self.largest = check.largest_of(weights.addresses)
+        self.layers: kernels.Layers | None = None
+        self.table = self.largest
+        self.flat: list[Tensor] = []
+        hypernet = device.parts.hypernet
+        if isinstance(hypernet, GatedSweep):
+            self.flat = hypernet.weights.flat
+            self.layers = kernels.layers_of(self.flat)
+        elif isinstance(hypernet, Graphormer):
+            with torch.autocast(device.device.type, enabled=False):
+                self.table = hypernet.layers[0].attn.bias_table()
+        self.made = Made.now(device.device) if device.device.type == "cuda" else None
+
+    def use(self) -> None:
+        """On the current stream, which need not be the one that it was computed on."""
+        stacked = [] if self.layers is None else self.layers[:4]  # the others are the weights themselves
+        in_use(*([tensor] for tensor in (self.largest, self.table, *stacked)), made=self.made)
+
+    def sweep(self, states: Tensor, tables: Sequence[Tensor], cutoff: int) -> Tensor:
+        from ..kernels import sweep as kernels
+
+        return kernels.gated_sweep(states, self.flat, tables, cutoff, False, self.layers)[0]
+
+
+class DeviceLast(NamedTuple):
+    """The last step of decoding, after everything else, and the verdict on all of it.
+
+    status: () int32, `FINE` so far. refuse: raises an error that names the weights that are not finite.
+    """
+
+    device: Device
+    status: Tensor
+    refuse: Callable[[], None]
+
+    def write(
+        self, source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor], precision: str
+    ) -> None:
+        """See `ghnfast.prediction.job.LastStep`."""
+        from ..kernels import check, decode, decode_tables
+
+        device = self.device
+        assert device.prepared is not None
+        tables = decode_tables.Tables(*of_decoding.triton_tables(targets, memory, source.hidden))
+        number = device.numbers["last"]
+        largest = check.Largest(device.prepared.largest, number, number + 1, len(device.tensors))
+        decode.decode_into(*source, tables, precision, self.status, largest)
+        torch.autograd.graph.increment_version(list(outputs))
+        if is_capturing(device.device):
+            return
+        verdict = int(self.status)  # this waits
+        if verdict == check.BROKEN.value:
+            self.refuse()
+        elif verdict != FINE:
+            raise NotFinite(verdict)
+        device.finite = True
+
+    def complete(self, source: DecodeSource) -> None:
+        """See `ghnfast.prediction.job.LastStep`: nothing is missing but the verdict on the weights."""
+        device = self.device
+        assert device.prepared is not None
+        if not device.finite and not is_capturing(device.device):
+            if not torch.isfinite(device.prepared.largest).all():
+                self.refuse()
+            device.finite = True
+
+
+# Weights ----------------------------------------------------------------------------------------------------------------
+
+KINDS: dict[type[nn.Module], str] = {GatedSweep: "sweep", NodeMlp: "mlp", Graphormer: "attention"}
+
+
+def widths_of(parts: Parts) -> Widths:
+    decoder, vectors, hypernet = parts.decoder, parts.vectors, parts.hypernet
+    assert isinstance(decoder, ConvDecoder)
+    rows, columns, size, _ = decoder.max_shape
+    layers = hypernet.layers if isinstance(hypernet, Graphormer) else []
+    return Widths(
+        decoder.hid,
+        rows,
+        columns,
+        size,
+        vectors.hidden,
+        own_weights(parts.class_bias[1]).weight.shape[1],
+        own_weights(parts.class_bias[1]).weight.shape[0],
+        decoder.centred,
+        parts.norm is not None,
+        0.0 if parts.norm is None else parts.norm.eps,
+        tuple((each.ln1.eps, each.ln2.eps) for each in layers),
+    )
+
+
+def weights_of(parts: Parts) -> dict[str, Tensor]:
+    """The weights that kernels name, in the order of their numbers: tables first; biases follow their weights."""
+    decoder, hypernet, shapes = parts.decoder, parts.hypernet, parts.shapes
+    assert isinstance(decoder, ConvDecoder)
+    found: dict[str, Tensor] = {
+        "primitives": parts.primitives.weight,
+        "channels": shapes.embed_channel.weight,
+        "sizes": shapes.embed_spatial.weight,
+    }
+    layers: dict[str, nn.Module] = {
+        "cells": decoder.fc[0],
+        "hidden": decoder.conv[0],
+        "last": decoder.conv[2],
+        "classes": decoder.class_layer_predictor[1],
+        "class_bias": parts.class_bias[1],
+    }
+    layers |= {f"vectors.{number}": each for number, each in enumerate(parts.vectors.linear_layers)}
+    if parts.norm is not None:
+        layers["norm"] = parts.norm
+    if isinstance(hypernet, NodeMlp):
+        layers |= {f"mlp.{number}": each for number, each in enumerate(hypernet.linear_layers)}
+    if isinstance(hypernet, Graphormer):
+        first, *_ = own = hypernet.layers
+        tables = first.centrality_embed_in, first.centrality_embed_out, first.input_dist_embed
+        found |= {f"position.{number}": table.weight for number, table in enumerate(tables)}
+        for number, each in enumerate(own):
+            parts_of_layer = {
+                "ln1": each.ln1, "to_qkv": each.attn.to_qkv, "to_out": each.attn.to_out[0], "ln2": each.ln2,
+                "ff.0": each.ff.net[0], "ff.1": each.ff.net[3],
+            }  # fmt: skip
+            layers |= {f"{number}.{name}": module for name, module in parts_of_layer.items()}
+    for name, layer in layers.items():
+        weight, bias = layer._parameters["weight"], layer._parameters["bias"]
+        assert weight is not None
+        found[name] = weight
+        if bias is not None:
+            found[f"{name} bias"] = bias
+    return found
