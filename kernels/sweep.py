@@ -343,7 +343,13 @@ def layers_of(weights: Sequence[Tensor]) -> Layers:
     """From the direct MLP's, the GRU's and, where there are virtual edges, their MLP's weights."""
     direct, gru, virtual = weights[:4], weights[4:8], weights[8:]
     mlps = [direct, virtual] if virtual else [direct]
-    return Layers(*(torch.stack(layer) for layer in zip(*mlps, strict=True)), *(w.contiguous() for w in gru))
+    stacked = list(zip(*mlps, strict=True))
+    # All of them in one copy; in this order, each is aligned.
+    order = 0, 2, 3, 1
+    joined = torch.cat([weight.flatten() for which in order for weight in stacked[which]])
+    parts = joined.split([len(mlps) * stacked[which][0].numel() for which in order])
+    found = {which: part.view(len(mlps), *stacked[which][0].shape) for which, part in zip(order, parts, strict=True)}
+    return Layers(*(found[which] for which in range(4)), *(w.contiguous() for w in gru))
 
 
 def gated_sweep(

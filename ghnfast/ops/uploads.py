@@ -86,16 +86,16 @@ def uploaded(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tenso
     if is_capturing(device):
         raise BackendError("a CUDA graph is being captured; the same call, on the same tensors, must have come before")
     sizes = [array.nbytes for array in arrays]
-    starts = np.cumsum([0, *(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)])
+    starts = list(itertools.accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes), initial=0))
     # Torch gives this memory to nobody else before it is copied.
-    here = torch.empty(int(starts[-1]), dtype=torch.uint8, pin_memory=True)
+    here = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=True)
     packed = here.numpy()
     for array, start, size in zip(arrays, starts, sizes, strict=False):
         packed[start : start + size] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     there = here.to(device, non_blocking=True)
     if device.type == "cuda":
         ON_THEIR_WAY[there.untyped_storage().data_ptr()] = Made.now(there.device)
-    parts = [there[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+    parts = [there.narrow(0, start, size) for start, size in zip(starts, sizes, strict=False)]
     dtypes = [torch.from_numpy(array[:0]).dtype for array in arrays]
     return [part.view(dtype).view(a.shape) for part, dtype, a in zip(parts, dtypes, arrays, strict=True)]
 
