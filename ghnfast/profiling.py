@@ -81,7 +81,7 @@ def stages(model: nn.Module, ghn: GHN, input_shape: Sequence[int] | None = None)
     with torch.no_grad():
         native = ghn.native()
         states = ghn.node_states(batch, native)
-    _, last = ghn.source(batch, job.layout)
+        _, last = ghn.source(batch, job.layout)
 
     def decode() -> None:
         if native is None:

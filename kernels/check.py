@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -149,7 +150,7 @@ def largest_of(addresses: Tensor) -> Tensor:
 
 def check(
     hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, tables: Tables, status: Tensor,
-    largest: Largest | None = None,
+    largest: Largest | None = None, launch: Callable[..., Any] = launch,
 ) -> None:  # fmt: skip
     """Lower the status, () int32, to the number of the first target with a value that its dtype cannot hold.
 

@@ -10,6 +10,9 @@ Architectures (NeurIPS 2021), section 3.3 and appendix B.2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -330,6 +333,7 @@ def decode(
     """The values of all targets one behind the other: (elements,)."""
     flat = hidden.new_empty(elements)
     fine = torch.full((), FINE.value, dtype=torch.int32, device=hidden.device)
+    hidden, weight, bias, blocks = (tensor.contiguous() for tensor in (hidden, weight, bias, blocks))
     run(hidden, weight, bias, blocks, flat, tables, fine, True, precision)
     return flat
 
@@ -337,12 +341,14 @@ def decode(
 def decode_into(
     hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, tables: Tables, precision: str,
     status: Tensor | None = None, largest: Largest | None = None,
+    launches: tuple[Callable[..., Any], Callable[..., Any]] = (launch, launch),
 ) -> Tensor:  # fmt: skip
     """Write the values of all targets to the addresses in the table, if all are finite.
 
     Args:
         status: () int32, `FINE`, where something has made it.
         largest: see `check`.
+        launches: what launches the check, and what launches the decoding.
 
     Returns:
         The status, () int32 on the device: the number of the first target with a value that is not finite, or `FINE`.
@@ -350,16 +356,15 @@ def decode_into(
     hidden, weight, bias, blocks = (tensor.contiguous() for tensor in (hidden, weight, bias, blocks))
     if status is None:
         status = torch.full((), FINE.value, dtype=torch.int32, device=hidden.device)
-    check(hidden, weight, bias, blocks, tables, status, largest)
-    run(hidden, weight, bias, blocks, hidden, tables, status, False, precision)
+    check(hidden, weight, bias, blocks, tables, status, largest, launches[0])
+    run(hidden, weight, bias, blocks, hidden, tables, status, False, precision, launches[1])
     return status
 
 
 def run(
     hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, flat: Tensor, tables: Tables, status: Tensor,
-    is_flat: bool, precision: str,
+    is_flat: bool, precision: str, launch: Callable[..., Any] = launch,
 ) -> None:  # fmt: skip
-    hidden, weight, bias, blocks = (tensor.contiguous() for tensor in (hidden, weight, bias, blocks))
     width = hidden.shape[1]
     with on_device_of(hidden):
         launch(

@@ -14,20 +14,39 @@ ALIGNMENT = 16  # bytes
 MOST_IN_32_BITS = 2**31 - 1
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> Any:
     """`kernel[grid](*arguments, **options)`, on the current device, which is that of the first argument.
 
     A kernel that has run for such arguments before is launched as it was compiled then.
+
+    Returns:
+        What launches it on such arguments again, or None where kernels are interpreted.
     """
     if not isinstance(kernel, JITFunction):  # interpreted
         kernel[grid](*arguments, **options)
-        return
+        return None
     key = key_of(kernel, arguments, options)
     compiled = COMPILED.get(key)
     if compiled is None:
-        COMPILED[key] = kernel[grid](*arguments, **options)
-    else:
-        compiled[(*grid, 1, 1)[:3]](*arguments)
+        compiled = COMPILED[key] = kernel[grid](*arguments, **options)
+        return compiled[(*grid, 1, 1)[:3]]
+    run = compiled[(*grid, 1, 1)[:3]]
+    run(*arguments)
+    return run
+
+
+class Repeated:
+    """`launch` of one kernel and grid with arguments that are alike each time: of the same constants, dtypes and device,
+    aligned or not. What Triton compiled for them is looked up once."""
+
+    def __init__(self) -> None:
+        self.run: Any = None
+
+    def __call__(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+        if self.run is None:
+            self.run = launch(kernel, grid, *arguments, **options)
+        else:
+            self.run(*arguments)
 
 
 def key_of(kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:

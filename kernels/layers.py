@@ -10,6 +10,9 @@ has a part in.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -49,7 +52,6 @@ from .layer_tables import (
     Y_ROW,
     X,
     Y,
-    Tables,
 )
 from .launching import launch
 
@@ -209,15 +211,25 @@ def embed_kernel(
 # Launchers ------------------------------------------------------------------------------------------------------------
 
 
-def run_stage(scratch: Tensor, states: Tensor, addresses: Tensor, tables: Tables, begin: int, end: int) -> None:
-    """Compute the layers of items begin up to end."""
+def run_stage(
+    scratch: Tensor, states: Tensor, addresses: Tensor, tables: Sequence[Tensor], begin: int, end: int,
+    launch: Callable[..., Any] = launch,
+) -> None:  # fmt: skip
+    """Compute the layers of items begin up to end.
+
+    Args:
+        tables: `Tables` of kernels/layer_tables.py.
+    """
     launch(
         layers_kernel, (end - begin,), scratch, states, addresses, *tables, begin,
         layer_tables.ROWS, layer_tables.OUTPUTS, layer_tables.CHUNK, **OPTIONS,
     )  # fmt: skip
 
 
-def embed(states: Tensor, status: Tensor, indices: Tensor, addresses: Tensor, fine: int) -> None:
+def embed(
+    states: Tensor, status: Tensor, indices: Tensor, addresses: Tensor, fine: int,
+    launch: Callable[..., Any] = launch,
+) -> None:  # fmt: skip
     """Write the initial states of nodes, and the status."""
     nodes, hid = states.shape
     launch(

@@ -11,8 +11,8 @@ equations 3 and 4; Parameter Prediction for Unseen Deep Architectures (NeurIPS 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -359,6 +359,7 @@ def gated_sweep(
     cutoff: int,
     keep: bool,
     layers: Layers | None = None,
+    launch: Callable[..., Any] = launch,
 ) -> list[Tensor]:
     """Final node states (nodes, hid), and behind them what `gated_sweep_backward` needs, if it is to be kept.
 
@@ -367,6 +368,7 @@ def gated_sweep(
         weights: 8 or 12 tensors, see `ghnfast.ops.sweep.SweepWeights.flat`.
         topology: graph_offsets, band_starts, band_offsets and closeness, see `sweep_kernel`.
         layers: `layers_of` the weights, where they are known.
+        launch: what launches the kernel.
     """
     layers, states = layers_of(weights) if layers is None else layers, states.contiguous()
     nodes, hid = states.shape
@@ -375,8 +377,8 @@ def gated_sweep(
     messages = states.new_empty(2, nodes, heads, hid)
     blocks = blocks_for(heads, hid, width)
     written = keep or not blocks.RESIDENT
-    gates = states.new_empty((2, nodes, 5, hid) if written else 0)
-    hidden = states.new_empty((2, nodes, heads, width) if written else 0)
+    gates = states.new_empty((2, nodes, 5, hid)) if written else messages
+    hidden = states.new_empty((2, nodes, heads, width)) if written else messages
     with on_device_of(states):
         launch(
             sweep_kernel, (len(topology[0]) - 1,), states, middle, final, messages, gates, hidden, *layers, *topology, nodes, hid, width, cutoff,

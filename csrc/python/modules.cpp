@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <iterator>
+#include <cstdint>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
+#include <utility>
+#include <vector>
 
 #include "python/bindings.hpp"
 
@@ -107,6 +109,48 @@ bool is_scalar(PyObject* object) {
          PyUnicode_CheckExact(object);
 }
 
+// A set of objects that are there.
+class Seen {
+ public:
+  // Whether it is new.
+  bool insert(PyObject* object) {
+    if (2 * (count_ + 1) > places_.size()) {
+      grow();
+    }
+    auto& place = place_of(object);
+    if (place == object) {
+      return false;
+    }
+    place = object;
+    ++count_;
+    return true;
+  }
+
+ private:
+  // Where it is, or has to be put. There is always a free place.
+  PyObject*& place_of(PyObject* object) {
+    const auto last = places_.size() - 1;
+    auto at = (reinterpret_cast<std::uintptr_t>(object) >> 4) * 0x9E3779B97F4A7C15U >> 32 & last;
+    while (places_[at] != nullptr && places_[at] != object) {
+      at = (at + 1) & last;
+    }
+    return places_[at];
+  }
+
+  void grow() {
+    const auto before = std::move(places_);
+    places_.assign(before.size() * 2, nullptr);
+    for (auto* object : before) {
+      if (object != nullptr) {
+        place_of(object) = object;
+      }
+    }
+  }
+
+  std::vector<PyObject*> places_ = std::vector<PyObject*>(1024);  // a power of two
+  std::size_t count_ = 0;
+};
+
 // Walks over the modules before their children, each once.
 class Walk {
  public:
@@ -117,7 +161,7 @@ class Walk {
     while (!pending_.empty()) {
       const auto next = std::move(pending_.back());
       pending_.pop_back();
-      if (seen_.insert(next.module.ptr()).second && !visit(next)) {
+      if (seen_.insert(next.module.ptr()) && !visit(next)) {
         return false;
       }
     }
@@ -149,7 +193,7 @@ class Walk {
       prefix = joined(joined(prefix, child.name.ptr()), dot);
     }
     each_entry(own, [&](PyObject* name, PyObject* parameter) {
-      if (seen_.insert(parameter).second) {
+      if (seen_.insert(parameter)) {
         append(names, joined(prefix, name).ptr());
         append(parameters, parameter);
       }
@@ -187,7 +231,7 @@ class Walk {
   }
 
   std::vector<Child> pending_;
-  std::unordered_set<PyObject*> seen_;  // modules and parameters
+  Seen seen_;  // modules and parameters
 };
 
 }  // namespace
@@ -233,6 +277,26 @@ py::list bare_modules(const py::list& modules) {
     found[i] = py::bool_(bare);
   }
   return found;
+}
+
+bool are_untouched(const py::list& modules, const py::set& types) {
+  static PyObject* const empty[] = {interned("_forward_hooks"), interned("_forward_pre_hooks")};
+  static PyObject* const forward = interned("forward");
+  return std::all_of(modules.begin(), modules.end(), [&](py::handle module) {
+    const auto known = PySet_Contains(types.ptr(), reinterpret_cast<PyObject*>(Py_TYPE(module.ptr())));
+    if (known < 0) {
+      throw py::error_already_set();
+    }
+    if (known == 0) {
+      return false;
+    }
+    const auto attributes = attributes_of(py::reinterpret_borrow<py::object>(module));
+    return attribute(attributes, forward) == nullptr &&
+           std::all_of(std::begin(empty), std::end(empty), [&](PyObject* name) {
+             auto* value = attribute(attributes, name);
+             return value != nullptr && is_container(value) && size_of(value) == 0;
+           });
+  });
 }
 
 py::list copy_modules(const py::list& modules) {
@@ -346,6 +410,8 @@ void bind_modules(py::module_& module) {
              "The values of modules' attributes that might lead to another module.");
   module.def("bare_modules", &bare_modules, py::arg("modules"),
              "Per module, whether a call of it is its class's forward and nothing besides.");
+  module.def("are_untouched", &are_untouched, py::arg("modules"), py::arg("types"),
+             "Whether all modules are of these types and have neither hooks nor a forward of their own.");
   module.def("copy_modules", &copy_modules, py::arg("modules"), "Copies of modules that have each other as children.");
   py::class_<Snapshot>(module, "Snapshot", py::module_local(),
                        "The attributes of modules, and what is in the dicts, lists and sets among them.")

@@ -22,6 +22,10 @@ py::list open_attributes(const py::list& modules);
 // neither a forward nor a compiled call of its own.
 py::list bare_modules(const py::list& modules);
 
+// Whether calling any of the modules does what its class says, which is one of the types, and nothing else: none has
+// hooks for its call, or a forward of its own.
+bool are_untouched(const py::list& modules, const py::set& types);
+
 // Copies of modules as `object.__new__` makes them, with copies of their attributes, in which the copies take the
 // modules' places as each other's children. Every child has to be among the modules.
 py::list copy_modules(const py::list& modules);

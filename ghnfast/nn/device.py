@@ -7,7 +7,8 @@ depends on a graph is kept with the graph; a prediction fills in where parameter
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from ..ops.attention import relations_of
 from ..ops.backend import is_plain
 from ..ops.decode import FINE, DecodeSource, DecodeTargets, NotFinite, Table
 from ..ops.decode import operators as of_decoding
-from ..ops.layers import StageTables, Weights, addresses_of, arrays_of, embed, run_layers
+from ..ops.layers import Launches, StageTables, Weights, addresses_of, arrays_of, embed, run_layers
 from ..ops.sweep import operators as of_sweep
 from ..ops.uploads import Made, Wanted, in_use, is_capturing, upload
 from ..prediction.layout import Layout, Memory
@@ -26,9 +27,12 @@ from ..tracing.members import Members, has_global_hooks
 from .decoder import ConvDecoder
 from .graphormer import Graphormer, position_rows
 from .linear import own_weights
-from .native import NATIVE, Parts, WeightState, is_untouched, weights_backend
+from .native import NATIVE, Parts, WeightState, are_untouched, weights_backend
 from .stages import Places, Widths, indices_of, write_stages
 from .sweep import GatedSweep, NodeMlp
+
+
+BROKEN = -1  # the status where a weight is not finite, as in kernels/check.py
 
 
 class Plan(NamedTuple):
@@ -38,10 +42,14 @@ class Plan(NamedTuple):
     elements: int
     tables: StageTables
     indices: Tensor
+    launches: WeakKeyDictionary[Weights, Launches]  # for these weights
+
+
+class Whole(Protocol):
+    """A GHN, by its parts."""
 
     @property
-    def uploaded(self) -> list[Tensor]:
-        return [*self.tables.tables, self.indices]
+    def parts(self) -> Parts: ...
 
 
 class DeviceForm:
@@ -56,22 +64,22 @@ class DeviceForm:
     def __reduce__(self) -> tuple[type[DeviceForm], tuple[()]]:
         return DeviceForm, ()
 
-    def of(self, parts: Parts, members: Members, state: WeightState) -> Device | None:
+    def of(self, ghn: Whole, members: Members, state: WeightState) -> Device | None:
         """The forward pass in kernels, where it does what the modules do: for numbers in and numbers out.
 
         Args:
-            members, state: those of the GHN with these parts.
+            members, state: those of the GHN.
         """
-        if type(parts.decoder) is not ConvDecoder or type(parts.hypernet) not in NATIVE or has_global_hooks():
+        weights, known = members.parameters, self.known
+        if weights_backend(members) != "triton" or has_global_hooks() or not is_plain(weights):
             return None
-        weights = members.parameters
-        if weights_backend(members) != "triton" or not all(map(is_untouched, members.modules[1:])):
+        if not are_untouched(members.modules[1:]):
             return None
-        if not is_plain(weights):
-            return None
-        known = self.known
         if known is not None and state is not None and known[0] == state:
             return known[1]
+        parts = ghn.parts
+        if type(parts.decoder) is not ConvDecoder or type(parts.hypernet) not in NATIVE:
+            return None
         if not all(weight.is_contiguous() and weight.device == weights[0].device for weight in weights):
             return None
         found = Device(parts, weights, None if known is None else known[1].weights)
@@ -137,7 +145,7 @@ class Device:
             columns += position_rows(batch.topology(self.cutoff))
 
         def keep(there: list[Tensor]) -> None:
-            layout.known[self.key] = Plan(places, stages.elements, StageTables(there[:-1], ends), there[-1])
+            layout.known[self.key] = Plan(places, stages.elements, StageTables(there[:-1], ends), there[-1], WeakKeyDictionary())
 
         return Wanted([*arrays, indices_of(columns)], keep)
 
@@ -159,31 +167,32 @@ class Device:
         upload(wanted, self.device)
         plan: Plan = layout.known[self.key]
         assert self.weights is not None
-        in_use([self.weights.addresses], plan.uploaded)
+        launches = plan.launches.setdefault(self.weights, Launches())
+        in_use([self.weights.addresses], [plan.indices])
         prepared = self.prepare(self.weights)
         scratch = torch.empty(plan.elements, device=self.device)
         status = torch.empty((), dtype=torch.int32, device=self.device)
         nodes, hid, places = len(batch), self.widths.hid, plan.places
         initial = scratch.as_strided((nodes, hid), (hid, 1), places.initial)
-        embed(initial, status, plan.indices, self.weights)
+        embed(initial, status, plan.indices, self.weights, launches)
         states = initial
         if self.kind == "sweep":
             topology = batch.topology(self.cutoff)
             tables = of_sweep.triton_tables(topology, self.device)
-            states = prepared.sweep(initial, tables, topology.cutoff)
+            states = prepared.sweep(initial, tables, topology.cutoff, launches)
         elif self.kind == "attention":
             relations = relations_of(batch.topology(self.cutoff))
             tables = of_attention.triton_tables(relations, self.device)
             qkv = scratch.as_strided((nodes, 3 * hid), (3 * hid, 1), places.qkv)
             for stage in range(0, places.of_states, 4):
-                run_layers(scratch, states, self.weights, plan.tables, stage, stage + 1)
+                run_layers(scratch, states, self.weights, plan.tables, stage, stage + 1, launches)
                 result, _ = of_attention.triton_attention(qkv, prepared.table, tables, False)
-                run_layers(scratch, result, self.weights, plan.tables, stage + 1, stage + 4)
+                run_layers(scratch, result, self.weights, plan.tables, stage + 1, stage + 4, launches)
         first = 0 if self.kind == "mlp" else places.of_states
-        run_layers(scratch, states, self.weights, plan.tables, first, len(plan.tables.ends) - 1)
+        run_layers(scratch, states, self.weights, plan.tables, first, len(plan.tables.ends) - 1, launches)
         hidden = scratch.as_strided((layout.hidden_rows, width), (width, 1), places.hidden)
         blocks = scratch.as_strided((layout.elements,), (1,), places.blocks)
-        return DecodeSource(hidden, *self.last, blocks), DeviceLast(self, status, refuse)
+        return DecodeSource(hidden, *self.last, blocks), DeviceLast(self, status, refuse, launches)
 
     def prepare(self, weights: Weights) -> Prepared:
         """What is computed of weights alone, once for each state of theirs."""
@@ -200,12 +209,17 @@ class Prepared:
     """
 
     def __init__(self, device: Device, weights: Weights) -> None:
-        from ..kernels import check
+        from ..kernels import check, decode, decode_tables
         from ..kernels import sweep as kernels
 
-        self.largest = check.largest_of(weights.addresses)
+        # Imported here and not in each prediction: even that a module is there takes time to see.
+        self.decode, self.tables, self.sweeps = decode, decode_tables.Tables, kernels
+        number = device.numbers["last"]
+        self.largest = check.Largest(
+            check.largest_of(weights.addresses), number, number + 1, len(device.tensors)
+        )
         self.layers: kernels.Layers | None = None
-        self.table = self.largest
+        self.table = self.largest.values
         self.flat: list[Tensor] = []
         hypernet = device.parts.hypernet
         if isinstance(hypernet, GatedSweep):
@@ -219,12 +233,14 @@ class Prepared:
     def use(self) -> None:
         """On the current stream, which need not be the one that it was computed on."""
         stacked = [] if self.layers is None else self.layers[:4]  # the others are the weights themselves
-        in_use(*([tensor] for tensor in (self.largest, self.table, *stacked)), made=self.made)
+        in_use(*([tensor] for tensor in (self.largest.values, self.table, *stacked)), made=self.made)
 
-    def sweep(self, states: Tensor, tables: Sequence[Tensor], cutoff: int) -> Tensor:
-        from ..kernels import sweep as kernels
-
-        return kernels.gated_sweep(states, self.flat, tables, cutoff, False, self.layers)[0]
+    def sweep(self, states: Tensor, tables: Sequence[Tensor], cutoff: int, launches: Launches) -> Tensor:
+        """Final states, before their normalization."""
+        found: list[Tensor] = self.sweeps.gated_sweep(
+            states, self.flat, tables, cutoff, False, self.layers, launches["sweep"]
+        )
+        return found[0]
 
 
 class DeviceLast(NamedTuple):
@@ -236,24 +252,22 @@ class DeviceLast(NamedTuple):
     device: Device
     status: Tensor
     refuse: Callable[[], None]
+    launches: Launches
 
     def write(
         self, source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor], precision: str
     ) -> None:
         """See `ghnfast.prediction.job.LastStep`."""
-        from ..kernels import check, decode, decode_tables
-
-        device = self.device
-        assert device.prepared is not None
-        tables = decode_tables.Tables(*of_decoding.triton_tables(targets, memory, source.hidden))
-        number = device.numbers["last"]
-        largest = check.Largest(device.prepared.largest, number, number + 1, len(device.tensors))
-        decode.decode_into(*source, tables, precision, self.status, largest)
-        torch.autograd.graph.increment_version(list(outputs))
+        device, prepared = self.device, self.device.prepared
+        assert prepared is not None
+        tables = prepared.tables(*of_decoding.triton_tables(targets, memory, source.hidden))
+        launches = self.launches["check"], self.launches[precision]
+        prepared.decode.decode_into(*source, tables, precision, self.status, prepared.largest, launches)
+        torch.autograd.graph.increment_version(outputs)
         if is_capturing(device.device):
             return
         verdict = int(self.status)  # this waits
-        if verdict == check.BROKEN.value:
+        if verdict == BROKEN:
             self.refuse()
         elif verdict != FINE:
             raise NotFinite(verdict)
@@ -264,7 +278,7 @@ class DeviceLast(NamedTuple):
         device = self.device
         assert device.prepared is not None
         if not device.finite and not is_capturing(device.device):
-            if not torch.isfinite(device.prepared.largest).all():
+            if not torch.isfinite(device.prepared.largest.values).all():
                 self.refuse()
             device.finite = True
 

@@ -276,11 +276,11 @@ class GHN(Pretrained):
         """What slots ask the decoders for."""
         return self.decoder.request
 
-    @torch.no_grad()
     def source(
         self, batch: GraphBatch, layout: Layout, memory: Memory | None = None
     ) -> tuple[DecodeSource, LastStep | None]:
-        """Everything but the last step of decoding, for a prediction; and that step, where there is more to do in it.
+        """Everything but the last step of decoding, for a prediction, which records no gradients; and that step, where
+        there is more to do in it.
 
         Args:
             memory: what that step is to write to, where it is known.
@@ -290,7 +290,7 @@ class GHN(Pretrained):
         """
         own = members_of(self)
         state = state_of(own.parameters)
-        device = self.device_form.of(self.parts, own, state) if type(self) is GHN else None
+        device = self.device_form.of(self, own, state) if type(self) is GHN else None
         if device is not None:
             if not device.finite:
                 check_readable(self, own)

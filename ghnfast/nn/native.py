@@ -104,7 +104,7 @@ class NativeForm:
         modules = members.modules[1:]
         if not states:
             modules = [module for part in (parts.decoder, parts.vectors, parts.class_bias) for module in part.modules()]
-        if not all(map(is_untouched, modules)) or not is_plain(members.parameters):
+        if not are_untouched(modules) or not is_plain(members.parameters):
             return None
         state = state_of(members.parameters) if state is None else state
         known = self.known
@@ -126,15 +126,12 @@ def weights_backend(members: Members) -> str:
 
 
 def state_of(weights: Sequence[Tensor]) -> WeightState:
-    if any(weight.is_inference() for weight in weights):
-        return None
-    return [(weight.data_ptr(), weight._version) for weight in weights]
+    return _C.versions(list(weights))
 
 
-def is_untouched(module: nn.Module) -> bool:
-    """Whether calling a module does what its class says and nothing else."""
-    own = module.__dict__
-    return type(module) in MODULES and not (own["_forward_hooks"] or own["_forward_pre_hooks"]) and "forward" not in own
+def are_untouched(modules: list[nn.Module]) -> bool:
+    """Whether calling any of the modules does what its class says and nothing else."""
+    return _C.are_untouched(modules, MODULES)
 
 
 def make_native(parts: Parts, states: bool) -> _C.Ghn[Any]:
@@ -145,7 +142,7 @@ def make_native(parts: Parts, states: bool) -> _C.Ghn[Any]:
     norm = [] if parts.norm is None else [parts.norm.weight, parts.norm.bias]
     layers = [decoder.fc[0], decoder.conv[0], decoder.conv[2], decoder.class_layer_predictor[1]]
     layers += [*parts.vectors.linear_layers, parts.class_bias[1]]
-    weights = [tensor for layer in layers for tensor in own_weights(layer)]  # of `is_untouched` layers
+    weights = [tensor for layer in layers for tensor in own_weights(layer)]  # of `are_untouched` layers
     kind = _C.GhnDouble if parts.primitives.weight.dtype == torch.float64 else _C.GhnFloat
     rows, columns = decoder.max_shape[:2]
     return kind(

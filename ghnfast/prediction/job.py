@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,9 +57,8 @@ class Job:
         """What can be written to in one step; None where there is more to do."""
         return None if self.inversions else self.memory
 
-    @torch.no_grad()
     def write(self, source: DecodeSource, ghn: str, precision: str, last: LastStep | None = None) -> None:
-        """The last step: decode into the parameters, all of them or none.
+        """The last step: decode into the parameters, all of them or none, where no gradients are recorded.
 
         Args:
             ghn: its name, for messages.
@@ -131,27 +131,27 @@ def prepare(
     if not any(plan.parameters for plan in plans):
         raise PredictError("nothing is predicted: " + nothing_reason(plans))
     decoded = rows_to_decode(plans)
-    table, layout, names, forms = lay_out_slots(
-        batch, [plan.slots for plan in plans], [plan.rows for plan in plans], decoded, request
-    )
-    parameters = [parameter for plan in plans for parameter in plan.parameters]
+    own = lay_out_slots(batch, [plan.slots for plan in plans], [plan.rows for plan in plans], decoded, request)
+    parameters = plans[0].parameters if len(plans) == 1 else list(itertools.chain(*(p.parameters for p in plans)))
     return Job(
         plans,
-        layout,
-        names,
-        forms,
-        [parameters[index] for index in decoded[layout.order].tolist()],
-        memory_of(table, joined([plan.memory for plan in plans]).take(decoded), layout),
+        own.layout,
+        own.names,
+        own.forms,
+        list(own.choose(parameters)),
+        memory_of(joined([plan.memory for plan in plans]), own),
         [inversion for model, plan in zip(models, plans, strict=True) for inversion in inversions_of(model, plan)],
     )
 
 
 def inversions_of(model: nn.Module, plan: Plan) -> list[Inversion]:
     """The weights of a plan that stand for what they are computed from."""
-    named = [(plan.slots.names[row], values) for row, values in zip(plan.rows.tolist(), plan.parameters, strict=True)]
     weights = plan.slots.reparametrized
+    if not weights:
+        return []
+    named = [(plan.slots.names[row], values) for row, values in zip(plan.rows.tolist(), plan.parameters, strict=True)]
     return [
         Inversion(model.get_submodule(weights[name].module), weights[name], values)
-        for name, values in (named if weights else ())
+        for name, values in named
         if name in weights
     ]

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from .. import _C
 from ..graph import GraphBatch
 from ..ops.decode import ELEMENT_BYTES, DecodeTargets, Role, Table, TargetKind, contiguous_memory, joined, normalization
-from .slots import Form, Slots
+from .slots import Chosen, Form, Slots, chosen
 
 
 class DecoderKind(IntEnum):
@@ -165,14 +166,25 @@ class Layout:
     elements: int
     known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
+    @cached_property
+    def empty_memory(self) -> Table:
+        """(targets,) of `MEMORY`, for parameters that are contiguous: all but where they lie."""
+        return contiguous_memory(self.targets.table, 0, 0)
+
 
 class SlotLayout(NamedTuple):
-    """The decoding of slots. table: their rows. names, forms: of each, in the order of the layout."""
+    """The decoding of rows of slots.
 
-    table: Table
+    order: which of the rows is decoded, in the order of the layout; `choose` takes those. names, forms: of each.
+    kept: how many of its elements, in front, are left alone; None where that is none of any.
+    """
+
     layout: Layout
+    order: NDArray[np.int64]
+    choose: Chosen
     names: list[str]
     forms: list[Form]
+    kept: NDArray[np.int64] | None
 
 
 class Memory(NamedTuple):
@@ -213,10 +225,12 @@ def make_slot_layout(
     table = table_of_batch(batch, slots, rows, request).take(decoded)
     layout = lay_out(table, request)
     owners = [(own, row) for own, wanted in zip(slots, rows, strict=True) for row in wanted.tolist()]
-    order = [owners[index] for index in decoded[layout.order].tolist()]
-    return SlotLayout(
-        table, layout, [own.names[row] for own, row in order], [own.forms[row] for own, row in order]
-    )
+    order = decoded[layout.order]
+    choose = chosen(order.tolist())
+    decoding = choose(owners)
+    names, forms = [own.names[row] for own, row in decoding], [own.forms[row] for own, row in decoding]
+    kept = table["kept"][layout.order]
+    return SlotLayout(layout, order, choose, names, forms, kept if kept.any() else None)
 
 
 def lay_out(table: Table, request: Request) -> Layout:
@@ -229,16 +243,19 @@ def lay_out(table: Table, request: Request) -> Layout:
     return Layout(order, DecodeTargets(targets), nodes, calls, rows, elements)
 
 
-def memory_of(table: Table, found: Table, layout: Layout) -> Memory | None:
+def memory_of(found: Table, own: SlotLayout) -> Memory | None:
     """What the last step writes to, or None where parameters are not just contiguous memory of one device.
 
     Args:
         found: where each parameter lies (`Plan.memory`).
     """
+    found = found.take(own.order)
     elements, devices = found["element"], found["device"]
     number = int(devices[0])
     if elements.min() < 0 or (devices != number).any():
         return None
-    addresses = found["address"] + table["kept"] * ELEMENT_BYTES[elements]
-    places = contiguous_memory(layout.targets.table, addresses[layout.order], elements[layout.order])
+    places = own.layout.empty_memory.copy()
+    places["address"], places["element"] = found["address"], elements
+    if own.kept is not None:
+        places["address"] += own.kept * ELEMENT_BYTES[elements]
     return Memory(places, torch.device("cpu") if number < 0 else torch.device("cuda", number))

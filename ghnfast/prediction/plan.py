@@ -63,10 +63,13 @@ def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
     Raises:
         PredictError: the graph is that of another model, or a parameter cannot be written.
     """
-    parameters = dict(zip(members.names, members.parameters, strict=True))
     slots = slots_of(graph)
+    exact = not slots.slices and not slots.reparametrized
+    if exact and not slots.skipped and (plan := plan_for_all(members, slots)) is not None:
+        return plan
+    parameters = dict(zip(members.names, members.parameters, strict=True))
     found: list[Any] = list(map(parameters.get, slots.names))
-    if slots.slices or slots.reparametrized:
+    if not exact:
         found = [part_of(model, slots, name, parameters) for name in slots.names]
     memory = _C.inspect_tensors(found, slots.shapes, PREDICTED_DTYPES)
     rows: NDArray[np.int64] = np.arange(len(found))
@@ -85,7 +88,6 @@ def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
             if reason is not None:
                 skipped.update(dict.fromkeys(weight.originals, reason))
                 rows[row] = -1
-    exact = not slots.slices and not slots.reparametrized
     if not exact or len(skipped) + len(found) - np.count_nonzero(rows < 0) < len(parameters):
         known = {own for name in slots.names for own in slots.parameters_of(name)} | skipped.keys()
         skipped.update((name, "the graph does not know it") for name in members.names if name not in known)
@@ -96,6 +98,16 @@ def plan_for(model: nn.Module, members: Members, graph: ArchGraph) -> Plan:
         found = [found[row] for row in rows.tolist()]
         memory = memory.take(rows)
     return Plan(members, slots, rows, found, memory, skipped)
+
+
+def plan_for_all(members: Members, slots: Slots) -> Plan | None:
+    """The plan where all parameters are predicted, and each is memory that can be written to as it is; else None."""
+    choose = slots.places_in(members.names)
+    if choose is None:
+        return None
+    found = list(choose(members.parameters))
+    memory = _C.inspect_tensors(found, slots.shapes, PREDICTED_DTYPES)
+    return Plan(members, slots, slots.every, found, memory, {}) if memory["address"].min(initial=0) >= 0 else None
 
 
 def part_of(model: nn.Module, slots: Slots, name: str, parameters: dict[str, nn.Parameter]) -> Tensor | None:

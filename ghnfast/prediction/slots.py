@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable
+import operator
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import PredictError
 from ..graph import PRIMITIVES, ArchGraph, ParameterSlice, Reparametrization, embedding_shape
 from ..ops.decode import Role, Table
+
+
+# What takes items of a list, in an order.
+Chosen: TypeAlias = Callable[[list[Any]], Sequence[Any]]
+
+
+def chosen(places: Sequence[int]) -> Chosen:
+    """What takes the items at these places: much faster than one after the other."""
+    return operator.itemgetter(*places) if len(places) > 1 else lambda items: [items[place] for place in places]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +76,24 @@ class Slots:
     reparametrized: dict[str, Reparametrization]
     tables: dict[Hashable, Table] = field(default_factory=dict, repr=False)
     layouts: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    # The last parameters' names that `places_in` saw, and what it found.
+    known_places: list[tuple[list[str], Chosen | None]] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def every(self) -> NDArray[np.int64]:
+        """(slots,): the numbers of all slots."""
+        return np.arange(len(self.names))
+
+    def places_in(self, names: list[str]) -> Chosen | None:
+        """Which of a model's parameters, by their names, each slot is; None where they are not the same."""
+        known = self.known_places
+        if known and known[-1][0] == names:
+            return known[-1][1]
+        places = {name: place for place, name in enumerate(names)}
+        same = places.keys() == set(self.names) and len(names) == len(self.names)
+        found = chosen([places[name] for name in self.names]) if same else None
+        known[:] = [(names, found)]
+        return found
 
     def parameters_of(self, name: str) -> tuple[str, ...]:
         """The parameters that are predicted with a slot of this name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -26,18 +27,19 @@ class Members(NamedTuple):
 
 
 # What a class may override to have other members than its attributes say.
-WALKS = (
-    "modules named_modules children named_children parameters named_parameters buffers named_buffers _named_members"
-).split()
+WALKS = operator.attrgetter(
+    *"modules named_modules children named_children parameters named_parameters buffers named_buffers".split(),
+    "_named_members",
+)
 
 
 def members_of(model: nn.Module) -> Members:
     """One walk in C++ where torch's own would find the same, for those take a millisecond."""
     found = _C.walk_modules(model)
     if found is not None:
-        members = Members(*found)
-        if all(getattr(kind, name) is getattr(nn.Module, name) for kind in set(map(type, found[0])) for name in WALKS):
-            return members
+        own = WALKS(nn.Module)
+        if all(WALKS(kind) == own for kind in set(map(type, found[0]))):
+            return Members(*found)
     named = list(model.named_parameters())
     names, parameters = [name for name, _ in named], [parameter for _, parameter in named]
     return Members(list(model.modules()), names, parameters, list(model.buffers()), plain=False)

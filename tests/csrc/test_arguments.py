@@ -95,7 +95,7 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         }),
         "hop_bands": (core.hop_bands, {**edges, "cutoff": 50, "threads": 2}),
         "is_writable": (core.is_writable, {"address": OUTPUTS[0].ctypes.data, "bytes": 8}),
-        "overlapping": (core.overlapping, {"memory": table(TENSOR, [(64, 0, 8), (68, 0, 8), (80, 1, 4)])}),
+        "overlapping": (core.overlapping, {"memory": table(TENSOR, [(64, 0, 8, -1), (68, 0, 8, -1), (80, 1, 4, -1)])}),
         "reversed_bands": (core.reversed_bands, {"starts": starts, "offsets": offsets, "closeness": closeness}),
         "Topology": (core.Topology, {
             **edges, "band_starts": starts, "band_offsets": offsets, "closeness": closeness, "cutoff": 50,
@@ -156,6 +156,7 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         "walk_modules": (core.walk_modules, {"model": modules[0]}),
         "open_attributes": (core.open_attributes, {"modules": modules}),
         "bare_modules": (core.bare_modules, {"modules": modules}),
+        "are_untouched": (core.are_untouched, {"modules": modules, "types": {Plain}}),
         "copy_modules": (core.copy_modules, {"modules": modules}),
         "Snapshot": (core.Snapshot, {"modules": modules}),
     }  # fmt: skip
@@ -221,7 +222,8 @@ NAMES = """
 build_graph hop_bands is_writable overlapping reversed_bands Topology gated_sweep gated_sweep_backward Relations
 pair_codes attention attention_backward decode decode_backward largest lay_out GhnFloat GhnDouble node_states
 decode_inputs class_weights Ghn.decode NetworkSettings TrainingRanges philox sample_network draw_widths statistics
-environment use_instruction_set walk_modules open_attributes bare_modules copy_modules Snapshot
+environment use_instruction_set walk_modules open_attributes bare_modules are_untouched copy_modules
+Snapshot
 """.split()
 
 
@@ -240,7 +242,7 @@ def test_arguments_that_do_not_fit(core: ModuleType, name: str) -> None:
 
 
 def test_all_that_there_is_is_called(core: ModuleType) -> None:
-    others = {"DecoderCall", "dtypes", "enums", "instruction_sets", "inspect_tensors"}
+    others = {"DecoderCall", "dtypes", "enums", "instruction_sets", "inspect_tensors", "versions"}
     methods = {"node_states", "decode_inputs", "class_weights", "Ghn.decode"}
     public = {name for name in vars(core) if not name.startswith("_")}
     assert set(calls(core)) == set(NAMES)
@@ -253,6 +255,9 @@ def test_what_has_no_constructor_has_none(core: ModuleType) -> None:
     for arguments in ((None, [], ()), ([], None, ()), ([], [], None), ([None], [], ())):
         with pytest.raises((TypeError, ValueError)):
             core.inspect_tensors(*arguments)
+    for strange in (None, [None], [3], "tensors"):
+        with pytest.raises(TypeError):
+            core.versions(strange)
 
 
 FIELDS = """

@@ -101,6 +101,20 @@ def test_bare_modules_have_nothing_that_a_call_would_run_besides(core: ModuleTyp
     assert core.bare_modules([*bare, *others]) == [True] * len(bare) + [False] * len(others)
 
 
+def test_untouched_modules_are_of_known_types_and_have_no_hooks(core: ModuleType) -> None:
+    def fake(**attributes: Any) -> Fake:
+        return Fake(_forward_hooks=OrderedDict(), _forward_pre_hooks=OrderedDict(), **attributes)
+
+    plain = [fake(), fake(other=3), fake(_backward_hooks={0: print})]
+    assert core.are_untouched(plain, {Fake, int})
+    assert core.are_untouched([], {Fake})
+    assert not core.are_untouched(plain, {int})
+    hooked = [fake(), fake()]
+    hooked[0].__dict__["_forward_hooks"][0] = hooked[1].__dict__["_forward_pre_hooks"][0] = print
+    for other in (*hooked, fake(forward=print), Fake(_forward_hooks={}), 3):
+        assert not core.are_untouched([*plain, other], {Fake, int} if other != 3 else {Fake})
+
+
 @pytest.mark.parametrize("kind", [dict, OrderedDict])
 def test_copies_of_modules_have_each_other_as_children(core: ModuleType, kind: type) -> None:
     leaf, items = Fake(number=1), [1]

@@ -19,13 +19,13 @@ def test_rows(core: ModuleType) -> None:
         "Slot": 96,
         "DecodeTarget": 64,
         "DecodeMemory": 40,
-        "TensorMemory": 24,
+        "TensorMemory": 32,
     }
 
 
 def memory(count: int) -> Array:
     """Tensors of eight bytes, each of which shares four with the next."""
-    return table(TENSOR, [(64 + 4 * index, 0, 8) for index in range(count)])
+    return table(TENSOR, [(64 + 4 * index, 0, 8, -1) for index in range(count)])
 
 
 def unaligned(rows: Array) -> Array:
@@ -51,17 +51,17 @@ def test_tables_of_any_layout_are_read(core: ModuleType, layout: str) -> None:
 
 
 def renamed(rows: Array) -> Array:
-    return rows.view([("address", "i8"), ("kind", "i8"), ("bytes", "i8")])
+    return rows.view([("address", "i8"), ("kind", "i8"), ("bytes", "i8"), ("device", "i8")])
 
 
 # What is no table of tensors, though some of it has as many numbers.
 OTHERS: dict[str, Any] = {
-    "numbers": lambda rows: rows.view(np.int64).reshape(-1, 3),
+    "numbers": lambda rows: rows.view(np.int64).reshape(-1, 4),
     "a list": lambda rows: rows.tolist(),
     "other names": renamed,
-    "other numbers": lambda rows: rows.astype([("address", "i8"), ("element", "i4"), ("bytes", "i8")]),
+    "other numbers": lambda rows: rows.astype([("address", "i8"), ("element", "i4"), ("bytes", "i8"), ("device", "i8")]),
     "another byte order": lambda rows: rows.astype(rows.dtype.newbyteorder()),
-    "fields in another order": lambda rows: rows[["element", "address", "bytes"]],
+    "fields in another order": lambda rows: rows[["element", "address", "bytes", "device"]],
     "some fields": lambda rows: rows[["address", "bytes"]],
     "a table of memory": lambda rows: np.zeros(len(rows), MEMORY),
 }

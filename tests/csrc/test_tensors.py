@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 @settings(derandomize=True, max_examples=200, deadline=None, database=None)
 @given(ranges=st.lists(st.tuples(st.integers(-1, 40), st.integers(-1, 8)), max_size=12))
 def test_ranges_are_grouped_by_common_bytes(core: ModuleType, ranges: list[tuple[int, int]]) -> None:
-    rows = [(start, 0, size) for start, size in ranges]
+    rows = [(start, 0, size, -1) for start, size in ranges]
     groups = core.overlapping(table(TENSOR, rows))
     known = {index for index, (start, size) in enumerate(ranges) if start >= 0 and size > 0}
     bytes_of = {index: set(range(ranges[index][0], sum(ranges[index]))) for index in known}
@@ -88,6 +88,6 @@ def protect(address: int, access: int) -> None:
 
 def test_memory_beyond_all_addresses_is_refused(core: ModuleType) -> None:
     with pytest.raises(ValueError, match="memory at 9223372036854775807 has 8 bytes, beyond all addresses"):
-        core.overlapping(table(TENSOR, [(64, 0, 8), (2**63 - 1, 0, 8)]))
+        core.overlapping(table(TENSOR, [(64, 0, 8, -1), (2**63 - 1, 0, 8, -1)]))
     assert not core.is_writable(2**63 - 8, 16)
     assert not core.is_writable(-8, 16)

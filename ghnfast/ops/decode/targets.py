@@ -142,6 +142,8 @@ def as_table(tensor: Tensor, dtype: np.dtype[np.void]) -> Table:
 
 def joined(tables: Sequence[Table]) -> Table:
     """Tables of one dtype behind each other, as `np.concatenate`, which copies every field of every row on its own."""
+    if len(tables) == 1:
+        return tables[0]
     return np.concatenate([table.view(np.int64) for table in tables]).view(tables[0].dtype)
 
 

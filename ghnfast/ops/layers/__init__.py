@@ -7,10 +7,11 @@ numbers out: what is differentiated is computed by the modules.
 
 from .layer import Activation, Layer, Stages, Weights, addresses_of
 from .naive import naive_embedding, naive_layers
-from .operators import StageTables, arrays_of, embed, run_layers
+from .operators import Launches, StageTables, arrays_of, embed, run_layers
 
 __all__ = [
     "Activation",
+    "Launches",
     "Layer",
     "StageTables",
     "Stages",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import operator
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +16,42 @@ from ..decode import FINE
 from .layer import Layer, Stages, Weights
 
 
-class StageTables(NamedTuple):
-    """`Stages` on a device. tables: see kernels/layer_tables.py. ends: the items where stages begin, and the last ends."""
+class Launches(dict[Any, Any]):
+    """What launches kernels, by names: where they are kept, for arguments that are alike each time."""
 
-    tables: list[Tensor]
+    def __missing__(self, name: Any) -> Callable[..., Any]:
+        from ...kernels.launching import Repeated
+
+        made = self[name] = Repeated()
+        return made
+
+
+class EachAnew(dict[Any, Any]):
+    """The same for arguments of all kinds: nothing is kept."""
+
+    def __missing__(self, name: Any) -> Callable[..., Any]:
+        from ...kernels.launching import launch
+
+        return launch
+
+
+NEW = EachAnew()
+
+
+@functools.cache
+def kernels() -> ModuleType:
+    from ...kernels import layers
+
+    return layers
+
+
+class StageTables(NamedTuple):
+    """`Stages` on a device.
+
+    tables: `Tables` of kernels/layer_tables.py. ends: the items where stages begin, and the last ends.
+    """
+
+    tables: Sequence[Tensor]
     ends: list[int]
 
 
@@ -32,23 +67,38 @@ def arrays_of(stages: Stages) -> tuple[list[NDArray[Any]], list[int]]:
     return [*arrays, stages.rows, stages.constants], ends
 
 
-def run_layers(scratch: Tensor, states: Tensor, weights: Weights, tables: StageTables, first: int, last: int) -> None:
-    """Compute the stages first up to last: `scratch` (elements,) is written, `states` (nodes, hid) read."""
-    from ...kernels import layer_tables, layers
+def run_layers(
+    scratch: Tensor,
+    states: Tensor,
+    weights: Weights,
+    tables: StageTables,
+    first: int,
+    last: int,
+    launches: Mapping[Any, Callable[..., Any]] = NEW,
+) -> None:
+    """Compute the stages first up to last: `scratch` (elements,) is written, `states` (nodes, hid) read.
 
-    on_device = layer_tables.Tables(*tables.tables)
+    Args:
+        launches: by stage, what launches it.
+    """
+    layers, on_device = kernels(), tables.tables
     for stage in range(first, last):
         begin, end = tables.ends[stage], tables.ends[stage + 1]
         if begin < end:
-            layers.run_stage(scratch, states, weights.addresses, on_device, begin, end)
+            layers.run_stage(scratch, states, weights.addresses, on_device, begin, end, launches[stage])
 
 
-def embed(states: Tensor, status: Tensor, indices: Tensor, weights: Weights) -> None:
+def embed(
+    states: Tensor,
+    status: Tensor,
+    indices: Tensor,
+    weights: Weights,
+    launches: Mapping[Any, Callable[..., Any]] = NEW,
+) -> None:
     """Write the initial states of nodes, (nodes, hid), and `FINE` into the status, () int32.
 
     Args:
         indices: (nodes, 5) or (nodes, 8) int32, rows of the first weights, see `naive_embedding`.
+        launches: what launches it, by "embed".
     """
-    from ...kernels import layers
-
-    layers.embed(states, status, indices, weights.addresses, FINE)
+    kernels().embed(states, status, indices, weights.addresses, FINE, launches["embed"])
