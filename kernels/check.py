@@ -79,12 +79,12 @@ def check_kernel(
     |weight . x + bias| <= max |weight| * sum |x| + max |bias|: products are computed only where this is too large.
     What is found is kept by element, and brought together once, at the end.
     """
-    if WEIGHTS > 0:
-        if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
-            number = tl.arange(0, WEIGHTS)
-            sizes = tl.load(largest + number, mask=number < weights, other=0.0).to(tl.int32, bitcast=True)
-            if tl.max(sizes, axis=0) >= INFINITE:
-                tl.atomic_min(status, BROKEN)
+    is_first = (tl.program_id(0) == 0) & (tl.program_id(1) == 0)
+    if WEIGHTS > 0 and is_first:
+        number = tl.arange(0, WEIGHTS)
+        sizes = tl.load(largest + number, mask=number < weights, other=0.0).to(tl.int32, bitcast=True)
+        if tl.max(sizes, axis=0) >= INFINITE:
+            tl.atomic_min(status, BROKEN)
     part, parts = tl.program_id(1), tl.num_programs(1)
     target = targets + tl.program_id(0) * TABLE_WIDTH
     INDEX: tl.constexpr = items.dtype.element_ty
@@ -101,7 +101,9 @@ def check_kernel(
         found = tl.zeros([TILE], dtype=tl.int32)
         for cell in range(part, cells, parts):
             x = tl.load(hidden + (first + cell) * width + k, mask=k < width, other=0.0)
-            bound = (tl.load(largest + at_weight) * tl.sum(tl.abs(x), axis=0) + tl.load(largest + at_bias)) * tl.abs(scale)
+            bound = (tl.load(largest + at_weight) * tl.sum(tl.abs(x), axis=0) + tl.load(largest + at_bias)) * tl.abs(
+                scale
+            )
             if not (bound < safe):
                 for start in range(0, rows * columns, TILE):
                     element = start + tl.arange(0, TILE)

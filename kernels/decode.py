@@ -368,8 +368,8 @@ def run(
     width = hidden.shape[1]
     with on_device_of(hidden):
         launch(
-            decode_kernel, (len(tables.items),), hidden, weight, bias, blocks, flat, tables.targets, tables.items, status, width, weight.shape[1],
-            *blocks_for(width), decode_tables.GIVEN_TILE, REPEATS, decode_tables.KERNEL_TILE, KERNEL_CELLS,
+            decode_kernel, (len(tables.items),), hidden, weight, bias, blocks, flat, tables.targets, tables.items,
+            status, width, weight.shape[1], *blocks_for(width), decode_tables.GIVEN_TILE, REPEATS, decode_tables.KERNEL_TILE, KERNEL_CELLS,
             KERNEL_CHUNK, is_flat, precision, not hidden.is_cuda, **options_for(tables, precision),
         )  # fmt: skip
 
@@ -389,7 +389,8 @@ def decode_backward(grad: Tensor, blocks: Tensor, tables: Tables, product_elemen
     products, grad_blocks = blocks.new_empty(product_elements), torch.zeros_like(blocks)
     with on_device_of(blocks):
         launch(
-            decode_backward_kernel, (len(tables.backward_items),), grad.contiguous(), blocks.contiguous(), products, grad_blocks, tables.targets, tables.backward_items,
+            decode_backward_kernel, (len(tables.backward_items),), grad.contiguous(), blocks.contiguous(), products,
+            grad_blocks, tables.targets, tables.backward_items,
             decode_tables.GIVEN_TILE, REPEATS, **options_for(tables, "float32"),
         )  # fmt: skip
     return products, grad_blocks

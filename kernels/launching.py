@@ -36,8 +36,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
 
 
 class Repeated:
-    """`launch` of one kernel and grid with arguments that are alike each time: of the same constants, dtypes and device,
-    aligned or not. What Triton compiled for them is looked up once."""
+    """`launch` of one kernel and grid for arguments that are alike each time: of the same constants, dtypes and
+    device, aligned or not. What Triton compiled for them is looked up once."""
 
     def __init__(self) -> None:
         self.run: Any = None

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import layer_tables
 from .common import relu
+from .launching import launch
 from .layer_tables import (
     ACTIVATION,
     BIAS,
@@ -53,7 +54,6 @@ from .layer_tables import (
     X,
     Y,
 )
-from .launching import launch
 
 OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 128}
 # Nodes that a program embeds.
@@ -74,18 +74,24 @@ def weight_of(addresses, number):
 
 
 @triton.jit
-def statistics(x, inside, inputs, epsilon, stride, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+def load_inputs(x, rows, k, stride, inside, inputs):
+    """(rows, inputs k) of x, zero beyond. Inputs are neighbours in memory; as in `store_run` of kernels/decode.py."""
+    place = tl.max_contiguous(rows[:, None] + k[None, :] * stride, [1, 2])
+    return tl.load(x + place, mask=inside[:, None] & (k < inputs)[None, :], other=0.0)
+
+
+@triton.jit
+def statistics(x, rows, inside, inputs, epsilon, stride, ROWS: tl.constexpr, CHUNK: tl.constexpr):
     """(rows,): means over inputs, and one over their standard deviations."""
     total = tl.zeros([ROWS, CHUNK], dtype=tl.float32)
     for start in range(0, inputs, CHUNK):
-        k = start + tl.arange(0, CHUNK)[None, :]
-        total += tl.load(x + k * stride, mask=inside & (k < inputs), other=0.0)
+        total += load_inputs(x, rows, start + tl.arange(0, CHUNK), stride, inside, inputs)
     mean = tl.sum(total, axis=1) / inputs
     squares = tl.zeros([ROWS, CHUNK], dtype=tl.float32)
     for start in range(0, inputs, CHUNK):
-        k = start + tl.arange(0, CHUNK)[None, :]
-        distance = tl.load(x + k * stride, mask=inside & (k < inputs), other=0.0) - mean[:, None]
-        squares += tl.where(k < inputs, distance * distance, 0.0)
+        k = start + tl.arange(0, CHUNK)
+        distance = load_inputs(x, rows, k, stride, inside, inputs) - mean[:, None]
+        squares += tl.where((k < inputs)[None, :], distance * distance, 0.0)
     return mean, 1.0 / tl.sqrt(tl.sum(squares, axis=1) / inputs + epsilon)
 
 
@@ -114,42 +120,36 @@ def layers_kernel(
     count, outputs = tl.load(layer + LAYER_ROWS).to(tl.int32), tl.load(layer + LAYER_OUTPUTS).to(tl.int32)
     inputs = tl.load(layer + LAYER_INPUTS).to(tl.int32)
     inner = tl.load(layer + INNER).to(tl.int32)
-    out, there = (output % inner).to(tl.int64), (row < count)[:, None]
+    out, there = (output % inner).to(tl.int64), row < count
     outer = (output // inner).to(tl.int64)
 
     gather = tl.load(layer + GATHER)
-    gathered = tl.load(rows + gather + row, mask=(row < count) & (gather >= 0), other=0)
+    gathered = tl.load(rows + gather + row, mask=there & (gather >= 0), other=0)
     source = tl.where(gather >= 0, gathered, row).to(tl.int64)
     x_in = tl.load(layer + X_IN)
-    if tl.load(layer + FROM_STATES) != 0:
-        x = states + tl.load(layer + X) + source[:, None] * tl.load(layer + X_ROW)
-    else:
-        x = scratch + tl.load(layer + X) + source[:, None] * tl.load(layer + X_ROW)
+    x = (states if tl.load(layer + FROM_STATES) != 0 else scratch) + tl.load(layer + X)
+    x_rows = source * tl.load(layer + X_ROW)
     norm = tl.load(layer + NORM)
     norm_weight = weight_of(addresses, 2 * tl.maximum(norm, 0))
     norm_bias = weight_of(addresses, 2 * tl.maximum(norm + 1, 0))
     mean, factor = tl.zeros([ROWS], dtype=tl.float32), tl.full([ROWS], 1.0, dtype=tl.float32)
     if norm >= 0:
         epsilon = tl.load((layer + EPSILON).to(tl.pointer_type(tl.float64), bitcast=True)).to(tl.float32)
-        mean, factor = statistics(x, there, inputs, epsilon, x_in, ROWS, CHUNK)
+        mean, factor = statistics(x, x_rows, there, inputs, epsilon, x_in, ROWS, CHUNK)
 
     number = tl.load(layer + WEIGHT)
-    if number >= 0:
-        weight = weight_of(addresses, 2 * number)
-    else:
-        weight = constants
+    weight = weight_of(addresses, 2 * number) if number >= 0 else constants
     weight += tl.load(layer + WEIGHT_FIRST)
     weight_in = tl.load(layer + WEIGHT_IN)
     places = outer * tl.load(layer + WEIGHT_OUTER) + out * tl.load(layer + WEIGHT_OUT)
     total = tl.zeros([ROWS, OUTPUTS], dtype=tl.float32)
     for start in range(0, inputs, CHUNK):
         k = start + tl.arange(0, CHUNK)
-        value = tl.load(x + k[None, :] * x_in, mask=there & (k < inputs)[None, :], other=0.0)
+        value = load_inputs(x, x_rows, k, x_in, there, inputs)
         scale = tl.load(norm_weight + k, mask=(k < inputs) & (norm >= 0), other=1.0)
         shift = tl.load(norm_bias + k, mask=(k < inputs) & (norm >= 0), other=0.0)
         value = (value - mean[:, None]) * factor[:, None] * scale[None, :] + shift[None, :]
         value = tl.where((k < inputs)[None, :], value, 0.0)
-        # Inputs are neighbours in memory; as in `store_run` of kernels/decode.py.
         place = tl.max_contiguous(places[:, None] + k[None, :] * weight_in, [1, 2])
         matrix = tl.load(weight + place, mask=(output < outputs)[:, None] & (k < inputs)[None, :], other=0.0)
         total = tl.dot(value, tl.trans(matrix), total, input_precision="ieee")
@@ -163,7 +163,7 @@ def layers_kernel(
         total = relu(total)
     elif activation == GELU:
         total = gelu(total)
-    inside = there & (output < outputs)[None, :]
+    inside = there[:, None] & (output < outputs)[None, :]
     place = row.to(tl.int64)[:, None] * tl.load(layer + Y_ROW) + output.to(tl.int64)[None, :] * tl.load(layer + Y_OUT)
     place = tl.max_contiguous(place, [1, 2])
     residual = tl.load(layer + RESIDUAL)
@@ -184,7 +184,7 @@ def embed_kernel(
     NODES: tl.constexpr,
     POSITIONS: tl.constexpr,
 ):
-    """E_op[op] + [E_ch[c_out], E_ch[c_in], E_sp[k_h], E_sp[k_w]], and with POSITIONS three rows more: programs (nodes,)."""
+    """E_op[op] + [E_ch[c_out], E_ch[c_in], E_sp[k_h], E_sp[k_w]], and with POSITIONS three rows more."""
     if tl.program_id(0) == 0:
         tl.store(status, fine)
     WIDTH: tl.constexpr = 8 if POSITIONS else 5

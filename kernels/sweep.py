@@ -381,8 +381,8 @@ def gated_sweep(
     hidden = states.new_empty((2, nodes, heads, width)) if written else messages
     with on_device_of(states):
         launch(
-            sweep_kernel, (len(topology[0]) - 1,), states, middle, final, messages, gates, hidden, *layers, *topology, nodes, hid, width, cutoff,
-            *blocks, written, **OPTIONS,
+            sweep_kernel, (len(topology[0]) - 1,), states, middle, final, messages, gates, hidden, *layers, *topology,
+            nodes, hid, width, cutoff, *blocks, written, **OPTIONS,
         )  # fmt: skip
     return [final, middle, messages, gates, hidden] if keep else [final]
 
@@ -410,7 +410,8 @@ def gated_sweep_backward(
     grad_hidden, grad_messages = torch.empty_like(hidden), torch.empty_like(messages)
     with on_device_of(states):
         launch(
-            sweep_backward_kernel, (len(topology[0]) - 1,), grad.contiguous(), grad_middle, grad_states, grad_received, grad_gates, grad_hidden, grad_messages,
+            sweep_backward_kernel, (len(topology[0]) - 1,), grad.contiguous(), grad_middle, grad_states, grad_received,
+            grad_gates, grad_hidden, grad_messages,
             states, middle, messages, gates, hidden, layers.weight_1, layers.weight_2, layers.weight_input,
             layers.weight_hidden, *topology, nodes, hid, width, cutoff, *blocks_for(heads, hid, width), **OPTIONS,
         )  # fmt: skip

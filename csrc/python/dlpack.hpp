@@ -19,9 +19,7 @@ struct Dtype {
   std::uint8_t code, bits;
   std::uint16_t lanes;
 
-  bool operator==(const Dtype& other) const {
-    return code == other.code && bits == other.bits && lanes == other.lanes;
-  }
+  bool operator==(const Dtype& other) const { return code == other.code && bits == other.bits && lanes == other.lanes; }
 };
 
 struct Tensor {

@@ -1,7 +1,7 @@
 """The forward pass of a GHN in Triton kernels, and the last step of decoding: a few launches that nobody waits for.
 
-Beside `native`, it computes what the modules do. What depends on weights alone is kept while they stay as they are, what
-depends on a graph is kept with the graph; a prediction fills in where parameters lie.
+Beside `native`, it computes what the modules do. What depends on weights alone is kept while they stay as they are,
+what depends on a graph is kept with the graph; a prediction fills in where parameters lie.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from .linear import own_weights
 from .native import NATIVE, Parts, WeightState, are_untouched, weights_backend
 from .stages import Places, Widths, indices_of, write_stages
 from .sweep import GatedSweep, NodeMlp
-
 
 BROKEN = -1  # the status where a weight is not finite, as in kernels/check.py
 
@@ -145,7 +144,9 @@ class Device:
             columns += position_rows(batch.topology(self.cutoff))
 
         def keep(there: list[Tensor]) -> None:
-            layout.known[self.key] = Plan(places, stages.elements, StageTables(there[:-1], ends), there[-1], WeakKeyDictionary())
+            layout.known[self.key] = Plan(
+                places, stages.elements, StageTables(there[:-1], ends), there[-1], WeakKeyDictionary()
+            )
 
         return Wanted([*arrays, indices_of(columns)], keep)
 
@@ -215,9 +216,7 @@ class Prepared:
         # Imported here and not in each prediction: even that a module is there takes time to see.
         self.decode, self.tables, self.sweeps = decode, decode_tables.Tables, kernels
         number = device.numbers["last"]
-        self.largest = check.Largest(
-            check.largest_of(weights.addresses), number, number + 1, len(device.tensors)
-        )
+        self.largest = check.Largest(check.largest_of(weights.addresses), number, number + 1, len(device.tensors))
         self.layers: kernels.Layers | None = None
         self.table = self.largest.values
         self.flat: list[Tensor] = []
@@ -283,7 +282,7 @@ class DeviceLast(NamedTuple):
             device.finite = True
 
 
-# Weights ----------------------------------------------------------------------------------------------------------------
+# Weights --------------------------------------------------------------------------------------------------------------
 
 KINDS: dict[type[nn.Module], str] = {GatedSweep: "sweep", NodeMlp: "mlp", Graphormer: "attention"}
 

@@ -191,9 +191,7 @@ def write_decoders(writer: Writer, layout: Layout, states: int | None, stage: in
     for call in layout.calls:
         if call.decoder in (DecoderKind.VECTOR_WEIGHT, DecoderKind.VECTOR_BIAS, DecoderKind.CLASS_BIAS):
             units = writer.place(call.count * widths.units)
-            first = layer(
-                start, call.count, widths.units, hid, units, gather=call.begin, activation=RELU, **reading
-            )
+            first = layer(start, call.count, widths.units, hid, units, gather=call.begin, activation=RELU, **reading)
             writer.add(stage, "vectors.0", first)
             write_vectors(writer, call, units, blocks + call.first, stage)
     return hidden, blocks
@@ -260,7 +258,9 @@ def interpolation(cells: tuple[int, int], kernel: tuple[int, int]) -> NDArray[np
     """(cells of the kernel, cells): how much each counts in bilinear interpolation."""
     count = cells[0] * cells[1]
     units = torch.eye(count).view(1, count, *cells)
-    found: NDArray[np.float32] = F.interpolate(units, kernel, mode="bilinear", align_corners=False).view(count, -1).numpy().T
+    found: NDArray[np.float32] = (
+        F.interpolate(units, kernel, mode="bilinear", align_corners=False).view(count, -1).numpy().T
+    )
     return np.ascontiguousarray(found)
 
 

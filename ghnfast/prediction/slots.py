@@ -17,7 +17,6 @@ from ..errors import PredictError
 from ..graph import PRIMITIVES, ArchGraph, ParameterSlice, Reparametrization, embedding_shape
 from ..ops.decode import Role, Table
 
-
 # What takes items of a list, in an order.
 Chosen: TypeAlias = Callable[[list[Any]], Sequence[Any]]
 

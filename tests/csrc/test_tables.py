@@ -59,7 +59,9 @@ OTHERS: dict[str, Any] = {
     "numbers": lambda rows: rows.view(np.int64).reshape(-1, 4),
     "a list": lambda rows: rows.tolist(),
     "other names": renamed,
-    "other numbers": lambda rows: rows.astype([("address", "i8"), ("element", "i4"), ("bytes", "i8"), ("device", "i8")]),
+    "other numbers": lambda rows: rows.astype(
+        [("address", "i8"), ("element", "i4"), ("bytes", "i8"), ("device", "i8")]
+    ),
     "another byte order": lambda rows: rows.astype(rows.dtype.newbyteorder()),
     "fields in another order": lambda rows: rows[["element", "address", "bytes", "device"]],
     "some fields": lambda rows: rows[["address", "bytes"]],

@@ -84,7 +84,7 @@ class Target(NamedTuple):
 
 
 class Uploaded(NamedTuple):
-    """Tables on a device. memory: the bytes of that of memory. rows, items: see `Tables` of kernels/decode_tables.py."""
+    """Tables on a device, see `Tables` of kernels/decode_tables.py. memory: the bytes of the table of memory."""
 
     memory: bytes
     rows: Tensor
@@ -96,7 +96,7 @@ class DecodeTargets:
     """What is decoded: table (targets,) of `TARGET`."""
 
     table: Table
-    # Tables as the Triton kernels take them, by device and width of hidden states; of those with memory, the last alone.
+    # Tables as the Triton kernels take them, by device and width of hidden states; with the last memory alone.
     uploaded: dict[tuple[torch.device, int], Uploaded] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[Target]:

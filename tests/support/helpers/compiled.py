@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ghnfast.kernels import attention, check, decode, decode_tables, sweep
+from ghnfast.kernels import attention, check, decode, decode_tables, layer_tables, layers, sweep
 from ghnfast.ops.attention import CODES
 from ghnfast.ops.decode import PRECISIONS
 from helpers.table_rows import targets_of
@@ -124,10 +124,22 @@ def attentions(width: int) -> None:
     attention.attention_backward(result, qkv, table, relations, result, log_sums)
 
 
+def stages(hid: int, positions: bool) -> None:
+    """Launch the embedding of a batch, its layers, and what looks at the weights."""
+    nodes = 5
+    indices, addresses = torch.zeros(nodes, 8 if positions else 5, dtype=torch.int32), torch.zeros(9, 2).long()
+    states, status = torch.zeros(nodes, hid), torch.zeros((), dtype=torch.int32)
+    layers.embed(states, status, indices, addresses, 0)
+    tables = torch.zeros(1, layer_tables.TABLE_WIDTH.value).long(), torch.zeros(1, 3, dtype=torch.int32)
+    rows = torch.zeros(nodes, dtype=torch.int32), torch.zeros(8)
+    layers.run_stage(states, states, addresses, (*tables, *rows), 0, 1)
+    check.largest_of(addresses)
+
+
 def main(architecture: int) -> None:
     found: list[dict[str, Any]] = []
     recorders = []
-    for module in (sweep, decode, check, attention):
+    for module in (sweep, decode, check, attention, layers):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             recorders.append(Recorder(getattr(module, name), architecture, found))
             setattr(module, name, recorders[-1])
@@ -136,6 +148,7 @@ def main(architecture: int) -> None:
             for recorder in recorders:
                 recorder.purpose = f"hid {hid}, {'with' if virtual else 'without'} virtual edges"
             sweeps(hid, virtual)
+            stages(hid, virtual)
     for width in HEAD_WIDTHS:
         for recorder in recorders:
             recorder.purpose = f"heads of {width}"

@@ -27,6 +27,7 @@ from ghnfast import _C
 from ghnfast.kernels import attention, check, decode, layers, sweep
 from ghnfast.ops import backend, uploads
 from ghnfast.ops.decode import FINE
+from helpers.kernel_device import use_large_blocks
 
 DEVICE = torch.device("cuda", 0)
 # Operations that launch nothing although they return memory of their own. Views are known by their schemas.
@@ -191,6 +192,10 @@ class CountedGpu(contextlib.ExitStack):
         patch.setattr(torch.cuda, "current_device", lambda: 0)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
         patch.setattr(torch.cuda, "current_stream", lambda device=None: self.stream)
+        if self.interpret:
+            use_large_blocks(patch)
+            for name in ("PARTS", "WEIGHT_PARTS"):
+                patch.setattr(check, name, getattr(check, f"INTERPRETED_{name}"))
         inspect = _C.inspect_tensors
 
         def inspect_tensors(tensors: list[Any], *others: Any) -> Any:
