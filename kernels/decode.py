@@ -369,8 +369,9 @@ def run(
     with on_device_of(hidden):
         launch(
             decode_kernel, (len(tables.items),), hidden, weight, bias, blocks, flat, tables.targets, tables.items,
-            status, width, weight.shape[1], *blocks_for(width), decode_tables.GIVEN_TILE, REPEATS, decode_tables.KERNEL_TILE, KERNEL_CELLS,
-            KERNEL_CHUNK, is_flat, precision, not hidden.is_cuda, **options_for(tables, precision),
+            status, width, weight.shape[1], *blocks_for(width), decode_tables.GIVEN_TILE, REPEATS,
+            decode_tables.KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, is_flat, precision, not hidden.is_cuda,
+            **options_for(tables, precision),
         )  # fmt: skip
 
 

@@ -76,6 +76,8 @@ class Tables(NamedTuple):
     targets: Tensor  # (targets, columns of `ROW`) int64
     items: Tensor  # (items, 6), see `index_type`
     backward_items: Tensor  # the same; none where nothing goes backward
+    runs: Tensor | None = None  # of products, see kernels/products.py; where there is a backward pass
+    run_items: Tensor | None = None
 
 
 def tables(targets: NDArray[np.void], memory: NDArray[np.void] | None, width: int) -> list[NDArray[np.generic]]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..graph import GraphBatch
@@ -139,7 +140,7 @@ class Device:
             return None
         stages, places = write_stages(layout, len(batch), self.widths, self.numbers, self.kind)
         arrays, ends = arrays_of(stages)
-        columns = [batch.primitives, self.parts.shapes.indices(batch.shape_table)]
+        columns: list[NDArray[Any]] = [batch.primitives, self.parts.shapes.indices(batch.shape_table)]
         if self.kind == "attention":
             columns += position_rows(batch.topology(self.cutoff))
 

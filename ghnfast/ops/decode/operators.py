@@ -6,11 +6,13 @@ The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _C
@@ -28,6 +30,7 @@ from .targets import (
     Uploaded,
     as_table,
     contiguous_memory,
+    product_runs,
     sizes_of,
 )
 
@@ -81,13 +84,16 @@ def triton_tables(targets: DecodeTargets, memory: Table | None, hidden: Tensor) 
 
 def wanted_tables(targets: DecodeTargets, memory: Table | None, device: torch.device, width: int) -> Wanted | None:
     """What a device has not yet of `triton_tables`."""
-    from ...kernels import decode_tables
+    from ...kernels import decode_tables, products
 
     known, key = targets.uploaded.get((device, width)), b"" if memory is None else memory.tobytes()
     if known is not None and known.memory == key:
         return None
     rows = decode_tables.target_table(targets.table, memory)
-    items = decode_tables.item_tables(targets.table, width) if known is None else []
+    items: list[NDArray[Any]] = []
+    if known is None:
+        items = decode_tables.item_tables(targets.table, width)
+        items += products.run_tables(product_runs(targets.table).numpy())
 
     def keep(there: list[Tensor]) -> None:
         targets.uploaded[device, width] = Uploaded(key, there[0], there[1:] if known is None else known.items)
@@ -259,12 +265,23 @@ def triton_decode_backward(
     runs: Tensor,
 ) -> list[Tensor]:
     from ...kernels import decode as kernels
+    from ...kernels import products as of_products
     from ...kernels.decode_tables import Tables
 
-    elements = sum((last - first) * rows * columns for rows, columns, first, last in runs.tolist())
-    products, grad_blocks = kernels.decode_backward(grad, blocks, Tables(*tables), elements)
-    with torch.autocast(grad.device.type, enabled=False):
-        return [*product_gradients(products, hidden, weight, bias, runs), grad_blocks]
+    own = Tables(*tables)
+    known = runs.tolist()
+    elements = sum((last - first) * rows * columns for rows, columns, first, last in known)
+    products, grad_blocks = kernels.decode_backward(grad, blocks, own, elements)
+    if own.runs is None or own.run_items is None or is_read_twice(known):
+        with torch.autocast(grad.device.type, enabled=False):
+            return [*product_gradients(products, hidden, weight, bias, runs), grad_blocks]
+    return [*of_products.product_gradients(products, hidden, weight, bias, own.runs, own.run_items), grad_blocks]
+
+
+def is_read_twice(runs: list[list[int]]) -> bool:
+    """Whether a hidden row is in two runs."""
+    ends = sorted((first, last) for _, _, first, last in runs)
+    return any(last > first for (_, last), (first, _) in itertools.pairwise(ends))
 
 
 def product_gradients(products: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, runs: Tensor) -> list[Tensor]:

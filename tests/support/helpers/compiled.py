@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ghnfast.kernels import attention, check, decode, decode_tables, layer_tables, layers, sweep
+from ghnfast.kernels import attention, check, decode, decode_tables, layer_tables, layers, products, sweep
 from ghnfast.ops.attention import CODES
 from ghnfast.ops.decode import PRECISIONS
 from helpers.table_rows import targets_of
@@ -108,6 +108,8 @@ def decodings(hid: int, precision: str) -> None:
     decode.decode_into(hidden, weight, bias, blocks, tables, precision)
     if precision == "float32":
         decode.decode_backward(torch.zeros(64 * 64 * 3 + 8), blocks, tables, 64 * 64 * 3)
+        runs = [torch.from_numpy(array) for array in products.run_tables(np.array([[64, 64, 0, 3]]))]
+        products.product_gradients(blocks, hidden, weight, bias, *runs)
 
 
 def attentions(width: int) -> None:
@@ -139,7 +141,7 @@ def stages(hid: int, positions: bool) -> None:
 def main(architecture: int) -> None:
     found: list[dict[str, Any]] = []
     recorders = []
-    for module in (sweep, decode, check, attention, layers):
+    for module in (sweep, decode, check, attention, layers, products):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             recorders.append(Recorder(getattr(module, name), architecture, found))
             setattr(module, name, recorders[-1])

@@ -24,7 +24,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from ghnfast import _C
-from ghnfast.kernels import attention, check, decode, layers, sweep
+from ghnfast.kernels import attention, check, decode, layers, products, sweep
+from ghnfast.nn.graphormer import rows_of_codes
 from ghnfast.ops import backend, uploads
 from ghnfast.ops.decode import FINE
 from helpers.kernel_device import use_large_blocks
@@ -51,10 +52,10 @@ class Counts(Counter[str]):
 class GpuTensor(Tensor):
     """A tensor on the GPU that is none."""
 
-    inner: Tensor
+    held: Tensor
     gpu: CountedGpu
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, inner: Tensor, gpu: CountedGpu) -> GpuTensor:
@@ -62,26 +63,28 @@ class GpuTensor(Tensor):
             cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
             device=DEVICE, requires_grad=False,
         )  # fmt: skip
-        made.inner, made.gpu = inner, gpu
+        made.held, made.gpu = inner, gpu
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         gpu = next(each.gpu for each in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(each, cls))
         return gpu.run(function, args, kwargs or {})
 
     def data_ptr(self) -> int:
-        return self.inner.data_ptr()
+        return self.held.data_ptr()
 
     def untyped_storage(self) -> Any:
-        return self.inner.untyped_storage()
+        return self.held.untyped_storage()
 
     # What torch's binding to Python asks the device for, before its dispatcher gets to it.
 
     def item(self) -> Any:
         self.gpu.counts["copy to the host"] += 1
         self.gpu.counts["wait for a number"] += 1
-        return self.inner.item()
+        return self.held.item()
 
     def __int__(self) -> int:
         return int(self.item())
@@ -93,9 +96,9 @@ class GpuTensor(Tensor):
         return bool(self.item())
 
     def __getitem__(self, index: Any) -> GpuTensor:
-        inner = tree_map_only(GpuTensor, lambda tensor: tensor.inner, index)
+        inner = tree_map_only(GpuTensor, lambda tensor: tensor.held, index)
         self.gpu.counts["torch index"] += inner is not index
-        return GpuTensor(self.inner[inner], self.gpu)
+        return GpuTensor(self.held[inner], self.gpu)
 
     def record_stream(self, stream: Any) -> None:
         self.gpu.used.append((self.untyped_storage().data_ptr(), stream))
@@ -110,7 +113,8 @@ class Event:
 
 class Stream:
     def __init__(self, gpu: CountedGpu, number: int) -> None:
-        self.gpu, self.number, self.waited_for = gpu, number, []
+        self.gpu, self.number = gpu, number
+        self.waited_for: list[Event] = []
 
     def record_event(self) -> Event:
         return Event()
@@ -132,9 +136,9 @@ class Kernel:
             assert all(isinstance(each, GpuTensor) for each in arguments if isinstance(each, Tensor))
             self.gpu.counts[f"kernel {self.kernel.fn.__name__}"] += 1
             if self.gpu.interpret:
-                self.kernel[grid](*tree_map_only(GpuTensor, lambda tensor: tensor.inner, arguments), **options)
+                self.kernel[grid](*tree_map_only(GpuTensor, lambda tensor: tensor.held, arguments), **options)
             elif self.kernel is layers.embed_kernel.kernel:
-                arguments[1].inner.fill_(FINE)  # the verdict
+                arguments[1].held.fill_(FINE)  # the verdict
 
         return run
 
@@ -192,6 +196,8 @@ class CountedGpu(contextlib.ExitStack):
         patch.setattr(torch.cuda, "current_device", lambda: 0)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
         patch.setattr(torch.cuda, "current_stream", lambda device=None: self.stream)
+        self.callback(rows_of_codes.cache_clear)
+        rows_of_codes.cache_clear()  # of one GPU, for all GHNs
         if self.interpret:
             use_large_blocks(patch)
             for name in ("PARTS", "WEIGHT_PARTS"):
@@ -204,14 +210,14 @@ class CountedGpu(contextlib.ExitStack):
             return found
 
         patch.setattr(_C, "inspect_tensors", inspect_tensors)
-        for module in (attention, check, decode, layers, sweep):
+        for module in (attention, check, decode, layers, products, sweep):
             for name in [name for name in vars(module) if name.endswith("_kernel")]:
                 patch.setattr(module, name, Kernel(getattr(module, name), self))
         self.enter_context(Functions(self))
         return self
 
     def inner(self, tensor: Any) -> Any:
-        return tensor.inner if isinstance(tensor, GpuTensor) else tensor
+        return tensor.held if isinstance(tensor, GpuTensor) else tensor
 
     def run(self, function: Any, args: Any, kwargs: Any) -> Any:
         """An operation of torch on tensors of which one is on the GPU."""
@@ -227,7 +233,7 @@ class CountedGpu(contextlib.ExitStack):
         elif not view and name not in QUIET and name != "detach":
             self.counts[f"torch {name}"] += 1
         to_host = str(kwargs.get("device", "")) == "cpu"
-        args, kwargs = tree_map_only(GpuTensor, lambda tensor: tensor.inner, (args, kwargs))
+        args, kwargs = tree_map_only(GpuTensor, lambda tensor: tensor.held, (args, kwargs))
         if "device" in kwargs:
             kwargs = {**kwargs, "device": torch.device("cpu")}
         result = function(*args, **kwargs)
@@ -267,4 +273,4 @@ class CountedGpu(contextlib.ExitStack):
 
 def values_of(module: nn.Module) -> dict[str, Tensor]:
     """The values of parameters that are on such a GPU."""
-    return {name: parameter.inner for name, parameter in module.named_parameters()}
+    return {name: parameter.held for name, parameter in module.named_parameters()}
