@@ -85,7 +85,8 @@ def test_model(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
         ghn.predict(model, graph=graph)
 
     def on_device() -> None:
-        job.write(ghn.decode_source(ghn.node_states(batch, None), job.layout, None), ghn.name, ghn.precision)
+        made, last = ghn.source(batch, job.layout, job.direct_memory)
+        job.write(made, ghn.name, ghn.precision, last)
 
     def plain() -> None:
         with plain_pytorch():
@@ -185,7 +186,7 @@ def writing(ghn: ghnfast.GHN, name: str) -> tuple[Stage, Stage, int]:
         decode_into_op(*source, tables, outputs, "float32")
 
     def store() -> None:
-        decode_kernels.launch(*source, source.hidden, kernel_tables, fine, False, "float32")
+        decode_kernels.run(*source, source.hidden, kernel_tables, fine, False, "float32")
 
     return whole, store, sum(output.numel() * output.element_size() for output in outputs)
 

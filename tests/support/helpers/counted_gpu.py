@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -273,4 +273,4 @@ class CountedGpu(contextlib.ExitStack):
 
 def values_of(module: nn.Module) -> dict[str, Tensor]:
     """The values of parameters that are on such a GPU."""
-    return {name: parameter.held for name, parameter in module.named_parameters()}
+    return {name: cast(GpuTensor, parameter).held for name, parameter in module.named_parameters()}

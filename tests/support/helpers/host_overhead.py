@@ -10,6 +10,7 @@ CPU's: what torch takes to allocate a GPU's memory and to queue a copy is in it 
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime import driver
@@ -92,6 +94,10 @@ def microseconds(run: Callable[[int], Any]) -> dict[str, float]:
     return {"least": round(times[0], 1), "median": round(times[len(times) // 2], 1)}
 
 
+def predict(ghn: ghnfast.GHN, models: list[nn.Module], graph: ghnfast.ArchGraph, turn: int) -> None:
+    ghn.predict(models[turn % len(models)], graph=graph)
+
+
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     driver.set_active(Driver())
@@ -106,8 +112,8 @@ def main(names: list[str]) -> None:
         LAUNCHES.clear()
         ghn.predict(models[0], graph=graph)
         kernels = len(LAUNCHES)
-        same = microseconds(lambda _, ours=models[0], graph=graph: ghn.predict(ours, graph=graph))
-        turns = microseconds(lambda index, ours=models, graph=graph: ghn.predict(ours[index % 2], graph=graph))
+        same = microseconds(functools.partial(predict, ghn, models[:1], graph))
+        turns = microseconds(functools.partial(predict, ghn, models, graph))
         found.append({"model": name, "kernels": kernels, "same": same, "in turns": turns})
     print(json.dumps(found))
 
