@@ -91,7 +91,7 @@ def ghn_of(config: dict[str, Any]) -> ghnfast.GHN:
     ghn = ghnfast.GHN(**config).eval()
     with torch.no_grad():
         for parameter in ghn.parameters():  # biases are zero and norms one else
-            parameter += 0.05 * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
     return ghn
 
 

@@ -38,11 +38,12 @@ def test_gradients_of_products(found: list[list[int]], width: int) -> None:
     elements = sum(rows * columns * (last - first) for rows, columns, first, last in found)
     hidden_rows = max((last for *_, last in found), default=0) + 1
     shapes = (elements,), (hidden_rows, width), (ROWS, COLUMNS, width), (ROWS, COLUMNS)
-    given_tensors = [torch.randn(shape, generator=generator).to(DEVICE) for shape in shapes]
+    products, hidden, weight, bias = (torch.randn(shape, generator=generator).to(DEVICE) for shape in shapes)
     table = torch.tensor(found, dtype=torch.int64).view(-1, 4)
-    on_device = uploaded(kernels.run_tables(table.numpy()), torch.device(DEVICE))
-    ours = kernels.product_gradients(*given_tensors, *on_device)
-    torch.testing.assert_close(ours, product_gradients(*given_tensors, table), rtol=1e-4, atol=1e-4)
+    table_on_device, items = uploaded(kernels.run_tables(table.numpy()), torch.device(DEVICE))
+    ours = kernels.product_gradients(products, hidden, weight, bias, table_on_device, items)
+    wanted = product_gradients(products, hidden, weight, bias, table)
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_rows_that_two_products_read() -> None:
@@ -50,7 +51,8 @@ def test_rows_that_two_products_read() -> None:
     targets = DecodeTargets(targets_of([(0, 2, 3, 4, 2, 3, 0), (2, 3, 3, 4, 3, 6, 0)], 0.5))
     source = DecodeSource(torch.randn(6, 8), torch.randn(3, 3, 8), torch.randn(3, 3), torch.zeros(0))
     source = DecodeSource(*(tensor.to(DEVICE).requires_grad_() for tensor in source))
-    ours = torch.autograd.grad(sum(value.square().sum() for value in decode(source, targets)), source[:3])
+    first, second = decode(source, targets)
+    ours = torch.autograd.grad(first.square().sum() + second.square().sum(), source[:3])
     blocks = naive_blocks(source, targets)
     wanted = torch.autograd.grad(blocks[0].square().sum() + 2 * blocks[1].square().sum(), source[:3])
     torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)

@@ -261,12 +261,14 @@ def test_the_model_is_asked_for_its_parameters_before_the_write(ghn: GHN, graph:
 
 STAGES = [
     ("ghnfast.prediction.predictor.make_report", ["torch", "cpp", "triton"]),
-    ("ghnfast.prediction.job.decoded_part", ["torch", "triton"]),
+    ("ghnfast.prediction.job.decoded_part", ["torch"]),
     ("ghnfast.ops.decode.naive.naive_blocks", ["torch"]),
     ("torch._foreach_copy_", ["torch"]),
     ("torch.autograd.graph.increment_version", ["cpp"]),
-    ("ghnfast.prediction.job.memory_of", ["cpp"]),
-    ("ghnfast.prediction.job.lay_out", ["cpp"]),
+    ("ghnfast.prediction.job.memory_of", ["cpp", "triton"]),
+    ("ghnfast.prediction.job.lay_out_slots", ["cpp"]),
+    ("ghnfast.nn.device.upload", ["triton"]),
+    ("ghnfast.nn.device.run_layers", ["triton"]),
 ]
 
 
