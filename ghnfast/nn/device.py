@@ -20,6 +20,7 @@ from ..ops.attention import relations_of
 from ..ops.backend import is_plain
 from ..ops.decode import FINE, DecodeSource, DecodeTargets, NotFinite, Table
 from ..ops.decode import operators as of_decoding
+from ..ops.decode.targets import Uploaded
 from ..ops.layers import Launches, StageTables, Weights, addresses_of, arrays_of, embed, run_layers
 from ..ops.sweep import operators as of_sweep
 from ..ops.uploads import Made, Wanted, in_use, is_capturing, upload
@@ -100,6 +101,8 @@ class Device:
         self.widths = widths_of(parts)
         self.cutoff = parts.hypernet.cutoff
         self.kind = KINDS[type(parts.hypernet)]
+        # What a plan depends on, besides the batch and the layout.
+        self.key = "device", self.device, self.widths, self.cutoff, self.kind
         self.finite = False
         named = weights_of(parts)
         self.numbers = {name: number for number, name in enumerate(named)}
@@ -111,11 +114,6 @@ class Device:
         self.prepared: Prepared | None = None
 
     # Tables ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def key(self) -> Any:
-        """What a plan depends on, besides the batch and the layout."""
-        return "device", self.device, self.widths, self.cutoff, self.kind
 
     def wanted(self, batch: GraphBatch, layout: Layout) -> list[Wanted | None]:
         """What the device has not yet of the GHN, the batch and the layout."""
@@ -164,8 +162,9 @@ class Device:
         """
         width, targets = self.last.weight.shape[2], layout.targets
         wanted = self.wanted(batch, layout)
+        written: list[Uploaded] = []
         if memory is not None and memory.device == self.device:
-            wanted.append(of_decoding.wanted_tables(targets, memory.table, self.device, width))
+            wanted.append(of_decoding.wanted_tables(targets, memory.table, self.device, width, written))
         upload(wanted, self.device)
         plan: Plan = layout.known[self.key]
         assert self.weights is not None
@@ -180,7 +179,8 @@ class Device:
         states = initial
         if self.kind == "sweep":
             topology = batch.topology(self.cutoff)
-            tables = of_sweep.triton_tables(topology, self.device)
+            tables = of_sweep.known_tables(topology, self.device)
+            in_use(tables)
             states = prepared.sweep(initial, tables, topology.cutoff, launches)
         elif self.kind == "attention":
             relations = relations_of(batch.topology(self.cutoff))
@@ -194,7 +194,7 @@ class Device:
         run_layers(scratch, states, self.weights, plan.tables, first, len(plan.tables.ends) - 1, launches)
         hidden = scratch.as_strided((layout.hidden_rows, width), (width, 1), places.hidden)
         blocks = scratch.as_strided((layout.elements,), (1,), places.blocks)
-        return DecodeSource(hidden, *self.last, blocks), DeviceLast(self, status, refuse, launches)
+        return DecodeSource(hidden, *self.last, blocks), DeviceLast(self, status, refuse, launches, written)
 
     def prepare(self, weights: Weights) -> Prepared:
         """What is computed of weights alone, once for each state of theirs."""
@@ -246,13 +246,15 @@ class Prepared:
 class DeviceLast(NamedTuple):
     """The last step of decoding, after everything else, and the verdict on all of it.
 
-    status: () int32, `FINE` so far. refuse: raises an error that names the weights that are not finite.
+    status: () int32, `FINE` so far. refuse: raises an error that names the weights that are not finite. written: the
+    tables with the memory that is to be written to, where that was known.
     """
 
     device: Device
     status: Tensor
     refuse: Callable[[], None]
     launches: Launches
+    written: Sequence[Uploaded]
 
     def write(
         self, source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor], precision: str
@@ -260,7 +262,10 @@ class DeviceLast(NamedTuple):
         """See `ghnfast.prediction.job.LastStep`."""
         device, prepared = self.device, self.device.prepared
         assert prepared is not None
-        tables = prepared.tables(*of_decoding.triton_tables(targets, memory, source.hidden))
+        if self.written:
+            tables = prepared.tables(*of_decoding.tables_in_use(self.written[0]))
+        else:
+            tables = prepared.tables(*of_decoding.triton_tables(targets, memory, source.hidden))
         launches = self.launches["check"], self.launches[precision]
         prepared.decode.decode_into(*source, tables, precision, self.status, prepared.largest, launches)
         torch.autograd.graph.increment_version(outputs)

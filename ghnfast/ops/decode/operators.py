@@ -75,19 +75,30 @@ def native_decode(source: DecodeSource, targets: DecodeTargets, elements: int) -
 
 def triton_tables(targets: DecodeTargets, memory: Table | None, hidden: Tensor) -> list[Tensor]:
     """`Tables` of kernels/decode_tables.py on the device of hidden states; `memory` None for targets side by side."""
-    device, width = hidden.device, hidden.shape[1]
-    upload([wanted_tables(targets, memory, device, width)], device)
-    known = targets.uploaded[device, width]
+    found: list[Uploaded] = []
+    upload([wanted_tables(targets, memory, hidden.device, hidden.shape[1], found)], hidden.device)
+    return tables_in_use(found[0])
+
+
+def tables_in_use(known: Uploaded) -> list[Tensor]:
+    """`triton_tables` that are there."""
     in_use([known.rows], known.items)
     return [known.rows, *known.items]
 
 
-def wanted_tables(targets: DecodeTargets, memory: Table | None, device: torch.device, width: int) -> Wanted | None:
-    """What a device has not yet of `triton_tables`."""
+def wanted_tables(
+    targets: DecodeTargets, memory: Table | None, device: torch.device, width: int, found: list[Uploaded]
+) -> Wanted | None:
+    """What a device has not yet of `triton_tables`.
+
+    Args:
+        found: is given the tables, once they are there: another thread may ask for those of other memory meanwhile.
+    """
     from ...kernels import decode_tables, products
 
     known, key = targets.uploaded.get((device, width)), b"" if memory is None else memory.tobytes()
     if known is not None and known.memory == key:
+        found.append(known)
         return None
     rows = decode_tables.target_table(targets.table, memory)
     items: list[NDArray[Any]] = []
@@ -96,7 +107,8 @@ def wanted_tables(targets: DecodeTargets, memory: Table | None, device: torch.de
         items += products.run_tables(product_runs(targets.table).numpy())
 
     def keep(there: list[Tensor]) -> None:
-        targets.uploaded[device, width] = Uploaded(key, there[0], there[1:] if known is None else known.items)
+        found.append(Uploaded(key, there[0], there[1:] if known is None else known.items))
+        targets.uploaded[device, width] = found[-1]
 
     return Wanted([rows, *items], keep)
 
