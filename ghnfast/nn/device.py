@@ -1,7 +1,8 @@
 """The forward pass of a GHN in Triton kernels, and the last step of decoding: a few launches that nobody waits for.
 
 Beside `native`, it computes what the modules do. What depends on weights alone is kept while they stay as they are,
-what depends on a graph is kept with the graph; a prediction fills in where parameters lie.
+what depends on a graph is kept with the graph; a prediction fills in where parameters lie. Weights stay as they are as
+far as torch counts writes, which it does not through `.data`.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ class DeviceForm:
         parts = ghn.parts
         if type(parts.decoder) is not ConvDecoder or type(parts.hypernet) not in NATIVE:
             return None
-        if not all(weight.is_contiguous() and weight.device == weights[0].device for weight in weights):
+        first = weights[0]
+        alike = ((weight.dtype, weight.device) == (first.dtype, first.device) for weight in weights)
+        if not all(alike) or not all(map(Tensor.is_contiguous, weights)):
             return None
         found = Device(parts, weights, None if known is None else known[1].weights)
         self.known = state, found
