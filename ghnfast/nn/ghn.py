@@ -277,11 +277,11 @@ class GHN(Pretrained):
         """What slots ask the decoders for."""
         return self.decoder.request
 
+    @torch.no_grad()
     def source(
         self, batch: GraphBatch, layout: Layout, memory: Memory | None = None
     ) -> tuple[DecodeSource, LastStep | None]:
-        """Everything but the last step of decoding, for a prediction, which records no gradients; and that step, where
-        there is more to do in it.
+        """Everything but the last step of decoding, for a prediction; and that step, where there is more to do in it.
 
         Args:
             memory: what that step is to write to, where it is known.

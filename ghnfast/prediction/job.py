@@ -57,8 +57,10 @@ class Job:
         """What can be written to in one step; None where there is more to do."""
         return None if self.inversions else self.memory
 
+    # A `with` of our own could be left, by an interrupt, without an end.
+    @torch.no_grad()
     def write(self, source: DecodeSource, ghn: str, precision: str, last: LastStep | None = None) -> None:
-        """The last step: decode into the parameters, all of them or none, where no gradients are recorded.
+        """The last step: decode into the parameters, all of them or none.
 
         Args:
             ghn: its name, for messages.

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypedDict
 
-import torch
 from torch import nn
 
 from ..checkpoints import TrainedOn
@@ -50,7 +49,7 @@ class Predictor(Protocol):
     def source(
         self, batch: GraphBatch, layout: Layout, memory: Memory | None = None
     ) -> tuple[DecodeSource, LastStep | None]:
-        """Everything but the last step of decoding: forward pass and decoders. No gradients are recorded.
+        """Everything but the last step of decoding: forward pass and decoders.
 
         Args:
             memory: what the last step is to write to, where it is known.
@@ -89,16 +88,14 @@ def run(
         graphs = graphs_for(models, graph)
     batch = batch_of(graphs)
     job = prepare(models, members, batch, classifier, ghn.request)
-    with torch.no_grad():
-        source, last = ghn.source(batch, job.layout, job.direct_memory)
+    source, last = ghn.source(batch, job.layout, job.direct_memory)
     notice = next(filter(None, (other_domain(ghn, graph) for graph in graphs)), None)
     if notice is not None:
         hint = "Pass input_shape=(channels, height, width) if it takes others, or another ghn, such as 'ghn2-imagenet'"
         warnings.warn(f"{notice}. {hint}", DomainWarning, stacklevel=stacklevel)
     reports = [make_report(plan) for plan in job.plans] if report else []
     result = (model, reports[0] if single else reports) if report else model
-    with torch.no_grad():
-        job.write(source, ghn.name, ghn.precision, last)
+    job.write(source, ghn.name, ghn.precision, last)
     return result
 
 
