@@ -68,15 +68,15 @@ def matrices_in(code: str) -> list[dict[str, Any]]:
 
 
 def resources(cubin: bytes) -> dict[str, int]:
-    """Registers and bytes of stack of the kernel in a binary."""
+    """Registers, and bytes of stack and of local memory, of the kernel in a binary."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
         output = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True).stdout
-    match = re.search(r"REG:(\d+) STACK:(\d+)", output)
+    match = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", output)
     assert match, output
-    return {"registers": int(match[1]), "stack": int(match[2])}
+    return {"registers": int(match[1]), "stack": int(match[2]), "local": int(match[3])}
 
 
 def sweeps(hid: int, virtual: bool) -> None:
