@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import BackendError
 from . import driver, nvrtc
 
 SOURCE = Path(__file__).with_name("chain.cu")
@@ -74,6 +75,17 @@ def function(device: torch.device, defined: tuple[tuple[str, int], ...]) -> driv
     major, minor = torch.cuda.get_device_capability(device)
     compiled = nvrtc.compiled(SOURCE.read_text(), SOURCE.name, 10 * major + minor, defined)
     return driver.Function(compiled.binary, "chain", driver.shared_memory(device))
+
+
+@functools.cache
+def trouble(device: torch.device, defined: tuple[tuple[str, int], ...]) -> str:
+    """Why the kernel cannot be compiled or loaded, where that is so."""
+    try:
+        with torch.cuda.device(device):
+            function(device, defined)
+    except BackendError as error:
+        return str(error)
+    return ""
 
 
 def outputs_for(states: Tensor, heads: int, width: int, keep: bool) -> list[Tensor]:

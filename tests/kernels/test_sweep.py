@@ -96,9 +96,9 @@ def test_without_gradients_nothing_is_kept() -> None:
     states = torch.randn(len(topology.levels), 8, device=DEVICE)
     arguments = states, tensors_of(weights), triton_tables(topology, states.device), topology.cutoff
     with torch.no_grad():
-        (final,) = gated_sweep_op(*arguments, False)
+        (final,) = gated_sweep_op(*arguments, False, topology.largest)
         assert torch.equal(gated_sweep(states, topology, weights), final)
-        kept = gated_sweep_op(*arguments, True)
+        kept = gated_sweep_op(*arguments, True, topology.largest)
     assert len(kept) == 5
     assert torch.equal(kept[0], final)
 
@@ -108,7 +108,8 @@ def test_operator() -> None:
     topology, weights = topology_of(random_graph(1, 3, 2, 1), random_graph(2, 2, 2, 1)), weights_on_device(8, True)
     states = torch.randn(len(topology.levels), 8, device=DEVICE, requires_grad=True)
     tables = triton_tables(topology, states.device)
-    torch.library.opcheck(gated_sweep_op, (states, tensors_of(weights), tables, topology.cutoff, True))
+    arguments = states, tensors_of(weights), tables, topology.cutoff, True, topology.largest
+    torch.library.opcheck(gated_sweep_op, arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
