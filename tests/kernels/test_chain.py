@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ghnfast
+from ghnfast.errors import BackendError
 from ghnfast.graph import GraphBatch, Topology
-from ghnfast.kernels import chain, nvrtc, sweep
+from ghnfast.kernels import chain, driver, nvrtc, sweep
 from ghnfast.nn.sweep import GatedSweep
 from ghnfast.ops.sweep import SweepWeights, naive_gated_sweep, triton_tables
 
@@ -135,6 +140,48 @@ def test_nan_reaches_whatever_it_is_sent_to_and_nothing_else() -> None:
     states[0, 3] = float("nan")
     found, *_ = swept(topology, weights, states, 0, True)
     assert found.isnan().any(1).tolist() == [True, False, True, False, True]
+
+
+@pytest.fixture
+def emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch has a GPU, and its driver runs the kernel on the CPU, whatever binary it is given."""
+    library = emulation.emulated(chain.macros(2, 32, 16, True))
+    monkeypatch.setattr(driver, "library", lambda: library)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "_get_device_index", lambda device, optional: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=emulation.STREAM))
+    kept = driver.shared_memory, chain.function, chain.trouble
+    for function in kept:
+        function.cache_clear()
+    yield
+    for function in kept:
+        function.cache_clear()
+
+
+@pytest.mark.usefixtures("emulated_gpu")
+def test_launching(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From tensors through NVRTC and the driver to the kernel."""
+    topology, weights = topology_of(random_graph(3, 4, 3, 2), graph_of(1, [])), fixed_weights(32, True)
+    states, tables = states_of(topology, 32), triton_tables(topology, CPU)
+    assert driver.shared_memory(CPU) == H100
+    arguments = states, tensors_of(weights), tables, topology.cutoff, True, topology.largest
+    found = chain.gated_sweep(*arguments)
+    assert all(map(torch.equal, found, swept(topology, weights, states, 0, True)))
+    torch.testing.assert_close(found[0], naive_gated_sweep(states, topology, weights), rtol=1e-5, atol=1e-5)
+    too_large = (*arguments[:-1], 10_000)
+    with pytest.raises(BackendError, match="NVIDIA's driver: invalid argument"):
+        chain.gated_sweep(*too_large)
+    defined = chain.macros(2, 32, 16, False)
+    assert chain.trouble(CPU, defined) == ""
+    for function in (chain.function, chain.trouble):
+        function.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(nvrtc, "compiled", lambda *arguments: nvrtc.Compiled(b"not a binary", ""))
+        assert chain.trouble(CPU, defined) == "NVIDIA's driver: invalid argument"
+    chain.trouble.cache_clear()
+    monkeypatch.setattr(chain, "SOURCE", SimpleNamespace(read_text=lambda: "no C++", name="chain.cu"))
+    assert re.match(r"NVRTC does not compile chain\.cu for sm_90: .*error", chain.trouble(CPU, defined), re.DOTALL)
 
 
 def test_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

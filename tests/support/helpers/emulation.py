@@ -33,6 +33,10 @@ def emulated(defined: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
     return library
 
 
+# The stream that the emulated driver expects.
+STREAM = 0x1122334455667788
+
+
 def gated_sweep(
     states: Tensor, weights: Sequence[Tensor], topology: Sequence[Tensor], cutoff: int, keep: bool, seed: int
 ) -> list[Tensor]:
