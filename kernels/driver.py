@@ -29,7 +29,7 @@ def check(status: int) -> None:
 @functools.cache
 def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that a block may ask for."""
-    size, number = ctypes.c_int(), torch.cuda._get_device_index(device, optional=True)
+    size, number = ctypes.c_int(), torch.cuda.current_device() if device.index is None else device.index
     check(library().cuDeviceGetAttribute(ctypes.byref(size), SHARED_OF_DEVICE, number))
     return size.value
 

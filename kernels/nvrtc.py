@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from ..errors import BackendError
 
-# Versions of NVRTC that know the GPUs that the kernels are tested for.
-MAJOR_VERSIONS = (13, 12)
+# Versions of NVRTC that know the GPUs that the kernels are tested for. First that of torch: what a newer one makes, the
+# driver may be too old for.
+OF_TORCH = (torch.version.cuda or "").partition(".")[0]
+MAJOR_VERSIONS = sorted(("13", "12"), key=lambda version: version != OF_TORCH)
 FLAGS = ("--std=c++17", "--extra-device-vectorization")
 
 

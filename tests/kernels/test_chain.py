@@ -148,7 +148,7 @@ def emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     library = emulation.emulated(chain.macros(2, 32, 16, True))
     monkeypatch.setattr(driver, "library", lambda: library)
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "_get_device_index", lambda device, optional: 0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=emulation.STREAM))
     kept = driver.shared_memory, chain.function, chain.trouble

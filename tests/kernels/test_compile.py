@@ -20,6 +20,13 @@ KERNELS = {
     "sweep_kernel", "sweep_backward_kernel", "decode_kernel", "check_kernel", "decode_backward_kernel",
     "attention_kernel", "queries_backward_kernel", "keys_backward_kernel",
 }  # fmt: skip
+# Barriers of a block a node, in each form that is launched: forward without a backward pass and with one; backward.
+BARRIERS = {
+    ("sweep_kernel", "hid 32, with virtual edges"): [12, 20],
+    ("sweep_kernel", "hid 32, without virtual edges"): [12, 20],
+    ("sweep_backward_kernel", "hid 32, with virtual edges"): [31],
+    ("sweep_backward_kernel", "hid 32, without virtual edges"): [26],
+}
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
@@ -42,6 +49,14 @@ def test_kernels_compile(architecture: int, tmp_path: Path) -> None:
             if matrix["does"] == "store" or entry["kernel"] == "decode_backward_kernel":
                 assert matrix["order"] == "1, 0", (entry["kernel"], entry["for"], matrix)
     assert any(entry["matrices"] for entry in found if entry["kernel"] == "decode_kernel")
+    barriers: dict[tuple[str, str], list[int]] = {}
+    for entry in found:
+        if (entry["kernel"], entry["for"]) in BARRIERS:
+            # Of the two loops that all of a node is in, that over nodes: the other one has matrices' products, too.
+            loops = [loop for loop in entry["loops"] if loop["barriers"] >= 10]
+            chain_loop = min(loops, key=lambda loop: (loop["products"], loop["barriers"]))
+            barriers.setdefault((entry["kernel"], entry["for"]), []).append(chain_loop["barriers"])
+    assert barriers == BARRIERS
 
 
 # MLPs, the widths of states and of the MLPs' hidden layers, and whether there is a backward pass.

@@ -25,6 +25,7 @@ from triton.compiler import ASTSource
 from ghnfast.kernels import attention, check, decode, decode_tables, sweep
 from ghnfast.ops.attention import CODES
 from ghnfast.ops.decode import PRECISIONS
+from helpers.loops import loops_of
 from helpers.table_rows import targets_of
 
 POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", torch.uint8: "*u8"}
@@ -57,7 +58,8 @@ class Recorder:
         threads = 32 * options["num_warps"]
         name = self.kernel.fn.__name__
         entry = {"kernel": name, "for": self.purpose, "threads": threads, **used, "shared": compiled.metadata.shared}
-        self.found.append({**entry, "matrices": matrices_in(compiled.asm["ttgir"])})
+        loops = [loop._asdict() for loop in loops_of(compiled.asm["ptx"])]
+        self.found.append({**entry, "matrices": matrices_in(compiled.asm["ttgir"]), "loops": loops})
 
 
 def matrices_in(code: str) -> list[dict[str, Any]]:
