@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .bands import load_band, load_closeness, load_known, weights_of_messages
 from .common import on_device_of, relu, sigmoid, tanh
 from .streams import (
     add_hidden_half,
@@ -39,6 +40,7 @@ from .streams import (
     stream_transposed_gates,
     stream_transposed_layers,
 )
+from .sweep_gradients import gru_gradients, mlp_gradients
 
 # Up to this width, the weights of a graph's program stay in registers: 5 hid^2 of them with virtual edges.
 RESIDENT_HID = 32
@@ -73,40 +75,6 @@ def blocks_for(heads: int, hid: int, width: int) -> Blocks:
     return Blocks(
         heads, padded, triton.next_power_of_2(width), senders, resident, chunk, ROWS, min(max(padded, 16), BLOCK)
     )
-
-
-# Device functions -----------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def weights_of_messages(closeness, cutoff, HEADS: tl.constexpr):
-    """(senders, HEADS): 1 at distance 1 for the edges' MLP, and 1 / distance for that of virtual edges."""
-    distance = (cutoff + 1 - closeness).to(tl.float32)
-    head = tl.arange(0, HEADS)[None, :]
-    weight = tl.where((head == 0) & (closeness != cutoff)[:, None], 0.0, 1.0 / distance[:, None])
-    return tl.where((closeness > 0)[:, None], weight, 0.0)
-
-
-@triton.jit
-def load_closeness(closeness, start, senders, SENDERS: tl.constexpr):
-    sender = start + tl.arange(0, SENDERS)
-    return tl.load(closeness + sender, mask=sender < senders, other=0).to(tl.int32)
-
-
-@triton.jit
-def load_band(band_starts, band_offsets, closeness, row, SENDERS: tl.constexpr):
-    """The first sender of a node, where its closeness lies, how many senders there are, the closeness of the first."""
-    first, band = tl.load(band_starts + row).to(tl.int64), tl.load(band_offsets + row)
-    senders = tl.load(band_offsets + row + 1) - band
-    return first, band, senders, load_closeness(closeness + band, 0, senders, SENDERS)
-
-
-@triton.jit
-def load_known(before, products, node, hid, HID: tl.constexpr):
-    """A node's state, and the hidden half of its reset, update and new gates."""
-    place = products + node * 3 * hid
-    reset, update = load_vector(place, hid, HID), load_vector(place + hid, hid, HID)
-    return load_vector(before + node * hid, hid, HID), reset, update, load_vector(place + 2 * hid, hid, HID)
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
@@ -454,26 +422,3 @@ def gated_sweep_backward(
         )
         gru = gru_gradients(torch.cat([states, middle]), gates[:, :, 0].flatten(0, 1), grad_gates.flatten(0, 1))
     return [grad_states, *direct, *gru, *(grad for mlp in virtual for grad in mlp)]
-
-
-def mlp_gradients(senders: Tensor, hidden: Tensor, grad_hidden: Tensor, grad_messages: Tensor) -> list[Tensor]:
-    """The gradients of an MLP's four weights, from the messages of both sweeps.
-
-    Args:
-        senders: (2 nodes, hid), the states that messages were computed from.
-        hidden, grad_hidden, grad_messages: (2 nodes, width or hid), see `sweep_backward_kernel`.
-    """
-    return [grad_hidden.T @ senders, grad_hidden.sum(0), grad_messages.T @ hidden, grad_messages.sum(0)]
-
-
-def gru_gradients(before: Tensor, received: Tensor, grad_gates: Tensor) -> list[Tensor]:
-    """The gradients of the GRU's four weights.
-
-    Args:
-        before, received: (2 nodes, hid), what each update read.
-        grad_gates: (2 nodes, 4, hid), see `sweep_backward_kernel`.
-    """
-    nodes, hid = before.shape
-    of_input = grad_gates[:, :3].reshape(nodes, 3 * hid)
-    of_hidden = torch.cat([of_input[:, : 2 * hid], grad_gates[:, 3]], 1)
-    return [of_input.T @ received, of_hidden.T @ before, of_input.sum(0), of_hidden.sum(0)]
