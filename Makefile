@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CPP_FILES := $(wildcard csrc/*/*.cpp csrc/*/*.hpp)
+FORMATTED := $(CPP_FILES) $(wildcard kernels/*.cu tests/support/helpers/*.[ch]pp)
 BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CPP_FILES)
 # Tests run in parallel, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -27,7 +28,7 @@ test: lint unit
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 	$(BIN)/mypy
 
 unit: setup
@@ -104,7 +105,7 @@ coverage: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP_FILES)
+	$(BIN)/clang-format -i $(FORMATTED)
 
 clean:
 	rm -rf build dist $(VENV)

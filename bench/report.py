@@ -196,6 +196,17 @@ def named_entries(part: str) -> list[Json]:
     return [{"name": entry["name"], **entry["extra_info"]} for entry in read(part)["benchmarks"]]
 
 
+def choice_line(extra: dict[str, Any]) -> str:
+    named = {"cpp" if name == "main" else name: ms for name, ms in extra["median_ms"].items()}
+    states = ", ".join(f"`{name}` {ms:.2f} ms" for name, ms in sorted(named.items()))
+    steps = ", ".join(f"`{name}` {us:.2f} us" for name, us in extra["us_a_step"].items())
+    networks = "network" if extra["graphs"] == 1 else "networks"
+    return (
+        f"Node states of {extra['graphs']} {networks} of up to {extra['largest']} nodes: {states}; a step of the chain "
+        f"in the kernels: {steps}."
+    )
+
+
 def gpu_text() -> str:
     """A table for each GPU that was measured."""
     parts = []
@@ -222,6 +233,7 @@ def gpu_text() -> str:
             for test, extra in found
             if test == "test_training_batch"
         ]
+        lines += [choice_line(extra) for test, extra in found if test == "test_choice_of_sweeps"]
         lines += [
             f"{extra['model']}: the last step writes {extra['written_per_second'] / 1e9:,.0f} GB/s; a copy moves "
             f"{extra['copied_per_second'] / 1e9:,.0f} GB/s."

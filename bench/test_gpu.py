@@ -26,6 +26,7 @@ from ghnfast.kernels import decode as decode_kernels
 from ghnfast.kernels import sweep as sweep_kernels
 from ghnfast.kernels.decode_tables import Tables
 from ghnfast.nn.names import with_published_names
+from ghnfast.nn.sweep import GatedSweep
 from ghnfast.ops.decode import DecodeSource, decode_into_op, memory_table
 from ghnfast.ops.decode import triton_tables as decode_tables
 from ghnfast.ops.sweep import gated_sweep, naive_gated_sweep, triton_tables
@@ -56,12 +57,12 @@ def finished(function: Stage) -> Stage:
 
 
 @contextmanager
-def plain_pytorch() -> Iterator[None]:
-    os.environ["GHNFAST_BACKEND"] = "torch"
+def asking_for(variable: str, value: str) -> Iterator[None]:
+    os.environ[variable] = value
     try:
         yield
     finally:
-        del os.environ["GHNFAST_BACKEND"]
+        del os.environ[variable]
 
 
 def kernel_ms(function: Stage) -> float:
@@ -89,7 +90,7 @@ def test_model(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
         job.write(made, ghn.name, ghn.precision, last)
 
     def plain() -> None:
-        with plain_pytorch():
+        with asking_for("GHNFAST_BACKEND", "torch"):
             given()
 
     others = {
@@ -131,11 +132,16 @@ def test_reference(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
     benchmark.extra_info.update(model=name, times_faster=medians["reference"] / medians["main"])
 
 
+def graphs_of_about(nodes: int, count: int) -> list[ghnfast.ArchGraph]:
+    """Training networks with so many nodes each, as far as the first 400 have them."""
+    split = DeepNets1M("train")
+    graphs = sorted((split[index].graph for index in range(400)), key=lambda graph: abs(len(graph) - nodes))
+    return graphs[:count]
+
+
 def training_graphs() -> list[ghnfast.ArchGraph]:
     """Eight training networks with at least `TRAINING_NODES` nodes."""
-    split = DeepNets1M("train")
-    wanted = 280 * TRAINING_NODES // 2200
-    graphs = sorted((split[index].graph for index in range(400)), key=lambda graph: abs(len(graph) - wanted))[:8]
+    graphs = graphs_of_about(280 * TRAINING_NODES // 2200, 8)
     assert sum(map(len, graphs)) >= TRAINING_NODES
     return graphs
 
@@ -167,6 +173,39 @@ def test_training_batch(benchmark: Any, training_problem: Any) -> None:
         both = float(triton.testing.do_bench(ours, return_mode="median"))
     forward = kernel_ms(lambda: gated_sweep(states, topology, weights))
     benchmark.extra_info.update(nodes=len(states), graphs=8, both_ms=both, forward_ms=forward)
+
+
+@pytest.mark.parametrize("nodes", size((30, 130, 300, 600), (30,)))
+@pytest.mark.parametrize("graphs", size((1, 2, 8, 64), (1,)))
+def test_choice_of_sweeps(benchmark: Any, gpu_ghn: ghnfast.GHN, graphs: int, nodes: int) -> None:
+    """What `ghnfast.ops.sweep.chosen_sweep` is to be decided by: node states by each kind of sweep that it can choose,
+    from embedding to the end of the work, with the graphs' tables at hand; and of the kernels alone, also a step of the
+    longest chain (the goal of "cuda" is 0.3 us on an H100)."""
+    batch = GraphBatch(graphs_of_about(nodes, graphs))
+    assert isinstance(gpu_ghn.gnn, GatedSweep)
+    topology, weights = batch.topology(), gpu_ghn.gnn.weights
+    with torch.no_grad():
+        initial = gpu_ghn.initial_states(batch)
+
+    def states_by(kind: str) -> Stage:
+        def run() -> None:
+            with asking_for("GHNFAST_SWEEP", kind):
+                gpu_ghn.node_states(batch, None)
+
+        return finished(run)
+
+    others = {kind: states_by(kind) for kind in ("cuda", "triton")}
+    medians = versus(benchmark, states_by("cpp"), others, 25)
+    kernels_ms = {}
+    for kind in others:
+        with asking_for("GHNFAST_SWEEP", kind):
+            kernels_ms[kind] = kernel_ms(lambda: gated_sweep(initial, topology, weights))
+    steps = 2 * topology.largest
+    benchmark.extra_info.update(
+        graphs=len(batch.graphs), nodes=len(initial), largest=topology.largest,
+        fastest=min(medians, key=medians.__getitem__).replace("main", "cpp"),
+        kernels_ms=kernels_ms, us_a_step={kind: ms * 1e3 / steps for kind, ms in kernels_ms.items()},
+    )  # fmt: skip
 
 
 def writing(ghn: ghnfast.GHN, name: str) -> tuple[Stage, Stage, int]:

@@ -97,28 +97,72 @@ def stream_transposed_layers(
 
 
 @triton.jit
-def stream_gates(weight_input, weight_hidden, m, h, hid, HID: tl.constexpr, CHUNK: tl.constexpr):
-    """The products of a GRU, read in chunks: of reset and update together, of new apart; (HID,) each."""
+def stream_gates(weight, x, hid, HID: tl.constexpr, CHUNK: tl.constexpr):
+    """W x of a GRU's gates, reset, update and new, read in chunks; (HID,) each."""
     row, column = tl.arange(0, HID)[:, None], tl.arange(0, CHUNK)[None, :]
     reset = tl.zeros([HID, CHUNK], dtype=tl.float32)
-    update, new_input, new_hidden = reset, reset, reset
+    update, new = reset, reset
     square = hid * hid
     for start in range(0, hid, CHUNK):
         inside = start + column < hid
-        place, mask = row * hid + start + column, (row < hid) & inside
-        x, y = tl.load(m + start + column, mask=inside, other=0.0), tl.load(h + start + column, mask=inside, other=0.0)
-        reset += tl.load(weight_input + place, mask=mask, other=0.0) * x
-        reset += tl.load(weight_hidden + place, mask=mask, other=0.0) * y
-        update += tl.load(weight_input + square + place, mask=mask, other=0.0) * x
-        update += tl.load(weight_hidden + square + place, mask=mask, other=0.0) * y
-        new_input += tl.load(weight_input + 2 * square + place, mask=mask, other=0.0) * x
-        new_hidden += tl.load(weight_hidden + 2 * square + place, mask=mask, other=0.0) * y
-    return tl.sum(reset, axis=1), tl.sum(update, axis=1), tl.sum(new_input, axis=1), tl.sum(new_hidden, axis=1)
+        place, mask = weight + row * hid + start + column, (row < hid) & inside
+        chunk = tl.load(x + start + column, mask=inside, other=0.0)
+        reset += tl.load(place, mask=mask, other=0.0) * chunk
+        update += tl.load(place + square, mask=mask, other=0.0) * chunk
+        new += tl.load(place + 2 * square, mask=mask, other=0.0) * chunk
+    return tl.sum(reset, axis=1), tl.sum(update, axis=1), tl.sum(new, axis=1)
 
 
 @triton.jit
-def stream_transposed_gates(weight, grad_gates, last, hid, HID: tl.constexpr, CHUNK: tl.constexpr):
-    """W^T grad, (HID,), of reset, update and the gate number `last` of `grad_gates`, read in chunks."""
+def hidden_half(states, weight, bias, products, count, hid, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """products (count, 3 hid) = states (count, hid) times the transpose of a weight (3 hid, hid), plus a bias."""
+    row, column, inner = tl.arange(0, ROWS)[:, None], tl.arange(0, BLOCK)[None, :], tl.arange(0, BLOCK)
+    for start in range(0, count, ROWS):
+        own = start + row
+        for left in range(0, 3 * hid, BLOCK):
+            total = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
+            fits = left + column < 3 * hid
+            for first in range(0, hid, BLOCK):
+                inside = first + inner < hid
+                x = tl.load(
+                    states + own * hid + first + inner[None, :], mask=(own < count) & inside[None, :], other=0.0
+                )
+                place = weight + (left + column) * hid + first + inner[:, None]
+                w = tl.load(place, mask=fits & inside[:, None], other=0.0)
+                total += tl.dot(x, w, input_precision="ieee")
+            total += tl.load(bias + left + column, mask=fits, other=0.0)
+            tl.store(products + own * 3 * hid + left + column, total, mask=(own < count) & fits)
+
+
+@triton.jit
+def add_hidden_half(grad_gates, weight, grads, count, hid, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """grads (count, hid) += the gradients of gates (count, 4, hid) times a weight (3 hid, hid): of reset, of update and
+    of the last."""
+    row, column, inner = tl.arange(0, ROWS)[:, None], tl.arange(0, BLOCK)[None, :], tl.arange(0, BLOCK)
+    for start in range(0, count, ROWS):
+        own = start + row
+        for left in range(0, hid, BLOCK):
+            mask = (own < count) & (left + column < hid)
+            place = grads + own * hid + left + column
+            total = tl.load(place, mask=mask, other=0.0)
+            for first in range(0, 3 * hid, BLOCK):
+                which = first + inner
+                gate = tl.where(which < 2 * hid, which, which + hid)[None, :]
+                x = tl.load(
+                    grad_gates + own * 4 * hid + gate, mask=(own < count) & (which < 3 * hid)[None, :], other=0.0
+                )
+                w = tl.load(
+                    weight + which[:, None] * hid + left + column,
+                    mask=(which < 3 * hid)[:, None] & (left + column < hid),
+                    other=0.0,
+                )
+                total += tl.dot(x, w, input_precision="ieee")
+            tl.store(place, total, mask=mask)
+
+
+@triton.jit
+def stream_transposed_gates(weight, grad_gates, hid, HID: tl.constexpr, CHUNK: tl.constexpr):
+    """W^T grad, (HID,), of reset, update and new, read in chunks."""
     row, column = tl.arange(0, CHUNK)[None, :], tl.arange(0, HID)[:, None]
     total = tl.zeros([HID, CHUNK], dtype=tl.float32)
     for start in range(0, hid, CHUNK):
@@ -127,7 +171,5 @@ def stream_transposed_gates(weight, grad_gates, last, hid, HID: tl.constexpr, CH
         grad = grad_gates + start + row
         total += tl.load(place, mask=mask, other=0.0) * tl.load(grad, mask=inside, other=0.0)
         total += tl.load(place + hid * hid, mask=mask, other=0.0) * tl.load(grad + hid, mask=inside, other=0.0)
-        total += tl.load(place + 2 * hid * hid, mask=mask, other=0.0) * tl.load(
-            grad + last * hid, mask=inside, other=0.0
-        )
+        total += tl.load(place + 2 * hid * hid, mask=mask, other=0.0) * tl.load(grad + 2 * hid, mask=inside, other=0.0)
     return tl.sum(total, axis=1)

@@ -1,9 +1,12 @@
 """The gated sweep of a batch of graphs in one launch, and its backward in another.
 
 A program owns a graph: it walks the graph's nodes in topological order, then in reverse, and no other program reads
-what it writes, so that no barrier spans the grid. Node states, messages and weights are float32. All arithmetic of a
-node happens between the loads of its neighbours' messages and the store of its state, and weights stay in registers for
-all nodes where they fit. Every sum has one order: results are the same in every run.
+what it writes, so that no barrier spans the grid. Node states, messages and weights are float32. The GRU's hidden half
+needs no message: it is one product of all nodes before each sweep, and the gradients of states through it are one after
+each backward one. All other arithmetic of a node happens between the loads of its neighbours' messages and the store of
+its state, and weights stay in registers for all nodes where they fit. What a node's loads need of addresses, and the
+closeness of its first senders, is loaded while the node before it is on. Every sum has one order: results are the same
+in every run.
 
 `ghnfast.ops.sweep.naive_gated_sweep` defines what is computed. Source: Graph HyperNetworks (Zhang et al., ICLR 2019),
 equations 3 and 4; Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), equation 4.
@@ -19,9 +22,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .bands import load_band, load_closeness, load_known, weights_of_messages
 from .common import on_device_of, relu, sigmoid, tanh
 from .launching import launch
 from .streams import (
+    add_hidden_half,
+    hidden_half,
     load_layers,
     load_matrix,
     load_rows,
@@ -35,13 +41,16 @@ from .streams import (
     stream_transposed_gates,
     stream_transposed_layers,
 )
+from .sweep_gradients import gru_gradients, mlp_gradients
 
-# Up to this width, the weights of a graph's program stay in registers: 8 hid^2 of them with virtual edges.
+# Up to this width, the weights of a graph's program stay in registers: 5 hid^2 of them with virtual edges.
 RESIDENT_HID = 32
 # Elements of a weight (hid, columns) that are read at once where they do not.
-CHUNK = 2048
+CHUNK = 1024
 # Elements of messages (senders, MLPs, hid) that are gathered at once.
 GATHERED = 4096
+# Nodes and columns of the products that are made before a sweep, and after its backward pass.
+ROWS, BLOCK = 32, 32
 # Eight warps have registers for all this without spilling (tests/kernels/test_compile.py); four have not. The loops
 # have no stages: a node reads what the one before it has written.
 OPTIONS = {"num_warps": 8, "num_stages": 1, "maxnreg": 255}
@@ -56,24 +65,17 @@ class Blocks(NamedTuple):
     SENDERS: int  # messages that are gathered at once
     RESIDENT: bool
     CHUNK: int
+    ROWS: int  # nodes, whose states are multiplied at once
+    BLOCK: int  # columns of their products, and of what is summed over
 
 
 def blocks_for(heads: int, hid: int, width: int) -> Blocks:
     padded = triton.next_power_of_2(hid)
     senders = max(GATHERED // (heads * padded), 1)
-    return Blocks(heads, padded, triton.next_power_of_2(width), senders, hid <= RESIDENT_HID, max(CHUNK // padded, 1))
-
-
-# Device functions -----------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def weights_of_messages(closeness, cutoff, HEADS: tl.constexpr):
-    """(senders, HEADS): 1 at distance 1 for the edges' MLP, and 1 / distance for that of virtual edges."""
-    distance = (cutoff + 1 - closeness).to(tl.float32)
-    head = tl.arange(0, HEADS)[None, :]
-    weight = tl.where((head == 0) & (closeness != cutoff)[:, None], 0.0, 1.0 / distance[:, None])
-    return tl.where((closeness > 0)[:, None], weight, 0.0)
+    resident, chunk = hid <= RESIDENT_HID, max(CHUNK // padded, 1)
+    return Blocks(
+        heads, padded, triton.next_power_of_2(width), senders, resident, chunk, ROWS, min(max(padded, 16), BLOCK)
+    )
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
@@ -87,6 +89,7 @@ def sweep_kernel(
     messages,  # (2, nodes, HEADS, hid), written: what each node sends, in each sweep
     gates,  # (2, nodes, 5, hid), written if KEEP: received, reset, update, new, and the new gate's hidden part
     hidden,  # (2, nodes, HEADS, width), written if KEEP: the MLPs' hidden layers
+    products,  # (nodes, 3, hid), written: the GRU's hidden half, in the sweep that is on
     weight_1,  # (HEADS, width, hid)
     bias_1,  # (HEADS, width)
     weight_2,  # (HEADS, hid, width)
@@ -109,24 +112,21 @@ def sweep_kernel(
     SENDERS: tl.constexpr,
     RESIDENT: tl.constexpr,
     CHUNK: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
     KEEP: tl.constexpr,  # for the backward kernel, and where weights do not stay
 ):
     """m_v = sum_u MLP(h_u) + sum_u MLP_ve(h_u) / d(u, v), then h_v = GRU(m_v, h_v): a program per graph."""
     begin = tl.load(graph_offsets + tl.program_id(0))
     count = tl.load(graph_offsets + tl.program_id(0) + 1) - begin
     square = hid * hid
-    bias_reset = load_vector(bias_input, hid, HID) + load_vector(bias_hidden, hid, HID)
-    bias_update = load_vector(bias_input + hid, hid, HID) + load_vector(bias_hidden + hid, hid, HID)
-    bias_new_input = load_vector(bias_input + 2 * hid, hid, HID)
-    bias_new_hidden = load_vector(bias_hidden + 2 * hid, hid, HID)
+    bias_reset, bias_update = load_vector(bias_input, hid, HID), load_vector(bias_input + hid, hid, HID)
+    bias_new = load_vector(bias_input + 2 * hid, hid, HID)
     layer_bias_1, layer_bias_2 = load_rows(bias_1, width, HEADS, WIDTH), load_rows(bias_2, hid, HEADS, HID)
     if RESIDENT:
         reset_input = load_matrix(weight_input, hid, hid, HID, HID)
-        reset_hidden = load_matrix(weight_hidden, hid, hid, HID, HID)
         update_input = load_matrix(weight_input + square, hid, hid, HID, HID)
-        update_hidden = load_matrix(weight_hidden + square, hid, hid, HID, HID)
         new_input = load_matrix(weight_input + 2 * square, hid, hid, HID, HID)
-        new_hidden = load_matrix(weight_hidden + 2 * square, hid, hid, HID, HID)
         layer_1 = load_layers(weight_1, width, hid, HEADS, WIDTH, HID)
         layer_2 = load_layers(weight_2, hid, width, HEADS, HID, WIDTH)
     for sweep in range(2):
@@ -137,44 +137,52 @@ def sweep_kernel(
             before = middle
             after = final
         sent = messages + tl.cast(sweep, tl.int64) * nodes * HEADS * hid
+        hidden_half(
+            before + begin * hid, weight_hidden, bias_hidden, products + begin * 3 * hid, count, hid, ROWS, BLOCK
+        )
+        tl.debug_barrier()
+        step = 1 - 2 * sweep
+        node = begin + sweep * (count - 1)
+        row = sweep * nodes + node
+        first, band, senders, near = load_band(band_starts, band_offsets, closeness, row, SENDERS)
         for index in range(count):
-            node = tl.where(sweep == 0, begin + index, begin + count - 1 - index)
-            row = sweep * nodes + node
-            first, band = tl.load(band_starts + row).to(tl.int64), tl.load(band_offsets + row)
-            senders = tl.load(band_offsets + row + 1) - band
+            if RESIDENT:  # what no message is needed for, while messages come
+                h, hidden_reset, hidden_update, hidden_new = load_known(before, products, node, hid, HID)
             head, column = tl.arange(0, HEADS)[None, :, None], tl.arange(0, HID)[None, None, :]
             gathered = tl.zeros([SENDERS, HEADS, HID], dtype=tl.float32)
             for start in range(0, senders, SENDERS):
                 sender = start + tl.arange(0, SENDERS)
-                near = tl.load(closeness + band + sender, mask=sender < senders, other=0).to(tl.int32)
                 weight = weights_of_messages(near, cutoff, HEADS)[:, :, None]
                 place = sent + ((first + sender)[:, None, None] * HEADS + head) * hid + column
-                gathered += weight * tl.load(place, mask=(weight > 0) & (column < hid), other=0.0)
+                message = tl.load(place, mask=(weight > 0) & (column < hid), other=0.0)
+                near = load_closeness(closeness + band, start + SENDERS, senders, SENDERS)
+                gathered += weight * message
             received = tl.sum(tl.reshape(gathered, [SENDERS * HEADS, HID]), axis=0)
+            # The next node's band.
+            following = tl.where(index + 1 < count, row + step, row)
+            first, band, senders, near = load_band(band_starts, band_offsets, closeness, following, SENDERS)
 
             kept = gates + row * 5 * hid
             if KEEP:
                 store_vector(kept, received, hid, HID)
             if RESIDENT:
-                m, h = received[None, :], load_vector(before + node * hid, hid, HID)[None, :]
-                of_reset = tl.sum(reset_input * m + reset_hidden * h, axis=1)
-                of_update = tl.sum(update_input * m + update_hidden * h, axis=1)
-                of_input, of_hidden = tl.sum(new_input * m, axis=1), tl.sum(new_hidden * h, axis=1)
+                m = received[None, :]
+                of_reset, of_update = tl.sum(reset_input * m, axis=1), tl.sum(update_input * m, axis=1)
+                of_new = tl.sum(new_input * m, axis=1)
             else:
                 tl.debug_barrier()
-                of_reset, of_update, of_input, of_hidden = stream_gates(
-                    weight_input, weight_hidden, kept, before + node * hid, hid, HID, CHUNK
-                )
-            reset, update = sigmoid(of_reset + bias_reset), sigmoid(of_update + bias_update)
-            of_hidden += bias_new_hidden
-            new = tanh(of_input + bias_new_input + reset * of_hidden)
-            state = (1.0 - update) * new + update * load_vector(before + node * hid, hid, HID)
+                of_reset, of_update, of_new = stream_gates(weight_input, kept, hid, HID, CHUNK)
+                h, hidden_reset, hidden_update, hidden_new = load_known(before, products, node, hid, HID)
+            reset = sigmoid(of_reset + bias_reset + hidden_reset)
+            update = sigmoid(of_update + bias_update + hidden_update)
+            new = tanh(of_new + bias_new + reset * hidden_new)
+            state = (1.0 - update) * new + update * h
             store_vector(after + node * hid, state, hid, HID)
             if KEEP:
                 store_vector(kept + hid, reset, hid, HID)
                 store_vector(kept + 2 * hid, update, hid, HID)
                 store_vector(kept + 3 * hid, new, hid, HID)
-                store_vector(kept + 4 * hid, of_hidden, hid, HID)
+                store_vector(kept + 4 * hid, hidden_new, hid, HID)
 
             if RESIDENT:
                 inner = tl.sum(layer_1 * state[None, None, :], axis=2)
@@ -191,6 +199,8 @@ def sweep_kernel(
                 tl.debug_barrier()
                 message = stream_layers(weight_2, hid, width, kept_hidden, width, HEADS, HID, CHUNK)
             store_rows(sent + node * HEADS * hid, relu(message + layer_bias_2), hid, HEADS, HID)
+            node += step
+            row += step
             tl.debug_barrier()  # the next node reads the message
 
 
@@ -226,6 +236,8 @@ def sweep_backward_kernel(
     SENDERS: tl.constexpr,
     RESIDENT: tl.constexpr,
     CHUNK: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Nodes in the opposite order: what a node sent has its gradient once all its receivers have theirs.
 
@@ -238,11 +250,8 @@ def sweep_backward_kernel(
         layer_1 = load_transposed_layers(weight_1, width, hid, HEADS, WIDTH, HID)
         layer_2 = load_transposed_layers(weight_2, hid, width, HEADS, HID, WIDTH)
         reset_input = load_transposed(weight_input, hid, hid, HID, HID)
-        reset_hidden = load_transposed(weight_hidden, hid, hid, HID, HID)
         update_input = load_transposed(weight_input + square, hid, hid, HID, HID)
-        update_hidden = load_transposed(weight_hidden + square, hid, hid, HID, HID)
         new_input = load_transposed(weight_input + 2 * square, hid, hid, HID, HID)
-        new_hidden = load_transposed(weight_hidden + 2 * square, hid, hid, HID, HID)
     for turn in range(2):
         sweep = 1 - turn
         if sweep == 0:
@@ -254,23 +263,32 @@ def sweep_backward_kernel(
             grad_after = grad_final
             grad_before = grad_middle
         grads = grad_received + tl.cast(sweep, tl.int64) * nodes * hid
+        step = 1 - 2 * turn
+        node = begin + turn * (count - 1)
+        row = sweep * nodes + node
+        band_row = turn * nodes + node  # who receives in one sweep sends in the other
+        first, band, receivers, near = load_band(band_starts, band_offsets, closeness, band_row, SENDERS)
         for index in range(count):
-            node = tl.where(sweep == 1, begin + index, begin + count - 1 - index)
-            row = sweep * nodes + node
-            band_row = turn * nodes + node  # who receives in one sweep sends in the other
-            first, band = tl.load(band_starts + band_row).to(tl.int64), tl.load(band_offsets + band_row)
-            receivers = tl.load(band_offsets + band_row + 1) - band
+            # What no gradient is needed for, while gradients come.
+            sent = load_rows(messages + row * HEADS * hid, hid, HEADS, HID)
+            inner = load_rows(hidden + row * HEADS * width, width, HEADS, WIDTH)
+            kept = gates + row * 5 * hid
+            reset, update = load_vector(kept + hid, hid, HID), load_vector(kept + 2 * hid, hid, HID)
+            new, of_hidden = load_vector(kept + 3 * hid, hid, HID), load_vector(kept + 4 * hid, hid, HID)
+            h, grad_own = load_vector(before + node * hid, hid, HID), load_vector(grad_after + node * hid, hid, HID)
             column = tl.arange(0, HID)[None, :]
             gathered = tl.zeros([SENDERS, HEADS, HID], dtype=tl.float32)
             for start in range(0, receivers, SENDERS):
                 receiver = start + tl.arange(0, SENDERS)
-                near = tl.load(closeness + band + receiver, mask=receiver < receivers, other=0).to(tl.int32)
                 weight = weights_of_messages(near, cutoff, HEADS)[:, :, None]
                 place = grads + (first + receiver)[:, None] * hid + column
                 grad = tl.load(place, mask=(near > 0)[:, None] & (column < hid), other=0.0)
+                near = load_closeness(closeness + band, start + SENDERS, receivers, SENDERS)
                 gathered += weight * grad[:, None, :]
             grad_sent = tl.sum(gathered, axis=0)
-            sent = load_rows(messages + row * HEADS * hid, hid, HEADS, HID)
+            # The next node's band.
+            following = tl.where(index + 1 < count, band_row + step, band_row)
+            first, band, receivers, near = load_band(band_starts, band_offsets, closeness, following, SENDERS)
             grad_sent = tl.where(sent > 0, grad_sent, 0.0)
             store_rows(grad_messages + row * HEADS * hid, grad_sent, hid, HEADS, HID)
 
@@ -280,7 +298,6 @@ def sweep_backward_kernel(
                 tl.debug_barrier()
                 place = grad_messages + row * HEADS * hid
                 grad_inner = stream_transposed_layers(weight_2, hid, width, place, HEADS, WIDTH, CHUNK)
-            inner = load_rows(hidden + row * HEADS * width, width, HEADS, WIDTH)
             grad_inner = tl.where(inner > 0, grad_inner, 0.0)
             store_rows(grad_hidden + row * HEADS * width, grad_inner, width, HEADS, WIDTH)
             if RESIDENT:
@@ -289,12 +306,8 @@ def sweep_backward_kernel(
                 tl.debug_barrier()
                 place = grad_hidden + row * HEADS * width
                 of_heads = stream_transposed_layers(weight_1, width, hid, place, HEADS, HID, CHUNK)
-            grad_state = tl.sum(of_heads, axis=0) + load_vector(grad_after + node * hid, hid, HID)
+            grad_state = tl.sum(of_heads, axis=0) + grad_own
 
-            kept = gates + row * 5 * hid
-            reset, update = load_vector(kept + hid, hid, HID), load_vector(kept + 2 * hid, hid, HID)
-            new, of_hidden = load_vector(kept + 3 * hid, hid, HID), load_vector(kept + 4 * hid, hid, HID)
-            h = load_vector(before + node * hid, hid, HID)
             grad_update = grad_state * (h - new) * update * (1.0 - update)
             grad_new = grad_state * (1.0 - update) * (1.0 - new * new)
             grad_reset = grad_new * of_hidden * reset * (1.0 - reset)
@@ -306,21 +319,22 @@ def sweep_backward_kernel(
             store_vector(written + 3 * hid, grad_of_hidden, hid, HID)
 
             if RESIDENT:
-                r, z, n, n_hidden = (
-                    grad_reset[None, :],
-                    grad_update[None, :],
-                    grad_new[None, :],
-                    grad_of_hidden[None, :],
-                )
+                r, z, n = grad_reset[None, :], grad_update[None, :], grad_new[None, :]
                 of_received = tl.sum(reset_input * r + update_input * z + new_input * n, axis=1)
-                of_state = tl.sum(reset_hidden * r + update_hidden * z + new_hidden * n_hidden, axis=1)
             else:
                 tl.debug_barrier()
-                of_received = stream_transposed_gates(weight_input, written, 2, hid, HID, CHUNK)
-                of_state = stream_transposed_gates(weight_hidden, written, 3, hid, HID, CHUNK)
+                of_received = stream_transposed_gates(weight_input, written, hid, HID, CHUNK)
             store_vector(grads + node * hid, of_received, hid, HID)
-            store_vector(grad_before + node * hid, of_state + grad_state * update, hid, HID)
+            store_vector(grad_before + node * hid, grad_state * update, hid, HID)
+            node += step
+            row += step
+            band_row += step
             tl.debug_barrier()  # the next node reads the gradient of what this one received
+        add_hidden_half(
+            grad_gates + (sweep * nodes + begin) * 4 * hid,
+            weight_hidden, grad_before + begin * hid, count, hid, ROWS, BLOCK,
+        )  # fmt: skip
+        tl.debug_barrier()
 
 
 # Launchers ------------------------------------------------------------------------------------------------------------
@@ -379,10 +393,11 @@ def gated_sweep(
     written = keep or not blocks.RESIDENT
     gates = states.new_empty((2, nodes, 5, hid)) if written else messages
     hidden = states.new_empty((2, nodes, heads, width)) if written else messages
+    products = states.new_empty(nodes, 3, hid)
     with on_device_of(states):
         launch(
-            sweep_kernel, (len(topology[0]) - 1,), states, middle, final, messages, gates, hidden, *layers, *topology,
-            nodes, hid, width, cutoff, *blocks, written, **OPTIONS,
+            sweep_kernel, (len(topology[0]) - 1,), states, middle, final, messages, gates, hidden, products, *layers,
+            *topology, nodes, hid, width, cutoff, *blocks, written, **OPTIONS,
         )  # fmt: skip
     return [final, middle, messages, gates, hidden] if keep else [final]
 
@@ -423,26 +438,3 @@ def gated_sweep_backward(
         )
         gru = gru_gradients(torch.cat([states, middle]), gates[:, :, 0].flatten(0, 1), grad_gates.flatten(0, 1))
     return [grad_states, *direct, *gru, *(grad for mlp in virtual for grad in mlp)]
-
-
-def mlp_gradients(senders: Tensor, hidden: Tensor, grad_hidden: Tensor, grad_messages: Tensor) -> list[Tensor]:
-    """The gradients of an MLP's four weights, from the messages of both sweeps.
-
-    Args:
-        senders: (2 nodes, hid), the states that messages were computed from.
-        hidden, grad_hidden, grad_messages: (2 nodes, width or hid), see `sweep_backward_kernel`.
-    """
-    return [grad_hidden.T @ senders, grad_hidden.sum(0), grad_messages.T @ hidden, grad_messages.sum(0)]
-
-
-def gru_gradients(before: Tensor, received: Tensor, grad_gates: Tensor) -> list[Tensor]:
-    """The gradients of the GRU's four weights.
-
-    Args:
-        before, received: (2 nodes, hid), what each update read.
-        grad_gates: (2 nodes, 4, hid), see `sweep_backward_kernel`.
-    """
-    nodes, hid = before.shape
-    of_input = grad_gates[:, :3].reshape(nodes, 3 * hid)
-    of_hidden = torch.cat([of_input[:, : 2 * hid], grad_gates[:, 3]], 1)
-    return [of_input.T @ received, of_hidden.T @ before, of_input.sum(0), of_hidden.sum(0)]

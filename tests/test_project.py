@@ -117,6 +117,8 @@ def test_hooks_are_the_programs_of_lint() -> None:
     [
         ("csrc/core/isa.cpp", True),
         ("csrc/core/isa.hpp", True),
+        ("kernels/chain.cu", True),
+        ("tests/support/helpers/emulator.hpp", True),
         ("ghnfast/_C.pyi", False),
         ("build/csrc/a.cpp", False),
     ],

@@ -53,6 +53,11 @@ class Topology:
         return *offsets, self.band_starts, self.band_offsets, self.closeness
 
     @cached_property
+    def largest(self) -> int:
+        """Nodes of the largest graph."""
+        return int(np.diff(self.graph_offsets).max(initial=0))
+
+    @cached_property
     def native(self) -> _C.Topology:
         """The same for C++, checked once."""
         graph_offsets, edge_offsets, edge_sources, *bands = self.arrays

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..graph import GraphBatch
+from ..graph import GraphBatch, Topology
 from ..ops.attention import operators as of_attention
 from ..ops.attention import relations_of
 from ..ops.backend import is_plain
@@ -23,6 +23,7 @@ from ..ops.decode import FINE, DecodeSource, DecodeTargets, NotFinite, Table
 from ..ops.decode import operators as of_decoding
 from ..ops.decode.targets import Uploaded
 from ..ops.layers import Launches, StageTables, Weights, addresses_of, arrays_of, embed, run_layers
+from ..ops.sweep import Sweep, chosen_sweep
 from ..ops.sweep import operators as of_sweep
 from ..ops.uploads import Made, Wanted, in_use, is_capturing, upload
 from ..prediction.layout import Layout, Memory
@@ -106,6 +107,7 @@ class Device:
         self.kind = KINDS[type(parts.hypernet)]
         # What a plan depends on, besides the batch and the layout.
         self.key = "device", self.device, self.widths, self.cutoff, self.kind
+        self.key_of_given = "given", *self.key  # where final states are given
         self.finite = False
         named = weights_of(parts)
         self.numbers = {name: number for number, name in enumerate(named)}
@@ -118,9 +120,15 @@ class Device:
 
     # Tables ---------------------------------------------------------------------------------------------------------
 
-    def wanted(self, batch: GraphBatch, layout: Layout) -> list[Wanted | None]:
-        """What the device has not yet of the GHN, the batch and the layout."""
-        wanted = [self.wanted_weights(), self.wanted_plan(batch, layout)]
+    def wanted(self, batch: GraphBatch, layout: Layout, given: bool) -> list[Wanted | None]:
+        """What the device has not yet of the GHN, the batch and the layout.
+
+        Args:
+            given: whether final states are given.
+        """
+        wanted = [self.wanted_weights(), self.wanted_plan(batch, layout, given)]
+        if given:
+            return wanted
         if self.kind == "sweep":
             wanted.append(of_sweep.wanted_tables(batch.topology(self.cutoff), self.device))
         elif self.kind == "attention":
@@ -136,17 +144,19 @@ class Device:
 
         return Wanted([addresses_of(self.tensors)], keep)
 
-    def wanted_plan(self, batch: GraphBatch, layout: Layout) -> Wanted | None:
-        if self.key in layout.known:
+    def wanted_plan(self, batch: GraphBatch, layout: Layout, given: bool) -> Wanted | None:
+        key = self.key_of_given if given else self.key
+        if key in layout.known:
             return None
-        stages, places = write_stages(layout, len(batch), self.widths, self.numbers, self.kind)
+        widths = self.widths._replace(norm=False) if given else self.widths
+        stages, places = write_stages(layout, len(batch), widths, self.numbers, self.kind)
         arrays, ends = arrays_of(stages)
         columns: list[NDArray[Any]] = [batch.primitives, self.parts.shapes.indices(batch.shape_table)]
         if self.kind == "attention":
             columns += position_rows(batch.topology(self.cutoff))
 
         def keep(there: list[Tensor]) -> None:
-            layout.known[self.key] = Plan(
+            layout.known[key] = Plan(
                 places, stages.elements, StageTables(there[:-1], ends), there[-1], WeakKeyDictionary()
             )
 
@@ -155,21 +165,27 @@ class Device:
     # The forward pass -----------------------------------------------------------------------------------------------
 
     def source(
-        self, batch: GraphBatch, layout: Layout, memory: Memory | None, refuse: Callable[[], None]
+        self,
+        batch: GraphBatch,
+        layout: Layout,
+        memory: Memory | None,
+        refuse: Callable[[], None],
+        given: Tensor | None,
     ) -> tuple[DecodeSource, DeviceLast]:
         """Everything but the last step of decoding, and that step.
 
         Args:
             memory: what that step is to write to, if it is known already.
             refuse: see `DeviceLast`.
+            given: the final states, (nodes, hid), of a sweep where the CPU has computed them.
         """
         width, targets = self.last.weight.shape[2], layout.targets
-        wanted = self.wanted(batch, layout)
+        wanted = self.wanted(batch, layout, given is not None)
         written: list[Uploaded] = []
         if memory is not None and memory.device == self.device:
             wanted.append(of_decoding.wanted_tables(targets, memory.table, self.device, width, written))
         upload(wanted, self.device)
-        plan: Plan = layout.known[self.key]
+        plan: Plan = layout.known[self.key if given is None else self.key_of_given]
         assert self.weights is not None
         launches = plan.launches.setdefault(self.weights, Launches())
         in_use([self.weights.addresses], [plan.indices])
@@ -180,11 +196,10 @@ class Device:
         initial = scratch.as_strided((nodes, hid), (hid, 1), places.initial)
         embed(initial, status, plan.indices, self.weights, launches)
         states = initial
-        if self.kind == "sweep":
-            topology = batch.topology(self.cutoff)
-            tables = of_sweep.known_tables(topology, self.device)
-            in_use(tables)
-            states = prepared.sweep(initial, tables, topology.cutoff, launches)
+        if given is not None:
+            states = given
+        elif self.kind == "sweep":
+            states = prepared.sweep(initial, batch.topology(self.cutoff), launches)
         elif self.kind == "attention":
             relations = relations_of(batch.topology(self.cutoff))
             tables = of_attention.triton_tables(relations, self.device)
@@ -238,11 +253,19 @@ class Prepared:
         stacked = [] if self.layers is None else self.layers[:4]  # the others are the weights themselves
         in_use(*([tensor] for tensor in (self.largest.values, self.table, *stacked)), made=self.made)
 
-    def sweep(self, states: Tensor, tables: Sequence[Tensor], cutoff: int, launches: Launches) -> Tensor:
-        """Final states, before their normalization."""
-        found: list[Tensor] = self.sweeps.gated_sweep(
-            states, self.flat, tables, cutoff, False, self.layers, launches["sweep"]
-        )
+    def sweep(self, states: Tensor, topology: Topology, launches: Launches) -> Tensor:
+        """Final states, before their normalization, by the kernel that `chosen_sweep` says."""
+        tables = of_sweep.known_tables(topology, states.device)
+        in_use(tables)
+        assert self.layers is not None
+        heads, width, hid = self.layers.weight_1.shape
+        sweep = Sweep(len(tables[0]) - 1, topology.largest, heads, hid, width, False)
+        given = states, self.flat, tables, topology.cutoff, False
+        found: list[Tensor]
+        if chosen_sweep(sweep, states.device) == "cuda":
+            found = of_sweep.device_gated_sweep(*given, topology.largest)
+        else:
+            found = self.sweeps.gated_sweep(*given, self.layers, launches["sweep"])
         return found[0]
 
 

@@ -28,6 +28,7 @@ from ..tracing.members import Members, members_of
 from .config import GHNConfig
 from .device import DeviceForm
 from .embedding import ShapeEncoder
+from .host import HostForm
 from .hub import Pretrained
 from .loading import made_of
 from .names import take_published_names, with_published_names
@@ -97,7 +98,7 @@ class GHN(Pretrained):
         self.epoch: int | None = None
         # The weights that are known to be finite, and their versions; and the largest of the products'.
         self.checked: tuple[WeightState, float | None] = None, None
-        self.native_form, self.device_form = NativeForm(), DeviceForm()
+        self.native_form, self.device_form, self.host_form = NativeForm(), DeviceForm(), HostForm()
         self.rounding = "float32"
         hid, (rows, columns, height, _) = settings.hid, settings.max_shape
         if settings.layernorm:
@@ -251,6 +252,9 @@ class GHN(Pretrained):
             pairs = relations_of(topology).native if self.gnn.attends else None
             given = topology.native, batch.primitives, batch.shape_table, threads, pairs
             return torch.from_numpy(native.core.node_states(*given))
+        from_host = self.host_form.node_states(self, batch) if type(self) is GHN else None
+        if from_host is not None:
+            return from_host
         states = self.gnn(self.initial_states(batch), batch)
         return self.ln(states) if self.settings.layernorm else states
 
@@ -295,7 +299,8 @@ class GHN(Pretrained):
         if device is not None:
             if not device.finite:
                 check_readable(self, own)
-            return device.source(batch, layout, memory, functools.partial(self.refuse, own))
+            from_host = self.host_form.node_states(self, batch)
+            return device.source(batch, layout, memory, functools.partial(self.refuse, own), from_host)
         largest_weight = self.check_weights(own, state)
         native = self.native(own, state)
         if (widened := self.widened(native)) is not None:

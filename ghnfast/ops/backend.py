@@ -38,7 +38,7 @@ def backend_for(tensor: Tensor) -> str:
         BackendError: `GHNFAST_BACKEND` asks for one that does not exist, or cannot work on the tensor.
     """
     fits = tensor.is_cpu and tensor.dtype in CPP_DTYPES
-    chosen = _C.environment(VARIABLE)
+    chosen = backend_asked_for()
     if not chosen:
         return "cpp" if fits else "torch" if tensor.is_cpu or triton_refusal(tensor) else "triton"
     if chosen not in BACKENDS:
@@ -52,6 +52,11 @@ def backend_for(tensor: Tensor) -> str:
     if refusal:
         raise BackendError(f"{VARIABLE} is 'triton', and {refusal}")
     return chosen
+
+
+def backend_asked_for() -> str:
+    """The implementation that `GHNFAST_BACKEND` asks for; empty where it asks for none."""
+    return _C.environment(VARIABLE) or ""
 
 
 def triton_refusal(tensor: Tensor) -> str:

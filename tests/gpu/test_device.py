@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.attention import assert_same_attention, attention_inputs
 from helpers.decoding import TARGETS, make
-from helpers.graphs import graph_of, random_graph, sweep_weights, tensors_of, topology_of
+from helpers.graphs import assert_same_sweep, graph_of, random_graph, sweep_weights, tensors_of, topology_of
 from torch import nn
 
 import ghnfast
@@ -62,6 +62,30 @@ def test_operators_do_not_wait(no_waiting: None) -> None:
     run()  # brings the tables to the device
     torch.cuda.set_sync_debug_mode("error")
     run()
+
+
+@pytest.mark.parametrize("kind", ["cuda", "triton"])
+@pytest.mark.parametrize("virtual", [True, False])
+def test_kinds_of_sweeps(monkeypatch: pytest.MonkeyPatch, kind: str, virtual: bool) -> None:
+    monkeypatch.setenv("GHNFAST_SWEEP", kind)
+    graphs = [random_graph(seed, 12, 4, 2) for seed in range(4)]
+    graphs += [graph_of(1, []), graph_of(60, [(i, j) for j in range(60) for i in range(max(j - 9, 0), j)])]
+    topology = topology_of(*graphs, cutoff=50 if virtual else 1)
+    for hid in (8, 20, 32):
+        assert_same_sweep(topology, sweep_weights(hid, virtual, device="cuda"), hid)
+
+
+def test_one_graph_from_the_cpu(ghn_imagenet: ghnfast.GHN, monkeypatch: pytest.MonkeyPatch) -> None:
+    ghn, batch = copy.deepcopy(ghn_imagenet).cuda(), GraphBatch([ghnfast.trace(network())])
+    found = {}
+    with torch.no_grad():
+        for kind in ("cpp", "cuda", "triton"):
+            monkeypatch.setenv("GHNFAST_SWEEP", kind)
+            found[kind] = ghn.node_states(batch, None)
+        wanted = ghn_imagenet.node_states(batch, None)
+    for states in found.values():
+        torch.testing.assert_close(states.cpu(), wanted, rtol=1e-5, atol=1e-5)
+    assert ghn.host_form.known is not None
 
 
 def test_cuda_graph_of_a_sweep() -> None:

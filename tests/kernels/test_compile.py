@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.compiled import resources
+from helpers.loops import barriers_of, loops_of
+
+from ghnfast.kernels import chain, nvrtc
 
 # Bytes of shared memory that a program may have without asking for more; registers of a multiprocessor, of a thread.
 SHARED, REGISTERS, MOST_REGISTERS = 48 * 1024, 65536, 255
@@ -17,6 +21,13 @@ KERNELS = {
     "layers_kernel", "embed_kernel", "largest_kernel", "attention_kernel", "queries_backward_kernel",
     "keys_backward_kernel", "hidden_gradient_kernel", "weight_gradient_kernel",
 }  # fmt: skip
+# Barriers of a block a node, in each form that is launched: forward without a backward pass and with one; backward.
+BARRIERS = {
+    ("sweep_kernel", "hid 32, with virtual edges"): [12, 20],
+    ("sweep_kernel", "hid 32, without virtual edges"): [12, 20],
+    ("sweep_backward_kernel", "hid 32, with virtual edges"): [31],
+    ("sweep_backward_kernel", "hid 32, without virtual edges"): [26],
+}
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
@@ -39,3 +50,35 @@ def test_kernels_compile(architecture: int, tmp_path: Path) -> None:
             if matrix["does"] == "store" or entry["kernel"] == "decode_backward_kernel":
                 assert matrix["order"] == "1, 0", (entry["kernel"], entry["for"], matrix)
     assert any(entry["matrices"] for entry in found if entry["kernel"] == "decode_kernel")
+    barriers: dict[tuple[str, str], list[int]] = {}
+    for entry in found:
+        if (entry["kernel"], entry["for"]) in BARRIERS:
+            # Of the two loops that all of a node is in, that over nodes: the other one has matrices' products, too.
+            loops = [loop for loop in entry["loops"] if loop["barriers"] >= 10]
+            chain_loop = min(loops, key=lambda loop: (loop["products"], loop["barriers"]))
+            barriers.setdefault((entry["kernel"], entry["for"]), []).append(chain_loop["barriers"])
+    assert barriers == BARRIERS
+
+
+# MLPs, the widths of states and of the MLPs' hidden layers, and whether there is a backward pass.
+CHAINS = [(2, 32, 16, False), (2, 32, 16, True), (1, 32, 32, True)]
+OTHER_CHAINS = [(2, 8, 4, True), (2, 20, 10, True), (1, 24, 24, False)]
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+def test_chain_compiles(architecture: int) -> None:
+    """Nothing spills, two warps' registers fit into each quarter of a multiprocessor, and no loop has a barrier."""
+    for form in CHAINS + (OTHER_CHAINS if architecture == 90 else []):
+        source = chain.SOURCE.read_text(), chain.SOURCE.name, architecture, chain.macros(*form)
+        compiled = nvrtc.compiled(*source)
+        used = resources(compiled.binary)
+        assert used["stack"] == used["local"] == 0, (form, used)
+        assert used["registers"] * chain.THREADS <= REGISTERS, (form, used)
+        loops = loops_of(compiled.assembly)
+        # Before the first step: two of staging weights, and one for each kind of warp, when they have them.
+        assert barriers_of(compiled.assembly) == 5
+        assert all(loop.barriers == 0 for loop in loops)
+        # The chain's loop has all products of a node but those of the hidden half: five matrices' of hid x hid.
+        columns = form[1] + -form[1] % 4
+        (walk,) = (loop for loop in loops if 4 * columns < loop.products <= 6 * columns and loop.instructions < 450)
+        assert walk.products >= 5 * form[1]

@@ -282,6 +282,24 @@ def test_a_captured_prediction(quiet_gpu: CountedGpu, kind: str) -> None:
     assert counts.of("wait") == counts.of("copy") == 0
 
 
+def test_states_from_the_host(gpu: CountedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU's states take the place of the sweep, normalized as they are."""
+    monkeypatch.delenv("GHNFAST_BACKEND")
+    monkeypatch.setenv("GHNFAST_SWEEP", "cpp")
+    model, ghn = convolutions(), ghn_of(SIZES)
+    graph = ghnfast.trace(model, input_shape=(3, 16, 16))
+    wanted = definition(ghn, model, graph)
+    on_gpu, moved = gpu.put(copy.deepcopy(ghn)), gpu.put(model)
+    on_gpu.predict(moved, graph=graph)
+    assert_predicted(moved, wanted)
+    with gpu.counting() as counts:
+        on_gpu.predict(moved, graph=graph)
+    assert_waits_for_the_verdict_alone(counts)
+    assert counts["kernel sweep_kernel"] == 0
+    assert counts["copy to the device"] == 1
+    assert counts.launches == LAUNCHES["ghn2"]
+
+
 def hooked(ghn: ghnfast.GHN) -> None:
     ghn.decoder.conv[0].register_forward_hook(lambda module, args, output: 2 * output)
 

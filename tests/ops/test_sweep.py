@@ -26,7 +26,8 @@ def operator_arguments(states: Tensor, topology: Topology, weights: SweepWeights
         topology.band_offsets,
         topology.closeness,
     )
-    return states, tensors_of(weights), [torch.from_numpy(array) for array in arrays], topology.cutoff, True
+    tables = [torch.from_numpy(array) for array in arrays]
+    return states, tensors_of(weights), tables, topology.cutoff, True, topology.largest
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -6,6 +6,7 @@ equations 3 and 4, and Parameter Prediction for Unseen Deep Architectures (NeurI
 edges.
 """
 
+from .choice import Sweep, chosen_sweep
 from .dispatch import gated_sweep
 from .naive import apply_mlp, naive_gated_sweep
 from .operators import gated_sweep_op, triton_tables
@@ -14,8 +15,10 @@ from .weights import GruWeights, MlpWeights, SweepWeights
 __all__ = [
     "GruWeights",
     "MlpWeights",
+    "Sweep",
     "SweepWeights",
     "apply_mlp",
+    "chosen_sweep",
     "gated_sweep",
     "gated_sweep_op",
     "naive_gated_sweep",

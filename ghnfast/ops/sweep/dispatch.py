@@ -8,7 +8,7 @@ from torch import Tensor
 from ...graph import Topology
 from ..backend import autocasts, backend_for, is_plain
 from .naive import naive_gated_sweep
-from .operators import gated_sweep_op, native_gated_sweep, triton_gated_sweep, triton_tables
+from .operators import device_gated_sweep, gated_sweep_op, native_gated_sweep, triton_tables
 from .weights import SweepWeights
 
 
@@ -30,7 +30,7 @@ def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Te
         (nodes, hid), the nodes' final states.
 
     Raises:
-        BackendError: see `GHNFAST_BACKEND`.
+        BackendError: see `GHNFAST_BACKEND`, and `GHNFAST_SWEEP`.
     """
     if autocasts(states):
         with torch.autocast(states.device.type, enabled=False):
@@ -42,10 +42,11 @@ def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Te
         if backend == "cpp":
             return native_gated_sweep(states, weights.arrays(), topology.native)
         tables = triton_tables(topology, states.device)
-        return triton_gated_sweep(states, weights.flat, tables, topology.cutoff, False)[0]
+        return device_gated_sweep(states, weights.flat, tables, topology.cutoff, False, topology.largest)[0]
     differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (states, *weights.flat))
     tables = (
         [torch.from_numpy(a) for a in topology.arrays] if backend == "cpp" else triton_tables(topology, states.device)
     )
-    result: Tensor = gated_sweep_op(states, weights.flat, tables, topology.cutoff, differentiated)[0]
+    arguments = states, weights.flat, tables, topology.cutoff, differentiated, topology.largest
+    result: Tensor = gated_sweep_op(*arguments)[0]
     return result

@@ -1,4 +1,4 @@
-"""The operation as operators of torch: in C++ on a CPU (csrc/sweep), in Triton on a GPU (kernels/sweep.py).
+"""The operation as operators of torch: in C++ on a CPU (csrc/sweep), on a GPU as `choice` says.
 
 The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`.
 """
@@ -18,6 +18,7 @@ from ... import _C
 from ...graph import Topology
 from ..backend import as_arrays, backend_for
 from ..uploads import Wanted, in_use, upload
+from .choice import Sweep, chosen_sweep
 
 
 def native_topology(topology: Sequence[Tensor], cutoff: int) -> _C.Topology:
@@ -64,10 +65,10 @@ def wanted_tables(topology: Topology, device: torch.device) -> Wanted | None:
     "ghnfast::gated_sweep",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor states, Tensor[] weights, Tensor[] topology, SymInt cutoff, bool keep) -> Tensor[]",
+    schema="(Tensor states, Tensor[] weights, Tensor[] topology, SymInt cutoff, bool keep, SymInt largest) -> Tensor[]",
 )
 def gated_sweep_op(
-    states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool
+    states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool, largest: int
 ) -> list[Tensor]:
     """Final node states, and behind them what the backward pass reads where it does not recompute it.
 
@@ -75,23 +76,33 @@ def gated_sweep_op(
         weights: those of the direct MLP, the GRU and, where there are virtual edges, their MLP: 8 or 12 tensors.
         topology: the arrays of `Topology`, without the levels; for Triton `triton_tables`.
         keep: whether there will be a backward pass.
+        largest: nodes of the largest graph.
     """
     if backend_for(states) == "triton":
-        return triton_gated_sweep(states, weights, topology, cutoff, keep)
+        return device_gated_sweep(states, weights, topology, cutoff, keep, largest)
     return [native_gated_sweep(states, as_arrays(*weights), native_topology(topology, cutoff))]
 
 
 @gated_sweep_op.register_kernel("cuda")
-def triton_gated_sweep(
-    states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool
+def device_gated_sweep(
+    states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool, largest: int
 ) -> list[Tensor]:
-    from ...kernels import sweep
+    """By the kernel that `chosen_sweep` says."""
+    heads = 2 if len(weights) == 12 else 1
+    sweep = Sweep(len(topology[0]) - 1, largest, heads, states.shape[1], len(weights[1]), keep)
+    if chosen_sweep(sweep, states.device) == "cuda":
+        from ...kernels import chain
 
-    return sweep.gated_sweep(states, weights, topology, cutoff, keep)
+        return chain.gated_sweep(states, weights, topology, cutoff, keep, largest)
+    from ...kernels import sweep as kernels
+
+    return kernels.gated_sweep(states, weights, topology, cutoff, keep)
 
 
 @gated_sweep_op.register_fake
-def _(states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool) -> list[Tensor]:
+def _(
+    states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool, largest: int
+) -> list[Tensor]:
     nodes, hid = states.shape
     final = states.new_empty(nodes, hid)
     if not keep or backend_for(states) != "triton":
@@ -154,7 +165,7 @@ def _(
 
 
 def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    states, weights, topology, ctx.cutoff, _ = inputs
+    states, weights, topology, ctx.cutoff, *_ = inputs
     kept = output if len(output) > 1 else []
     ctx.save_for_backward(states, *kept, *weights, *topology)
     ctx.counts = len(kept), len(weights)
@@ -168,7 +179,7 @@ def sweep_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     weights, topology = others[:weight_count], others[weight_count:]
     grad = torch.zeros_like(states) if grads[0] is None else grads[0]
     found = gated_sweep_backward_op(grad, states, kept, weights, topology, ctx.cutoff)
-    return found[0], found[1:], [None] * len(topology), None, None
+    return found[0], found[1:], [None] * len(topology), None, None, None
 
 
 gated_sweep_op.register_autograd(sweep_backward, setup_context=keep_for_backward)

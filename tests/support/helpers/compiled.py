@@ -25,6 +25,7 @@ from triton.compiler import ASTSource
 from ghnfast.kernels import attention, check, decode, decode_tables, layer_tables, layers, products, sweep
 from ghnfast.ops.attention import CODES
 from ghnfast.ops.decode import PRECISIONS
+from helpers.loops import loops_of
 from helpers.table_rows import targets_of
 
 POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", torch.uint8: "*u8"}
@@ -57,7 +58,8 @@ class Recorder:
         threads = 32 * options["num_warps"]
         name = self.kernel.fn.__name__
         entry = {"kernel": name, "for": self.purpose, "threads": threads, **used, "shared": compiled.metadata.shared}
-        self.found.append({**entry, "matrices": matrices_in(compiled.asm["ttgir"])})
+        loops = [loop._asdict() for loop in loops_of(compiled.asm["ptx"])]
+        self.found.append({**entry, "matrices": matrices_in(compiled.asm["ttgir"]), "loops": loops})
 
 
 def matrices_in(code: str) -> list[dict[str, Any]]:
@@ -68,15 +70,15 @@ def matrices_in(code: str) -> list[dict[str, Any]]:
 
 
 def resources(cubin: bytes) -> dict[str, int]:
-    """Registers and bytes of stack of the kernel in a binary."""
+    """Registers, and bytes of stack and of local memory, of the kernel in a binary."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
         output = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True).stdout
-    match = re.search(r"REG:(\d+) STACK:(\d+)", output)
+    match = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", output)
     assert match, output
-    return {"registers": int(match[1]), "stack": int(match[2])}
+    return {"registers": int(match[1]), "stack": int(match[2]), "local": int(match[3])}
 
 
 def sweeps(hid: int, virtual: bool) -> None:

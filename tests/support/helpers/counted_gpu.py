@@ -162,6 +162,10 @@ class Functions(TorchFunctionMode):
                 if name not in QUIET:
                     gpu.counts["copy to the device, waiting" if name == "tensor" else f"torch {name}"] += 1
                 return GpuTensor(function(*args, **{**kwargs, "device": "cpu"}), gpu)
+        if function is Tensor.pin_memory:
+            gpu.pinned.add(args[0].untyped_storage().data_ptr())
+            gpu.kept.append(args[0])
+            return args[0]
         if function in (Tensor.to, Tensor.cuda) and not isinstance(args[0], GpuTensor):
             devices = [each for each in [*args[1:], kwargs.get("device")] if isinstance(each, (str, torch.device))]
             if function is Tensor.cuda or any(torch.device(each).type == "cuda" for each in devices):
@@ -189,6 +193,7 @@ class CountedGpu(contextlib.ExitStack):
         super().__enter__()
         patch = self.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("GHNFAST_BACKEND", "triton")
+        patch.setenv("GHNFAST_SWEEP", "triton")
         patch.setattr(backend, "PLAIN_TYPES", {*backend.PLAIN_TYPES, GpuTensor})
         patch.setattr(backend, "capability_of", lambda device: (9, 0))
         patch.setattr(uploads, "ON_THEIR_WAY", {})

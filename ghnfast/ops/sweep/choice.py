@@ -1,0 +1,66 @@
+"""What computes a sweep on a GPU: `GHNFAST_SWEEP`, or what is taken to be the fastest."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+
+from ... import _C
+from ...errors import BackendError
+
+VARIABLE = "GHNFAST_SWEEP"
+KINDS = ("cpp", "cuda", "triton")
+# Not measured on a GPU yet (bench/test_gpu.py, test_choice_of_sweeps, does): up to so many graphs, the C++ sweep on the
+# CPU and the upload of the states are taken to be the fastest for a prediction, which are 16 KB for a ResNet-50.
+HOST_GRAPHS = 1
+
+
+class Sweep(NamedTuple):
+    """What is to be computed: graphs of a batch and nodes of the largest one; MLPs, and the widths of states and of the
+    MLPs' hidden layers; whether there is a backward pass."""
+
+    graphs: int
+    largest: int
+    heads: int
+    hid: int
+    width: int
+    keep: bool
+
+
+def chosen_sweep(sweep: Sweep, device: torch.device, on_host: bool = False) -> Literal["cpp", "cuda", "triton"]:
+    """What computes a sweep of a batch whose states are on a GPU.
+
+    "cpp": C++ on the CPU (csrc/sweep), whose result is uploaded. Only a GHN as a whole can do so, where nobody
+    differentiates or captures a CUDA graph, and `GHNFAST_BACKEND` asks for nothing. A capture reads tables that "cpp"
+    does not bring to the GPU: ask for another one before the call that comes before it.
+    "cuda": CUDA C++ that is compiled where it runs (kernels/chain.cu).
+    "triton": Triton (kernels/sweep.py), which takes everything.
+
+    Args:
+        on_host: whether "cpp" is possible.
+
+    Raises:
+        BackendError: `GHNFAST_SWEEP` asks for one that does not exist, or for "cuda" where it does not work.
+    """
+    asked = _C.environment(VARIABLE)
+    if asked and asked not in KINDS:
+        raise BackendError(f"{VARIABLE} is {asked!r}; {', '.join(map(repr, KINDS))} are accepted")
+    if on_host and (asked == "cpp" or (not asked and sweep.graphs <= HOST_GRAPHS)):
+        return "cpp"
+    if asked == "triton" or device.type != "cuda":
+        return "triton"
+    reason = cuda_refusal(sweep, device)
+    if asked == "cuda" and reason:
+        raise BackendError(f"{VARIABLE} is 'cuda', and {reason}")
+    return "triton" if reason else "cuda"
+
+
+def cuda_refusal(sweep: Sweep, device: torch.device) -> str:
+    """Why CUDA C++ cannot compute a sweep on a GPU; empty where it can."""
+    from ...kernels import chain, driver
+
+    _, largest, heads, hid, width, keep = sweep
+    return chain.refusal(heads, hid, width, largest, driver.shared_memory(device)) or chain.trouble(
+        device, chain.macros(heads, hid, width, keep)
+    )

@@ -1,0 +1,130 @@
+"""The gated sweep by a warp that walks the chain of nodes: CUDA C++ (chain.cu), compiled where it runs.
+
+It computes what `ghnfast.kernels.sweep` does and leaves the same for the backward pass, for what a warp holds and what
+fits into shared memory (see `refusal`). What that takes, blocks of threads with barriers of their own, warps that do
+different things and messages that stay in shared memory, Triton's language has no words for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import BackendError
+from . import driver, nvrtc
+
+SOURCE = Path(__file__).with_name("chain.cu")
+LANES, THREADS = 32, 256
+# Bytes of shared memory beside messages; messages beside those of nodes (kTogether); bytes of weights, before the first
+# step in the place of messages (Staged).
+FIXED, MORE_MESSAGES, STAGED = 6144, 8, 8 * 32 * 33 * 4
+
+
+class Mlp(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("weight_1", "bias_1", "weight_2", "bias_2")]
+
+
+class Arguments(ctypes.Structure):
+    """The kernel's parameter, as chain.cu has it."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("states", "middle", "final", "messages", "gates", "hidden")),
+        ("mlps", Mlp * 2),
+        *((name, ctypes.c_void_p) for name in ("weight_input", "weight_hidden", "bias_input", "bias_hidden")),
+        *((name, ctypes.c_void_p) for name in ("graph_offsets", "band_starts", "band_offsets", "closeness")),
+        ("nodes", ctypes.c_longlong),
+        ("cutoff", ctypes.c_int),
+    ]
+
+
+def shared_bytes(heads: int, largest: int) -> int:
+    """Of a block, for graphs of up to `largest` nodes."""
+    return FIXED + max(STAGED, (largest + MORE_MESSAGES) * LANES * heads * 4)
+
+
+def refusal(heads: int, hid: int, width: int, largest: int, shared: int) -> str:
+    """Why the kernel cannot work on a batch; empty where it can.
+
+    Args:
+        heads, hid, width: MLPs, and the widths of states and of the MLPs' hidden layers.
+        largest: nodes of the largest graph.
+        shared: bytes of shared memory that a block may ask for.
+    """
+    inner = heads * (-(-width // 4) * 4)
+    if hid > LANES or inner > LANES:
+        return f"states are {hid} wide and the MLPs' hidden layers {heads} times {width}; {LANES} each are accepted"
+    if shared_bytes(heads, largest) > shared:
+        most = (shared - FIXED) // (LANES * heads * 4) - MORE_MESSAGES
+        return f"a graph has {largest} nodes; {most} are accepted, whose messages fit into shared memory"
+    return "" if nvrtc.library() is not None else "NVRTC is not installed; pip install nvidia-cuda-nvrtc"
+
+
+def macros(heads: int, hid: int, width: int, keep: bool) -> tuple[tuple[str, int], ...]:
+    """What chain.cu is compiled for."""
+    return ("HID", hid), ("WIDTH", width), ("HEADS", heads), ("KEEP", int(keep)), ("FIXED", FIXED)
+
+
+@functools.cache
+def function(device: torch.device, defined: tuple[tuple[str, int], ...]) -> driver.Function:
+    """The kernel on a device, which is the current one; compiled once for each device and form."""
+    major, minor = torch.cuda.get_device_capability(device)
+    compiled = nvrtc.compiled(SOURCE.read_text(), SOURCE.name, 10 * major + minor, defined)
+    return driver.Function(compiled.binary, "chain", driver.shared_memory(device))
+
+
+@functools.cache
+def trouble(device: torch.device, defined: tuple[tuple[str, int], ...]) -> str:
+    """Why the kernel cannot be compiled or loaded, where that is so."""
+    try:
+        with torch.cuda.device(device):
+            function(device, defined)
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
+def outputs_for(states: Tensor, heads: int, width: int, keep: bool) -> list[Tensor]:
+    """final, middle, messages, gates, hidden: see `sweep_kernel`."""
+    nodes, hid = states.shape
+    shapes = (2, nodes, heads, hid), (2, nodes, 5, hid), (2, nodes, heads, width)
+    kept = [states.new_empty(shape if keep else 0) for shape in shapes]
+    return [torch.empty_like(states), torch.empty_like(states), *kept]
+
+
+def arguments_for(
+    states: Tensor, weights: Sequence[Tensor], topology: Sequence[Tensor], cutoff: int, outputs: Sequence[Tensor]
+) -> Arguments:
+    """Of contiguous tensors: see `gated_sweep`. The addresses are theirs, which have to live until after the launch."""
+    final, middle, *kept = (tensor.data_ptr() for tensor in outputs)
+    addresses = [weight.data_ptr() for weight in weights]
+    direct, gru, virtual = addresses[:4], addresses[4:8], addresses[8:]
+    mlps = (Mlp * 2)(Mlp(*direct), Mlp(*virtual))
+    tables = [table.data_ptr() for table in topology]
+    return Arguments(states.data_ptr(), middle, final, *kept, mlps, *gru, *tables, len(states), cutoff)
+
+
+def gated_sweep(
+    states: Tensor, weights: Sequence[Tensor], topology: Sequence[Tensor], cutoff: int, keep: bool, largest: int
+) -> list[Tensor]:
+    """See `ghnfast.kernels.sweep.gated_sweep`.
+
+    Args:
+        largest: nodes of the largest graph.
+
+    Raises:
+        BackendError: NVRTC or the driver fails.
+    """
+    states, weights = states.contiguous(), [weight.contiguous() for weight in weights]
+    heads, width = 2 if len(weights) == 12 else 1, len(weights[1])
+    outputs = outputs_for(states, heads, width, keep)
+    arguments = arguments_for(states, weights, topology, cutoff, outputs)
+    with torch.cuda.device(states.device):
+        defined = macros(heads, states.shape[1], width, keep)
+        kernel = function(states.device, defined)
+        kernel.launch(len(topology[0]) - 1, THREADS, shared_bytes(heads, largest), arguments)
+    return outputs if keep else outputs[:1]

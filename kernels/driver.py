@@ -1,0 +1,51 @@
+"""NVIDIA's driver: kernels from binaries, and their launch."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import torch
+
+from ..errors import BackendError
+
+# Attributes of functions and devices, as cuda.h numbers them.
+DYNAMIC_SHARED, SHARED_OF_DEVICE = 8, 97
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The driver, which is there where torch has a GPU."""
+    return ctypes.CDLL("libcuda.so.1")
+
+
+def check(status: int) -> None:
+    if status:
+        text = ctypes.c_char_p()
+        library().cuGetErrorString(status, ctypes.byref(text))
+        raise BackendError(f"NVIDIA's driver: {(text.value or b'error %d' % status).decode()}")
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a block may ask for."""
+    size, number = ctypes.c_int(), torch.cuda.current_device() if device.index is None else device.index
+    check(library().cuDeviceGetAttribute(ctypes.byref(size), SHARED_OF_DEVICE, number))
+    return size.value
+
+
+class Function:
+    """A kernel of a binary, on the current device. Its module stays loaded: captured CUDA graphs may launch it."""
+
+    def __init__(self, binary: bytes, name: str, shared: int) -> None:
+        """shared: the bytes of shared memory that launches may ask for."""
+        module, self.handle = ctypes.c_void_p(), ctypes.c_void_p()
+        check(library().cuModuleLoadData(ctypes.byref(module), binary))
+        check(library().cuModuleGetFunction(ctypes.byref(self.handle), module, name.encode()))
+        check(library().cuFuncSetAttribute(self.handle, DYNAMIC_SHARED, shared))
+
+    def launch(self, blocks: int, threads: int, shared: int, arguments: ctypes.Structure) -> None:
+        """On the current stream. arguments: the kernel's one parameter."""
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        parameters = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        check(library().cuLaunchKernel(self.handle, blocks, 1, 1, threads, 1, 1, shared, stream, parameters, None))
