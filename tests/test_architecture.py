@@ -21,7 +21,7 @@ FLOORS = (
     "prediction",
     "nn",
     "predict calibration postprocessing vision",
-    "profiling deepnets",
+    "profiling deepnets spaces",
     "families",
     "training",
     "cli",

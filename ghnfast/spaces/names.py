@@ -1,0 +1,34 @@
+"""Networks of any space from what its benchmark calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from ..errors import ConfigError
+from . import nas_bench_201 as cells
+from .nas_bench_201 import nas_bench_201
+from .nas_bench_macro import is_code, nas_bench_macro
+
+# What makes a network of a space from the text that names it.
+SPACES: dict[str, Callable[[str], nn.Module]] = {"nas-bench-201": nas_bench_201, "nas-bench-macro": nas_bench_macro}
+
+
+def network_of(architecture: str) -> nn.Module:
+    """The network that a text names, in whichever space it does.
+
+    Args:
+        architecture: a cell of NAS-Bench-201 (`|nor_conv_3x3~0|+|...|`) or a code of NAS-Bench-Macro (`01220211`).
+
+    Raises:
+        ConfigError: no space has such a network.
+    """
+    if is_code(architecture):
+        return nas_bench_macro(architecture)
+    if isinstance(architecture, str) and cells.looks_like_a_cell(architecture):
+        return nas_bench_201(architecture)
+    raise ConfigError(
+        f"{architecture!r:.120} is no network of a known space; a cell of NAS-Bench-201, such as {cells.EXAMPLE}, and "
+        "a code of NAS-Bench-Macro, such as 01220211, are accepted"
+    )
