@@ -3,7 +3,8 @@
     import ghnfast
     ghnfast.predict(model, "ghn2-imagenet")
 
-`ghnfast.vision` (torchvision helpers) and `ghnfast.deepnets` (the DeepNets-1M search space) are imported on their own.
+`ghnfast.vision` (torchvision helpers), `ghnfast.deepnets` (the DeepNets-1M search space), `ghnfast.spaces` (public
+search spaces) and `ghnfast.properties` (predictors of properties) are imported on their own.
 """
 
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from .errors import (
     MissingPackageError,
     NetworkIndexError,
     PredictError,
+    PropertyError,
     TraceError,
     TrainingError,
     UsageError,
@@ -48,6 +50,7 @@ __all__ = [
     "MissingPackageError",
     "NetworkIndexError",
     "PredictError",
+    "PropertyError",
     "Report",
     "TraceError",
     "TrainingError",

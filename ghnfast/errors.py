@@ -53,5 +53,9 @@ class CalibrationError(GhnfastError, ValueError):
     """Running statistics could not be estimated from the given images. The model is as it was before the call."""
 
 
+class PropertyError(GhnfastError, ValueError):
+    """Labels, vectors or predictions of properties are not what they should be, or do not belong together."""
+
+
 class UsageError(GhnfastError):
     """The command line asks for something that cannot be done."""

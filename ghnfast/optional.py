@@ -15,7 +15,7 @@ import torch
 from .errors import MissingPackageError
 
 # What pip calls a package, where Python calls it something else.
-NAMES = {"yaml": "pyyaml"}
+NAMES = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
 
 
 def import_optional(module: str, what: str) -> Any:

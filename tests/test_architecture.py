@@ -24,6 +24,7 @@ FLOORS = (
     "profiling deepnets spaces",
     "families",
     "training",
+    "properties",
     "cli",
     "__main__",
 )

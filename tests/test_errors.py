@@ -193,6 +193,8 @@ def test_graphs() -> None:
         ("networkx", "ghnfast.trace(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))).to_networkx()"),
         ("h5py", "DeepNets1M('train', 'tests/golden/deepnets1m')"),
         ("torchvision", "DeepNets1M('predefined')[0].build()"),
+        ("sklearn", "import ghnfast.properties"),
+        ("scipy", "import ghnfast.properties"),
     ],
 )
 def test_packages_that_are_not_installed(package: str, call: str) -> None:

@@ -1,0 +1,156 @@
+"""`ArchitectureEmbedding`: architectures as vectors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from ..deepnets import DeepNet, Genotype, graph_of
+from ..deepnets.dataset import WithoutMemory
+from ..errors import ConfigError
+from ..graph import ArchGraph
+from ..nn import GHN
+from ..optional import import_optional
+from ..predict import default_ghn, load
+from ..spaces import network_of
+from ..tracing import trace
+from .pooling import check_pool, names_of, pooled
+
+base: Any = import_optional("sklearn.base", "ghnfast.properties needs")
+validation: Any = import_optional("sklearn.utils.validation", "ghnfast.properties needs")
+
+# A network in any form.
+Architecture: TypeAlias = nn.Module | ArchGraph | DeepNet | Genotype | str
+
+ACCEPTED = (
+    "modules, ghnfast.ArchGraphs, ghnfast.deepnets.Genotypes and DeepNets, and texts that name networks of "
+    "ghnfast.spaces are accepted"
+)
+IMAGE_SHAPE = (3, 32, 32)  # of the networks of spaces
+# The network that stands for a genotype.
+OF_GENOTYPES: dict[str, Any] = {"C": 32, "n_cells": 8, "num_classes": 10, "is_imagenet_input": False}
+MOST_NODES = 10_000  # of a batch, whose states are in memory at once
+
+
+class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
+    """A scikit-learn transformer from architectures to vectors: node states of a GHN, pooled.
+
+    It takes lists of networks in any form: modules; their graphs (`ghnfast.trace`); networks of
+    `ghnfast.deepnets.DeepNets1M`; genotypes, which stand for networks of 8 cells and 32 channels for 32 x 32 images;
+    texts, which name networks of `ghnfast.spaces`. Networks that are given are neither run nor changed. The vector of
+    a network does not depend on what else is in the list.
+
+    Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 2021, Section 5.2.
+
+    Args:
+        ghn: a GHN, or what `ghnfast.load` takes; by default `ghn2-mnist5k`, which comes with the package.
+        pool: "stats", or "mean", as published; see `ghnfast.properties.pooling.pooled`.
+        input_shape: of one input of the modules, see `ghnfast.trace`; by default what a module says of itself, else
+            (3, 224, 224); for texts (3, 32, 32).
+
+    Attributes:
+        ghn_: the GHN, after `fit`.
+    """
+
+    def __init__(
+        self,
+        ghn: GHN | str | os.PathLike[str] | None = None,
+        pool: str = "stats",
+        input_shape: Sequence[int] | None = None,
+    ) -> None:
+        self.ghn = ghn
+        self.pool = pool
+        self.input_shape = input_shape
+
+    def fit(self, X: Iterable[Architecture] | None = None, y: object = None) -> ArchitectureEmbedding:
+        """Load the GHN; nothing is learned of the networks.
+
+        Raises:
+            ConfigError: `pool` or `ghn` is something else.
+            CheckpointError: the GHN cannot be loaded.
+        """
+        check_pool(self.pool)
+        if not isinstance(self.ghn, (GHN, str, os.PathLike)) and self.ghn is not None:
+            raise ConfigError(f"ghn is {self.ghn!r:.80}; a GHN, a name, a path or None is accepted")
+        found = default_ghn() if self.ghn is None else self.ghn
+        self.ghn_ = found if isinstance(found, GHN) else load(found)
+        return self
+
+    def transform(self, X: Iterable[Architecture]) -> NDArray[np.float64]:
+        """(networks, numbers): the vectors of networks.
+
+        Raises:
+            ConfigError: something is no network; the message says which, and what is accepted.
+            TraceError: a module cannot be traced.
+        """
+        validation.check_is_fitted(self, "ghn_")
+        check_pool(self.pool)
+        parts = [embedded(self.ghn_, graphs, self.pool) for graphs in batches(map(self.graph, checked(X)))]
+        return np.concatenate(parts)
+
+    def graph(self, item: Architecture) -> ArchGraph:
+        """The graph of a network in any form."""
+        if isinstance(item, ArchGraph):
+            return item
+        if isinstance(item, DeepNet):
+            return item.graph
+        if isinstance(item, Genotype):
+            return graph_of(genotype=item, **OF_GENOTYPES)
+        if isinstance(item, str):
+            with WithoutMemory():
+                network = network_of(item)
+            return trace(network, input_shape=self.input_shape or IMAGE_SHAPE)
+        return trace(item, input_shape=self.input_shape)
+
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
+        """What each number of a vector is."""
+        validation.check_is_fitted(self, "ghn_")
+        return np.array(names_of(check_pool(self.pool), self.ghn_.settings.hid), dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.requires_fit = True
+        return tags
+
+
+def checked(networks: Iterable[Architecture]) -> list[Architecture]:
+    """A list of networks.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(networks, (str, nn.Module)) or not isinstance(networks, Iterable):
+        raise ConfigError(f"networks is {networks!r:.80}; a list of them is accepted: {ACCEPTED}")
+    found = list(networks)
+    if not found:
+        raise ConfigError(f"an empty list of networks was given; one network or more is accepted: {ACCEPTED}")
+    for position, item in enumerate(found):
+        if not isinstance(item, (nn.Module, ArchGraph, DeepNet, Genotype, str)):
+            raise ConfigError(f"network {position} is {item!r:.80}; {ACCEPTED}")
+    return found
+
+
+def batches(graphs: Iterable[ArchGraph]) -> Iterator[list[ArchGraph]]:
+    """Runs of graphs of at most `MOST_NODES` nodes together, or of one graph."""
+    batch: list[ArchGraph] = []
+    nodes = 0
+    for graph in graphs:
+        if batch and nodes + len(graph) > MOST_NODES:
+            yield batch
+            batch, nodes = [], 0
+        batch.append(graph)
+        nodes += len(graph)
+    if batch:
+        yield batch
+
+
+def embedded(ghn: GHN, graphs: list[ArchGraph], pool: str) -> NDArray[np.float64]:
+    """The vectors of a batch of graphs."""
+    states = np.concatenate([part.detach().cpu().float().numpy() for part in ghn.embed(graphs)])
+    return pooled(states, graphs, pool)

@@ -1,0 +1,132 @@
+"""`PropertyPredictor`: from vectors of architectures to a property."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import ConfigError, PropertyError
+from ..optional import import_optional
+from .ranking import NormalScores, check_labels, kendall_tau
+
+base: Any = import_optional("sklearn.base", "ghnfast.properties needs")
+exceptions: Any = import_optional("sklearn.exceptions", "ghnfast.properties needs")
+gaussian_process: Any = import_optional("sklearn.gaussian_process", "ghnfast.properties needs")
+model_selection: Any = import_optional("sklearn.model_selection", "ghnfast.properties needs")
+pipeline: Any = import_optional("sklearn.pipeline", "ghnfast.properties needs")
+preprocessing: Any = import_optional("sklearn.preprocessing", "ghnfast.properties needs")
+svm: Any = import_optional("sklearn.svm", "ghnfast.properties needs")
+validation: Any = import_optional("sklearn.utils.validation", "ghnfast.properties needs")
+
+METHODS = ("gp", "svr")
+# The published grid (Knyazev et al., NeurIPS 2021, Appendix on property prediction).
+GRID: dict[str, list[Any]] = {
+    "C": [1, 10, 50, 100, 200, 500, 1000],
+    "gamma": ["auto", 0.05, 0.1, 0.2, 0.5],
+    "epsilon": [0.05, 0.1, 0.2],
+}
+FOLDS = 5
+MOST_SEARCHED = 1000  # labels that the scales of a Gaussian process are searched with: its time grows with their cube
+
+
+class PropertyPredictor(base.RegressorMixin, base.BaseEstimator):
+    """A scikit-learn regressor from vectors of architectures to a property, whose score is Kendall's tau.
+
+    Args:
+        method: "gp", a Gaussian process with a Matern kernel over standardized vectors, on the normal scores of the
+            labels (its scales maximize the marginal likelihood); or "svr", as published: a support vector regression
+            with an rbf kernel, its C, gamma and epsilon by 5-fold cross-validation from the published grid.
+
+    Attributes:
+        n_features_in_: the width of the vectors that it was fitted with.
+        model_: the fitted regressor of scikit-learn.
+    """
+
+    def __init__(self, method: str = "gp") -> None:
+        self.method = method
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> PropertyPredictor:
+        """Fit to vectors and labels.
+
+        Args:
+            X: (networks, numbers), finite.
+            y: (networks,), finite.
+
+        Raises:
+            ConfigError: `method` is something else.
+            PropertyError: the labels are not as many as the networks, are not finite, are one, or are all the same;
+                or the vectors are not finite.
+        """
+        if not isinstance(self.method, str) or self.method not in METHODS:
+            raise ConfigError(f"method is {self.method!r:.80}; {', '.join(map(repr, METHODS))} are accepted")
+        if y is None:
+            raise PropertyError("requires y to be passed, but the target y is None; a list of labels is accepted")
+        vectors, labels = self.vectors(X, reset=True), check_labels(y)
+        if len(vectors) != len(labels):
+            raise PropertyError(f"there are {len(vectors)} networks and {len(labels)} labels; one for each is accepted")
+        if (labels == labels[0]).all():
+            raise PropertyError(
+                f"all {len(labels)} labels are {labels[0]:g}; labels of two values or more are accepted"
+            )
+        self.scores_ = NormalScores(labels)
+        self.model_ = fit_process(vectors, self.scores_.scores) if self.method == "gp" else fit_svr(vectors, labels)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        """(networks,): the property of each, in the labels' unit.
+
+        Raises:
+            PropertyError: the vectors have another width than those that it was fitted with, or are not finite.
+        """
+        validation.check_is_fitted(self, "model_")
+        found: NDArray[np.float64] = self.model_.predict(self.vectors(X, reset=False))
+        return self.scores_.back(found) if self.method == "gp" else found
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: None = None) -> float:
+        """Kendall's tau between labels and predictions.
+
+        Raises:
+            PropertyError: the labels are not as many as the networks, are not finite, or are one.
+        """
+        if sample_weight is not None:
+            raise ConfigError("sample_weight was given; None is accepted: ranks have no weights")
+        return kendall_tau(y, self.predict(X))
+
+    def vectors(self, X: ArrayLike, reset: bool) -> NDArray[np.float64]:
+        try:
+            checked: NDArray[np.float64] = validation.validate_data(
+                self, X, reset=reset, dtype=np.float64, ensure_min_samples=2 if reset else 1
+            )
+        except ValueError as error:
+            raise PropertyError(str(error)) from error
+        return checked
+
+
+def fit_process(vectors: NDArray[np.float64], scores: NDArray[np.float64]) -> Any:
+    """A Gaussian process over standardized vectors."""
+    kernels = gaussian_process.kernels
+    width = np.sqrt(vectors.shape[1])  # of a standardized vector: scales are about 1 in any number of dimensions
+    kernel = kernels.ConstantKernel(1.0, (1e-3, 1e3)) * kernels.Matern(width, (1e-2 * width, 1e3 * width), nu=2.5)
+    kernel += kernels.WhiteKernel(0.1, (1e-4, 10.0))
+    scaled = preprocessing.StandardScaler().fit(vectors)
+    points = scaled.transform(vectors)
+    chosen = np.random.default_rng(0).permutation(len(points))[:MOST_SEARCHED]
+    process = gaussian_process.GaussianProcessRegressor(kernel, normalize_y=True)
+    with warnings.catch_warnings():
+        # A scale at the end of its range is an answer: labels without noise, or without a relation.
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        process.fit(points[chosen], scores[chosen])
+    if len(chosen) < len(points):
+        process = gaussian_process.GaussianProcessRegressor(process.kernel_, optimizer=None, normalize_y=True)
+        process.fit(points, scores)
+    return pipeline.make_pipeline(scaled, process)
+
+
+def fit_svr(vectors: NDArray[np.float64], labels: NDArray[np.float64]) -> Any:
+    """A support vector regression of the published grid."""
+    folds = model_selection.KFold(min(FOLDS, len(labels)))
+    search = model_selection.GridSearchCV(svm.SVR(kernel="rbf"), GRID, cv=folds, scoring="neg_mean_squared_error")
+    return search.fit(vectors, labels).best_estimator_

@@ -1,0 +1,82 @@
+"""How well a predictor ranks: Kendall's tau; and labels as ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import PropertyError
+from ..optional import import_optional
+
+stats: Any = import_optional("scipy.stats", "ghnfast.properties needs")
+validation: Any = import_optional("sklearn.utils.validation", "ghnfast.properties needs")
+
+
+def kendall_tau(labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Kendall's tau-b of two lists of numbers: 1 where they rank alike, -1 where in reverse, 0 where one has no order.
+
+    Source: Kendall, "The treatment of ties in ranking problems", Biometrika 1945.
+
+    Raises:
+        PropertyError: they are not two lists of as many finite numbers, two or more.
+    """
+    first, second = check_labels(labels), check_labels(predictions, "predictions")
+    if len(first) != len(second):
+        raise PropertyError(f"there are {len(first)} labels and {len(second)} predictions; one for each is accepted")
+    tau = float(stats.kendalltau(first, second).statistic)
+    return 0.0 if np.isnan(tau) else tau
+
+
+def check_labels(labels: ArrayLike, what: str = "labels") -> NDArray[np.float64]:
+    """Labels as (n,) numbers, n >= 2.
+
+    Raises:
+        PropertyError: they are none.
+    """
+    try:
+        array = np.asarray(labels, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise PropertyError(f"{what} are no numbers ({error}); a list of finite numbers is accepted") from error
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = validation.column_or_1d(array, warn=True)  # as all regressors of scikit-learn do
+    if array.ndim != 1:
+        raise PropertyError(f"{what} have the shape {array.shape}; one number for each network is accepted")
+    wrong = np.flatnonzero(~np.isfinite(array))
+    if wrong.size:
+        raise PropertyError(
+            f"{what} contain NaN or infinity: {array[wrong[0]]} at position {wrong[0]}, {wrong.size} in all; finite "
+            "numbers are accepted"
+        )
+    if len(array) < 2:
+        raise PropertyError(
+            f"{len(array)} sample of {what} was given (n_samples={len(array)}); two or more are accepted"
+        )
+    return array
+
+
+class NormalScores:
+    """Labels as normal scores of their ranks, and back: what is far out pulls no more than its rank does.
+
+    Source: Blom, "Statistical Estimates and Transformed Beta-Variables", 1958. Equal labels have the mean of their
+    ranks. Back, scores between two labels are interpolated, those beyond the outermost go on in a straight line, so
+    that no two predictions become equal.
+    """
+
+    def __init__(self, labels: NDArray[np.float64]) -> None:
+        ranks = stats.rankdata(labels)
+        self.scores = stats.norm.ppf((ranks - 0.5) / len(labels))
+        self.known, first = np.unique(self.scores, return_index=True)
+        self.labels = labels[first]
+
+    def back(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        known, labels = self.known, self.labels
+        if len(known) == 1:
+            return np.full(len(scores), labels[0])
+        found = np.interp(scores, known, labels)
+        slope = (labels[-1] - labels[0]) / (known[-1] - known[0])
+        below, above = scores < known[0], scores > known[-1]
+        found[below] = labels[0] + slope * (scores[below] - known[0])
+        found[above] = labels[-1] + slope * (scores[above] - known[-1])
+        return found

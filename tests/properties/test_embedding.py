@@ -1,0 +1,147 @@
+"""Architectures as vectors: what is accepted, what they are made of, and scikit-learn's ways with the transformer."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+import ghnfast
+from ghnfast import ConfigError, GhnfastError
+from ghnfast.deepnets import GENOTYPES, DeepNets1M
+from ghnfast.properties import ArchitectureEmbedding
+from ghnfast.properties.embedding import OF_GENOTYPES
+from ghnfast.properties.pooling import COUNTS, POOLS
+from ghnfast.spaces import nas_bench_macro, network_of
+
+TINY: dict[str, Any] = {"max_shape": (8, 8, 3, 3), "hid": 8}
+GRAPHS = [item.graph for item in DeepNets1M("train", size=12)]
+
+
+def tiny(seed: int = 0, **settings: Any) -> ghnfast.GHN:
+    torch.manual_seed(seed)
+    return ghnfast.GHN(**{**TINY, **settings}).eval()
+
+
+GHN = tiny()
+
+
+def test_the_mean_is_the_published_one() -> None:
+    vectors = ArchitectureEmbedding(GHN, pool="mean").fit_transform(GRAPHS)
+    wanted = np.stack([states.mean(dim=0).numpy() for states in GHN.embed(GRAPHS)])
+    np.testing.assert_allclose(vectors, wanted, atol=1e-6)
+
+
+def test_the_statistics() -> None:
+    embedding = ArchitectureEmbedding(GHN, pool="stats").fit()
+    names = embedding.get_feature_names_out().tolist()
+    vectors = embedding.transform(GRAPHS)
+    assert vectors.shape == (len(GRAPHS), len(names)) == (12, 5 * 8 + len(COUNTS))
+    assert len(set(names)) == len(names)
+    for graph, vector in zip(GRAPHS, vectors, strict=True):
+        found = dict(zip(names, vector, strict=True))
+        states = GHN.embed(graph).double()
+        for name, values in (
+            ("mean", states.mean(dim=0)),
+            ("deviation", states.std(dim=0, correction=0)),
+            ("largest", states.amax(dim=0)),
+            ("least", states.amin(dim=0)),
+            ("last", states[-1]),
+        ):
+            np.testing.assert_allclose([found[f"{name} {at}"] for at in range(8)], values, atol=1e-6)
+        assert found["levels"] == graph.depth
+        assert found["log edges"] == np.log1p(len(graph.edges))
+        assert found["log nodes of bn"] == np.log1p(graph.ops.count("bn"))
+        shapes = graph.parameter_shapes.values()
+        np.testing.assert_allclose(found["log parameters"], np.log1p(sum(np.prod(shape) for shape in shapes)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 11), min_size=1, max_size=30), st.sampled_from(POOLS))
+def test_a_vector_is_the_same_in_any_list(chosen: list[int], pool: str) -> None:
+    embedding = ArchitectureEmbedding(GHN, pool).fit()
+    alone = np.concatenate([embedding.transform([graph]) for graph in GRAPHS])
+    np.testing.assert_allclose(embedding.transform([GRAPHS[at] for at in chosen]), alone[chosen], atol=1e-6)
+
+
+def test_a_network_in_every_form() -> None:
+    embedding = ArchitectureEmbedding(GHN, input_shape=(3, 32, 32)).fit()
+    item = DeepNets1M("val", size=3)[2]
+    forms: list[Any] = [item, item.graph, item.build(), item.build(light=True)]
+    vectors = embedding.transform(forms)
+    np.testing.assert_allclose(vectors, np.repeat(vectors[:1], len(forms), axis=0), atol=1e-5)
+    text, network = embedding.transform(["01220211", nas_bench_macro("01220211")])
+    np.testing.assert_allclose(text, network, atol=1e-5)
+
+
+def test_a_genotype_stands_for_a_network() -> None:
+    embedding = ArchitectureEmbedding(GHN).fit()
+    graph = ghnfast.deepnets.graph_of(genotype="DARTS", **OF_GENOTYPES)
+    np.testing.assert_array_equal(*embedding.transform([GENOTYPES["DARTS"], graph]))
+
+
+def test_a_module_stays_as_it_is() -> None:
+    model = network_of("00000000")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ArchitectureEmbedding(GHN, input_shape=(3, 32, 32)).fit_transform([model])
+    assert model.training
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"hypernet": "mlp"}, {"ve": False, "layernorm": False}, {"layers": 1, "heads": 2}]
+)
+def test_every_kind_of_ghn(settings: dict[str, Any]) -> None:
+    given_settings = {"hypernet": "graphormer", **settings} if "layers" in settings else settings
+    vectors = ArchitectureEmbedding(tiny(**given_settings)).fit_transform(GRAPHS)
+    assert vectors.shape == (12, 59)
+    assert np.isfinite(vectors).all()
+
+
+def test_sources_of_a_ghn(tmp_path: Any) -> None:
+    GHN.save(tmp_path / "ghn.safetensors")
+    wanted = ArchitectureEmbedding(GHN).fit_transform(GRAPHS)
+    for source in (tmp_path / "ghn.safetensors", str(tmp_path / "ghn.safetensors")):
+        np.testing.assert_array_equal(ArchitectureEmbedding(source).fit_transform(GRAPHS), wanted)
+    default = ArchitectureEmbedding().fit_transform(GRAPHS)
+    np.testing.assert_array_equal(default, ArchitectureEmbedding("ghn2-mnist5k").fit_transform(GRAPHS))
+
+
+def test_clones_and_pickles() -> None:
+    embedding = ArchitectureEmbedding(GHN, pool="mean", input_shape=(3, 32, 32)).fit()
+    wanted = embedding.transform(GRAPHS)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(embedding)).transform(GRAPHS), wanted)
+    copy = clone(embedding)
+    assert (copy.pool, copy.input_shape) == ("mean", (3, 32, 32))
+    with pytest.raises(NotFittedError):
+        copy.transform(GRAPHS)
+    np.testing.assert_array_equal(copy.fit_transform(GRAPHS), wanted)
+
+
+@pytest.mark.parametrize(
+    "networks", [None, 5, "01220211", nn.ReLU(), [], [5], [GRAPHS[0], None], ["012"], ["resnet50"]]
+)
+def test_what_are_no_networks(networks: Any) -> None:
+    with pytest.raises(ConfigError, match="accepted"):
+        ArchitectureEmbedding(GHN).fit().transform(networks)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"pool": "max"}, {"pool": None}, {"pool": ["mean"]}, {"ghn": 5}, {"ghn": nn.ReLU()}]
+)
+def test_settings_that_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        ArchitectureEmbedding(**settings).fit(GRAPHS)
+
+
+def test_a_module_that_cannot_be_traced() -> None:
+    with pytest.raises(GhnfastError):
+        ArchitectureEmbedding(GHN, input_shape=(3, 32, 32)).fit_transform([nn.Linear(7, 7)])
