@@ -231,4 +231,14 @@ def draw_widths(
     ranges: TrainingRanges,
     large_images: bool,
 ) -> None: ...
+def sample_graphs(
+    split: int,
+    seed: int,
+    begin: int,
+    end: int,
+    ranges: TrainingRanges,
+    num_classes: int,
+    large_images: bool,
+    threads: int,
+) -> tuple[NDArray[int64], NDArray[int8], NDArray[int32], NDArray[int64], NDArray[int32], NDArray[int64]]: ...
 def statistics(split: int, seed: int, begin: int, end: int, ranges: TrainingRanges, threads: int) -> dict[str, Any]: ...

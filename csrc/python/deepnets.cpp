@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/random.hpp"
+#include "deepnets/graphs.hpp"
 #include "deepnets/network.hpp"
 #include "deepnets/sampling.hpp"
 #include "deepnets/statistics.hpp"
@@ -43,6 +44,8 @@ CellGenotype cell_of(const Edges& edges, const std::vector<int>& concat) {
 }
 
 Split split_of(int split) { return to_enum<Split>(split, "there is no split "); }
+
+constexpr int kMostClasses = 1 << 24;  // as ghnfast/deepnets/checks.py has it
 
 py::object shape_tuple(const std::int64_t* shape, int dimensions) {
   py::tuple made(dimensions);
@@ -196,6 +199,26 @@ py::dict statistics(int split, std::uint64_t seed, std::uint64_t begin, std::uin
                   "path"_a = py::make_tuple(found.path, found.path_squares));
 }
 
+// See SampledGraphs.
+py::tuple sample_graphs(int split, std::uint64_t seed, std::uint64_t begin, std::uint64_t end,
+                        const TrainingRanges& ranges, int num_classes, bool large_images, int threads) {
+  constexpr std::uint64_t kMost = 10000;
+  if (begin >= end || end - begin > kMost || num_classes < 1 || num_classes > kMostClasses) {
+    throw std::invalid_argument("the range of networks is empty or longer than 10000, or num_classes is none");
+  }
+  const auto chosen = split_of(split);
+  SampledGraphs found;
+  {
+    py::gil_scoped_release released;
+    found = ghnfast::sample_graphs(chosen, seed, begin, end, ranges, num_classes, large_images, threads);
+  }
+  const auto nodes = static_cast<py::ssize_t>(found.primitives.size());
+  const auto edges = static_cast<py::ssize_t>(found.edges.size() / 2);
+  return py::make_tuple(to_array(found.offsets), to_array(found.primitives), to_array(found.levels),
+                        to_array(found.shapes).reshape({nodes, py::ssize_t{4}}),
+                        to_array(found.edges).reshape({edges, py::ssize_t{2}}), to_array(found.elements));
+}
+
 void bind_settings(py::module_& module) {
   auto settings = py::class_<NetworkSettings>(module, "NetworkSettings", py::module_local(),
                                               "The arguments of a DeepNets-1M network.");
@@ -254,6 +277,9 @@ void bind_deepnets(py::module_& module) {
   module.def("draw_widths", &draw_widths, py::arg("settings"), py::arg("small_elements"), py::arg("large_elements"),
              py::arg("seed"), py::arg("index"), py::arg("ranges"), py::arg("large_images").noconvert(),
              "Set channels, fc_width and stem_stride of a training network.");
+  module.def("sample_graphs", &sample_graphs, py::arg("split"), py::arg("seed"), py::arg("begin"), py::arg("end"),
+             py::arg("ranges"), py::arg("num_classes"), py::arg("large_images").noconvert(), py::arg("threads"),
+             "(offsets, primitives, levels, shapes, edges, elements) of the graphs of networks begin to end.");
   module.def("statistics", &statistics, py::arg("split"), py::arg("seed"), py::arg("begin"), py::arg("end"),
              py::arg("ranges"), py::arg("threads"), "Sums over the graphs of networks begin to end of a split.");
 }

@@ -4,7 +4,7 @@ from .arch_graph import ArchGraph
 from .batch import GraphBatch, batch_of
 from .parameters import PREDICTED_DTYPES, ParameterSlice, Reparametrization
 from .primitives import PRIMITIVES, embedding_shape
-from .topology import MAX_DISTANCE, Topology
+from .topology import MAX_DISTANCE, Topology, topology_of
 
 __all__ = [
     "MAX_DISTANCE",
@@ -17,4 +17,5 @@ __all__ = [
     "Topology",
     "batch_of",
     "embedding_shape",
+    "topology_of",
 ]

@@ -238,12 +238,16 @@ class GHN(Pretrained):
             for item in items
         ]
         batch = batch_of(graphs)
-        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
-            native = self.native()
-            states = (self.widened(native) or self).node_states(batch, native)
+        states = self.embed_batch(batch)
         return (
             states if isinstance(model, (nn.Module, ArchGraph)) else list(states.split(np.diff(batch.offsets).tolist()))
         )
+
+    def embed_batch(self, batch: GraphBatch) -> Tensor:
+        """`embed` for a batch of graphs: (nodes, hid), one graph after the other."""
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            native = self.native()
+            return (self.widened(native) or self).node_states(batch, native)
 
     def node_states(self, batch: GraphBatch, native: Native | None) -> Tensor:
         """The final states of all nodes of a batch: (nodes, hid)."""

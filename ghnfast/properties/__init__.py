@@ -1,16 +1,30 @@
 """Properties of architectures, such as accuracy or latency, from a GHN's node states.
 
 Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 2021, Section 5.2: the mean of the
-node states, and a regression on it. An embedding is a scikit-learn transformer, a predictor a regressor:
+node states, and a regression on it. An embedding is a scikit-learn transformer, a predictor a regressor; `make_model`
+makes the pipeline of both:
 
-    model = make_pipeline(ArchitectureEmbedding(), PropertyPredictor()).fit(networks, accuracies)
+    model = make_model().fit(networks, accuracies)
     model.score(others, their_accuracies)  # Kendall's tau
 
 Needs scikit-learn and scipy (the extra `properties`).
 """
 
 from .embedding import ArchitectureEmbedding
+from .evolution import Evolved, evolve
+from .labels import read_labels
 from .predictor import PropertyPredictor
 from .ranking import kendall_tau
+from .searching import Candidate, make_model, search
 
-__all__ = ["ArchitectureEmbedding", "PropertyPredictor", "kendall_tau"]
+__all__ = [
+    "ArchitectureEmbedding",
+    "Candidate",
+    "Evolved",
+    "PropertyPredictor",
+    "evolve",
+    "kendall_tau",
+    "make_model",
+    "read_labels",
+    "search",
+]

@@ -13,13 +13,13 @@ from torch import nn
 from ..deepnets import DeepNet, Genotype, graph_of
 from ..deepnets.dataset import WithoutMemory
 from ..errors import ConfigError
-from ..graph import ArchGraph
+from ..graph import ArchGraph, GraphBatch
 from ..nn import GHN
 from ..optional import import_optional
 from ..predict import default_ghn, load
 from ..spaces import network_of
 from ..tracing import trace
-from .pooling import check_pool, names_of, pooled
+from .pooling import Sizes, check_pool, names_of, pooled, sizes_of
 
 base: Any = import_optional("sklearn.base", "ghnfast.properties needs")
 validation: Any = import_optional("sklearn.utils.validation", "ghnfast.properties needs")
@@ -90,7 +90,10 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
         """
         validation.check_is_fitted(self, "ghn_")
         check_pool(self.pool)
-        parts = [embedded(self.ghn_, graphs, self.pool) for graphs in batches(map(self.graph, checked(X)))]
+        parts = [
+            embedded(self.ghn_, GraphBatch(graphs), sizes_of(graphs), self.pool)
+            for graphs in batches(map(self.graph, checked(X)))
+        ]
         return np.concatenate(parts)
 
     def graph(self, item: Architecture) -> ArchGraph:
@@ -150,7 +153,6 @@ def batches(graphs: Iterable[ArchGraph]) -> Iterator[list[ArchGraph]]:
         yield batch
 
 
-def embedded(ghn: GHN, graphs: list[ArchGraph], pool: str) -> NDArray[np.float64]:
+def embedded(ghn: GHN, batch: GraphBatch, sizes: Sizes, pool: str) -> NDArray[np.float64]:
     """The vectors of a batch of graphs."""
-    states = np.concatenate([part.detach().cpu().float().numpy() for part in ghn.embed(graphs)])
-    return pooled(states, graphs, pool)
+    return pooled(ghn.embed_batch(batch).detach().float().cpu().numpy(), sizes, pool)

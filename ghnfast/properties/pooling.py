@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,32 @@ def check_pool(pool: object) -> str:
     return pool
 
 
-def pooled(states: NDArray[np.floating], graphs: Sequence[ArchGraph], pool: str) -> NDArray[np.float64]:
+class Sizes(NamedTuple):
+    """What "stats" reads of a batch of graphs beside node states.
+
+    offsets: (graphs + 1,), the first node of each graph, and their number. primitives: (nodes,).
+    parameters, levels, edges: (graphs,), how many each graph has; parameters are numbers.
+    """
+
+    offsets: NDArray[np.int64]
+    primitives: NDArray[np.int8]
+    parameters: NDArray[np.int64]
+    levels: NDArray[np.int64]
+    edges: NDArray[np.int64]
+
+
+def sizes_of(graphs: Sequence[ArchGraph]) -> Sizes:
+    offsets = np.cumsum([0, *map(len, graphs)])
+    counts = np.array([(parameters_of(graph), graph.depth, len(graph.edges)) for graph in graphs]).T
+    return Sizes(offsets, np.concatenate([graph.primitives for graph in graphs]), *counts)
+
+
+def parameters_of(graph: ArchGraph) -> int:
+    """How many numbers the parameters with a node have."""
+    return sum(map(prod, graph.parameter_shapes.values()))
+
+
+def pooled(states: NDArray[np.floating], sizes: Sizes, pool: str) -> NDArray[np.float64]:
     """The vectors of a batch of graphs.
 
     Args:
@@ -33,31 +59,29 @@ def pooled(states: NDArray[np.floating], graphs: Sequence[ArchGraph], pool: str)
     Returns:
         (graphs, hid), or (graphs, 5 * hid + 19).
     """
-    sizes = np.array([len(graph) for graph in graphs])
-    starts = np.cumsum(sizes) - sizes
+    starts, counts = sizes.offsets[:-1], np.diff(sizes.offsets)[:, None]
     # In double precision: sums in another order, of another batch, are the same to the last digits of float32.
     values = states.astype(np.float64)
-    mean = np.add.reduceat(values, starts) / sizes[:, None]
+    mean = np.add.reduceat(values, starts) / counts
     if pool == "mean":
         return mean
-    squares = np.add.reduceat(np.square(values - np.repeat(mean, sizes, axis=0)), starts) / sizes[:, None]
-    extremes = np.maximum.reduceat(values, starts), np.minimum.reduceat(values, starts)
-    return np.concatenate([mean, np.sqrt(squares), *extremes, values[starts + sizes - 1], counts_of(graphs)], axis=1)
+    extremes = np.maximum.reduceat(states, starts), np.minimum.reduceat(states, starts)
+    last = states[sizes.offsets[1:] - 1]
+    np.square(values, out=values)
+    deviation = np.sqrt(np.maximum(np.add.reduceat(values, starts) / counts - np.square(mean), 0))
+    return np.concatenate([mean, deviation, *extremes, last, counts_of(sizes)], axis=1)
 
 
-def counts_of(graphs: Sequence[ArchGraph]) -> NDArray[np.float64]:
+def counts_of(sizes: Sizes) -> NDArray[np.float64]:
     """(graphs, 19): `COUNTS`. Counts are logarithms of one more, so that none is far out."""
-    nodes = np.array([np.bincount(graph.primitives, minlength=len(PRIMITIVES)) for graph in graphs])
-    sizes = np.array(
-        [(parameters_of(graph), graph.depth, len(graph), len(graph.edges)) for graph in graphs], dtype=np.float64
+    nodes = np.diff(sizes.offsets)
+    kinds = len(PRIMITIVES)
+    cells = np.repeat(np.arange(len(nodes)) * kinds, nodes) + sizes.primitives
+    primitives = np.bincount(cells, minlength=kinds * len(nodes)).reshape(-1, kinds)
+    parameters, edges = np.log1p(sizes.parameters), np.log1p(sizes.edges)
+    return np.concatenate(
+        [np.log1p(primitives), np.stack([parameters, sizes.levels, np.log1p(nodes), edges], axis=1)], axis=1
     )
-    sizes[:, [0, 2, 3]] = np.log1p(sizes[:, [0, 2, 3]])
-    return np.concatenate([np.log1p(nodes), sizes], axis=1)
-
-
-def parameters_of(graph: ArchGraph) -> int:
-    """How many numbers the parameters with a node have."""
-    return sum(map(prod, graph.parameter_shapes.values()))
 
 
 def names_of(pool: str, hid: int) -> list[str]:

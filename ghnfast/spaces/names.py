@@ -24,10 +24,20 @@ def network_of(architecture: str) -> nn.Module:
     Raises:
         ConfigError: no space has such a network.
     """
+    return nas_bench_macro(architecture) if is_code(check_name(architecture)) else nas_bench_201(architecture)
+
+
+def check_name(architecture: str) -> str:
+    """The text, where it names a network of a space.
+
+    Raises:
+        ConfigError: no space has such a network.
+    """
     if is_code(architecture):
-        return nas_bench_macro(architecture)
+        return architecture
     if isinstance(architecture, str) and cells.looks_like_a_cell(architecture):
-        return nas_bench_201(architecture)
+        cells.parse_cell(architecture)
+        return architecture
     raise ConfigError(
         f"{architecture!r:.120} is no network of a known space; a cell of NAS-Bench-201, such as {cells.EXAMPLE}, and "
         "a code of NAS-Bench-Macro, such as 01220211, are accepted"

@@ -1,0 +1,89 @@
+"""`ghnfast search`: find the networks for which a predictor of a property says the most."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from ..deepnets import DeepNets1M
+from ..deepnets.dataset import SIZES
+from .arguments import add_ghn, parse_count, parse_seed
+from .shared import Json, progress_bar
+
+POOLS, METHODS = ("stats", "mean"), ("gp", "svr")
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "search",
+        help="rank networks by a property that is predicted from a few labels",
+        description="Fit a predictor of a property to labelled networks, and print the networks of a split of "
+        "DeepNets-1M for which it says the most; or, with --evolve, genotypes that mutation and selection find. "
+        "Needs scikit-learn and scipy.",
+    )
+    parser.add_argument(
+        "--labels",
+        required=True,
+        metavar="FILE",
+        help="CSV with a line that names columns: 'architecture' (a genotype, a cell of NAS-Bench-201, a code of "
+        "NAS-Bench-Macro), or 'split' and 'index'; and a column of numbers",
+    )
+    parser.add_argument("--column", metavar="NAME", help="the column of labels; default: accuracy, or the only one")
+    parser.add_argument("--split", default="search", choices=list(SIZES), help="that is searched; default: search")
+    parser.add_argument("--limit", type=parse_count, metavar="N", help="the first networks of it; default: all")
+    parser.add_argument("--top", type=parse_count, default=20, metavar="N", help="how many to print; default: 20")
+    parser.add_argument("--least", action="store_true", help="less is better, as of latency")
+    parser.add_argument("--evolve", type=parse_count, metavar="N", help="evolve genotypes for N generations instead")
+    parser.add_argument("--seed", type=parse_seed, default=0, metavar="S", help="of networks; default: 0")
+    add_ghn(parser)
+    parser.add_argument("--pool", default="stats", choices=POOLS, help="how node states are pooled; default: stats")
+    parser.add_argument("--method", default="gp", choices=METHODS, help="of prediction; default: gp")
+    parser.add_argument("--json", action="store_true", help="print the networks as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> str:
+    from .. import properties
+
+    read = properties.read_labels(arguments.labels, arguments.column)
+    model = properties.make_model(arguments.ghn, arguments.pool, arguments.method)
+    model.fit(read.networks, read.labels)
+    find = evolved if arguments.evolve else ranked
+    found = find(model, arguments)
+    result = {"labels": len(read.labels), "column": read.column, "networks": found}
+    return json.dumps(result) if arguments.json else format_result(result)
+
+
+def ranked(model: Any, arguments: argparse.Namespace) -> list[Json]:
+    from ..properties import search
+
+    dataset = DeepNets1M(arguments.split, seed=arguments.seed, size=arguments.limit)
+    with progress_bar("searching", len(dataset)) as step:
+        found = search(model, dataset, top=arguments.top, largest=not arguments.least, progress=step)
+    rows = []
+    for each in found:
+        item = dataset[each.network]
+        rows.append({
+            "split": item.split, "index": each.network, "predicted": each.predicted,
+            "parameters": item.num_params["cifar10"], "genotype": repr(item.genotype),
+        })  # fmt: skip
+    return rows
+
+
+def evolved(model: Any, arguments: argparse.Namespace) -> list[Json]:
+    from ..properties import evolve
+
+    options: dict[str, Any] = {"generations": arguments.evolve, "top": arguments.top, "seed": arguments.seed}
+    with progress_bar("evolving", None) as step:
+        found = evolve(model, largest=not arguments.least, progress=step, **options)
+    return [{"predicted": each.predicted, "genotype": repr(each.genotype)} for each in found]
+
+
+def format_result(result: Json) -> str:
+    rows = result["networks"]
+    names = [f"{row['split']} {row['index']}" if "index" in row else "" for row in rows]
+    width = max(map(len, ["network", *names]))
+    lines = [f"predicted from {result['labels']:,} labels", f"{'network':{width}} {result['column']:>12}  genotype"]
+    pairs = zip(names, rows, strict=True)
+    return "\n".join([*lines, *(f"{name:{width}} {row['predicted']:12.6g}  {row['genotype']}" for name, row in pairs)])

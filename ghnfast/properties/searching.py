@@ -1,0 +1,120 @@
+"""Search: the networks of a split that a predictor ranks first."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Callable, Iterator
+from operator import index as as_index
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..deepnets import DeepNets1M
+from ..deepnets.batches import SampledBatch
+from ..errors import ConfigError
+from ..nn import GHN
+from ..optional import import_optional
+from .embedding import ArchitectureEmbedding, embedded
+from .pooling import Sizes
+from .predictor import PropertyPredictor
+
+pipelines: Any = import_optional("sklearn.pipeline", "ghnfast.properties needs")
+validation: Any = import_optional("sklearn.utils.validation", "ghnfast.properties needs")
+
+BATCH = 48  # networks whose node states are in memory at once
+ROUND = 40  # batches of which vectors are, and between two reports of progress
+
+
+class Candidate(NamedTuple):
+    """A network of a data set, by its number, and the property that is predicted for it."""
+
+    network: int
+    predicted: float
+
+
+def search(
+    model: Any,
+    networks: DeepNets1M | str = "search",
+    *,
+    top: int = 20,
+    largest: bool = True,
+    progress: Callable[[int], object] = lambda count: None,
+) -> list[Candidate]:
+    """The networks of a split for which a property is predicted to be the largest.
+
+    Graphs are sampled in C++ and embedded in batches; nothing is kept of a network but whether it is among the first,
+    so the memory does not depend on how many there are. Equal inputs give equal results.
+
+    Args:
+        model: a fitted pipeline of an `ArchitectureEmbedding` and a regressor.
+        networks: a data set that is sampled, or its split; by default the 100,000 networks of the split search.
+        top: how many networks to return.
+        largest: whether more is better; else less is (latency).
+        progress: is told of each number of networks that were looked at.
+
+    Returns:
+        `top` candidates, the best one first; of equals the one with the smaller index.
+
+    Raises:
+        ConfigError: `model` is no such pipeline, `top` is not positive, or the networks are read from files.
+    """
+    embedding, regressor = parts_of(model)
+    dataset = DeepNets1M(networks) if isinstance(networks, str) else networks
+    best: list[tuple[float, int]] = []  # a heap, the worst first
+    sign = 1.0 if largest else -1.0
+    top = check_positive("top", top)
+    for begin, vectors in embedded_rounds(embedding, dataset):
+        for at, value in enumerate(sign * np.asarray(regressor.predict(vectors), dtype=np.float64)):
+            entry = float(value), -(begin + at)
+            if len(best) < top:
+                heapq.heappush(best, entry)
+            elif entry > best[0]:
+                heapq.heapreplace(best, entry)
+        progress(len(vectors))
+    return [Candidate(-index, sign * value) for value, index in sorted(best, reverse=True)]
+
+
+def make_model(ghn: GHN | str | os.PathLike[str] | None = None, pool: str = "stats", method: str = "gp") -> Any:
+    """A pipeline of an `ArchitectureEmbedding` and a `PropertyPredictor`, to be fitted to networks and labels."""
+    return pipelines.make_pipeline(ArchitectureEmbedding(ghn, pool), PropertyPredictor(method))
+
+
+def parts_of(model: Any) -> tuple[ArchitectureEmbedding, Any]:
+    """The two parts of a pipeline; what is between them belongs to the second.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(model, pipelines.Pipeline) or not isinstance(model[0], ArchitectureEmbedding) or len(model) < 2:
+        raise ConfigError(
+            f"model is {model!r:.80}; a pipeline of an ArchitectureEmbedding and a regressor is accepted: "
+            "make_pipeline(ArchitectureEmbedding(), PropertyPredictor())"
+        )
+    validation.check_is_fitted(model[0], "ghn_")
+    return model[0], model[1:]
+
+
+def check_positive(name: str, value: int) -> int:
+    try:
+        number = as_index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ConfigError(f"{name} is {value!r:.80}; a positive number is accepted")
+    return number
+
+
+def embedded_rounds(embedding: ArchitectureEmbedding, dataset: DeepNets1M) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Runs of networks: the first one's index, and their vectors."""
+    parts: list[NDArray[np.float64]] = []
+    first = 0
+    for begin in range(0, len(dataset), BATCH):
+        end = min(begin + BATCH, len(dataset))
+        batch = SampledBatch(dataset, begin, end)
+        sizes = Sizes(batch.offsets, batch.primitives, batch.elements, batch.depths, batch.edge_counts)
+        parts.append(embedded(embedding.ghn_, batch, sizes, embedding.pool))
+        if len(parts) == ROUND or end == len(dataset):
+            yield first, np.concatenate(parts)
+            first, parts = end, []

@@ -1,0 +1,85 @@
+"""Files of labels: what is read, and where what is wrong is said to be."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ghnfast import PropertyError
+from ghnfast.deepnets import GENOTYPES, DeepNet
+from ghnfast.properties import read_labels
+from ghnfast.spaces.nas_bench_201 import EXAMPLE
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "labels.csv"
+    path.write_text(text)
+    return path
+
+
+def test_architectures(tmp_path: Path) -> None:
+    genotype = repr(GENOTYPES["PDARTS"])
+    text = f'architecture,accuracy,ms\n01220211,90.5,3\nDARTS,91,2\n{EXAMPLE},92,1\n"{genotype}",1e1,0\n'
+    for column, wanted in ((None, [90.5, 91, 92, 10]), ("ms", [3, 2, 1, 0])):
+        read = read_labels(write(tmp_path, text), column)
+        assert read.networks == ["01220211", GENOTYPES["DARTS"], EXAMPLE, GENOTYPES["PDARTS"]]
+        np.testing.assert_array_equal(read.labels, wanted)
+        assert read.column == (column or "accuracy")
+
+
+def test_networks_of_splits_compressed(tmp_path: Path) -> None:
+    path = tmp_path / "labels.gz"
+    path.write_bytes(gzip.compress(b"split,index,seconds\nval,3,0.5\ntest,499,1.5\n"))
+    read = read_labels(path)
+    assert [(item.split, item.index) for item in read.networks if isinstance(item, DeepNet)] == [
+        ("val", 3),
+        ("test", 499),
+    ]
+    assert read.column == "seconds"
+
+
+WRONG = {
+    "": "no line",
+    "architecture,accuracy\n": "no line",
+    "network,accuracy\n01220211,3\n": "architecture",
+    "split,accuracy\nval,3\n": "architecture",
+    "architecture\n01220211\n": "no column",
+    "architecture,a,b\n01220211,1,2\n": "no column 'accuracy'; it has a, b",
+    "architecture,accuracy\n01220211,nan\n": "line 2",
+    "architecture,accuracy\n01220211,1\n01220212,inf\n": "line 3",
+    "architecture,accuracy\n01220211,good\n": "'good'",
+    "architecture,accuracy\n0122021,1\n": "line 2.*NAS-Bench",
+    "architecture,accuracy\nresnet,1\n": "line 2.*genotype",
+    "architecture,accuracy\nGenotype(1),1\n": "line 2",
+    "architecture,accuracy\n01220211\n": "line 2.*fields",
+    "architecture,accuracy\n01220211,1,2\n": "line 2.*fields",
+    "split,index,accuracy\nval,500,1\n": "line 2.*500",
+    "split,index,accuracy\nval,-1,1\n": "line 2.*-1",
+    "split,index,accuracy\nvalidation,1,1\n": "line 2.*validation",
+    'architecture,accuracy\n"01220211,1\n': "CSV",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_wrong(text: str, tmp_path: Path) -> None:
+    with pytest.raises(PropertyError, match=WRONG[text]):
+        read_labels(write(tmp_path, text))
+
+
+def test_a_column_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(PropertyError, match="'ms'; it has accuracy"):
+        read_labels(write(tmp_path, "architecture,accuracy\n01220211,1\n"), "ms")
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.csv"
+    for content in (b"\xff\xfe\x00binary", gzip.compress(b"architecture,accuracy\n" * 50)[:-9], b"\x1f\x8bno gzip"):
+        damaged.write_bytes(content)
+        with pytest.raises(PropertyError, match=r"cannot be read|names no|no line"):
+            read_labels(damaged)
+    for path in (tmp_path, tmp_path / "missing.csv"):
+        with pytest.raises(PropertyError, match="cannot be read"):
+            read_labels(path)

@@ -1,0 +1,128 @@
+"""Search among the networks of a split, and by evolution: what is found, in what order, from what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import ghnfast
+from ghnfast import ConfigError
+from ghnfast.deepnets import DeepNets1M, graph_of
+from ghnfast.properties import ArchitectureEmbedding, evolve, make_model, search
+from ghnfast.properties.embedding import OF_GENOTYPES
+
+TRAINED = [item.graph for item in DeepNets1M("train", size=60)]
+DEPTHS = np.array([graph.depth for graph in TRAINED], dtype=float)
+
+
+def tiny(**settings: Any) -> ghnfast.GHN:
+    torch.manual_seed(0)
+    return ghnfast.GHN(**{"max_shape": (8, 8, 3, 3), "hid": 8, **settings}).eval()
+
+
+MODEL = make_model(tiny()).fit(TRAINED, DEPTHS)
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("top", [1, 7, 200])
+def test_what_a_prediction_of_every_network_would_find(
+    top: int, largest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ghnfast.properties.searching.BATCH", 7)
+    monkeypatch.setattr("ghnfast.properties.searching.ROUND", 3)
+    dataset = DeepNets1M("search", size=100, seed=3)
+    seen: list[int] = []
+    found = search(MODEL, dataset, top=top, largest=largest, progress=seen.append)
+    predicted = MODEL.predict(list(dataset))
+    order = np.argsort(-predicted if largest else predicted, kind="stable")[:top]
+    assert [each.network for each in found] == order.tolist()
+    np.testing.assert_allclose([each.predicted for each in found], predicted[order], rtol=1e-4)
+    assert sum(seen) == 100
+    assert max(seen) == 21
+    assert found == search(MODEL, dataset, top=top, largest=largest)
+
+
+def test_it_finds_what_the_labels_say() -> None:
+    dataset = DeepNets1M("search", size=150)
+    depths = np.array([item.graph.depth for item in dataset])
+    deep, flat = (search(MODEL, dataset, top=10, largest=largest) for largest in (True, False))
+    assert depths[[each.network for each in deep]].mean() > np.quantile(depths, 0.8)
+    assert depths[[each.network for each in flat]].mean() < np.quantile(depths, 0.2)
+
+
+@pytest.mark.parametrize("settings", [{"hypernet": "mlp"}, {"hypernet": "graphormer", "layers": 1, "heads": 2}])
+def test_with_other_ghns_and_other_regressors(settings: dict[str, Any]) -> None:
+    steps = ArchitectureEmbedding(tiny(**settings), pool="mean"), StandardScaler(), LinearRegression()
+    model = make_pipeline(*steps).fit(TRAINED, DEPTHS)
+    dataset = DeepNets1M("search", size=30)
+    (found,) = search(model, dataset, top=1)
+    np.testing.assert_allclose(found.predicted, max(model.predict(list(dataset))), rtol=1e-3)
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    dataset, threads = DeepNets1M("search", size=60), torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(search(MODEL, dataset, top=5))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1]
+
+
+def test_a_split_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(DeepNets1M("search")) == 100_000
+    monkeypatch.setitem(ghnfast.deepnets.dataset.SIZES, "search", 20)
+    assert len(search(MODEL, top=50)) == 20
+
+
+@pytest.mark.parametrize("top", [0, -1, 2.5, None, "3"])
+def test_numbers_that_are_refused(top: Any) -> None:
+    with pytest.raises(ConfigError, match="top"):
+        search(MODEL, "search", top=top)
+    with pytest.raises(ConfigError, match="generations"):
+        evolve(MODEL, generations=top)
+
+
+@pytest.mark.parametrize("model", [None, LinearRegression(), make_pipeline(StandardScaler(), LinearRegression())])
+def test_models_that_are_refused(model: Any) -> None:
+    for find in (search, evolve):
+        with pytest.raises(ConfigError, match="make_pipeline"):
+            find(model)
+
+
+def test_networks_that_are_refused() -> None:
+    with pytest.raises(ConfigError, match="sampled"):
+        search(MODEL, "predefined")
+    with pytest.raises(ConfigError, match="split"):
+        search(MODEL, "everything")
+
+
+@pytest.mark.parametrize("largest", [True, False])
+def test_evolution_goes_beyond_where_it_began(largest: bool) -> None:
+    seen: list[int] = []
+    options: dict[str, Any] = {"population": 12, "largest": largest, "seed": 1, "network": {"n_cells": 4}}
+    found = evolve(MODEL, generations=6, top=5, progress=seen.append, **options)
+    assert seen[0] == 12
+    assert len(seen) == 7
+    assert len({each.genotype for each in found}) == 5
+    values = [each.predicted if largest else -each.predicted for each in found]
+    assert values == sorted(values, reverse=True)
+    first = evolve(MODEL, generations=1, top=100, **options)
+    began = [each.predicted if largest else -each.predicted for each in first]
+    assert values[0] > np.quantile(began, 0.9)
+    graphs = [graph_of(genotype=each.genotype, **{**OF_GENOTYPES, "n_cells": 4}) for each in found]
+    np.testing.assert_allclose(MODEL.predict(graphs), [each.predicted for each in found], rtol=1e-4)
+    assert found == evolve(MODEL, generations=6, top=5, **options)
+
+
+def test_evolution_where_no_network_can_be() -> None:
+    with pytest.raises(ConfigError, match="settings"):
+        evolve(MODEL, generations=1, network={"n_cells": 0})
