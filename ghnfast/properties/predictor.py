@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ConfigError, PropertyError
 from ..optional import import_optional
-from .ranking import NormalScores, check_labels, kendall_tau
+from .ranking import NormalScores, Standardized, check_labels, kendall_tau
 
 base: Any = import_optional("sklearn.base", "ghnfast.properties needs")
 exceptions: Any = import_optional("sklearn.exceptions", "ghnfast.properties needs")
@@ -38,7 +38,8 @@ class PropertyPredictor(base.RegressorMixin, base.BaseEstimator):
     Args:
         method: "gp", a Gaussian process with a Matern kernel over standardized vectors, on the normal scores of the
             labels (its scales maximize the marginal likelihood); or "svr", as published: a support vector regression
-            with an rbf kernel, its C, gamma and epsilon by 5-fold cross-validation from the published grid.
+            with an rbf kernel on standardized labels, its C, gamma and epsilon from the published grid by 5-fold
+            cross-validation.
 
     Attributes:
         n_features_in_: the width of the vectors that it was fitted with.
@@ -71,8 +72,8 @@ class PropertyPredictor(base.RegressorMixin, base.BaseEstimator):
             raise PropertyError(
                 f"all {len(labels)} labels are {labels[0]:g}; labels of two values or more are accepted"
             )
-        self.scores_ = NormalScores(labels)
-        self.model_ = fit_process(vectors, self.scores_.scores) if self.method == "gp" else fit_svr(vectors, labels)
+        self.labels_ = NormalScores(labels) if self.method == "gp" else Standardized(labels)
+        self.model_ = (fit_process if self.method == "gp" else fit_svr)(vectors, self.labels_.scores)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -82,8 +83,7 @@ class PropertyPredictor(base.RegressorMixin, base.BaseEstimator):
             PropertyError: the vectors have another width than those that it was fitted with, or are not finite.
         """
         validation.check_is_fitted(self, "model_")
-        found: NDArray[np.float64] = self.model_.predict(self.vectors(X, reset=False))
-        return self.scores_.back(found) if self.method == "gp" else found
+        return self.labels_.back(self.model_.predict(self.vectors(X, reset=False)))
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: None = None) -> float:
         """Kendall's tau between labels and predictions.

@@ -80,3 +80,14 @@ class NormalScores:
         found[below] = labels[0] + slope * (scores[below] - known[0])
         found[above] = labels[-1] + slope * (scores[above] - known[-1])
         return found
+
+
+class Standardized:
+    """Labels with mean 0 and standard deviation 1, and back."""
+
+    def __init__(self, labels: NDArray[np.float64]) -> None:
+        self.mean, self.deviation = float(labels.mean()), float(labels.std()) or 1.0
+        self.scores = (labels - self.mean) / self.deviation
+
+    def back(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.mean + self.deviation * scores
