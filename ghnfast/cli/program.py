@@ -11,14 +11,14 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from ..errors import GhnfastError, UsageError
-from . import bench, evaluate, finetune, generate, graph, predict, search, train, verify
+from . import bench, evaluate, finetune, generate, graph, predict, properties, search, train, verify
 from .models import in_call
 from .shared import Mismatch
 
 BAD_INPUT = 2  # the exit code
 BROKEN_PIPE = 1
 MISMATCH = 1
-COMMANDS = (predict, graph, bench, generate, train, evaluate, finetune, search, verify)
+COMMANDS = (predict, graph, bench, generate, train, evaluate, finetune, properties, search, verify)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

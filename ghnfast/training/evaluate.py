@@ -326,12 +326,14 @@ def fit(
     lr: float | None = None,
     weight_decay: float = 3e-4,
     after: Callable[[int], object] | None = None,
+    recognized: list[float] | None = None,
 ) -> None:
     """Train a network for some steps: the baseline; see there.
 
     Args:
         weight_decay: of "sgd".
         after: is called after each step with how many there were; may put the network into evaluation mode.
+        recognized: is given the share of each step's images that the network recognized.
     """
     device = next(network.parameters()).device
     rate = RATES[optimizer] if lr is None else lr
@@ -347,14 +349,24 @@ def fit(
         images, labels = batches[step]
         with drawing_from(batches.seed * BIG + step):  # dropout
             logits = main_logits(network(placed(images, device)))
-        loss = F.cross_entropy(logits, labels.to(device))
+        targets = labels.to(device)
+        loss = F.cross_entropy(logits, targets)
         made.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         made.step()
         schedule.step()
+        if recognized is not None:
+            recognized.append(float((logits.detach().argmax(dim=1) == targets).float().mean()))
         if after is not None:
             after(step + 1)
+
+
+def fit_epochs(network: nn.Module, batches: Batches, epochs: int) -> list[float]:
+    """Train a network by SGD; the share of training images that it recognized in each epoch, while it learned."""
+    found: list[float] = []
+    fit(network, batches, epochs * batches.per_epoch, recognized=found)
+    return [statistics.fmean(found[at : at + batches.per_epoch]) for at in range(0, len(found), batches.per_epoch)]
 
 
 def format_results(rows: Mapping[str, Mapping[str, Json]]) -> str:

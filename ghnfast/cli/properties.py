@@ -1,0 +1,80 @@
+"""`ghnfast properties`: compare embeddings on networks whose properties were measured, and measure them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import DEFAULT
+from ..errors import UsageError
+from ..training import load_data
+from ..training.data import DATA_SETS
+from .arguments import parse_count, parse_seed
+from .search import METHODS, POOLS
+from .shared import check_output, progress_bar, write_text
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "properties",
+        help="compare how well embeddings predict properties of networks",
+        description="Predict four properties of the test networks of DeepNets-1M from those of validation networks, by "
+        "the published protocol, with GHNs, with GHNs of random weights, and without any; print Kendall's tau, and "
+        "draw it. With --measure, train networks and measure their properties first: this takes hours, and goes on "
+        "where it was when it is repeated. Needs scikit-learn and scipy.",
+    )
+    parser.add_argument("file", metavar="FILE", help="CSV of measured networks, which --measure writes")
+    parser.add_argument(
+        "--ghn", action="append", metavar="NAME=SOURCE", help=f"a GHN and the name of its row, or several; {DEFAULT}"
+    )
+    parser.add_argument("--pool", default="mean", choices=POOLS, help="how node states are pooled; default: mean")
+    parser.add_argument("--method", default="svr", choices=METHODS, help="of prediction; default: svr, as published")
+    parser.add_argument("--permutations", type=parse_count, default=5, metavar="N", help="default: 5")
+    parser.add_argument("--random", type=parse_count, default=3, metavar="N", help="GHNs of random weights; default: 3")
+    parser.add_argument("--svg", metavar="FILE", help="draw the bars; needs matplotlib")
+    parser.add_argument("--json", action="store_true", help="print the table as one JSON object")
+    measured = parser.add_argument_group("measuring")
+    measured.add_argument("--measure", type=parse_count, metavar="N", help="first, N networks of either split")
+    measured.add_argument("--channels", type=parse_count, default=8, metavar="N", help="of all networks; default: 8")
+    measured.add_argument("--epochs", type=parse_count, default=5, metavar="N", help="of training; default: 5")
+    measured.add_argument("--seed", type=parse_seed, default=0, metavar="S", help="of training; default: 0")
+    measured.add_argument("--data", default="mnist5k", choices=DATA_SETS, help="the images; default: mnist5k")
+    measured.add_argument("--root", default="data", metavar="FOLDER", help="where the images are; default: data")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> str:
+    from ..properties.drawing import draw_bars
+    from ..properties.protocol import Measured, compare, format_comparison
+
+    svg = check_output(arguments.svg, (".svg",))
+    ghns = dict(map(parse_ghn, arguments.ghn or [f"GHN-2={DEFAULT}"]))
+    if arguments.measure:
+        measure(arguments)
+    measured = Measured(arguments.file)
+    options = {"pool": arguments.pool, "method": arguments.method, "random_ghns": arguments.random}
+    with progress_bar("comparing", None) as step:
+        results = compare(measured, ghns, permutations=arguments.permutations, progress=step, **options)
+    if svg is not None:
+        write_text(svg, draw_bars(results))
+    return json.dumps(results) if arguments.json else format_comparison(results)
+
+
+def parse_ghn(text: str) -> tuple[str, str]:
+    name, _, source = text.partition("=")
+    if not name or not source:
+        raise UsageError(f"--ghn is {text!r}; NAME=SOURCE is accepted, such as GHN-1=runs/ghn1/ghn.safetensors")
+    return name, source
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    from ..properties.measuring import Training, measure_into
+
+    check_output(arguments.file, (".csv",))
+    training = Training(arguments.channels, arguments.epochs, arguments.seed)
+    data = load_data(arguments.data, arguments.root, validation=False)
+    splits = {"val": arguments.measure, "test": arguments.measure}
+    with progress_bar("measuring", sum(splits.values())) as step:
+        measure_into(Path(arguments.file), data, splits, training, step)

@@ -1,0 +1,37 @@
+"""Figure 4 of our own: bars of Kendall's tau, as SVG."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from ..optional import import_optional
+from .measuring import PROPERTIES
+
+TITLES = {"accuracy": "accuracy, clean", "noisy_accuracy": "accuracy, noisy", "seconds": "inference time",
+          "convergence": "convergence"}  # fmt: skip
+
+
+def draw_bars(results: dict[str, Any]) -> str:
+    """Bars for what `compare` returned, with their deviations.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    matplotlib = import_optional("matplotlib", "figures need")
+    figures = import_optional("matplotlib.figure", "figures need")
+    with matplotlib.rc_context({"svg.hashsalt": "ghnfast", "font.size": 9}):
+        figure = figures.Figure(figsize=(8, 3.6), layout="constrained")
+        axes = figure.subplots(1, len(PROPERTIES), sharey=True)
+        for panel, key in zip(axes, PROPERTIES, strict=True):
+            heights = [found[key]["tau"] for found in results.values()]
+            errors = [found[key]["deviation"] for found in results.values()]
+            colours = [f"C{at}" for at in range(len(results))]
+            panel.bar(range(len(results)), heights, yerr=errors, color=colours, capsize=2)
+            panel.set_title(TITLES[key], fontsize=9)
+            panel.set_xticks(range(len(results)), list(results), rotation=90)
+            panel.axhline(0, color="black", linewidth=0.5)
+        axes[0].set_ylabel("Kendall's tau on the split test")
+        output = io.StringIO()
+        figure.savefig(output, format="svg", metadata={"Date": None})
+    return output.getvalue()

@@ -1,0 +1,193 @@
+"""Ground truth of our own: networks of DeepNets-1M, trained, and four properties of each, in a CSV that grows.
+
+Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 2021, Section 5.2: accuracy on
+clean and on noisy images, inference time, and speed of convergence.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..deepnets import DeepNet, DeepNets1M
+from ..errors import PropertyError
+from ..files import in_words
+from ..randomness import drawing_from
+from ..training import ImageData, accuracies
+from ..training.data import BIG, Batches, Images
+from ..training.evaluate import fit_epochs
+from .labels import read_rows
+
+PROPERTIES = ("accuracy", "noisy_accuracy", "seconds", "convergence")
+NOISE = 0.08  # standard deviation, of pixels from 0 to 1
+SHARE = 0.93  # of the last training accuracy: where a network has converged
+IMAGES_AT_ONCE = 64
+REPEATS = 15  # of the forward pass that is timed
+
+
+@dataclass(frozen=True)
+class Training:
+    """How networks are trained before they are measured.
+
+    Attributes:
+        channels: of every network, instead of its own: small ones train in seconds. 8 at least.
+        epochs: passes over the training images.
+        seed: of initialization and of the order of images.
+    """
+
+    channels: int = 16
+    epochs: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("channels", self.channels, 8), ("epochs", self.epochs, 1), ("seed", self.seed, 0)):
+            if value < least:
+                raise PropertyError(f"{name} is {value}; {least} or more is accepted")
+
+    def network(self, item: DeepNet) -> DeepNet:
+        """The network that is measured for one of a split."""
+        return replace(item, args={**item.args, "C": self.channels})
+
+
+def columns_of() -> list[str]:
+    return ["split", "index", "channels", "epochs", "seed", *PROPERTIES]
+
+
+def measure(item: DeepNet, data: ImageData, training: Training) -> dict[str, float]:
+    """Train a network, and measure its properties.
+
+    Returns:
+        accuracy, noisy_accuracy: top-1 in percent on the test images, and on these with Gaussian noise of 0.08.
+        seconds: the median time of a forward pass of 64 images, in evaluation mode, on as many threads as torch has.
+        convergence: the first epoch whose training accuracy is above 93 % of the last one's, as a share of all epochs.
+    """
+    with drawing_from(training.seed * BIG + item.index):
+        network = training.network(item).build(data.num_classes)
+    reached = fit_epochs(network, Batches(data.train, IMAGES_AT_ONCE, training.seed), training.epochs)
+    first = next(epoch for epoch, accuracy in enumerate(reached, 1) if accuracy >= SHARE * reached[-1])
+    noisy = NoisyImages(data.test, training.seed)
+    return {
+        "accuracy": accuracies(network, data.test, data.calibration)[0],
+        "noisy_accuracy": accuracies(network, noisy, data.calibration)[0],
+        "seconds": forward_seconds(network, data),
+        "convergence": first / training.epochs,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyImages(Images):
+    """Images with Gaussian noise, which is the same for every network."""
+
+    images: Images
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def all_labels(self) -> Tensor:
+        return self.images.all_labels()
+
+    def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+        images, labels = self.images.batch(indices, seed)
+        generator = torch.Generator().manual_seed(self.seed * BIG + indices[0])
+        deviation = torch.tensor(getattr(self.images, "statistics", ((), (1.0,) * 3))[1]).view(1, 3, 1, 1)
+        return images + torch.randn(images.shape, generator=generator) * NOISE / deviation, labels
+
+
+@torch.no_grad()
+def forward_seconds(network: nn.Module, data: ImageData) -> float:
+    images, _ = data.test.batch(range(min(IMAGES_AT_ONCE, len(data.test))), 0)
+    network.eval()
+    times = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        network(images)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def measure_into(
+    path: str | os.PathLike[str],
+    data: ImageData,
+    splits: dict[str, int],
+    training: Training,
+    progress: Callable[[int], object] = lambda count: None,
+) -> int:
+    """Measure networks, and add a line for each to a CSV file; those that it has are not measured again.
+
+    Each line is on the disk before the next network begins: a run that is interrupted goes on when it is repeated.
+
+    Args:
+        splits: how many networks of each split.
+        progress: is told of each network that was measured, or found.
+
+    Returns:
+        How many networks were measured.
+
+    Raises:
+        PropertyError: the file is of networks that were trained in another way, is no such file, or cannot be written.
+    """
+    target = Path(path)
+    done = known_networks(target, training) if target.exists() else set()
+    measured = 0
+    for split, count in splits.items():
+        for item in DeepNets1M(split, size=count):
+            if (split, item.index) not in done:
+                found = measure(item, data, training)
+                row = [split, item.index, training.channels, training.epochs, training.seed]
+                append(target, [*row, *(f"{found[name]:.6g}" for name in PROPERTIES)])
+                measured += 1
+            progress(1)
+    return measured
+
+
+def known_networks(path: Path, training: Training) -> set[tuple[str, int]]:
+    """The networks that a file has; a last line that was cut off is removed."""
+    try:
+        with open(path, "r+b") as file:
+            content = file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            if len(whole) < len(content):
+                file.truncate(len(whole))
+    except OSError as error:
+        raise PropertyError(f"{path} cannot be written: {in_words(error)}") from error
+    found = set()
+    for line, row in read_rows(path):
+        if list(row) != columns_of():
+            raise PropertyError(f"{path} has the columns {', '.join(row)}; {', '.join(columns_of())} are accepted")
+        given = {name: row[name] for name in ("channels", "epochs", "seed")}
+        wanted = {name: str(getattr(training, name)) for name in given}
+        if given != wanted:
+            raise PropertyError(
+                f"line {line} of {path} is of other training: {given}; {wanted}, or another file, is accepted"
+            )
+        if not row["index"].isdecimal():
+            raise PropertyError(f"line {line} of {path} has the index {row['index']!r:.40}; a number is accepted")
+        found.add((row["split"], int(row["index"])))
+    return found
+
+
+def append(path: Path, row: list[Any]) -> None:
+    """Add a line to a file, in one write that is on the disk afterwards."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    try:
+        with open(path, "ab") as file:
+            if file.tell() == 0:
+                writer.writerow(columns_of())
+            writer.writerow(row)
+            file.write(text.getvalue().encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise PropertyError(f"{path} cannot be written: {in_words(error)}") from error

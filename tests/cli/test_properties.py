@@ -1,0 +1,90 @@
+"""`ghnfast properties`: from measured networks to a table and bars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from helpers.commands import fail, run, run_json
+
+import ghnfast
+from ghnfast.deepnets import DeepNets1M
+from ghnfast.properties import measuring
+from ghnfast.properties.measuring import PROPERTIES
+
+
+def write(path: Path, count: int) -> Path:
+    """Networks of which accuracy grows with depth, noisy accuracy with nothing; time is that of the parameters."""
+    random = np.random.default_rng(0)
+    lines = [",".join(["split", "index", "channels", "epochs", "seed", *PROPERTIES])]
+    for split in ("val", "test"):
+        for item in DeepNets1M(split, size=count):
+            values = item.graph.depth, random.random(), sum(map(np.prod, item.graph.parameter_shapes.values())), 0.5
+            lines.append(",".join([split, str(item.index), "8", "5", "0", *(f"{value}" for value in values)]))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_table_and_the_bars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    ghnfast.GHN(max_shape=(8, 8, 3, 3), hid=8, hypernet="mlp").save(tmp_path / "mlp.safetensors")
+    path, svg = write(tmp_path / "measured.csv", 30), tmp_path / "bars.svg"
+    options = ["--method", "gp", "--pool", "stats", "--permutations", 2, "--random", 2]
+    ghns = ["--ghn", "GHN-2=ghn2-mnist5k", "--ghn", f"MLP={tmp_path / 'mlp.safetensors'}"]
+    found = run_json(capsys, "properties", path, *options, *ghns, "--svg", svg)
+    assert [*found] == ["GHN-2", "MLP", "random weights", "counts of primitives", "number of parameters"]
+    assert [len(row["accuracy"]["each"]) for row in found.values()] == [2, 2, 4, 2, 2]
+    assert found["GHN-2"]["accuracy"]["tau"] > 0.5
+    assert abs(found["GHN-2"]["noisy_accuracy"]["tau"]) < 0.5
+    assert found["number of parameters"]["seconds"]["tau"] > 0.95
+    assert all(row["convergence"] == {"tau": 0, "deviation": 0, "each": [0] * len(row["accuracy"]["each"])}
+               for row in found.values())  # fmt: skip
+    ElementTree.fromstring(svg.read_text())
+    drawn = svg.read_bytes()
+    text, _ = run(capsys, "properties", path, *options, *ghns, "--svg", svg)
+    assert svg.read_bytes() == drawn
+    assert text.splitlines()[1].startswith("GHN-2 ")
+    assert f"{found['GHN-2']['accuracy']['tau']:.3f}" in text.splitlines()[1]
+
+
+def test_as_published(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ghnfast.properties.predictor.GRID", {"C": [10], "gamma": ["auto"], "epsilon": [0.1]})
+    path = write(tmp_path / "measured.csv", 20)
+    found = run_json(capsys, "properties", path, "--random", 1)
+    assert len(found["GHN-2"]["accuracy"]["each"]) == 5
+    assert found["GHN-2"]["accuracy"]["deviation"] > 0
+
+
+def test_it_measures_first(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def stand_in(item, data, training):
+        seen.append((item.split, item.index, training.channels, training.epochs))
+        return dict.fromkeys(PROPERTIES, float(item.index))
+
+    monkeypatch.setattr(measuring, "measure", stand_in)
+    path = tmp_path / "measured.csv"
+    options = ["--measure", 4, "--epochs", 3, "--method", "gp", "--permutations", 1, "--random", 1]
+    run(capsys, "properties", path, *options)
+    assert seen == [(split, index, 8, 3) for split in ("val", "test") for index in range(4)]
+    run(capsys, "properties", path, *options)
+    assert len(seen) == 8
+
+
+def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "measured.csv", 3)
+    assert "NAME=SOURCE" in fail(capsys, "properties", path, "--ghn", "ghn2-mnist5k")
+    assert "suffix" in fail(capsys, "properties", path, "--svg", tmp_path / "bars.png")
+    assert "cannot be read" in fail(capsys, "properties", tmp_path / "missing.csv")
+    text = path.read_text()
+    for changed, words in (
+        (text.replace("test,", "train,"), "0 networks of the split test"),
+        (text.replace("seconds", "s"), "no column 'seconds'"),
+        (text.replace(",0.5\n", ",nan\n"), "convergence"),
+        (text.replace("val,0", "val,x"), "index"),
+    ):
+        path.write_text(changed)
+        assert words in fail(capsys, "properties", path)
