@@ -15,7 +15,7 @@ import torch
 from .errors import MissingPackageError
 
 # What pip calls a package, where Python calls it something else.
-NAMES = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
+NAMES = {"yaml": "pyyaml", "sklearn": "scikit-learn", "umap": "umap-learn"}
 
 
 def import_optional(module: str, what: str) -> Any:

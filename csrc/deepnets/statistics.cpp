@@ -8,11 +8,8 @@
 #include "core/parallel.hpp"
 
 namespace ghnfast {
-namespace {
 
-// The mean distance of two nodes where edges are walked in both directions: all pairs at once, one bit each.
-double mean_path(const Graph& graph) {
-  const auto nodes = graph.operations.size();
+double mean_path(std::size_t nodes, const std::vector<std::int32_t>& edges) {
   const auto words = (nodes + 63) / 64;
   std::vector<std::uint64_t> near(nodes * words), next;  // per node: the nodes within so many steps
   for (std::size_t node = 0; node < nodes; ++node) {
@@ -21,8 +18,8 @@ double mean_path(const Graph& graph) {
   std::int64_t hops = 0, pairs = 0;
   for (std::int64_t step = 1, found = 1; found > 0; ++step) {
     next = near;
-    for (std::size_t edge = 0; edge < graph.edges.size(); edge += 2) {
-      const auto from = graph.edges[edge] * words, to = graph.edges[edge + 1] * words;
+    for (std::size_t edge = 0; edge < edges.size(); edge += 2) {
+      const auto from = edges[edge] * words, to = edges[edge + 1] * words;
       for (std::size_t word = 0; word < words; ++word) {
         next[from + word] |= near[to + word];
         next[to + word] |= near[from + word];
@@ -38,6 +35,8 @@ double mean_path(const Graph& graph) {
   }
   return pairs == 0 ? 0.0 : static_cast<double>(hops) / static_cast<double>(pairs);
 }
+
+namespace {
 
 void widen(std::int64_t& least, std::int64_t& most, std::int64_t value) {
   least = std::min(least, value);
@@ -66,7 +65,7 @@ void add(GraphStatistics& to, const NetworkSettings& settings) {
   const auto normed = static_cast<std::int8_t>(Kind::kBn);
   to.without_norm += std::count(graph.primitives.begin(), graph.primitives.end(), normed) == 0;
   const double degree = static_cast<double>(graph.edges.size()) / static_cast<double>(nodes);  // edges are pairs
-  const double path = mean_path(graph);
+  const double path = mean_path(graph.operations.size(), graph.edges);
   to.degree += degree;
   to.degree_squares += degree * degree;
   to.path += path;

@@ -2,11 +2,17 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "deepnets/sampling.hpp"
 
 namespace ghnfast {
+
+// The mean distance of two nodes that are connected where edges (from, to, from, to, ...) are walked in both
+// directions: all pairs at once, one bit each.
+double mean_path(std::size_t nodes, const std::vector<std::int32_t>& edges);
 
 // Sums over the graphs of networks [begin, end) of a split.
 struct GraphStatistics {

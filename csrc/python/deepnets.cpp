@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -219,6 +220,18 @@ py::tuple sample_graphs(int split, std::uint64_t seed, std::uint64_t begin, std:
                         to_array(found.edges).reshape({edges, py::ssize_t{2}}), to_array(found.elements));
 }
 
+double mean_path(std::int64_t nodes, const Int32Array& edges) {
+  constexpr std::int64_t kMostNodes = 1 << 16;
+  const auto inside = [&](std::int32_t node) { return node >= 0 && node < nodes; };
+  if (nodes < 1 || nodes > kMostNodes || edges.ndim() != 2 || edges.shape(1) != 2 ||
+      !std::all_of(edges.data(), edges.data() + edges.size(), inside)) {
+    throw std::invalid_argument("edges must be (edges, 2), of nodes that are there, up to 65536");
+  }
+  const std::vector<std::int32_t> pairs(edges.data(), edges.data() + edges.size());
+  py::gil_scoped_release released;
+  return ghnfast::mean_path(static_cast<std::size_t>(nodes), pairs);
+}
+
 void bind_settings(py::module_& module) {
   auto settings = py::class_<NetworkSettings>(module, "NetworkSettings", py::module_local(),
                                               "The arguments of a DeepNets-1M network.");
@@ -280,6 +293,8 @@ void bind_deepnets(py::module_& module) {
   module.def("sample_graphs", &sample_graphs, py::arg("split"), py::arg("seed"), py::arg("begin"), py::arg("end"),
              py::arg("ranges"), py::arg("num_classes"), py::arg("large_images").noconvert(), py::arg("threads"),
              "(offsets, primitives, levels, shapes, edges, elements) of the graphs of networks begin to end.");
+  module.def("mean_path", &mean_path, py::arg("nodes"), py::arg("edges"),
+             "The mean distance of two connected nodes, where edges are walked in both directions.");
   module.def("statistics", &statistics, py::arg("split"), py::arg("seed"), py::arg("begin"), py::arg("end"),
              py::arg("ranges"), py::arg("threads"), "Sums over the graphs of networks begin to end of a split.");
 }

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from .. import _C
 from ..drawing import to_svg
 from ..graph import MAX_DISTANCE, PRIMITIVES, ArchGraph
 from ..tracing import trace
@@ -33,6 +35,7 @@ def add(commands: Any) -> None:
     )
     add_model(parser)
     parser.add_argument("--json", action="store_true", help="print nodes, edges and counts as one JSON object")
+    parser.add_argument("--stats", action="store_true", help="also say degree, average path, depth and width")
     parser.add_argument("--svg", metavar="FILE", help="draw the graph")
     parser.set_defaults(run=run)
 
@@ -44,6 +47,8 @@ def run(arguments: argparse.Namespace) -> str:
     if svg is not None:
         write_text(svg, to_svg(graph, arguments.model))
     description = describe(arguments.model, model, graph, svg)
+    if arguments.stats:
+        description["stats"] = statistics_of(graph)
     if arguments.json:
         return json.dumps({**description, **list_graph(graph)})
     return format_graph(description)
@@ -87,6 +92,20 @@ def describe(name: str, model: nn.Module, graph: ArchGraph, svg: Path | None) ->
     }
 
 
+def statistics_of(graph: ArchGraph) -> Json:
+    """What the published statistics of DeepNets-1M say of a graph (appendix A of the paper), and its shape."""
+    out_degrees = np.bincount(graph.edges[:, 0], minlength=len(graph))
+    in_degrees = np.bincount(graph.edges[:, 1], minlength=len(graph))
+    return {
+        "average_degree": 2 * len(graph.edges) / len(graph),
+        "largest_in_degree": int(in_degrees.max()),
+        "largest_out_degree": int(out_degrees.max()),
+        "average_path": _C.mean_path(len(graph), graph.edges),
+        "depth": graph.depth,
+        "width": int(np.diff(graph.level_offsets).max()),
+    }
+
+
 def list_graph(graph: ArchGraph) -> Json:
     labels = zip(graph.ops, graph.params, graph.levels.tolist(), strict=True)
     return {
@@ -106,6 +125,14 @@ def format_graph(description: Json) -> str:
     if virtual["pairs"]:
         found += f", mean distance {virtual['mean_distance']:.2f}, longest {virtual['longest']}"
     lines.append(f"virtual edges      {found}")
+    if "stats" in description:
+        stats = description["stats"]
+        lines.append(
+            f"degree             {stats['average_degree']:.2f} on average; at most {stats['largest_in_degree']} edges "
+            f"into a node, {stats['largest_out_degree']} out of it"
+        )
+        lines.append(f"average path       {stats['average_path']:.2f} hops, where edges have no direction")
+        lines.append(f"depth, width       {stats['depth']:,} levels, at most {stats['width']:,} nodes on one")
     if description["svg"]:
         lines.append(f"drawn to           {description['svg']}")
     lines += ["", f"{'primitive':<10}{'nodes':>8}{'share':>10}"]

@@ -10,6 +10,7 @@ makes the pipeline of both:
 Needs scikit-learn and scipy (the extra `properties`).
 """
 
+from .analysis import draw_map, nearest, project
 from .embedding import ArchitectureEmbedding
 from .evolution import Evolved, evolve
 from .labels import read_labels
@@ -22,9 +23,12 @@ __all__ = [
     "Candidate",
     "Evolved",
     "PropertyPredictor",
+    "draw_map",
     "evolve",
     "kendall_tau",
     "make_model",
+    "nearest",
+    "project",
     "read_labels",
     "search",
 ]

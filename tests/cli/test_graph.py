@@ -102,3 +102,19 @@ def test_a_failed_drawing_leaves_the_old_file(
 def test_wrong_input_for_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     message = fail(capsys, "graph", "resnet18", "--input-shape", "4,32,32")
     assert "the forward of ResNet failed on an input of shape (2, 4, 32, 32)" in message
+
+
+def test_statistics(capsys: pytest.CaptureFixture[str]) -> None:
+    import networkx
+
+    graph = ghnfast.trace(torchvision_model("googlenet"))
+    found = run_json(capsys, "graph", "googlenet", "--stats")["stats"]
+    both_ways = graph.to_networkx().to_undirected()
+    assert found["average_degree"] == pytest.approx(sum(dict(both_ways.degree).values()) / len(graph))
+    assert found["average_path"] == pytest.approx(networkx.average_shortest_path_length(both_ways))
+    assert found["largest_in_degree"] == max(dict(graph.to_networkx().in_degree).values())
+    assert found["largest_out_degree"] == max(dict(graph.to_networkx().out_degree).values())
+    assert (found["depth"], found["width"]) == (graph.depth, max(graph.level_offsets[1:] - graph.level_offsets[:-1]))
+    text, _ = run(capsys, "graph", "googlenet", "--stats")
+    assert f"average path       {found['average_path']:.2f} hops" in text
+    assert "stats" not in run_json(capsys, "graph", "googlenet")

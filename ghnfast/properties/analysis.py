@@ -1,0 +1,112 @@
+"""Architectures as points: which are near each other, and a map of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import ConfigError, PropertyError
+from ..optional import import_optional
+
+decomposition: Any = import_optional("sklearn.decomposition", "ghnfast.properties needs")
+neighbors: Any = import_optional("sklearn.neighbors", "ghnfast.properties needs")
+preprocessing: Any = import_optional("sklearn.preprocessing", "ghnfast.properties needs")
+
+PROJECTIONS = ("pca", "umap")
+
+
+def nearest(vectors: ArrayLike, queries: ArrayLike, count: int = 5) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The networks whose vectors are nearest, where every number of a vector counts by its deviation.
+
+    Args:
+        vectors: (networks, numbers), from `ArchitectureEmbedding.transform`.
+        queries: (queries, numbers).
+        count: how many of each query.
+
+    Returns:
+        (queries, count), indices into `vectors`, the nearest first; and their distances.
+
+    Raises:
+        PropertyError: the vectors are not finite, not of one width, or fewer than `count`.
+    """
+    known, asked = check_vectors(vectors), check_vectors(queries)
+    if known.shape[1] != asked.shape[1]:
+        raise PropertyError(f"queries have {asked.shape[1]} numbers and vectors {known.shape[1]}; as many are accepted")
+    if not isinstance(count, int) or not 1 <= count <= len(known):
+        raise PropertyError(f"count is {count!r:.80}; 1 to {len(known)} vectors are accepted")
+    scaler = preprocessing.StandardScaler().fit(known)
+    search = neighbors.NearestNeighbors(n_neighbors=count).fit(scaler.transform(known))
+    distances, found = search.kneighbors(scaler.transform(asked))
+    return found, distances
+
+
+def project(vectors: ArrayLike, method: str = "pca", seed: int = 0) -> NDArray[np.float64]:
+    """(networks, 2): vectors on a plane, by their principal components or by UMAP (McInnes et al., 2018).
+
+    Raises:
+        ConfigError: `method` is something else.
+        PropertyError: the vectors are not finite, or fewer than three.
+        MissingPackageError: umap-learn is not installed.
+    """
+    if method not in PROJECTIONS:
+        raise ConfigError(f"method is {method!r:.80}; {', '.join(map(repr, PROJECTIONS))} are accepted")
+    known = check_vectors(vectors)
+    if len(known) < 3 or known.shape[1] < 2:
+        raise PropertyError(f"vectors have the shape {known.shape}; three or more of two numbers or more are accepted")
+    points = preprocessing.StandardScaler().fit_transform(known)
+    if method == "umap":
+        reducer = import_optional("umap", "a map by UMAP needs").UMAP(n_components=2, random_state=seed)
+    else:
+        reducer = decomposition.PCA(2, random_state=seed)
+    placed: NDArray[np.float64] = reducer.fit_transform(points)
+    return placed
+
+
+def draw_map(
+    vectors: ArrayLike, families: Sequence[str], names: Sequence[str] | None = None, method: str = "pca"
+) -> str:
+    """An SVG of networks as points, each family in a colour.
+
+    Args:
+        vectors: (networks, numbers), from `ArchitectureEmbedding.transform`.
+        families: of each network, such as "ResNet".
+        names: written beside the points, where given.
+        method: see `project`.
+
+    Raises:
+        PropertyError: there are not as many families and names as vectors; or see `project`.
+        MissingPackageError: matplotlib, or umap-learn, is not installed.
+    """
+    points = project(vectors, method)
+    for what, given in (("families", families), ("names", names)):
+        if given is not None and len(given) != len(points):
+            raise PropertyError(f"there are {len(points)} vectors and {len(given)} {what}; one for each is accepted")
+    matplotlib = import_optional("matplotlib", "maps need")
+    figures = import_optional("matplotlib.figure", "maps need")
+    with matplotlib.rc_context({"svg.hashsalt": "ghnfast", "font.size": 8}):
+        figure = figures.Figure(figsize=(7, 5), layout="constrained")
+        axes = figure.subplots()
+        for family in dict.fromkeys(families):
+            chosen = points[[each == family for each in families]]
+            axes.scatter(*chosen.T, s=14, label=family)
+        for name, point in zip(names or (), points, strict=False):
+            axes.annotate(name, point, fontsize=5, alpha=0.7, parse_math=False)
+        axes.legend(fontsize=7)
+        axes.set(xticks=[], yticks=[])
+        output = io.StringIO()
+        figure.savefig(output, format="svg", metadata={"Date": None})
+    return output.getvalue()
+
+
+def check_vectors(vectors: ArrayLike) -> NDArray[np.float64]:
+    try:
+        array = np.asarray(vectors, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise PropertyError(f"vectors are no numbers ({error}); (networks, numbers) is accepted") from error
+    if array.ndim != 2 or not len(array) or not np.isfinite(array).all():
+        raise PropertyError(f"vectors have the shape {array.shape}; finite ones (networks, numbers) are accepted")
+    return array

@@ -1,0 +1,75 @@
+"""Architectures as points: neighbours and maps."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from ghnfast import ConfigError, MissingPackageError, PropertyError
+from ghnfast.properties import ArchitectureEmbedding, draw_map, nearest, project
+
+CODES = ["00000000", "00000001", "22222222", "22222221", "11111111"]
+VECTORS = ArchitectureEmbedding().fit_transform(CODES)
+
+
+def test_near_ones_are_alike() -> None:
+    found, distances = nearest(VECTORS, VECTORS, 2)
+    assert found[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert found[:4, 1].tolist() == [1, 0, 3, 2]
+    np.testing.assert_allclose(distances[:, 0], 0, atol=1e-6)
+    assert (np.diff(distances) > 0).all()
+
+
+def test_a_map_shows_every_network_in_the_colour_of_its_family() -> None:
+    families = ["flat", "flat", "wide", "wide", "a & b <$x$>"]
+    svg = draw_map(VECTORS, families, CODES)
+    assert svg == draw_map(VECTORS, families, CODES)
+    root = ElementTree.fromstring(svg)
+    groups = [g for g in root.iter("{http://www.w3.org/2000/svg}g") if g.get("id", "").startswith("PathCollection")]
+    uses = [len(list(group.iter("{http://www.w3.org/2000/svg}use"))) for group in groups]
+    assert uses[:3] == [*Counter(families).values()]  # behind them the points of the legend
+
+
+def test_a_plane_keeps_neighbours() -> None:
+    points = project(VECTORS)
+    assert points.shape == (5, 2)
+    assert nearest(points, points, 2)[0][:4, 1].tolist() == [1, 0, 3, 2]
+
+
+def test_umap_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(MissingPackageError, match="umap-learn"):
+        project(VECTORS, "umap")
+
+
+WRONG: list[tuple[Any, ...]] = [
+    (VECTORS[0], VECTORS, 2),
+    (VECTORS, VECTORS[:, :3], 2),
+    (VECTORS, VECTORS, 6),
+    (VECTORS, VECTORS, 0),
+    (np.full((5, 3), np.nan), VECTORS, 1),
+    ([["a"]], VECTORS, 1),
+    ([], VECTORS, 1),
+]
+
+
+@pytest.mark.parametrize("given", WRONG)
+def test_what_is_refused(given: tuple[Any, ...]) -> None:
+    with pytest.raises(PropertyError, match="accepted"):
+        nearest(*given)
+
+
+def test_maps_that_are_refused() -> None:
+    with pytest.raises(PropertyError, match="5 vectors and 1 families"):
+        draw_map(VECTORS, ["one"])
+    with pytest.raises(PropertyError, match="names"):
+        draw_map(VECTORS, ["one"] * 5, ["name"])
+    with pytest.raises(PropertyError, match="three"):
+        project(VECTORS[:2])
+    with pytest.raises(ConfigError, match="method"):
+        project(VECTORS, "tsne")
