@@ -151,6 +151,11 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         "statistics": (core.statistics, {
             "split": 0, "seed": 0, "begin": 0, "end": 2, "ranges": ranges, "threads": 2,
         }),
+        "sample_graphs": (core.sample_graphs, {
+            "split": 1, "seed": 0, "begin": 0, "end": 2, "ranges": ranges, "num_classes": 10, "large_images": False,
+            "threads": 2,
+        }),
+        "mean_path": (core.mean_path, {"nodes": 3, "edges": np.array([[0, 1], [1, 2]], dtype=np.int32)}),
         "environment": (core.environment, {"name": "PATH"}),
         "use_instruction_set": (core.use_instruction_set, {"name": core.instruction_sets()[-1]}),
         "walk_modules": (core.walk_modules, {"model": modules[0]}),
@@ -222,8 +227,8 @@ NAMES = """
 build_graph hop_bands is_writable overlapping reversed_bands Topology gated_sweep gated_sweep_backward Relations
 pair_codes attention attention_backward decode decode_backward largest lay_out GhnFloat GhnDouble node_states
 decode_inputs class_weights Ghn.decode NetworkSettings TrainingRanges philox sample_network draw_widths statistics
-environment use_instruction_set walk_modules open_attributes bare_modules are_untouched copy_modules
-Snapshot
+sample_graphs mean_path environment use_instruction_set walk_modules open_attributes bare_modules are_untouched
+copy_modules Snapshot
 """.split()
 
 
