@@ -68,7 +68,8 @@ def described(name: str, graphs: Sequence[ArchGraph], random_ghns: int) -> Itera
     yield "counts of primitives", "gp", [counts_of(sizes_of(graphs))]
     yield "number of parameters", "gp", [np.log([[parameters_of(graph)] for graph in graphs])]
     if name == "nas-bench-201":
-        yield "13 zero-cost proxies", "gp", [np.stack([nas_tables.column(name, key) for key in nas_tables.PROXIES], 1)]
+        columns = [nas_tables.column(name, key)[: len(graphs)] for key in nas_tables.PROXIES]
+        yield "13 zero-cost proxies", "gp", [np.stack(columns, axis=1)]
     yield "one-hot", "gp", [np.stack([one_hot(name, text) for text in nas_tables.architectures(name)[: len(graphs)]])]
 
 
@@ -92,7 +93,7 @@ def measure(name: str, keys: Sequence[str], rows: int | None, random_ghns: int, 
         for key in keys:
             labels = nas_tables.column(name, key)[: len(graphs)]
             for count, usual in LABELS.items():
-                each = [taus(v[: len(graphs)], labels, method, count, choices or usual) for v in all_vectors]
+                each = [taus(v, labels, method, count, choices or usual) for v in all_vectors]
                 # The random GHNs of a choice of labels are one sample.
                 means = [statistics.fmean(found) for found in zip(*each, strict=True)]
                 error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None

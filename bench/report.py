@@ -24,6 +24,7 @@ LOGS = {"GHN-2": ROOT / "ghnfast" / "default" / "log.jsonl", "GHN-1": RESULTS / 
 BEGIN, END = "<!-- bench: made by `make bench` -->", "<!-- /bench -->"
 TRANSFER_BEGIN, TRANSFER_END = "<!-- transfer: made by bench/report.py -->", "<!-- /transfer -->"
 ACCURACY_BEGIN, ACCURACY_END = "<!-- accuracy: made by bench/report.py -->", "<!-- /accuracy -->"
+PROPERTIES_BEGIN, PROPERTIES_END = "<!-- properties: made by bench/report.py -->", "<!-- /properties -->"
 METHODS = {
     "ghn2": "GHN-2, the default",
     "ghn2-short": "GHN-2, 1,850 steps",
@@ -171,6 +172,16 @@ def statistics_table() -> str:
     return table(["", *columns], rows)
 
 
+def search_text() -> str:
+    (found,) = entries("search", "test_search")
+    memory = "" if found["extra_bytes"] is None else f", with {found['extra_bytes'] / 2**20:.0f} MiB besides"
+    return (
+        f"`properties.search` samples, embeds and ranks {found['networks']:,} networks, from {found['labels']} labels, "
+        f"in {found['median']:.0f} s on {found['threads']} threads ({found['cpu_seconds']:.0f} s of processor time)"
+        f"{memory} ({machine('search')})."
+    )
+
+
 def precision_text() -> str:
     errors = {entry["precision"]: f"{entry['largest_error']:.0e}" for entry in entries("precision", "test_precision")}
     return (
@@ -302,6 +313,31 @@ def same_networks_text(found: Json) -> str:
     return f"Of the test split's networks the default reaches {', '.join(means)}: compare rows on the same n with that."
 
 
+def properties_text() -> str:
+    """Kendall's tau on the tables of bench/tables, a row for each embedding."""
+    found: Json = json.loads((RESULTS / "properties.json").read_text())
+    columns = [(name, count) for name, results in found.items() for count in results["accuracy"]["one-hot"]]
+    titles = dict.fromkeys(title for results in found.values() for title in results["accuracy"])
+    rows = []
+    for title in titles:
+        cells = [found[name]["accuracy"].get(title, {}).get(count) for name, count in columns]
+        rows.append([title, *("-" if cell is None else f"{cell['tau']:.3f}{plus_minus(cell)}" for cell in cells)])
+    head = ["", *(f"{name}, {count} labels" for name, count in columns)]
+    about = next(iter(found.values()))["about"]
+    choices = sorted({cell["choices"] for results in found.values() for row in results["accuracy"].values()
+                      for cell in row.values()})  # fmt: skip
+    return (
+        f"{table(head, rows)}\n\nKendall's tau with the trained accuracy of 1,000 other networks, mean and standard "
+        f'error over {" or ".join(map(str, choices))} choices of labels; a Gaussian process but where it says "as '
+        'published" (the support vector regression of the paper); of random GHNs the mean of several. Commit '
+        f"{about['commit'][:7]}."
+    )
+
+
+def plus_minus(cell: Json) -> str:
+    return "" if cell["stderr"] is None else f" +- {cell['stderr']:.3f}"
+
+
 def pyplot() -> Any:
     """matplotlib, which writes the same file every time."""
     import matplotlib
@@ -358,6 +394,7 @@ def updated(text: str) -> str:
         scaling_text() + "\n",
         deepnets_text() + "\n",
         statistics_table() + "\n",
+        search_text() + "\n",
         training_text() + "\n",
         gpu_text() + "\n",
         precision_text() + "\n",
@@ -365,7 +402,13 @@ def updated(text: str) -> str:
     ]
     accuracy = [f"{ACCURACY_BEGIN}\n", accuracy_text() + "\n", ACCURACY_END]
     transfer = [f"{TRANSFER_BEGIN}\n", transfer_text(RESULTS) + "\n", TRANSFER_END]
-    sections = (BEGIN, END, parts), (ACCURACY_BEGIN, ACCURACY_END, accuracy), (TRANSFER_BEGIN, TRANSFER_END, transfer)
+    predicted = [f"{PROPERTIES_BEGIN}\n", properties_text() + "\n", PROPERTIES_END]
+    sections = (
+        (BEGIN, END, parts),
+        (ACCURACY_BEGIN, ACCURACY_END, accuracy),
+        (TRANSFER_BEGIN, TRANSFER_END, transfer),
+        (PROPERTIES_BEGIN, PROPERTIES_END, predicted),
+    )
     for begin, end, lines in sections:
         place = f"{re.escape(begin)}.*?{re.escape(end)}"
         text, count = re.subn(place, lambda _, lines=lines: "\n".join(lines), text, flags=re.S)  # type: ignore[misc]

@@ -15,6 +15,7 @@ from typing import Any
 
 import accuracy
 import default
+import properties as bench_properties
 import pytest
 import report
 import torch
@@ -40,6 +41,7 @@ GROUPS: dict[str, tuple[list[str], list[Callable[[], str]]]] = {
     "speed": (["scaling", "candidates"], [report.scaling_text]),
     "ghn3": (["ghn3"], [report.ghn3_text]),
     "deepnets": (["deepnets"], [report.deepnets_text, report.statistics_table]),
+    "search": (["search"], [report.search_text]),
     "precision": (["precision"], [report.precision_text]),
     "training": (["training"], [report.training_text]),
 }
@@ -140,6 +142,25 @@ def test_stages_of_a_model_that_the_ghn_was_not_trained_for() -> None:
         found.append([parameter.detach().clone() for parameter in model.parameters()])
     assert all(map(torch.equal, *found))
     assert len(found[0][0].unique()) > 1
+
+
+# properties ----------------------------------------------------------------------------------------------------------
+
+
+def test_properties_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_properties, "LABELS", {10: 1, 20: 2})
+    monkeypatch.setattr(bench_properties, "OTHERS", 20)
+    monkeypatch.setattr("ghnfast.properties.predictor.GRID", {"C": [10], "gamma": ["auto"], "epsilon": [0.1]})
+    out = tmp_path / "properties.json"
+    bench_properties.main(["--rows", "40", "--random-ghns", "2", "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert [*found] == ["nas-bench-201", "nas-bench-macro"]
+    for results in found.values():
+        random = results["accuracy"]["random weights, stats"]["20"]
+        assert (len(random["ghns"]), random["choices"]) == (2, 2)
+        assert all(-1 <= cell["tau"] <= 1 for row in results["accuracy"].values() for cell in row.values())
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    assert "| 13 zero-cost proxies |" in report.properties_text()
 
 
 # report --------------------------------------------------------------------------------------------------------------
