@@ -8,6 +8,7 @@ GHN of random weights. The table of the benchmark says how well each ranks.
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,19 @@ class Scores:
     def accuracy(self, ghn: ghnfast.GHN, network: torch.nn.Module) -> float:
         ghn.predict(network, input_shape=(3, 32, 32))
         return accuracies(network, self.images, self.data.calibration)[0]
+
+
+@functools.cache
+def scores_of(labels: int, images: int) -> Scores:
+    """The scores of this process. Workers stand side by side, so each computes on one thread."""
+    torch.set_num_threads(1)
+    return Scores(labels, images)
+
+
+def trial(config: dict[str, Any]) -> dict[str, Any]:
+    """What a worker does with one configuration."""
+    cell = cell_of(config)
+    return {"cell": cell, "scores": scores_of(config["labels"], config["images"])(cell)}
 
 
 def report(scores: Scores, found: Sequence[tuple[str, dict[str, float]]]) -> dict[str, Any]:

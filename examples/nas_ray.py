@@ -9,30 +9,15 @@ What a worker needs goes to it once; a trial returns five numbers. Needs ray (pi
 from __future__ import annotations
 
 import argparse
-import functools
 import multiprocessing
 import random
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-import torch
-from candidates import Scores, cell_of, choices, report
+from candidates import SCORES, choices, report, scores_of, trial
 
 Found = list[tuple[str, dict[str, float]]]
-
-
-@functools.cache
-def scores_of(labels: int, images: int) -> Scores:
-    """The scores of this process. Workers stand side by side, so each computes on one thread."""
-    torch.set_num_threads(1)
-    return Scores(labels, images)
-
-
-def trial(config: dict[str, Any]) -> dict[str, Any]:
-    """What a worker does with one configuration."""
-    cell = cell_of(config)
-    return {"cell": cell, "scores": scores_of(config["labels"], config["images"])(cell)}
 
 
 def with_ray(fixed: dict[str, int], trials: int, workers: int, seed: int) -> Found:
@@ -52,8 +37,7 @@ def with_ray(fixed: dict[str, int], trials: int, workers: int, seed: int) -> Fou
     finally:
         ray.shutdown()
     rows = [result.metrics for result in results if result.metrics and "cell" in result.metrics]
-    return [(row["cell"], {name: row[name] for name in ("predictor", "predicted parameters", "number of parameters",
-                                                        "random GHN")}) for row in rows]  # fmt: skip
+    return [(row["cell"], {name: row[name] for name in SCORES}) for row in rows]
 
 
 def with_processes(fixed: dict[str, int], trials: int, workers: int, seed: int) -> Found:
