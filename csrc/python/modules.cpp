@@ -244,6 +244,26 @@ py::object walk_modules(const py::object& model) {
   return py::make_tuple(walk.modules, walk.names, walk.parameters, walk.buffers);
 }
 
+bool share_attributes(const py::list& modules, const py::type& base, const py::tuple& names) {
+  std::vector<py::object> own;
+  for (const auto name : names) {
+    own.push_back(base.attr(name));
+  }
+  Seen types;
+  for (const auto module : modules) {
+    auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(module.ptr()));
+    if (!types.insert(type)) {
+      continue;
+    }
+    for (std::size_t i = 0; i < own.size(); ++i) {
+      if (!checked(PyObject_GetAttr(type, names[i].ptr())).is(own[i])) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
 py::list open_attributes(const py::list& modules) {
   static PyObject* const names[] = {interned("_parameters"), interned("_buffers"), interned("_modules")};
   py::list found;
@@ -406,6 +426,8 @@ void bind_modules(py::module_& module) {
   module.def("walk_modules", &walk_modules, py::arg("model"),
              "(modules, names, parameters, buffers) of a module in the order of its own methods; None where one of its "
              "modules keeps them elsewhere than torch.nn.Module does.");
+  module.def("share_attributes", &share_attributes, py::arg("modules"), py::arg("base"), py::arg("names"),
+             "Whether the attributes with these names of all modules' classes are those of the base class.");
   module.def("open_attributes", &open_attributes, py::arg("modules"),
              "The values of modules' attributes that might lead to another module.");
   module.def("bare_modules", &bare_modules, py::arg("modules"),

@@ -14,6 +14,9 @@ namespace py = pybind11;
 // `Module.named_parameters`, each once; None where a module keeps its members elsewhere than `Module` does.
 py::object walk_modules(const py::object& model);
 
+// Whether the attributes with these names of all modules' classes are the very objects that the base class has.
+bool share_attributes(const py::list& modules, const py::type& base, const py::tuple& names);
+
 // The values of modules' attributes that might lead to another module: all but numbers, strings, None, empty
 // containers and the dicts that a module registers its members in.
 py::list open_attributes(const py::list& modules);

@@ -256,7 +256,7 @@ class GHN(Pretrained):
             pairs = relations_of(topology).native if self.gnn.attends else None
             given = topology.native, batch.primitives, batch.shape_table, threads, pairs
             return torch.from_numpy(native.core.node_states(*given))
-        from_host = self.host_form.node_states(self, batch) if type(self) is GHN else None
+        from_host = self.host_form.node_states(self, members_of(self), batch) if type(self) is GHN else None
         if from_host is not None:
             return from_host
         states = self.gnn(self.initial_states(batch), batch)
@@ -303,7 +303,7 @@ class GHN(Pretrained):
         if device is not None:
             if not device.finite:
                 check_readable(self, own)
-            from_host = self.host_form.node_states(self, batch)
+            from_host = self.host_form.node_states(self, own, batch)
             return device.source(batch, layout, memory, functools.partial(self.refuse, own), from_host)
         largest_weight = self.check_weights(own, state)
         native = self.native(own, state)

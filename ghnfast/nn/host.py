@@ -15,7 +15,7 @@ from ..graph import GraphBatch
 from ..ops.backend import backend_asked_for, is_plain
 from ..ops.sweep import Sweep, chosen_sweep
 from ..ops.uploads import is_capturing
-from ..tracing.members import Members, has_global_hooks, members_of
+from ..tracing.members import Members, has_global_hooks
 from .native import WeightState, are_untouched, state_of, weights_backend
 from .sweep import GatedSweep
 
@@ -35,9 +35,9 @@ class HostForm:
     def __reduce__(self) -> tuple[type[HostForm], tuple[()]]:
         return HostForm, ()
 
-    def node_states(self, ghn: GHN, batch: GraphBatch) -> Tensor | None:
-        """`ghn.node_states` on the device of `ghn`, where the CPU computes them; else None."""
-        gnn, own = ghn.gnn, members_of(ghn)
+    def node_states(self, ghn: GHN, own: Members, batch: GraphBatch) -> Tensor | None:
+        """`ghn.node_states` on the device of `ghn`, whose members are given, where the CPU computes them; else None."""
+        gnn = ghn.gnn
         first = own.parameters[0]
         if not isinstance(gnn, GatedSweep) or weights_backend(own) != "triton" or backend_asked_for():
             return None

@@ -159,6 +159,7 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         "environment": (core.environment, {"name": "PATH"}),
         "use_instruction_set": (core.use_instruction_set, {"name": core.instruction_sets()[-1]}),
         "walk_modules": (core.walk_modules, {"model": modules[0]}),
+        "share_attributes": (core.share_attributes, {"modules": modules, "base": Plain, "names": ("__init__",)}),
         "open_attributes": (core.open_attributes, {"modules": modules}),
         "bare_modules": (core.bare_modules, {"modules": modules}),
         "are_untouched": (core.are_untouched, {"modules": modules, "types": {Plain}}),
@@ -227,8 +228,8 @@ NAMES = """
 build_graph hop_bands is_writable overlapping reversed_bands Topology gated_sweep gated_sweep_backward Relations
 pair_codes attention attention_backward decode decode_backward largest lay_out GhnFloat GhnDouble node_states
 decode_inputs class_weights Ghn.decode NetworkSettings TrainingRanges philox sample_network draw_widths statistics
-sample_graphs mean_path environment use_instruction_set walk_modules open_attributes bare_modules are_untouched
-copy_modules Snapshot
+sample_graphs mean_path environment use_instruction_set walk_modules share_attributes open_attributes
+bare_modules are_untouched copy_modules Snapshot
 """.split()
 
 

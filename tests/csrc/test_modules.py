@@ -38,6 +38,32 @@ def test_walk_of_a_deep_model_does_not_recurse(core: ModuleType) -> None:
     assert core.walk_modules(model)[1] == ["m." * 5000 + "w"]
 
 
+def test_attributes_that_classes_share(core: ModuleType) -> None:
+    class Base:
+        def first(self) -> None: ...
+
+        def second(self) -> None: ...
+
+    class Same(Base):
+        def third(self) -> None: ...
+
+    class Other(Same):
+        def second(self) -> None: ...
+
+    names = ("first", "second")
+    assert core.share_attributes([], Base, names)
+    assert core.share_attributes([Base(), Same(), Same()], Base, names)
+    assert not core.share_attributes([Same(), Other()], Base, names)
+    assert core.share_attributes([Same(), Other()], Base, ("first",))
+    other = Same()
+    other.first = other.second  # type: ignore[method-assign]
+    assert core.share_attributes([other], Base, names)  # its class's is meant
+    with pytest.raises(AttributeError):
+        core.share_attributes([Same()], Base, ("fourth",))
+    with pytest.raises(AttributeError):
+        core.share_attributes([object()], Base, names)
+
+
 @pytest.mark.parametrize("name", ["_parameters", "_buffers", "_modules"])
 def test_module_that_keeps_members_elsewhere_is_not_walked(core: ModuleType, name: str) -> None:
     class Own(dict):

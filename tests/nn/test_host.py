@@ -11,6 +11,7 @@ from helpers.graphs import random_graph
 import ghnfast
 from ghnfast.graph import GraphBatch
 from ghnfast.nn import host
+from ghnfast.tracing.members import members_of
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def states_of(ghn: ghnfast.GHN, batch: GraphBatch) -> torch.Tensor | None:
     with torch.no_grad():
-        return ghn.host_form.node_states(ghn, batch)
+        return ghn.host_form.node_states(ghn, members_of(ghn), batch)
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
@@ -57,7 +58,7 @@ def test_where_they_are_left_to_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     ghn = ghnfast.GHN(hid=16, max_shape=(8, 8, 3, 3), num_classes=4).eval()
     batch = GraphBatch([random_graph(0, 5, 3, 1)])
     assert states_of(ghn, batch) is not None
-    assert ghn.host_form.node_states(ghn, batch) is None  # gradients are recorded
+    assert ghn.host_form.node_states(ghn, members_of(ghn), batch) is None  # gradients are recorded
     hook = ghn.gnn.register_forward_hook(lambda *_: None)
     assert states_of(ghn, batch) is None
     hook.remove()

@@ -2,16 +2,18 @@
 
     GHNFAST_BACKEND=triton PYTHONPATH=tests/support python -m helpers.host_overhead [model ...]
 
-prints a JSON list: the model, launches of kernels, and microseconds of the thread's CPU time, the least and the median,
-for a prediction of a model whose graph and GHN were used before: of the same model (nothing is uploaded), and of two in
-turns (their memory is). Kernels are compiled for sm_90 and launched by a driver that only counts. Tensors are the
-CPU's: what torch takes to allocate a GPU's memory and to queue a copy is in it as far as it takes that on the CPU.
+prints a JSON list: the model, launches of kernels, and microseconds of the thread's CPU time, the least and the median
+until the last launch and until the end, for a prediction of a model whose graph and GHN were used before: of the same
+model (nothing is uploaded), and of two in turns (their memory is). Kernels are compiled for sm_90 and launched by a
+driver that only counts. Tensors are the CPU's: what torch takes to allocate a GPU's memory and to queue a copy is in it
+as far as it takes that on the CPU.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +31,7 @@ from ghnfast.ops.decode import FINE
 from helpers.models import torchvision_model
 
 REPEATS = 400
-LAUNCHES: list[str] = []
+LAUNCHES: list[tuple[str, int]] = []  # the kernel, and the time
 
 
 class Launcher:
@@ -39,7 +41,7 @@ class Launcher:
         self.name = metadata.name
 
     def __call__(self, *arguments: Any) -> None:
-        LAUNCHES.append(self.name)
+        LAUNCHES.append((self.name, time.thread_time_ns()))
         if self.name == "embed_kernel":
             arguments[10].fill_(FINE)  # behind what a launch of Triton's has before its arguments, the second of these
 
@@ -85,13 +87,17 @@ class Driver(DriverBase):  # type: ignore[misc]
 
 
 def microseconds(run: Callable[[int], Any]) -> dict[str, float]:
-    times = []
+    launched, ended = [], []
     for index in range(REPEATS):
+        LAUNCHES.clear()
         start = time.thread_time_ns()
         run(index)
-        times.append((time.thread_time_ns() - start) / 1e3)
-    times.sort()
-    return {"least": round(times[0], 1), "median": round(times[len(times) // 2], 1)}
+        ended.append((time.thread_time_ns() - start) / 1e3)
+        launched.append((LAUNCHES[-1][1] - start) / 1e3)
+    found = {}
+    for name, times in (("launched", launched), ("ended", ended)):
+        found |= {f"{name}, least": round(min(times), 1), f"{name}, median": round(statistics.median(times), 1)}
+    return found
 
 
 def predict(ghn: ghnfast.GHN, models: list[nn.Module], graph: ghnfast.ArchGraph, turn: int) -> None:
