@@ -94,7 +94,7 @@ def microseconds(run: Callable[[int], Any]) -> dict[str, float]:
         run(index)
         ended.append((time.thread_time_ns() - start) / 1e3)
         launched.append((LAUNCHES[-1][1] - start) / 1e3)
-    found = {}
+    found: dict[str, float] = {}
     for name, times in (("launched", launched), ("ended", ended)):
         found |= {f"{name}, least": round(min(times), 1), f"{name}, median": round(statistics.median(times), 1)}
     return found
