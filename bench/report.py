@@ -174,11 +174,12 @@ def statistics_table() -> str:
 
 def search_text() -> str:
     (found,) = entries("search", "test_search")
+    threads = f"{found['threads']} thread{'' if found['threads'] == 1 else 's'}"
     memory = "" if found["extra_bytes"] is None else f", with {found['extra_bytes'] / 2**20:.0f} MiB besides"
     return (
         f"`properties.search` samples, embeds and ranks {found['networks']:,} networks, from {found['labels']} labels, "
-        f"in {found['median']:.0f} s on {found['threads']} threads ({found['cpu_seconds']:.0f} s of processor time)"
-        f"{memory} ({machine('search')})."
+        f"in {found['median']:.0f} s with {threads} ({found['cpu_seconds']:.0f} s of processor time){memory} "
+        f"({machine('search')})."
     )
 
 
