@@ -117,7 +117,7 @@ def test_a_call_goes_on_where_it_was(data: ImageData, tmp_path: Path, monkeypatc
 CHANGES = [{"epochs": 3}, {"postprocess": True}, {"shots": 7}, {"weight_decay": 0.0}, {"test_images": 10}]
 
 
-@pytest.mark.parametrize("change", [*CHANGES, {"init": "he"}, {"build": lambda: Small(3)}], ids=str)
+@pytest.mark.parametrize("change", [*CHANGES, {"init": "he"}, {"build": lambda: Small(3)}], ids=list)
 def test_results_of_something_else_are_refused(
     data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
