@@ -15,7 +15,7 @@ FLOORS = (
     "errors",
     "optional files memory randomness",
     "graph",
-    "tracing checkpoints drawing",
+    "tracing checkpoints",
     "kernels",
     "ops",
     "prediction",
