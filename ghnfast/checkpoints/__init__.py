@@ -21,7 +21,7 @@ from .hub import hub_file, upload_folder
 from .networks import network_weights
 from .published import DEFAULT, PUBLISHED, Check, Published
 from .reading import check_regular, read
-from .sources import load, resolve
+from .sources import available, load, local_file, resolve
 from .writing import write
 
 __all__ = [
@@ -32,11 +32,13 @@ __all__ = [
     "Published",
     "TrainedOn",
     "as_types",
+    "available",
     "cache_folder",
     "check_regular",
     "fitted_weights",
     "hub_file",
     "load",
+    "local_file",
     "network_weights",
     "read",
     "resolve",
