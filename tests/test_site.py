@@ -21,8 +21,8 @@ from ghnfast.cli.program import make_parser
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-PACKAGES = ("", ".checkpoints", ".deepnets", ".families", ".graph", ".nn", ".postprocessing", ".prediction", ".tracing",
-            ".training")  # fmt: skip
+PACKAGES = ("", ".checkpoints", ".deepnets", ".families", ".graph", ".nn", ".postprocessing", ".prediction",
+            ".properties", ".spaces", ".tracing", ".training")  # fmt: skip
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:

@@ -14,7 +14,7 @@ optimizer and an `argparse.Namespace`, too.
 This package knows files and names; it does not know the GHN class, which imports it.
 """
 
-from .contents import Checkpoint, TrainedOn, as_types
+from .contents import Checkpoint, TrainedOn, as_types, images_in_words
 from .download import cache_folder
 from .fitting import fitted_weights
 from .hub import hub_file, upload_folder
@@ -37,6 +37,7 @@ __all__ = [
     "check_regular",
     "fitted_weights",
     "hub_file",
+    "images_in_words",
     "load",
     "local_file",
     "network_weights",

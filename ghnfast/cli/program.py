@@ -35,8 +35,9 @@ BROKEN_PIPE = 1
 MISMATCH = 1
 # In the order in which --help has them.
 COMMANDS = (
-    predict, graph, bench, generate, train, evaluate, finetune, properties, search, plot, verify, ghns, info, completion,
-)  # fmt: skip
+    *(predict, graph, bench, generate, train, evaluate, finetune, properties, search),
+    *(plot, verify, ghns, info, completion),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -115,10 +115,8 @@ class GHN(Pretrained):
         self.register_load_state_dict_pre_hook(take_published_names)
 
     def __repr__(self) -> str:
-        """In short; its parts are its `children()`."""
-        settings, known = self.settings, self.trained_on
-        images = f"trained on {known.data}, {'x'.join(map(str, known.input_shape))}, " if known is not None else ""
-        return f"GHN({self.name}: {settings.hypernet}, hid {settings.hid}, {images}{self.num_classes} classes)"
+        kind = f"{self.settings.hypernet}, hid {self.settings.hid}"
+        return f"GHN({self.name}: {kind}, {checkpoints.images_in_words(self.trained_on)}{self.num_classes} classes)"
 
     @property
     def config(self) -> dict[str, Any]:
