@@ -9,7 +9,7 @@ BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CPP_FILES)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: setup predict test quick lint unit sanitize fuzz bench gpu gpu-tests gpu-measurements has-gpu \
-	coverage format clean
+	coverage figures docs format clean
 
 setup: $(VENV)/.ready
 
@@ -17,7 +17,7 @@ $(VENV)/.ready: $(BUILD_INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit("ghnfast needs Python 3.10 or newer; set PYTHON=..." if sys.version_info < (3, 10) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch scikit-build-core pybind11 cmake ninja
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev,docs]"
 	touch $@
 
 predict: setup
@@ -101,6 +101,14 @@ has-gpu:
 # Regenerates docs/coverage.md.
 coverage: setup
 	$(BIN)/python docs/model_coverage.py
+
+# Regenerates the drawings in docs/figures.
+figures: setup
+	$(BIN)/python docs/site_hooks.py
+
+# The site, into build/site: strictly, every link looked at, without the network.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 format: setup
 	$(BIN)/ruff check --fix .

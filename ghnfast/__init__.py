@@ -10,6 +10,7 @@ search spaces) and `ghnfast.properties` (predictors of properties) are imported 
 from importlib.metadata import version
 
 from .calibration import calibrate
+from .checkpoints import available
 from .errors import (
     BackendError,
     CalibrationError,
@@ -56,6 +57,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "__version__",
+    "available",
     "calibrate",
     "load",
     "postprocess",

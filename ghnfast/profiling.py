@@ -19,16 +19,19 @@ from .errors import DomainWarning
 from .graph import GraphBatch
 from .nn import GHN
 from .prediction import prepare
+from .progress import Progress
 from .tracing import trace
 from .tracing.members import members_of
 
 Stage = Callable[[], Any]
 
 
-def alternate(functions: Mapping[str, Stage], rounds: int) -> dict[str, list[float]]:
+def alternate(
+    functions: Mapping[str, Stage], rounds: int, progress: Progress = lambda count: None
+) -> dict[str, list[float]]:
     """Seconds of every call, the functions taking turns: what disturbs the machine then disturbs all of them.
 
-    Each is called once before, for what only a first call does.
+    Each is called once before, for what only a first call does. `progress` is called with 1 after each round.
     """
     for function in functions.values():
         function()
@@ -38,12 +41,13 @@ def alternate(functions: Mapping[str, Stage], rounds: int) -> dict[str, list[flo
             start = time.perf_counter()
             function()
             seconds[name].append(time.perf_counter() - start)
+        progress(1)
     return seconds
 
 
-def medians(functions: Mapping[str, Stage], rounds: int) -> dict[str, float]:
-    """The median seconds of each function, the functions taking turns."""
-    return {name: statistics.median(values) for name, values in alternate(functions, rounds).items()}
+def medians(functions: Mapping[str, Stage], rounds: int, progress: Progress = lambda count: None) -> dict[str, float]:
+    """The median seconds of each function, the functions taking turns; see `alternate`."""
+    return {name: statistics.median(values) for name, values in alternate(functions, rounds, progress).items()}
 
 
 def fill(model: nn.Module) -> Stage:

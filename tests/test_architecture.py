@@ -13,9 +13,9 @@ PACKAGE = ROOT / "ghnfast"
 # From the ground up: what stands in one line may import what stands in the lines above it, and nothing else.
 FLOORS = (
     "errors",
-    "optional files memory randomness",
+    "optional files memory randomness progress",
     "graph",
-    "tracing checkpoints drawing",
+    "tracing checkpoints",
     "kernels",
     "ops",
     "prediction",

@@ -14,14 +14,14 @@ optimizer and an `argparse.Namespace`, too.
 This package knows files and names; it does not know the GHN class, which imports it.
 """
 
-from .contents import Checkpoint, TrainedOn, as_types
+from .contents import Checkpoint, TrainedOn, as_types, images_in_words
 from .download import cache_folder
 from .fitting import fitted_weights
 from .hub import hub_file, upload_folder
 from .networks import network_weights
 from .published import DEFAULT, PUBLISHED, Check, Published
 from .reading import check_regular, read
-from .sources import load, resolve
+from .sources import available, load, local_file, resolve
 from .writing import write
 
 __all__ = [
@@ -32,11 +32,14 @@ __all__ = [
     "Published",
     "TrainedOn",
     "as_types",
+    "available",
     "cache_folder",
     "check_regular",
     "fitted_weights",
     "hub_file",
+    "images_in_words",
     "load",
+    "local_file",
     "network_weights",
     "read",
     "resolve",

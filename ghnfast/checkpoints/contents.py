@@ -29,6 +29,11 @@ class TrainedOn(NamedTuple):
     input_shape: tuple[int, int, int]
 
 
+def images_in_words(known: TrainedOn | None) -> str:
+    """What a GHN was trained on, as the beginning of more; nothing where it is not known."""
+    return "" if known is None else f"trained on {known.data}, {'x'.join(map(str, known.input_shape))}, "
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A GHN as a file holds it.

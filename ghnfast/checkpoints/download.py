@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from ..errors import CheckpointError
 from ..files import in_words, replacing
+from ..progress import progress
 from .published import CHUNK_BYTES, Published
 from .reading import check_regular
 
@@ -123,15 +124,18 @@ def stream(url: str, file: BinaryIO, deadline: float) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "ghnfast"})
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
         announced = response.headers.get("Content-Length")
+        total = int(announced) if announced is not None and announced.isdecimal() else None
         received = 0
-        # What one call of the system gives: `read` would wait for all of it.
-        while chunk := response.read1(CHUNK_BYTES):
-            received += len(chunk)
-            if received > MOST_BYTES:
-                raise CheckpointError(f"more than {MOST_BYTES} bytes came, the most that a published file can have")
-            if time.monotonic() > deadline:
-                raise CheckpointError(too_slow())
-            file.write(chunk)
+        with progress(f"downloading {Path(url).name}", total, "bytes") as told:
+            # What one call of the system gives: `read` would wait for all of it.
+            while chunk := response.read1(CHUNK_BYTES):
+                received += len(chunk)
+                if received > MOST_BYTES:
+                    raise CheckpointError(f"more than {MOST_BYTES} bytes came, the most that a published file can have")
+                if time.monotonic() > deadline:
+                    raise CheckpointError(too_slow())
+                file.write(chunk)
+                told(len(chunk))
     # urllib takes a connection that closes early for the end of the file.
     if announced is not None and int(announced) != received:
         raise CheckpointError(f"the connection was cut after {received} of {announced} bytes")

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, MissingPackageError
 from ..files import in_words
 from ..optional import import_optional
 
@@ -81,6 +81,16 @@ def hub_file(repository: str, file: str, revision: str | None = None, optional: 
                 return None
         raise CheckpointError(refusal(hub, error, repository, file, revision)) from error
     return Path(found)
+
+
+def hub_file_here(repository: str, file: str) -> Path | None:
+    """A file of a repository in the Hub's cache, without asking the Hub; None where it, or the client, is not there."""
+    try:
+        hub = client()
+    except MissingPackageError:
+        return None
+    found = hub.try_to_load_from_cache(repository, file, cache_dir=hub_cache())
+    return Path(found) if isinstance(found, str) else None
 
 
 def refusal(hub: Any, error: Exception, repository: str, file: str, revision: str | None) -> str:

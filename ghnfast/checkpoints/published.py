@@ -65,6 +65,7 @@ class Published:
         repository: "owner/name" of the repository on the Hugging Face Hub that has the file, in the place of `base`.
         config: constructor arguments of `ghnfast.GHN`, where the file does not say them; None: the file says them.
         aliases: other names of it. One with a suffix is the file of this name where there is one.
+        about: what it is, in words: the paper's name, its images and its classes.
         norms: what is published of its predictions for torchvision models: the l2 norm of all parameters, by model.
     """
 
@@ -75,6 +76,7 @@ class Published:
     repository: str | None = None
     config: Mapping[str, Any] | None = field(default=None, hash=False)
     aliases: tuple[str, ...] = ()
+    about: str = ""
     norms: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
@@ -88,16 +90,24 @@ NORMS: Mapping[str, Mapping[str, float]] = MappingProxyType(
 )
 
 
+KINDS = {"ghn1": "GHN-1", "ghn2": "GHN-2", "mlp": "an MLP a node"}
+IMAGES = {"cifar10": "CIFAR-10, 3x32x32, 10 classes", "imagenet": "ImageNet, 3x224x224, 1000 classes"}
+DEFAULT_ABOUT = "GHN-2; 5,000 digits of MNIST, 3x32x32, 10 classes"
+
+
 def of_ppuda(name: str, blob: str) -> Published:
     """A GHN of the code of NeurIPS 2021; the blob id is that of the tree that publishes the file."""
     file = f"{name.replace('-', '_')}.pt"
-    return Published(name, file, Check("git blob id", blob), norms=NORMS.get(name, {}))
+    kind, _, images = name.partition("-")
+    about = f"{KINDS[kind]}; {IMAGES[images]}"
+    return Published(name, file, Check("git blob id", blob), about=about, norms=NORMS.get(name, {}))
 
 
 def ghn3(name: str, stem: str) -> Published:
     """A GHN of the code of ICML 2023."""
     aliases = stem, f"{stem}.pt"
-    return Published(name, f"{stem}.pt", None, repository=GHN3, aliases=aliases, norms=NORMS.get(name, {}))
+    about = f"GHN-3-{name.partition('-')[2].upper()}; {IMAGES['imagenet']}"
+    return Published(name, f"{stem}.pt", None, repository=GHN3, aliases=aliases, about=about, norms=NORMS.get(name, {}))
 
 
 PUBLISHED: Mapping[str, Published] = MappingProxyType(

@@ -10,9 +10,9 @@ import torch
 
 from ..errors import CheckpointError
 from .contents import Checkpoint
-from .download import cached
-from .hub import hub_file
-from .published import DEFAULT, DEFAULT_FILE, entry_of, names
+from .download import cache_folder, cached
+from .hub import hub_file, hub_file_here
+from .published import DEFAULT, DEFAULT_ABOUT, DEFAULT_FILE, PUBLISHED, entry_of, names
 from .reading import read
 
 
@@ -56,6 +56,22 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     what = "is a folder" if given and os.path.isdir(path) else "is neither a published checkpoint nor an existing file"
     shown = repr(given if len(given) < 300 else given[:300] + "...")
     raise CheckpointError(f"{shown} {what}{suggestion(given)}; {names_in_words()}")
+
+
+def available() -> dict[str, str]:
+    """The names that `ghnfast.load` knows, the default's first: {name: what it is}. Files are accepted as well."""
+    return {DEFAULT: DEFAULT_ABOUT, **{name: entry.about for name, entry in PUBLISHED.items()}}
+
+
+def local_file(name: str) -> Path | None:
+    """The file of a name of `available` on this machine, or None where it would be downloaded. Nothing is verified."""
+    if name == DEFAULT:
+        return DEFAULT_FILE
+    entry = PUBLISHED[name]
+    if entry.repository is not None:
+        return hub_file_here(entry.repository, entry.file)
+    file = cache_folder() / entry.file
+    return file if os.path.isfile(file) else None
 
 
 def names_in_words() -> str:

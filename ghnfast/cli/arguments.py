@@ -10,9 +10,11 @@ from ..checkpoints import DEFAULT
 from ..errors import UsageError
 from ..training.config import MOST_SEED
 from .deepnets_models import NAMES_HELP
+from .library_models import NAMES_HELP as LIBRARIES_HELP
 
 MODEL_HELP = (
-    f"a torchvision classification model (resnet50), or {NAMES_HELP}, or FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, "
+    f"a torchvision classification model (resnet50), or {LIBRARIES_HELP}, or {NAMES_HELP}, or FILE.py:FACTORY or "
+    "PACKAGE.MODULE:FACTORY, "
     "where FACTORY is a function that returns a torch.nn.Module and needs no arguments"
 )
 

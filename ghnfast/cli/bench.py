@@ -10,6 +10,7 @@ import torch
 
 from ..predict import load
 from ..profiling import extra_memory, medians, stages
+from ..progress import progress
 from .arguments import add_ghn, add_model, parse_count
 from .models import adapt, find_model
 
@@ -44,7 +45,8 @@ def run(arguments: argparse.Namespace) -> str:
     model = adapt(build(), arguments.small_images)
     functions = stages(model, ghn, arguments.input_shape)
     memory = extra_memory(functions["total"])
-    seconds = medians(functions, arguments.rounds)
+    with progress("timing", arguments.rounds, "rounds") as told:
+        seconds = medians(functions, arguments.rounds, told)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if arguments.json:
         result = {"model": arguments.model, "parameters": parameters, "threads": torch.get_num_threads()}

@@ -8,11 +8,12 @@ from typing import Any
 
 from ..errors import UsageError
 from ..predict import load
+from ..progress import progress
 from ..training import baseline, evaluate, format_results, load_data
 from ..training.data import DATA_SETS
 from ..training.evaluate import STATISTICS
 from .arguments import add_ghn, check_device, parse_count, parse_seed
-from .shared import check_output, progress_bar, write_text
+from .shared import check_output, write_text
 
 
 def add(commands: Any) -> None:
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> str:
     splits = arguments.split.split(",")
     ghn = None if arguments.baseline else load(arguments.ghn, device=arguments.device)
     data = load_data(arguments.data, arguments.root, validation=arguments.validation)
-    with progress_bar("evaluating", None) as step:
+    with progress("evaluating", None, "networks") as step:
         options = {
             "limit": arguments.limit,
             "networks": None if arguments.networks is None else parse_numbers(arguments.networks),

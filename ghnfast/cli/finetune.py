@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from ..errors import UsageError
+from ..progress import progress
 from ..training import load_data
 from ..training.data import DATA_SETS
 from ..training.evaluate import STATISTICS
@@ -15,7 +16,7 @@ from ..training.inits import ACCEPTED, DEFAULT_GHN
 from ..training.recipe import RUNNING, Recipe
 from .arguments import add_model, check_device, parse_count, parse_seed
 from .models import adapt, find_model, is_factory
-from .shared import check_output, progress_bar
+from .shared import check_output
 
 DEFAULTS = Recipe()
 LARGE = 100  # images of more pixels a side are large ones, for which networks of DeepNets-1M have other stems
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> str:
     options = {name: getattr(arguments, name) for name in names}
     options["seeds"] = range(arguments.seed, arguments.seed + arguments.seeds)
     try:
-        with progress_bar("fine-tuning", Recipe(**options).runs) as step:
+        with progress("fine-tuning", Recipe(**options).runs, "trainings") as step:
             results = finetune(
                 lambda: adapt(build(), arguments.small_images),
                 data,

@@ -11,8 +11,9 @@ import torch
 
 from ..deepnets.dataset import SIZES
 from ..deepnets.generate import format_statistics, gather_statistics, splits_to_write, write_splits
+from ..progress import progress
 from .arguments import parse_count, parse_seed
-from .shared import check_folder, progress_bar
+from .shared import check_folder
 
 GENERATED = ("eval", *SIZES)  # `eval` is all evaluation splits, which share a file
 
@@ -39,9 +40,9 @@ def run(arguments: argparse.Namespace) -> str:
     written: tuple[Path, ...] = ()
     if arguments.out is not None:
         check_folder(arguments.out)
-        with progress_bar("writing", total) as step:
+        with progress("writing", total, "networks") as step:
             written = write_splits(arguments.out, counts, arguments.seed, step)
-    with progress_bar("statistics", total) as step:
+    with progress("statistics", total, "networks") as step:
         columns = {
             split: gather_statistics(split, count, arguments.seed, threads, step) for split, count in counts.items()
         }

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from .. import _C
-from ..drawing import to_svg
 from ..graph import MAX_DISTANCE, PRIMITIVES, ArchGraph
 from ..tracing import trace
 from .arguments import add_model
@@ -36,7 +35,8 @@ def add(commands: Any) -> None:
     add_model(parser)
     parser.add_argument("--json", action="store_true", help="print nodes, edges and counts as one JSON object")
     parser.add_argument("--stats", action="store_true", help="also say degree, average path, depth and width")
-    parser.add_argument("--svg", metavar="FILE", help="draw the graph")
+    parser.add_argument("--svg", metavar="FILE", help="draw the graph; blocks that repeat are drawn once")
+    parser.add_argument("--whole", action="store_true", help="draw every node, also of blocks that repeat")
     parser.set_defaults(run=run)
 
 
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> str:
     build = find_model(arguments.model, arguments.num_classes)
     model, graph = trace_without_weights(build, arguments.input_shape, arguments.small_images)
     if svg is not None:
-        write_text(svg, to_svg(graph, arguments.model))
+        write_text(svg, graph.to_svg(arguments.model, fold=not arguments.whole))
     description = describe(arguments.model, model, graph, svg)
     if arguments.stats:
         description["stats"] = statistics_of(graph)

@@ -1,4 +1,4 @@
-"""The models that commands are given: by a name of torchvision's or DeepNets-1M's, or by what builds them."""
+"""The models that commands are given: by a name of a library's or DeepNets-1M's, or by what builds them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from torch import nn
 from ..errors import GhnfastError, UsageError
 from ..optional import command, import_optional
 from .deepnets_models import deepnets_builder, is_deepnets
+from .library_models import is_library, library_builder
 
 SEED = 0
 LIST_NAMES = "python -c 'import ghnfast.vision, torchvision.models as m; print(*m.list_models(module=m))'"
@@ -41,6 +42,8 @@ def find_model(name: str, num_classes: int | None, *, large_images: bool = False
     settings = {} if num_classes is None else {"num_classes": num_classes}
     if is_deepnets(name):
         build = deepnets_builder(name, num_classes, large_images)
+    elif is_library(name):
+        build = blamed(library_builder(name, num_classes), name)
     else:
         build = factory_builder(name, settings) if ":" in name else torchvision_builder(name, settings)
 
@@ -52,9 +55,19 @@ def find_model(name: str, num_classes: int | None, *, large_images: bool = False
     return seeded
 
 
+def blamed(build: Callable[[], nn.Module], what: str) -> Callable[[], nn.Module]:
+    """The same; `what` is to blame for whatever it raises."""
+
+    def run() -> nn.Module:
+        with blaming(what):
+            return build()
+
+    return run
+
+
 def is_factory(name: str) -> bool:
     """Whether a name says where a factory is, which need not take a number of classes."""
-    return ":" in name and not is_deepnets(name)
+    return ":" in name and not is_deepnets(name) and not is_library(name)
 
 
 def torchvision_builder(name: str, settings: Mapping[str, Any]) -> Callable[[], nn.Module]:

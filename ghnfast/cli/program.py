@@ -11,14 +11,33 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from ..errors import GhnfastError, UsageError
-from . import bench, evaluate, finetune, generate, graph, predict, properties, search, train, verify
+from . import (
+    bench,
+    completion,
+    evaluate,
+    finetune,
+    generate,
+    ghns,
+    graph,
+    info,
+    plot,
+    predict,
+    properties,
+    search,
+    train,
+    verify,
+)
 from .models import in_call
 from .shared import Mismatch
 
 BAD_INPUT = 2  # the exit code
 BROKEN_PIPE = 1
 MISMATCH = 1
-COMMANDS = (predict, graph, bench, generate, train, evaluate, finetune, properties, search, verify)
+# In the order in which --help has them.
+COMMANDS = (
+    *(predict, graph, bench, generate, train, evaluate, finetune, properties, search),
+    *(plot, verify, ghns, info, completion),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,6 +92,7 @@ class Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="ghnfast", description="Predict the parameters of neural networks with Graph HyperNetworks.")
     parser.add_argument("--version", action="version", version=f"ghnfast {version('ghnfast')}")
+    parser.set_defaults(make_parser=make_parser)  # for the command that describes all of them
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)

@@ -9,11 +9,12 @@ from typing import Any
 
 from ..checkpoints import DEFAULT
 from ..errors import UsageError
+from ..progress import progress
 from ..training import load_data
 from ..training.data import DATA_SETS
 from .arguments import parse_count, parse_seed
 from .search import METHODS, POOLS
-from .shared import check_output, progress_bar, write_text
+from .shared import check_output, write_text
 
 
 def add(commands: Any) -> None:
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> str:
         measure(arguments)
     measured = Measured(arguments.file)
     options = {"pool": arguments.pool, "method": arguments.method, "random_ghns": arguments.random}
-    with progress_bar("comparing", None) as step:
+    with progress("comparing", None, "trials") as step:
         results = compare(measured, ghns, permutations=arguments.permutations, progress=step, **options)
     if svg is not None:
         write_text(svg, draw_bars(results))
@@ -76,5 +77,5 @@ def measure(arguments: argparse.Namespace) -> None:
     training = Training(arguments.channels, arguments.epochs, arguments.seed)
     data = load_data(arguments.data, arguments.root, validation=False)
     splits = {"val": arguments.measure, "test": arguments.measure}
-    with progress_bar("measuring", sum(splits.values())) as step:
+    with progress("measuring", sum(splits.values()), "networks") as step:
         measure_into(Path(arguments.file), data, splits, training, step)

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..deepnets import DeepNets1M
 from ..deepnets.dataset import SIZES
+from ..progress import progress
 from .arguments import add_ghn, parse_count, parse_seed
-from .shared import Json, progress_bar
+from .shared import Json
 
 POOLS, METHODS = ("stats", "mean"), ("gp", "svr")
 
@@ -59,7 +60,7 @@ def ranked(model: Any, arguments: argparse.Namespace) -> list[Json]:
     from ..properties import search
 
     dataset = DeepNets1M(arguments.split, seed=arguments.seed, size=arguments.limit)
-    with progress_bar("searching", len(dataset)) as step:
+    with progress("searching", len(dataset), "networks") as step:
         found = search(model, dataset, top=arguments.top, largest=not arguments.least, progress=step)
     rows = []
     for each in found:
@@ -75,7 +76,7 @@ def evolved(model: Any, arguments: argparse.Namespace) -> list[Json]:
     from ..properties import evolve
 
     options: dict[str, Any] = {"generations": arguments.evolve, "top": arguments.top, "seed": arguments.seed}
-    with progress_bar("evolving", None) as step:
+    with progress("evolving", None, "networks") as step:
         found = evolve(model, largest=not arguments.least, progress=step, **options)
     return [{"predicted": each.predicted, "genotype": repr(each.genotype)} for each in found]
 

@@ -1,11 +1,9 @@
-"""What several commands do with results: files that are checked before any work, progress, parameters by reason."""
+"""What several commands do with results: files that are checked before any work, parameters by reason."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +64,6 @@ def write_text(path: Path, text: str) -> None:
             file.write(text.encode())
     except OSError as error:
         raise UsageError(f"{path} could not be written: {in_words(error)}") from error
-
-
-@contextlib.contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
-    """Tells how far something is on a terminal, where tqdm is installed; nothing elsewhere."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield lambda count: None
-        return
-    with tqdm(desc=what, total=total, unit=" networks", disable=None, file=sys.stderr) as bar:
-        yield bar.update
 
 
 def group_by_reason(reasons: Mapping[str, str], model: nn.Module) -> list[Json]:

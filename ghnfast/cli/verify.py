@@ -14,6 +14,7 @@ from ..checkpoints.published import entry_of
 from ..errors import UsageError
 from ..nn import GHN
 from ..predict import load
+from ..progress import progress
 from .models import find_model
 from .shared import Json, Mismatch
 
@@ -42,7 +43,11 @@ def verifiable() -> list[str]:
 def run(arguments: argparse.Namespace) -> str:
     entry = published(arguments.name)
     ghn = load(entry.name if arguments.file is None else arguments.file)
-    rows = [compare(ghn, model, norm) for model, norm in entry.norms.items()]
+    rows = []
+    with progress("comparing", len(entry.norms), "models") as told:
+        for model, norm in entry.norms.items():
+            rows.append(compare(ghn, model, norm))
+            told(1)
     right = all(row["right"] for row in rows)
     if arguments.json:
         text = json.dumps(

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .. import _C
 from ..errors import DatasetError
 from ..files import replacing
 from ..graph import PRIMITIVES
+from ..progress import Progress
 from .dataset import SIZES, SPLITS, DeepNet, DeepNets1M
 from .files import EVALUATION, hdf5_path, meta_path, open_hdf5
 
@@ -47,8 +48,6 @@ NAMES = (
     *(f"_ops.{edge}.{suffix}" for edge in range(MOST_EDGES) for suffix in OPERATION_SUFFIXES),
 )  # fmt: skip
 NUMBER_OF_NAME = {name: number for number, name in enumerate(NAMES)}
-
-Progress = Callable[[int], object]
 
 
 def write_splits(

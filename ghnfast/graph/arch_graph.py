@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from ..errors import GraphError
 from ..optional import import_optional
 from .checks import checked_fields
+from .drawing import to_svg
 from .parameters import ParameterSlice, Reparametrization
 from .primitives import PRIMITIVES
 from .topology import MAX_DISTANCE, topology_of
 
 if TYPE_CHECKING:
     import networkx
+
+MOST_SHOWN = 1000  # nodes that a notebook draws by itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +91,10 @@ class ArchGraph:
     def __repr__(self) -> str:
         return f"ArchGraph({len(self)} nodes, {len(self.edges)} edges, {self.depth} levels)"
 
+    def _repr_svg_(self) -> str | None:
+        """What notebooks show: the drawing, or None where there is nothing to see, or too much."""
+        return self.to_svg() if 0 < len(self) <= MOST_SHOWN else None
+
     @property
     def num_classes(self) -> int | None:
         """How many outputs the classification layer has, or None where there is none."""
@@ -143,6 +150,23 @@ class ArchGraph:
         at the same time, so any of equal values has to do; one that refers to the graph keeps it in a circle.
         """
         return {}
+
+    def to_svg(self, title: str = "Architecture graph", *, fold: bool = True) -> str:
+        """A drawing as a self-contained SVG document, for light and dark grounds; the same text every time.
+
+        One row per level, from top to bottom; levels of more than 24 nodes take several lines. Pointing at a node shows
+        its primitive, parameter, shape and level, pointing at an edge makes it bold.
+
+        Args:
+            title: stands above the drawing.
+            fold: draw blocks that come several times, one after the other, once, in a frame that says how often; edges
+                from one time to another are left out, and sizes that grow from time to time are "…". Else every node
+                and every edge is drawn: 10,000 nodes take a few seconds.
+
+        Raises:
+            GraphError: the graph has no nodes.
+        """
+        return to_svg(self, title, fold)
 
     def to_networkx(self) -> networkx.DiGraph:
         """A networkx graph with the attributes `op`, `param` and `level` on its nodes.

@@ -114,6 +114,10 @@ class GHN(Pretrained):
         self.gnn.initialize(self)
         self.register_load_state_dict_pre_hook(take_published_names)
 
+    def __repr__(self) -> str:
+        kind = f"{self.settings.hypernet}, hid {self.settings.hid}"
+        return f"GHN({self.name}: {kind}, {checkpoints.images_in_words(self.trained_on)}{self.num_classes} classes)"
+
     @property
     def config(self) -> dict[str, Any]:
         """The settings as checkpoints have them: what makes an equal GHN, `GHN(**ghn.config)`."""

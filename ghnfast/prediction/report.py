@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from html import escape
 
 from torch import Tensor
 
 from .plan import Plan, decoded_part
 
+SHOWN = 3  # as many names of a kind as a notebook shows
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Report:
     """What a prediction did to one model.
 
@@ -32,6 +36,35 @@ class Report:
     def coverage(self) -> float:
         """The share of the model's numbers that were predicted, 0 to 1; 1 where it has none."""
         return self.predicted_elements / self.elements if self.elements else 1.0
+
+    @property
+    def share(self) -> str:
+        """The coverage in words."""
+        # Not rounded up: 100 % is all of them.
+        percent = int(10_000 * self.coverage) / 100
+        return f"{percent:g} % of {self.elements:,} numbers predicted"
+
+    def __repr__(self) -> str:
+        kept = "; ".join(f"{reason} ({count})" for reason, count in Counter(self.skipped.values()).most_common())
+        tensors = f"; kept {len(self.skipped)} of {len(self.skipped) + len(self.predicted)} tensors: {kept}"
+        return f"Report({self.share}{tensors if kept else ''})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the coverage, and what was kept, by reason."""
+        rows = []
+        for reason, count in Counter(self.skipped.values()).most_common():
+            names = [name for name, own in self.skipped.items() if own == reason]
+            shown = ", ".join(names[:SHOWN]) + (f" and {count - SHOWN} more" if count > SHOWN else "")
+            rows.append(
+                f"<tr><td>{count}</td><td style='text-align:left'>{escape(reason)}</td>"
+                f"<td style='text-align:left'><code>{escape(shown)}</code></td></tr>"
+            )
+        head = "<tr><th>tensors kept</th><th style='text-align:left'>because of this</th><th></th></tr>"
+        table = f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>" if rows else ""
+        ran = "" if self.ran_on_numbers is None else f"<br/>It ran on random numbers: {escape(self.ran_on_numbers)}"
+        counts = f"{len(self.predicted)} of {len(self.predicted) + len(self.skipped)} tensors"
+        counts += f", {len(self.partly)} of them in part" if self.partly else ""
+        return f"<div><b>{self.share}</b> ({counts}){ran}{table}</div>"
 
 
 def make_report(plan: Plan) -> Report:

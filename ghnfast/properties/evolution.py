@@ -6,7 +6,6 @@ win tournaments, children replace the oldest. Here a generation of children is m
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from ..deepnets import OPERATIONS, DeepNets1M, Genotype, graph_of
 from ..errors import ConfigError
 from ..graph import ArchGraph
+from ..progress import Progress
 from .embedding import OF_GENOTYPES
 from .searching import check_positive, parts_of
 
@@ -37,7 +37,7 @@ def evolve(
     largest: bool = True,
     seed: int = 0,
     network: dict[str, Any] | None = None,
-    progress: Callable[[int], object] = lambda count: None,
+    progress: Progress = lambda count: None,
 ) -> list[Evolved]:
     """Genotypes for whose networks a property is predicted to be the largest, found by mutation and selection.
 

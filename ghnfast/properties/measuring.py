@@ -11,7 +11,7 @@ import io
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..deepnets import DeepNet, DeepNets1M
 from ..errors import PropertyError
 from ..files import in_words
+from ..progress import Progress
 from ..randomness import drawing_from
 from ..training import ImageData, accuracies
 from ..training.data import BIG, Batches, Images
@@ -121,7 +122,7 @@ def measure_into(
     data: ImageData,
     splits: dict[str, int],
     training: Training,
-    progress: Callable[[int], object] = lambda count: None,
+    progress: Progress = lambda count: None,
 ) -> int:
     """Measure networks, and add a line for each to a CSV file; those that it has are not measured again.
 

@@ -18,6 +18,7 @@ from ..deepnets import DeepNets1M
 from ..errors import PropertyError
 from ..graph import ArchGraph
 from ..nn import GHN
+from ..progress import Progress
 from ..randomness import drawing_from
 from .embedding import ArchitectureEmbedding
 from .labels import number, read_rows
@@ -70,7 +71,7 @@ def compare(
     method: str = "svr",
     permutations: int = PERMUTATIONS,
     random_ghns: int = RANDOM_GHNS,
-    progress: Callable[[int], object] = lambda count: None,
+    progress: Progress = lambda count: None,
 ) -> Json:
     """Kendall's tau on the test networks, for each embedding and property.
 

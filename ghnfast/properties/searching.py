@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from operator import index as as_index
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from ..deepnets.batches import SampledBatch
 from ..errors import ConfigError
 from ..nn import GHN
 from ..optional import import_optional
+from ..progress import Progress
 from .embedding import ArchitectureEmbedding, embedded
 from .pooling import Sizes
 from .predictor import PropertyPredictor
@@ -40,7 +41,7 @@ def search(
     *,
     top: int = 20,
     largest: bool = True,
-    progress: Callable[[int], object] = lambda count: None,
+    progress: Progress = lambda count: None,
 ) -> list[Candidate]:
     """The networks of a split for which a property is predicted to be the largest.
 

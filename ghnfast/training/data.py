@@ -133,7 +133,7 @@ class ImagesInFolder(Images):
         return image, label
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageData:
     """A data set: training images, and those it is evaluated on.
 
@@ -150,6 +150,12 @@ class ImageData:
     test: Images
     num_classes: int
     input_shape: tuple[int, int, int]
+
+    def __repr__(self) -> str:
+        parts = {"training": self.train, "validation": self.val, "test": self.test}
+        images = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
+        shape = "x".join(map(str, self.input_shape))
+        return f"ImageData({self.name}: {images} images, {shape}, {self.num_classes} classes)"
 
 
 def load_data(name: str, root: str | Path = "data", *, validation: bool = True, image_size: int = 224) -> ImageData:

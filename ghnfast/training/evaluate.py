@@ -24,6 +24,7 @@ from ..deepnets.dataset import PREDEFINED, SPLITS
 from ..errors import TrainingError
 from ..families import HELD_OUT, TRAINED, Families, FamilyNet
 from ..nn import GHN
+from ..progress import Progress
 from ..randomness import drawing_from
 from .config import MOST_SEED
 from .data import BIG, Batches, ImageData, Images
@@ -38,7 +39,6 @@ RATES = {"sgd": 0.025, "adam": 1e-3}
 FAMILY_SPLITS = {"families": TRAINED, "unseen": HELD_OUT}
 MEMBERS = 10  # of each family, by default
 Json = dict[str, Any]
-Progress = Callable[[int], object]
 Parameters = Callable[[Net, nn.Module], None]
 
 

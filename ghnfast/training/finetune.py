@@ -19,11 +19,12 @@ from torch import nn
 from ..errors import GhnfastError, TrainingError
 from ..files import in_words
 from ..postprocessing import postprocess as postprocessed
+from ..progress import Progress
 from ..randomness import drawing_from
 from ..tracing import trace
 from .cells import Cells
 from .data import BIG, Batches, ImageData, Images
-from .evaluate import Json, Progress, accuracies, counted, fit, summary
+from .evaluate import Json, accuracies, counted, fit, summary
 from .inits import DEFAULT_GHN, Init, Source, init_of
 from .networks import main_logits
 from .recipe import RUNNING, Recipe

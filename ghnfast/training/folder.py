@@ -197,3 +197,21 @@ def step_of(line: bytes) -> int | None:
         return None
     step = values.get("step") if isinstance(values, dict) else None
     return step if line.endswith(b"\n") and type(step) is int else None
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The entries of a log, in their order; lines that are none, as a power loss leaves, are left out.
+
+    Raises:
+        TrainingError: it cannot be read, or has no entries.
+    """
+    try:
+        content = file.read_bytes()
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"the log {file} cannot be read: {in_words(error)}; the folder of a run is accepted"
+        ) from error
+    entries = [json.loads(line) for line in content.splitlines(keepends=True) if step_of(line) is not None]
+    if not entries:
+        raise TrainingError(f"the log {file} has no entries; a run writes one every log_every steps")
+    return entries

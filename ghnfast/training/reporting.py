@@ -1,4 +1,4 @@
-"""What a run says of itself: its log, TensorBoard, and how far it is, by a bar on a terminal or by lines."""
+"""What a run says of itself: its log, TensorBoard, callbacks, and how far it is, by a bar on a terminal or by lines."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from ..optional import import_optional
+from ..progress import LINE_SECONDS, in_time
 from .folder import append_line, cut_log
 from .step import StepResult, Trainer
 
-LINE_SECONDS = 10.0  # between lines, at least
+Callback = Callable[[dict[str, float]], object]  # takes an entry of the log
 
 
 class Reporter:
-    """The log, TensorBoard, and how far the run is: a bar on a terminal, where tqdm is installed, else lines."""
+    """The log, TensorBoard, callbacks, and how far the run is: a bar on a terminal, with tqdm, else lines."""
 
-    def __init__(self, trainer: Trainer, path: Path | None, progress: bool) -> None:
-        self.trainer, self.path, self.results = trainer, path, list[StepResult]()
+    def __init__(self, trainer: Trainer, path: Path | None, progress: bool, callbacks: Sequence[Callback] = ()) -> None:
+        self.trainer, self.path, self.callbacks, self.results = trainer, path, callbacks, list[StepResult]()
         bar = make_bar(trainer) if progress else None
         self.shown = Lines(trainer) if progress and bar is None else bar
         self.board = make_board(path) if path is not None and trainer.config.tensorboard else None
@@ -42,6 +43,8 @@ class Reporter:
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, self.trainer.step)
+        for callback in self.callbacks:
+            callback(dict(values))
 
     def close(self) -> None:
         for sink in (self.shown, self.board):
@@ -119,14 +122,6 @@ class Bar:
 def say_skipped(result: StepResult, trainer: Trainer, say: Callable[[str], object]) -> None:
     if result.skipped:
         say(f"step {trainer.step - 1} was skipped: {result.skipped}")
-
-
-def in_time(seconds: float) -> str:
-    """Seconds in words: 45 s, 12 min, 3 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def make_bar(trainer: Trainer) -> Bar | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,13 @@ from ..files import in_words
 from ..nn import GHN
 from ..nn.config import config_of
 from ..predict import load
+from ..progress import progress as say_progress
 from ..randomness import drawing_from
 from .config import TrainConfig, as_lists
 from .data import Batches, ImageData, load_data
 from .folder import CHECKPOINT, CONFIG, WEIGHTS, locked, read_checkpoint, save_checkpoint, sync_folder, writing
 from .networks import MetaBatches, Mixture, Nets, ahead
-from .reporting import Reporter
+from .reporting import Callback, Reporter
 from .start import start_from_identity
 from .step import Trainer
 
@@ -34,7 +35,13 @@ from .step import Trainer
 FREE = ("steps", "epochs", "workers", "device", "log_every", "save_every", "max_skipped", "tensorboard", "root")
 
 
-def train(config: TrainConfig, folder: str | os.PathLike[str], *, progress: bool = True) -> Path:
+def train(
+    config: TrainConfig,
+    folder: str | os.PathLike[str],
+    *,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> Path:
     """Train a GHN, or go on with a run that was interrupted.
 
     Writes into the folder: `config.toml`, `log.jsonl` (a line every `log_every` steps), `checkpoint.pt` (every
@@ -48,6 +55,9 @@ def train(config: TrainConfig, folder: str | os.PathLike[str], *, progress: bool
         folder: where the run lives.
         progress: say on stderr how far the run is: a bar on a terminal, where tqdm is installed; else a line at most
             every ten seconds.
+        callbacks: functions that are called with each entry of the log, {name: number}, after it is written: `step`,
+            `loss`, `top1`, `lr` and so on. In the first process alone. What they raise ends the run, which goes on
+            from its last checkpoint when it is called again.
 
     Returns:
         The path of the trained GHN.
@@ -66,11 +76,11 @@ def train(config: TrainConfig, folder: str | os.PathLike[str], *, progress: bool
         trainer = Trainer(make_ghn(config, data).to(device), config, steps, rank=rank, world_size=world_size)
         dataset = make_dataset(config, data)
         with locked(path) if rank == 0 else nullcontext():
-            go_on(trainer, dataset, path)
+            go_on(trainer, dataset, path, progress and rank == 0)
             if rank == 0:
                 with writing(path, CONFIG) as file:
                     file.write(config.as_toml().encode())
-            run(trainer, dataset, batches, path, progress and rank == 0)
+            run(trainer, dataset, batches, path, progress and rank == 0, callbacks)
             if rank == 0:
                 done = trainer.step // batches.per_epoch
                 trainer.ghn.name, trainer.ghn.epoch = path.resolve().name, done - 1 if done else None
@@ -80,11 +90,13 @@ def train(config: TrainConfig, folder: str | os.PathLike[str], *, progress: bool
     return path / WEIGHTS
 
 
-def go_on(trainer: Trainer, dataset: Nets, path: Path) -> None:
+def go_on(trainer: Trainer, dataset: Nets, path: Path, progress: bool) -> None:
     """From the checkpoint of the folder, or from the beginning."""
     known = read_checkpoint(path)
     if known is None:
-        start_from_identity(trainer.ghn, dataset, trainer.config.identity_steps, trainer.config.seed)
+        steps = trainer.config.identity_steps
+        with say_progress("starting from identities", steps, "steps") if progress else nullcontext(None) as told:
+            start_from_identity(trainer.ghn, dataset, steps, trainer.config.seed, told)
     else:
         check_same_run(known["config"], trainer.state()["config"], path)
         try:
@@ -172,11 +184,14 @@ def make_batches(config: TrainConfig, data: ImageData) -> Batches:
     return Batches(images, wanted, config.seed, config.balanced)
 
 
-def run(trainer: Trainer, dataset: Nets, batches: Batches, path: Path, progress: bool) -> None:
+def run(
+    trainer: Trainer, dataset: Nets, batches: Batches, path: Path, progress: bool, callbacks: Sequence[Callback]
+) -> None:
     """All steps that are left."""
     config = trainer.config
     networks = MetaBatches(dataset, config.meta_batch, config.max_nodes, config.seed, trainer.rank, trainer.world_size)
-    reporter = Reporter(trainer, path if trainer.rank == 0 else None, progress)
+    first = trainer.rank == 0
+    reporter = Reporter(trainer, path if first else None, progress, callbacks if first else ())
     streams = zip(
         image_stream(batches, config, trainer.step, trainer.steps),
         ahead(networks, trainer.step, trainer.steps),

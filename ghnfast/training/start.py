@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..graph import PRIMITIVES
 from ..nn import GHN
+from ..progress import Progress
 from .networks import MetaBatches, Net, Nets, run_network
 
 GAIN = 0.7  # the norm of the kernel of a channel; larger ones change their direction more slowly
@@ -40,7 +41,7 @@ NORMS = [PRIMITIVES.index(name) for name in ("bn", "ln")]
 IMAGES, LARGEST_SCALE = 2, 8.0
 
 
-def start_from_identity(ghn: GHN, dataset: Nets, steps: int, seed: int) -> float:
+def start_from_identity(ghn: GHN, dataset: Nets, steps: int, seed: int, progress: Progress | None = None) -> float:
     """Teach a GHN, by regression, to add to what it predicts the identity in kernels of convolutions.
 
     The same is added to linear layers, but for those that end in classes. Kernels that read images become smooth
@@ -52,6 +53,7 @@ def start_from_identity(ghn: GHN, dataset: Nets, steps: int, seed: int) -> float
         dataset: whose networks' graphs.
         steps: a few hundred are enough.
         seed: of the networks' order and the filters.
+        progress: called with 1 after each step.
 
     Returns:
         What is left of the distance to the identities in the last step, squared, relative to their norm.
@@ -88,6 +90,8 @@ def start_from_identity(ghn: GHN, dataset: Nets, steps: int, seed: int) -> float
         torch.nn.utils.clip_grad_norm_(ghn.parameters(), GRAD_CLIP)
         optimizer.step()
         left = float(distance.detach())
+        if progress is not None:
+            progress(1)
     if not math.isfinite(left):
         raise TrainingError(f"identity_steps is {steps}, and the GHN's error is {left} after them")
     return left

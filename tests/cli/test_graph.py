@@ -77,7 +77,10 @@ def test_graph_svg(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert re.search(rf"^drawn to +{re.escape(str(out))}$", text, re.M)
     drawn = out.read_bytes()
     nodes = [e for e in ElementTree.fromstring(drawn).iter() if e.get("class") == "node"]
-    assert len(nodes) == 53
+    assert len(nodes) == 48  # of 53: two blocks are drawn once
+    run(capsys, "graph", "resnet18", "--svg", tmp_path / "whole.svg", "--whole")
+    assert (tmp_path / "whole.svg").read_text().count('class="node"') == 53
+    (tmp_path / "whole.svg").unlink()
     assert run_json(capsys, "graph", "resnet18", "--svg", out)["svg"] == str(out)
     assert out.read_bytes() == drawn
     assert names_in(tmp_path) == [out.name]

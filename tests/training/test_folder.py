@@ -34,7 +34,7 @@ def state_of(folder: Path, few_images: ImageData) -> dict[str, Any]:
     """What a run would go on from."""
     config = tiny_config(**FAST)
     trainer = Trainer(make_ghn(config, few_images), config, steps=4)
-    go_on(trainer, make_dataset(config, few_images), folder)
+    go_on(trainer, make_dataset(config, few_images), folder, progress=False)
     return trainer.state()
 
 

@@ -10,7 +10,8 @@ import pytest
 from helpers.tiny import FAST, tiny_config
 
 from ghnfast.training import ImageData, Trainer, train
-from ghnfast.training.reporting import Lines, in_time
+from ghnfast.training.folder import LOG, read_log
+from ghnfast.training.reporting import Lines
 from ghnfast.training.run import make_ghn
 from ghnfast.training.step import StepResult
 
@@ -55,7 +56,32 @@ def test_lines_come_at_most_every_ten_seconds(
     assert capsys.readouterr().err == "step 24 was skipped: out of memory\n"
 
 
-def test_times_in_words() -> None:
-    assert [in_time(seconds) for seconds in (0.4, 59, 60, 3599, 3600, 90_000)] == [
-        "0 s", "59 s", "1 min", "1 h 0 min", "1 h 0 min", "25 h 0 min",
-    ]  # fmt: skip
+def test_callbacks_get_what_the_log_gets(tmp_path: Path) -> None:
+    folder, given = tmp_path / "new", list[dict[str, float]]()
+    steps: list[float] = []
+    config = tiny_config(**FAST | {"steps": 7, "log_every": 2})
+    train(config, folder, progress=False, callbacks=[given.append, lambda entry: steps.append(entry.pop("step"))])
+    assert given == read_log(folder / LOG)
+    assert steps[-1] == 7
+    assert {"loss", "top1", "lr"} <= set(given[0])
+
+
+def test_a_callback_that_fails_ends_the_run_which_goes_on(run: Path) -> None:
+    def fail(entry: dict[str, float]) -> None:
+        raise ZeroDivisionError
+
+    config = tiny_config(**FAST | {"steps": 7, "log_every": 2})
+    with pytest.raises(ZeroDivisionError):
+        train(config, run, progress=False, callbacks=[fail])
+    train(config, run, progress=False)
+    assert [entry["step"] for entry in read_log(run / LOG)][-1] == 7
+
+
+def test_starting_from_identities_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ghnfast.progress.QUIET_SECONDS", 0.0)
+    train(tiny_config(**FAST | {"steps": 5, "identity_steps": 2}), tmp_path / "new", progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("starting from identities: 1 of 2 steps, ")
+    assert lines[1].startswith("starting from identities: 2 steps, ")

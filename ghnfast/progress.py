@@ -1,0 +1,87 @@
+"""How far something is that takes a while: a bar on a terminal, where tqdm is installed, else lines; both on stderr.
+
+What is done within two seconds says nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+QUIET_SECONDS = 2.0  # in the beginning
+LINE_SECONDS = 10.0  # between lines, at least
+
+Progress = Callable[[int], object]  # is told how many more are done
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None, unit: str) -> Iterator[Progress]:
+    """Says how far a block is.
+
+    Args:
+        what: is done; the beginning of what is said.
+        total: how many there are, where it is known.
+        unit: what they are, in the plural; bytes are counted in MB.
+    """
+    if sys.stderr.isatty():
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            pass
+        else:
+            scale = {"unit": "B", "unit_scale": True} if unit == "bytes" else {"unit": f" {unit}"}
+            with tqdm(desc=what, total=total, delay=QUIET_SECONDS, file=sys.stderr, **scale) as bar:
+                yield bar.update
+            return
+    lines = Lines(what, total, unit)
+    yield lines.add
+    lines.close()
+
+
+class Lines:
+    """Says it in lines: after the first seconds, now and then, and at last."""
+
+    def __init__(self, what: str, total: int | None, unit: str) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.done, self.said = 0, False
+        self.start = time.monotonic()
+        self.next = self.start + QUIET_SECONDS
+
+    def add(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now >= self.next and self.done != self.total:
+            self.next = now + LINE_SECONDS
+            self.say(self.so_far(now - self.start))
+
+    def so_far(self, seconds: float) -> str:
+        if not self.total:
+            return f"{self.number(self.done)} {self.name}, after {in_time(seconds)}"
+        left = seconds / max(self.done, 1) * (self.total - self.done)
+        return f"{self.number(self.done)} of {self.number(self.total)} {self.name}, {in_time(left)} to go"
+
+    @property
+    def name(self) -> str:
+        return "MB" if self.unit == "bytes" else self.unit
+
+    def number(self, count: int) -> str:
+        return f"{count / 1e6:.1f}" if self.unit == "bytes" else f"{count:,}"
+
+    def close(self) -> None:
+        seconds = time.monotonic() - self.start
+        if self.said or seconds >= QUIET_SECONDS:
+            self.say(f"{self.number(self.done)} {self.name}, {in_time(seconds)} in all")
+
+    def say(self, text: str) -> None:
+        self.said = True
+        print(f"{self.what}: {text}", file=sys.stderr, flush=True)
+
+
+def in_time(seconds: float) -> str:
+    """Seconds in words: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
