@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,39 @@ def test_the_citation_is_of_this_version_and_names_the_papers() -> None:
         ("Can We Scale Transformers to Predict Parameters of Diverse ImageNet Models?", 2023),
     ]
     assert all(paper["authors"][0]["family-names"] == "Knyazev" for paper in citation["references"])
+
+
+def test_the_recipe_for_conda_is_of_this_project() -> None:
+    recipe = read_yaml("packaging/conda/recipe.yaml")
+    assert recipe["context"]["version"] == PROJECT["version"]
+    assert recipe["about"]["summary"] == PROJECT["description"]
+    assert recipe["about"]["license"] == PROJECT["license"]
+    wanted = {f"{each.name} {each.specifier}" for each in map(Requirement, PROJECT["dependencies"])}
+    run = [line.replace("pytorch ", "torch ") for line in recipe["requirements"]["run"]]
+    assert set(run) == {"python", *wanted}
+    builders = {f"{each.name} {each.specifier}" for each in map(Requirement, PYPROJECT["build-system"]["requires"])}
+    assert builders <= set(recipe["requirements"]["host"])
+    assert f"cmake {PYPROJECT['tool']['scikit-build']['cmake']['version']}" in recipe["requirements"]["build"]
+    (script,) = (test for test in recipe["tests"] if "script" in test)
+    assert all((ROOT / file).is_file() for file in script["files"]["source"])
+
+
+def test_the_source_distribution_has_what_is_built_and_nothing_of_the_tests(tmp_path: Path) -> None:
+    code = f"from scikit_build_core.build import build_sdist; print(build_sdist({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    with tarfile.open(tmp_path / done.stdout.split()[-1]) as archive:
+        found = {path for name in archive.getnames() if (path := name.partition("/")[2])}
+    tops = {path.partition("/")[0] for path in found}
+    folders = {"csrc", "examples", "ghnfast", "kernels"}
+    assert tops - folders == {
+        "CHANGELOG.md", "CITATION.cff", "CMakeLists.txt", "CONTRIBUTING.md", "LICENSE", "Makefile", "PKG-INFO",
+        "README.md", "constraints.txt", "pyproject.toml",
+    }  # fmt: skip
+    kinds = (".cpp", ".hpp", ".py", ".pyi", ".typed", ".safetensors", ".toml", ".jsonl")
+    for folder in folders:
+        needed = [path for path in (ROOT / folder).rglob("*") if path.suffix in kinds or path.name == "py.typed"]
+        names = {
+            str(path.relative_to(ROOT)) for path in needed if path.relative_to(ROOT).parts[:2] != ("ghnfast", "kernels")
+        }
+        assert names
+        assert names <= found, folder
