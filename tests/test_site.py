@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import site_hooks
 import yaml
 
 from ghnfast.cli.program import make_parser
+from ghnfast.nn import HYPERNETS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -40,8 +42,9 @@ def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """The blocks of a page, one after the other, as a reader runs them; in an empty folder."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": page.stem}
-    for line, code in blocks(page, "python"):
-        exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
+    with unittest.mock.patch.dict(HYPERNETS):  # which a page may add to
+        for line, code in blocks(page, "python"):
+            exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
 
 
 def commands() -> Iterator[tuple[Path, str]]:
