@@ -158,7 +158,10 @@ def spring() -> None:
     ("changes", "message"),
     [
         ({"data": "cifar10", "root": "/nowhere"}, "cifar10 cannot be read from /nowhere"),
-        ({"data": "svhn"}, "the data set is 'svhn'; cifar10, cifar100, imagenet, mnist5k, folder are accepted"),
+        (
+            {"data": "svhn"},
+            "the data set is 'svhn'; fashion, mnist5k, cifar10, cifar100, imagenet, folder are accepted",
+        ),
         ({"batch_size": 5000}, "batch_size is 5000; at most 3600"),
         ({"hid": 9}, "hid is 9; a positive multiple of 4"),
         ({"num_ch": (7, 9)}, r"num_ch is \(7, 9\)"),

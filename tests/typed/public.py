@@ -24,6 +24,8 @@ def some() -> bool:
 assert_type(ghn, GHN)
 assert_type(ghnfast.load(Path("ghn.pt")), GHN)
 assert_type(graph, ArchGraph)
+assert_type(graph.to_svg(fold=False), str)
+assert_type(ghnfast.available(), dict[str, str])
 
 assert_type(ghnfast.predict(linear), nn.Linear)
 assert_type(ghnfast.predict(linear, ghn, graph=graph, classifier=False), nn.Linear)
