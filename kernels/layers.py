@@ -55,7 +55,7 @@ from .layer_tables import (
     Y,
 )
 
-OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 128}
+OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 144}
 # Nodes that a program embeds.
 NODES = 8
 

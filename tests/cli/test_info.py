@@ -20,6 +20,7 @@ from ghnfast.ops.backend import BACKENDS
 
 def test_info(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GHNFAST_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("GHNFAST_BACKEND", "torch")
     (tmp_path / "ghn1_cifar10.pt").touch()
     found = run_json(capsys, "info")

@@ -172,7 +172,7 @@ def test_balanced_batches_of_unequal_classes_hold_every_image() -> None:
 
 def test_unknown_data() -> None:
     with pytest.raises(
-        TrainingError, match="the data set is 'mnist'; cifar10, cifar100, imagenet, mnist5k, folder are"
+        TrainingError, match="the data set is 'mnist'; fashion, mnist5k, cifar10, cifar100, imagenet, folder are"
     ):
         load_data("mnist")
 
