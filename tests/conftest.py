@@ -9,6 +9,11 @@ from helpers.golden_data import golden_ghn
 import ghnfast
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first, so that no process waits for it in the end."""
+    items.sort(key=lambda item: "test_compile.py" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def ghn_imagenet() -> ghnfast.GHN:
     """The golden GHN-2 for ImageNet."""
