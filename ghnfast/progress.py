@@ -9,6 +9,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 QUIET_SECONDS = 2.0  # in the beginning
 LINE_SECONDS = 10.0  # between lines, at least
@@ -25,19 +26,25 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Progress]:
         total: how many there are, where it is known.
         unit: what they are, in the plural; bytes are counted in MB.
     """
-    if sys.stderr.isatty():
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            pass
-        else:
-            scale = {"unit": "B", "unit_scale": True} if unit == "bytes" else {"unit": f" {unit}"}
-            with tqdm(desc=what, total=total, delay=QUIET_SECONDS, file=sys.stderr, **scale) as bar:
-                yield bar.update
-            return
+    bars = kind_of_bars() if sys.stderr.isatty() else None
+    if bars is not None:
+        scale = {"unit": "B", "unit_scale": True} if unit == "bytes" else {"unit": f" {unit}"}
+        with bars(desc=what, total=total, delay=QUIET_SECONDS, file=sys.stderr, **scale) as bar:
+            yield bar.update
+        return
     lines = Lines(what, total, unit)
     yield lines.add
     lines.close()
+
+
+def kind_of_bars() -> Callable[..., Any] | None:
+    """tqdm's, where it is installed: lines do without."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    bars: Callable[..., Any] = tqdm
+    return bars
 
 
 class Lines:

@@ -17,8 +17,8 @@ from ..errors import ConfigError, NetworkIndexError
 from ..graph import ArchGraph
 from ..randomness import drawing_from
 from ..tracing import trace
-from . import mobile, patches, residual
-from .drawing import Draw, Settings
+from . import convolutional, mobile, patches
+from .settings import Draw, Settings
 
 Drawn = Callable[[Draw], Settings]
 Built = Callable[[Settings, int, int], nn.Module]
@@ -30,13 +30,13 @@ TRAINED = (
 # Families that no GHN of ours is trained on: what it reaches there it has not seen anything like.
 HELD_OUT = ("regnet", "mnasnet", "swin")
 KINDS: dict[str, tuple[Drawn, Built]] = {
-    "resnet": (residual.draw_resnet, residual.build_resnet),
-    "preactivation": (residual.draw_preactivation, residual.build_preactivation),
-    "vgg": (residual.draw_vgg, residual.build_vgg),
-    "vgg_bn": (residual.draw_vgg, residual.build_vgg_bn),
-    "densenet": (residual.draw_densenet, residual.build_densenet),
-    "squeezenet": (residual.draw_squeezenet, residual.build_squeezenet),
-    "regnet": (residual.draw_regnet, residual.build_regnet),
+    "resnet": (convolutional.draw_resnet, convolutional.build_resnet),
+    "preactivation": (convolutional.draw_preactivation, convolutional.build_preactivation),
+    "vgg": (convolutional.draw_vgg, convolutional.build_vgg),
+    "vgg_bn": (convolutional.draw_vgg, convolutional.build_vgg_bn),
+    "densenet": (convolutional.draw_densenet, convolutional.build_densenet),
+    "squeezenet": (convolutional.draw_squeezenet, convolutional.build_squeezenet),
+    "regnet": (convolutional.draw_regnet, convolutional.build_regnet),
     "mobilenet_v2": (mobile.draw_mobilenet_v2, mobile.build_mobilenet_v2),
     "mobilenet_v3": (mobile.draw_mobilenet_v3, mobile.build_mobilenet_v3),
     "efficientnet": (mobile.draw_efficientnet, mobile.build_efficientnet),

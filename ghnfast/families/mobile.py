@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from .drawing import Draw, Settings, rounded
-from .residual import models
+from .settings import Draw, Settings, models, rounded
 
 
 def draw_mobilenet_v2(draw: Draw) -> Settings:

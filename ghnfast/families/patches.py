@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .drawing import Draw, Settings
-from .residual import models
+from .settings import Draw, Settings, models
 
 
 def patch_of(settings: Settings, size: int) -> int:

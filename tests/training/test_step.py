@@ -15,7 +15,7 @@ from ghnfast.training import ImageData, Trainer
 from ghnfast.training import step as step_module
 from ghnfast.training.data import Batches
 from ghnfast.training.networks import MetaBatch, MetaBatches, run_network
-from ghnfast.training.run import make_dataset, make_ghn
+from ghnfast.training.run import make_batches, make_dataset, make_ghn
 
 
 def make_trainer(few_images: ImageData, **changes: Any) -> tuple[Trainer, Tensor, Tensor, MetaBatch]:
@@ -215,3 +215,47 @@ def test_state_holds_everything(few_images: ImageData, table: str) -> None:
     ours, theirs = (each.train_step(images, labels, batch) for each in (other, trainer))
     assert ours.losses == theirs.losses
     assert all(map(torch.equal, weights_of(other), weights_of(trainer)))
+
+
+def test_own_images(few_images: ImageData) -> None:
+    """Each network of a step sees images of its own: those of its place in the meta-batch."""
+    trainer, _, _, batch = make_trainer(few_images, own_images=True, meta_batch=3)
+    assert batch.total == 3
+    with pytest.raises(TrainingError, match="meta_batch 3, with own_images 15 images a step; at most 12"):
+        make_batches(tiny_config(own_images=True, batch_size=5), few_images)
+    images, labels = make_batches(trainer.config, few_images)[0]
+    assert len(images) == 12
+    alone = []
+    for place in range(3):
+        own, *_ = make_trainer(few_images, own_images=True, meta_batch=3)
+        one = MetaBatch([batch.networks[place]], [batch.graphs[place]], [place], 1)
+        alone += own.train_step(images, labels, one).losses
+    together = trainer.train_step(images, labels, batch).losses
+    assert together == pytest.approx(alone, rel=1e-5)
+    shared, *_ = make_trainer(few_images, meta_batch=3)
+    assert shared.train_step(images[:4], labels[:4], batch).losses != pytest.approx(together, rel=1e-5)
+    # What another network sees does not matter.
+    other, *_ = make_trainer(few_images, own_images=True, meta_batch=3)
+    changed = torch.cat([images[:8], torch.zeros_like(images[8:])])
+    losses = other.train_step(changed, labels, batch).losses
+    assert losses[:2] == together[:2]
+    assert losses[2] != together[2]
+
+
+def test_what_is_not_predicted_keeps_its_value() -> None:
+    """Scales of layers, for instance: with zeros, a ConvNeXt would be its stem."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.scale = nn.Linear(4, 3), nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layer(x) * self.scale
+            return out
+
+    network, x = Scaled(), torch.randn(2, 4)
+    parameters = {"layer.weight": torch.randn(3, 4), "layer.bias": torch.randn(3)}
+    expected = torch.nn.functional.linear(x, *parameters.values()) * torch.tensor([1.0, 2.0, 3.0])
+    torch.testing.assert_close(run_network(network, parameters, x), expected)
+    assert torch.equal(run_network(network.to("meta"), parameters, x), torch.zeros(2, 3))

@@ -1,10 +1,12 @@
-"""Numbers that settings are drawn with."""
+"""What the families share: draws of settings, and torchvision's modules."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from typing import Any, TypeVar
+
+from ..optional import import_optional
 
 T = TypeVar("T")
 Settings = dict[str, Any]
@@ -33,3 +35,10 @@ class Draw:
 def rounded(width: float, step: int = 8) -> int:
     """The nearest multiple of `step`, at least one."""
     return max(step, int(width / step + 0.5) * step)
+
+
+def models(part: str) -> Any:
+    """A module of torchvision's models."""
+    from .. import vision  # noqa: F401  (it makes torchvision importable beside a CPU torch)
+
+    return import_optional(f"torchvision.models.{part}", "these networks need")

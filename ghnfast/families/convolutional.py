@@ -7,15 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..optional import import_optional
-from .drawing import Draw, Settings, rounded
-
-
-def models(part: str) -> Any:
-    """A module of torchvision's models."""
-    from .. import vision  # noqa: F401  (it makes torchvision importable beside a CPU torch)
-
-    return import_optional(f"torchvision.models.{part}", "these networks need")
+from .settings import Draw, Settings, models, rounded
 
 
 def draw_resnet(draw: Draw) -> Settings:
