@@ -25,6 +25,14 @@ inline float from_float16(std::uint16_t half) {
   return sign != 0 ? -value : value;
 }
 
+// Rounds to nearest even, as torch does; what is not a number stays so.
+inline std::uint16_t to_bfloat16(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : bits;
+  return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
 // Element `index` of memory that holds such numbers.
 template <typename T, Stored stored>
 inline T number(const void* data, std::int64_t index) {

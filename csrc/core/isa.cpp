@@ -29,6 +29,14 @@ std::atomic<InstructionSet>& chosen() {
 
 InstructionSet instruction_set() { return chosen().load(std::memory_order_relaxed); }
 
+bool rounds_products() {
+#if defined(__x86_64__)
+  return instruction_set() == InstructionSet::kAvx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 std::vector<std::string> instruction_sets() { return {kNames, kNames + static_cast<int>(newest()) + 1}; }
 
 void use_instruction_set(const std::string& name) {

@@ -20,6 +20,9 @@ InstructionSet instruction_set();
 // The names of those that this machine has, the fastest last.
 std::vector<std::string> instruction_sets();
 
+// Whether that one has products of numbers rounded to bfloat16, with sums in float, twice as fast as others.
+bool rounds_products();
+
 // For tests and measurements; throws std::invalid_argument for a name that is not in `instruction_sets()`.
 void use_instruction_set(const std::string& name);
 

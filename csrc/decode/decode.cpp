@@ -152,7 +152,7 @@ class Decoding {
   struct Scratch {
     explicit Scratch(const Decoding& of)
         : products(of.most_products_, Fill::kNothing),
-          weights(of.source_.weight.stored == Stored::kSame ? 0 : of.most_weights_ * of.source_.width, Fill::kNothing),
+          weights(of.converts() ? of.most_weights_ * of.source_.width : 0, Fill::kNothing),
           values(of.most_values_, Fill::kNothing),
           unit(of.most_values_ * 8 + 64, Fill::kNothing) {}
 
@@ -170,6 +170,8 @@ class Decoding {
     Buffer<T> products, weights, values;
     Buffer<char> unit;
   };
+
+  bool converts() const { return source_.rounds || source_.weight.stored != Stored::kSame; }
 
   // One for each thread that can have work, and all of them before anything is written: there may be no memory for it.
   void make_scratch() {

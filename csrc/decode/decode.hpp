@@ -60,6 +60,7 @@ struct DecodeSource {
   const T* blocks = nullptr;  // (block_elements): each block (rows, columns, cells)
   std::int64_t hidden_rows = 0, width = 0, max_rows = 0, max_columns = 0, block_elements = 0;
   double largest_weight = -1;  // the largest absolute value of `weight`; negative where it is not known
+  bool rounds = false;         // operands of products to bfloat16, with sums in float; see `rounds_products`
 };
 
 // What an array that tables describe may have: offsets in bytes, and sums over many arrays, fit 64 bits.

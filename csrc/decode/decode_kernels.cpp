@@ -4,107 +4,13 @@
 
 #include "core/halves.hpp"
 #include "core/simd.hpp"
+#include "decode/products.hpp"
 
 namespace ghnfast {
 namespace GHNFAST_ISA {
 namespace {
 
-inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
-// Products ------------------------------------------------------------------------------------------------------------
-
-// Writes `row`, or zeros for null, into a column of the matrix.
-template <typename T>
-inline void fill_column(const T* row, std::int64_t width, std::int64_t column, T* panels) {
-  T* to = panels + column / kPanelWidth<T> * width * kPanelWidth<T> + column % kPanelWidth<T>;
-  for (std::int64_t k = 0; k < width; ++k) {
-    to[k * kPanelWidth<T>] = row == nullptr ? T(0) : row[k];
-  }
-}
-
-template <typename T>
-void pack(const DecodeSource<T>& source, const ProductTile<T>& tile) {
-  for (std::int64_t index = 0; index < tile.count; ++index) {
-    const auto& [task, column] = tile.parts[index];
-    for (std::int64_t cell = 0; cell < task->target.cells; ++cell) {
-      const T* row = source.hidden + (task->target.first + cell) * source.width;
-      fill_column(row, source.width, column + cell, tile.panels);
-    }
-  }
-  for (auto column = tile.cells; column % kPanelWidth<T> != 0; ++column) {
-    fill_column<T>(nullptr, source.width, column, tile.panels);
-  }
-}
-
-// A matrix given by its rows, `row_stride` apart, and a bias per row.
-template <typename T>
-struct Rows {
-  const T* weight;
-  std::int64_t row_stride;
-  const T* bias;
-  std::int64_t bias_stride;
-  std::int64_t width;
-
-  Rows from(std::int64_t row) const {
-    return {weight + row * row_stride, row_stride, bias + row * bias_stride, bias_stride, width};
-  }
-};
-
-// to[r] = rows[r] . panel + bias[r], for `count` rows and `vectors` vectors of the panel. Every sum is in the order of
-// the panel's rows, whatever it is computed beside: the same products are the same bits.
-template <typename T, int count, int vectors>
-inline void product_block(const Rows<T>& rows, const T* panel, T* to, std::int64_t to_stride) {
-  Vector<T> sums[count][vectors] = {};
-  for (std::int64_t k = 0; k < rows.width; ++k) {
-    const T* at = panel + k * kPanelWidth<T>;
-    Vector<T> values[vectors];
-    for (int v = 0; v < vectors; ++v) {
-      values[v] = load(at + v * kLanes<T>);
-    }
-    for (int r = 0; r < count; ++r) {
-      const auto factor = all(rows.weight[r * rows.row_stride + k]);
-      for (int v = 0; v < vectors; ++v) {
-        sums[r][v] += factor * values[v];
-      }
-    }
-  }
-  for (int r = 0; r < count; ++r) {
-    for (int v = 0; v < vectors; ++v) {
-      save(to + r * to_stride + v * kLanes<T>, sums[r][v] + rows.bias[r * rows.bias_stride]);
-    }
-  }
-}
-
-// So many rows, or as many fewer as there are.
-template <typename T, int count, int vectors>
-inline void last_rows(const Rows<T>& rows, std::int64_t left, const T* panel, T* to, std::int64_t to_stride) {
-  if constexpr (count > 0) {
-    if (left < count) {
-      return last_rows<T, count - 1, vectors>(rows, left, panel, to, to_stride);
-    }
-    product_block<T, count, vectors>(rows, panel, to, to_stride);
-  }
-}
-
-template <typename T, int vectors>
-void product(Rows<T> rows, std::int64_t count, const T* panel, T* to, std::int64_t to_stride) {
-  for (; count >= kRowsPerBlock; count -= kRowsPerBlock) {
-    product_block<T, kRowsPerBlock, vectors>(rows, panel, to, to_stride);
-    rows = rows.from(kRowsPerBlock);
-    to += kRowsPerBlock * to_stride;
-  }
-  last_rows<T, kRowsPerBlock - 1, vectors>(rows, count, panel, to, to_stride);
-}
-
 // Conversion and storing ----------------------------------------------------------------------------------------------
-
-// Rounds to nearest even, as torch does; what is not a number stays so.
-inline std::uint16_t to_bfloat16(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  bits = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : bits;
-  return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
 
 // Rounds to nearest even, as torch does.
 inline std::uint16_t to_float16(float value) {
@@ -208,23 +114,31 @@ inline void repeat(char* to, std::int64_t bytes, const char* unit, std::int64_t 
   }
 }
 
+// Whether a target has numbers of the type that is computed with.
+template <typename T>
+inline bool is_own(Element element) {
+  return element == (sizeof(T) == sizeof(float) ? Element::kFloat32 : Element::kFloat64);
+}
+
 // The unit of a run of values: in the target's type, with its first line once more.
 template <typename T>
 inline std::int64_t make_unit(const T* values, std::int64_t count, Element element, char* unit) {
-  convert(values, count, element, unit);
+  if (reinterpret_cast<const char*>(values) != unit) {
+    convert(values, count, element, unit);
+  }
   const auto bytes = count * size_of(element);
   std::memcpy(unit + bytes, unit, static_cast<std::size_t>(least(bytes, kLine)));
   return bytes;
 }
 
-// Writes a block row (columns, cells) into every row of the target that repeats it.
+// Writes a block row of values (columns, cells) into every row of the target that repeats it.
 template <typename T>
-inline void store_row(const DecodeTask& task, std::int64_t row, const RowJob<T>& job) {
+inline void store_row(const DecodeTask& task, std::int64_t row, const T* values, const RowJob<T>& job) {
   const auto& target = task.target;
   const auto& memory = task.memory;
   const auto size = size_of(memory.element);
   if (task.contiguous) {
-    const auto unit_bytes = make_unit(job.values, target.columns * target.cells, memory.element, job.unit);
+    const auto unit_bytes = make_unit(values, target.columns * target.cells, memory.element, job.unit);
     const auto row_bytes = target.in * target.cells * size;
     for (auto out = row; out < target.out; out += target.rows) {
       repeat(memory.data() + out * row_bytes, row_bytes, job.unit, unit_bytes, job.stream);
@@ -232,7 +146,7 @@ inline void store_row(const DecodeTask& task, std::int64_t row, const RowJob<T>&
     return;
   }
   // Any strides: cell by cell, element by element.
-  make_unit(job.values, target.columns * target.cells, memory.element, job.unit);
+  make_unit(values, target.columns * target.cells, memory.element, job.unit);
   for (auto out = row; out < target.out; out += target.rows) {
     for (std::int64_t in = 0; in < target.in; ++in) {
       const char* from = job.unit + (in % target.columns) * target.cells * size;
@@ -256,103 +170,57 @@ inline bool within(const T* values, std::int64_t count, double limit) {
   return fine;
 }
 
+// to[i] = from[i] * scale: few numbers, most often.
+template <typename T>
+inline void scaled(const T* from, std::int64_t count, T scale, T* to) {
+  std::int64_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) {
+    save(to + i, load(from + i) * scale);
+  }
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const auto some = static_cast<__mmask16>((1u << (count - i)) - 1);
+    _mm512_mask_storeu_ps(to + i, some, _mm512_mul_ps(_mm512_maskz_loadu_ps(some, from + i), _mm512_set1_ps(scale)));
+    return;
+  }
+#endif
+  for (; i < count; ++i) {
+    to[i] = from[i] * scale;
+  }
+}
+
 // Takes a block row from products (columns, stride) that start at the target's first cell.
 template <typename T>
 inline bool finish_product_row(const DecodeTask& task, std::int64_t row, const T* products, std::int64_t stride,
                                const RowJob<T>& job) {
   const auto& target = task.target;
   const auto scale = static_cast<T>(target.scale);
-  for (std::int64_t column = 0; column < target.columns; ++column) {
-    for (std::int64_t cell = 0; cell < target.cells; ++cell) {
-      job.values[column * target.cells + cell] = products[column * stride + cell] * scale;
+  T* values = job.write && is_own<T>(task.memory.element) ? reinterpret_cast<T*>(job.unit) : job.values;
+  if (target.cells == 1) {
+    for (std::int64_t column = 0; column < target.columns; ++column) {
+      values[column] = products[column * stride] * scale;
+    }
+  } else {
+    for (std::int64_t column = 0; column < target.columns; ++column) {
+      scaled(products + column * stride, target.cells, scale, values + column * target.cells);
     }
   }
   if (!job.write) {
-    return within(job.values, target.columns * target.cells, task.limit);
+    return within(values, target.columns * target.cells, task.limit);
   }
-  store_row(task, row, job);
+  store_row(task, row, values, job);
   return true;
 }
 
-// The most columns of the blocks that have more than `row` rows and a cell from `from` to before `to`. `first`: a part
-// of the tile; the ones before it have no such cell.
-template <typename T>
-inline std::int64_t most_columns(const ProductTile<T>& tile, std::int64_t row, std::int64_t from, std::int64_t to,
-                                 std::int64_t& first) {
-  while (first < tile.count && tile.parts[first].column + tile.parts[first].task->target.cells <= from) {
-    ++first;
-  }
-  std::int64_t columns = 0;
-  for (auto index = first; index < tile.count && tile.parts[index].column < to; ++index) {
-    const auto& target = tile.parts[index].task->target;
-    columns = target.rows > row && target.columns > columns ? target.columns : columns;
-  }
-  return columns;
-}
-
-// The products of the weight's rows with all vectors of a tile; with each those alone that a block with more than `row`
-// rows has columns for.
-template <typename T>
-inline void multiply(const ProductTile<T>& tile, std::int64_t row, const Rows<T>& rows, T* products,
-                     std::int64_t stride) {
-  std::int64_t next = 0;
-  for (std::int64_t at = 0; at < tile.cells; at += kPanelWidth<T>) {
-    static_assert(kVectorsPerPanel == 2);
-    const auto half = at + kLanes<T>;
-    const auto left = most_columns(tile, row, at, half, next);
-    const auto right = most_columns(tile, row, half, half + kLanes<T>, next);
-    const auto both = least(left, right);
-    const T* panel = tile.panels + at * rows.width;
-    product<T, 2>(rows, both, panel, products + at, stride);
-    const auto more = left > both ? at : half;
-    product<T, 1>(rows.from(both), left + right - 2 * both, panel + more - at, products + both * stride + more, stride);
-  }
-}
-
-// The products of several block rows with all vectors of a tile whose blocks have one column.
-template <typename T>
-inline void multiply_single(const ProductTile<T>& tile, const Rows<T>& rows, std::int64_t count, T* products,
-                            std::int64_t stride) {
-  for (std::int64_t at = 0; at < tile.cells; at += kPanelWidth<T>) {
-    const T* panel = tile.panels + at * rows.width;
-    if (tile.cells - at <= kLanes<T>) {
-      product<T, 1>(rows, count, panel, products + at, stride);
-    } else {
-      product<T, 2>(rows, count, panel, products + at, stride);
-    }
-  }
-}
-
-// The rows of the weight that the products of block rows [row, row + count) need: where blocks have one column, the
-// first of each block row; else those of one. Half-precision ones are converted to `converted`.
-template <typename T>
-inline Rows<T> rows_of(const DecodeSource<T>& source, const ProductTile<T>& tile, std::int64_t row, std::int64_t count,
-                       T* converted) {
-  const bool single = tile.most_columns == 1;
-  const auto row_elements = source.max_columns * source.width;
-  const T* bias = source.bias + row * source.max_columns;
-  const auto bias_stride = single ? source.max_columns : 1;
-  if (source.weight.stored == Stored::kSame) {
-    const auto* weight = static_cast<const T*>(source.weight.data) + row * row_elements;
-    return {weight, single ? row_elements : source.width, bias, bias_stride, source.width};
-  }
-  const auto* halves = static_cast<const std::uint16_t*>(source.weight.data) + row * row_elements;
-  for (std::int64_t now = 0; now < (single ? count : 1); ++now) {
-    widen<T>({halves + now * row_elements, source.weight.stored}, tile.most_columns * source.width,
-             converted + now * source.width);
-  }
-  return {converted, source.width, bias, bias_stride, source.width};
-}
-
-template <typename T>
-const DecodeTask* product_rows(const DecodeSource<T>& source, const ProductTile<T>& tile, std::int64_t from,
-                               std::int64_t to, const RowJob<T>& job) {
+template <typename T, typename Operand>
+inline const DecodeTask* product_rows_as(const DecodeSource<T>& source, const ProductTile<T>& tile, std::int64_t from,
+                                         std::int64_t to, const RowJob<T>& job) {
   const auto stride = (tile.cells + kPanelWidth<T> - 1) / kPanelWidth<T> * kPanelWidth<T>;
   const DecodeTask* broken = nullptr;
   const bool single = tile.most_columns == 1;  // then several block rows are one product
   for (auto row = from; row < to;) {
     const auto rows_now = single ? least(kRowsAtOnce, to - row) : 1;
-    const auto rows = rows_of(source, tile, row, rows_now, job.weights);
+    const auto rows = rows_of<T, Operand>(source, tile, row, rows_now, job.weights);
     if (single) {
       multiply_single(tile, rows, rows_now, job.products, stride);
     } else {
@@ -373,6 +241,27 @@ const DecodeTask* product_rows(const DecodeSource<T>& source, const ProductTile<
     streams_done();
   }
   return broken;
+}
+
+template <typename T>
+void pack(const DecodeSource<T>& source, const ProductTile<T>& tile) {
+  if constexpr (kTakesPairs<T>) {
+    if (source.rounds) {
+      return pack_as<T, Pair>(source, tile);
+    }
+  }
+  pack_as<T, T>(source, tile);
+}
+
+template <typename T>
+const DecodeTask* product_rows(const DecodeSource<T>& source, const ProductTile<T>& tile, std::int64_t from,
+                               std::int64_t to, const RowJob<T>& job) {
+  if constexpr (kTakesPairs<T>) {
+    if (source.rounds) {
+      return product_rows_as<T, Pair>(source, tile, from, to, job);
+    }
+  }
+  return product_rows_as<T, T>(source, tile, from, to, job);
 }
 
 template <typename T>
@@ -397,7 +286,7 @@ bool given_rows(const DecodeSource<T>& source, const DecodeTask& task, std::int6
   for (auto row = from; row < to; ++row) {
     activate(task.target, source.blocks + task.target.first + row * count, count, job.values);
     if (job.write) {
-      store_row(task, row, job);
+      store_row(task, row, job.values, job);
     } else {
       fine &= within(job.values, count, task.limit);
     }

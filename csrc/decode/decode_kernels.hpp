@@ -40,7 +40,7 @@ struct RowJob {
   bool write = false;     // else check only
   bool stream = false;    // write past the caches
   T* products = nullptr;  // (rows_at_once or max_columns, panels * panel width)
-  T* weights = nullptr;   // (rows_at_once or max_columns, width), where the weight's numbers have to be converted
+  T* weights = nullptr;   // (rows_at_once or max_columns, width), where they are not computed with as they lie
   T* values = nullptr;    // (columns * cells)
   char* unit = nullptr;   // the values in the target's type, and the first 64 bytes of them once more
 };

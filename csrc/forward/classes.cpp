@@ -154,7 +154,7 @@ bool are_bounded(const GhnPointers<T>& ghn, const DecodeSource<T>& source, const
 
 template <typename T>
 void class_weights(const GhnPointers<T>& ghn, const std::vector<DecoderCall>& calls, const T* hidden, T* blocks,
-                   int threads) {
+                   int threads, bool rounds) {
   const auto weights = class_weights_of(ghn, calls);
   if (weights.empty()) {
     return;
@@ -163,26 +163,29 @@ void class_weights(const GhnPointers<T>& ghn, const std::vector<DecoderCall>& ca
   std::vector<DecodeTarget> targets;
   std::vector<DecodeMemory> memory;
   layer.add_products(targets, memory);
-  decode(source_of(ghn, hidden, weights.back().row + 1), targets, memory, false, threads);
+  auto source = source_of(ghn, hidden, weights.back().row + 1);
+  source.rounds = rounds;
+  decode(source, targets, memory, false, threads);
   layer.make(blocks, threads);
 }
 
 template <typename T>
 std::int64_t decode_all(const GhnPointers<T>& ghn, const std::vector<DecoderCall>& calls, const T* hidden, T* blocks,
-                        std::int64_t block_elements, double largest_weight, const std::vector<DecodeTarget>& targets,
-                        const std::vector<DecodeMemory>& memory, int threads,
+                        std::int64_t block_elements, double largest_weight, bool rounds,
+                        const std::vector<DecodeTarget>& targets, const std::vector<DecodeMemory>& memory, int threads,
                         const std::function<void()>& before_writing) {
   const auto weights = class_weights_of(ghn, calls);
   auto source = source_of(ghn, hidden, kernel_rows(calls) + static_cast<std::int64_t>(weights.size()));
   source.blocks = blocks;
   source.block_elements = block_elements;
   source.largest_weight = largest_weight;
+  source.rounds = rounds;
   if (largest_weight < 0) {
     source.largest_weight = largest(source.weight, ghn.products.outputs * source.width, threads);
   }
   LateTargets late{targets_of(weights, targets), {}};
   if (weights.empty() || !are_bounded(ghn, source, late.targets, targets, memory, threads)) {
-    class_weights(ghn, calls, hidden, blocks, threads);
+    class_weights(ghn, calls, hidden, blocks, threads, rounds);
     return decode(source, targets, memory, true, threads, before_writing);
   }
   ClassLayer<T> layer(ghn, weights);
@@ -193,13 +196,15 @@ std::int64_t decode_all(const GhnPointers<T>& ghn, const std::vector<DecoderCall
   return decode(source, all_targets, all_memory, true, threads, before_writing, late);
 }
 
-template void class_weights(const GhnPointers<float>&, const std::vector<DecoderCall>&, const float*, float*, int);
-template void class_weights(const GhnPointers<double>&, const std::vector<DecoderCall>&, const double*, double*, int);
+template void class_weights(const GhnPointers<float>&, const std::vector<DecoderCall>&, const float*, float*, int,
+                            bool);
+template void class_weights(const GhnPointers<double>&, const std::vector<DecoderCall>&, const double*, double*, int,
+                            bool);
 template std::int64_t decode_all(const GhnPointers<float>&, const std::vector<DecoderCall>&, const float*, float*,
-                                 std::int64_t, double, const std::vector<DecodeTarget>&,
+                                 std::int64_t, double, bool, const std::vector<DecodeTarget>&,
                                  const std::vector<DecodeMemory>&, int, const std::function<void()>&);
 template std::int64_t decode_all(const GhnPointers<double>&, const std::vector<DecoderCall>&, const double*, double*,
-                                 std::int64_t, double, const std::vector<DecodeTarget>&,
+                                 std::int64_t, double, bool, const std::vector<DecodeTarget>&,
                                  const std::vector<DecodeMemory>&, int, const std::function<void()>&);
 
 }  // namespace ghnfast

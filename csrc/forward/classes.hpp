@@ -15,14 +15,14 @@ namespace ghnfast {
 // others.
 template <typename T>
 void class_weights(const GhnPointers<T>& ghn, const std::vector<DecoderCall>& calls, const T* hidden, T* blocks,
-                   int threads);
+                   int threads, bool rounds = false);
 
 // `decode`, with its check, of what `decode_inputs` gave for these calls. Class weights, which read all of the
-// decoder's largest layer, are made along with the products. `largest_weight`: see DecodeSource.
+// decoder's largest layer, are made along with the products. `largest_weight`, `rounds`: see DecodeSource.
 template <typename T>
 std::int64_t decode_all(const GhnPointers<T>& ghn, const std::vector<DecoderCall>& calls, const T* hidden, T* blocks,
-                        std::int64_t block_elements, double largest_weight, const std::vector<DecodeTarget>& targets,
-                        const std::vector<DecodeMemory>& memory, int threads,
+                        std::int64_t block_elements, double largest_weight, bool rounds,
+                        const std::vector<DecodeTarget>& targets, const std::vector<DecodeMemory>& memory, int threads,
                         const std::function<void()>& before_writing);
 
 }  // namespace ghnfast

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/isa.hpp"
 #include "python/arrays.hpp"
 #include "python/bindings.hpp"
 #include "python/decode_tables.hpp"
@@ -46,12 +47,14 @@ DecodeSource<T> decode_source(const Floats<T>& hidden, const py::array& weight, 
 template <typename T>
 std::int64_t decode(const Floats<T>& hidden, const py::array& weight, const py::array& given_bias,
                     const Floats<T>& blocks, const Table<DecodeTarget>& table, const Table<DecodeMemory>& memory_table,
-                    bool check, int threads, const py::object& before_writing, std::optional<double> largest_weight) {
+                    bool check, int threads, const py::object& before_writing, std::optional<double> largest_weight,
+                    bool rounds) {
   const auto bias = floats_of<T>(given_bias, "bias");
   auto source = decode_source(hidden, weight, bias, blocks);
   const auto targets = decode_targets(table);
   const auto memory = decode_memory(memory_table, targets.size());
   source.largest_weight = largest_weight.value_or(-1);
+  source.rounds = rounds && rounds_products();
   const auto call = callback(before_writing);
   py::gil_scoped_release released;
   return ghnfast::decode(source, targets, memory, check, threads, call);
@@ -102,13 +105,15 @@ std::vector<double> largest(const std::vector<py::array>& arrays, int threads) {
 // For one type of numbers; those of an array choose the overload.
 template <typename T>
 void bind_kernels(py::module_& module) {
-  module.def("decode", &decode<T>, py::arg("hidden").noconvert(), py::arg("weight").noconvert(),
-             py::arg("bias").noconvert(), py::arg("blocks").noconvert(), py::arg("targets"), py::arg("memory"),
-             py::arg("check").noconvert(), py::arg("threads"), py::arg("before_writing") = py::none(),
-             py::arg("largest_weight") = py::none(),
-             "Write targets to their memory: -1; with check, or the number of one that would not be finite, and "
-             "nothing is written. `before_writing` is called when nothing but it can fail any more. `largest_weight`: "
-             "the largest absolute value of the weight, where it is known.");
+  module.def(
+      "decode", &decode<T>, py::arg("hidden").noconvert(), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
+      py::arg("blocks").noconvert(), py::arg("targets"), py::arg("memory"), py::arg("check").noconvert(),
+      py::arg("threads"), py::arg("before_writing") = py::none(), py::arg("largest_weight") = py::none(),
+      py::arg("rounds").noconvert() = false,
+      "Write targets to their memory: -1; with check, or the number of one that would not be finite, and "
+      "nothing is written. `before_writing` is called when nothing but it can fail any more. `largest_weight`: "
+      "the largest absolute value of the weight, where it is known. `rounds`: operands of products to bfloat16, where "
+      "`rounds_products`.");
   module.def("decode_backward", &decode_backward<T>, py::arg("grad").noconvert(), py::arg("hidden").noconvert(),
              py::arg("weight").noconvert(), py::arg("bias").noconvert(), py::arg("blocks").noconvert(),
              py::arg("targets"), py::arg("threads"),

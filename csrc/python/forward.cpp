@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/isa.hpp"
 #include "decode/decode.hpp"
 #include "forward/classes.hpp"
 #include "forward/ghn.hpp"
@@ -249,7 +250,8 @@ void class_weights(const GhnArrays<T>& ghn, const std::vector<DecoderCall>& call
 template <typename T>
 std::int64_t decode_all(const GhnArrays<T>& ghn, const std::vector<DecoderCall>& calls, const Floats<T>& hidden,
                         Floats<T>& blocks, const Table<DecodeTarget>& table, const Table<DecodeMemory>& memory_table,
-                        int threads, const py::object& before_writing, std::optional<double> largest_weight) {
+                        int threads, const py::object& before_writing, std::optional<double> largest_weight,
+                        bool rounds) {
   check_inputs(ghn, calls, hidden, blocks);
   const auto targets = decode_targets(table);
   const auto memory = decode_memory(memory_table, targets.size());
@@ -258,8 +260,8 @@ std::int64_t decode_all(const GhnArrays<T>& ghn, const std::vector<DecoderCall>&
   T* to = blocks.mutable_data();
   const auto elements = blocks.size();
   py::gil_scoped_release released;
-  return ghnfast::decode_all(ghn.pointers, calls, from, to, elements, largest_weight.value_or(-1), targets, memory,
-                             threads, call);
+  return ghnfast::decode_all(ghn.pointers, calls, from, to, elements, largest_weight.value_or(-1),
+                             rounds && rounds_products(), targets, memory, threads, call);
 }
 
 template <typename T>
@@ -283,7 +285,7 @@ void bind_ghn(py::module_& module, const char* name) {
            "Fill the blocks of class weights that `decode_inputs` left.")
       .def("decode", &decode_all<T>, py::arg("calls"), py::arg("hidden").noconvert(), py::arg("blocks").noconvert(),
            py::arg("targets"), py::arg("memory"), py::arg("threads"), py::arg("before_writing") = py::none(),
-           py::arg("largest_weight") = py::none(),
+           py::arg("largest_weight") = py::none(), py::arg("rounds").noconvert() = false,
            "Write targets to their memory, as `decode` does with check, from what `decode_inputs` gave.");
 }
 

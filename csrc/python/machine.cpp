@@ -20,6 +20,7 @@ void bind_machine(py::module_& module) {
       },
       py::arg("name"), "A variable of the environment: as os.environ.get, without its conversions.");
   module.def("instruction_sets", &ghnfast::instruction_sets, "Those that this machine has, the fastest last.");
+  module.def("rounds_products", &ghnfast::rounds_products, "Whether products can round their operands to bfloat16.");
   module.def("use_instruction_set", &ghnfast::use_instruction_set, py::arg("name"));
 }
 

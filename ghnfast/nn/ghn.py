@@ -125,8 +125,9 @@ class GHN(Pretrained):
 
     @property
     def precision(self) -> str:
-        """How the operands of the decoder's last product may be rounded on a GPU: "float32" (they are not), "tf32" or
-        "bfloat16". Sums are float32 in any case, and so are message passing, attention, the gradients of products and,
+        """How the operands of the decoder's last product may be rounded: "float32" (they are not), "tf32" (on a GPU) or
+        "bfloat16" (there, and on a CPU that has AVX-512 BF16), which puts values off by up to 1 % of a kernel's
+        largest. Sums are float32 in any case, and so are message passing, attention, the gradients of products and,
         in predictions, all other layers; what torch itself multiplies (in training the decoders' first layers, and
         the gradients of a sweep's weights) is rounded as `torch.backends` says, which is not at all.
         """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import _C
 from ..ops.backend import HALVES, as_arrays, backend_for, is_plain
-from ..ops.decode import DecodeSource, DecodeTargets, Table
+from ..ops.decode import BFLOAT16, DecodeSource, DecodeTargets, Table
 from ..ops.decode.operators import check_finite, counting
 from ..tracing.members import Members, has_global_hooks
 from .decoder import ConvDecoder
@@ -56,9 +56,9 @@ class NativeLast(NamedTuple):
     ) -> None:
         """See `ghnfast.prediction.job.LastStep`."""
         hidden, blocks = as_arrays(source.hidden, source.blocks)
-        threads, counted = torch.get_num_threads(), counting(outputs)
+        threads, counted, rounds = torch.get_num_threads(), counting(outputs), precision == BFLOAT16
         written = self.core.decode(
-            self.calls, hidden, blocks, targets.table, memory, threads, counted, self.largest_weight
+            self.calls, hidden, blocks, targets.table, memory, threads, counted, self.largest_weight, rounds
         )
         check_finite(written)
 

@@ -78,7 +78,7 @@ class Job:
             elif memory is not None and direct:
                 targets = self.layout.targets
                 if last is None:
-                    decode_to(source, targets, memory.table, self.parameters)
+                    decode_to(source, targets, memory.table, self.parameters, precision)
                 else:
                     last.write(source, targets, memory.table, self.parameters, precision)
             else:

@@ -224,11 +224,12 @@ def make_slot_layout(
 ) -> SlotLayout:
     table = table_of_batch(batch, slots, rows, request).take(decoded)
     layout = lay_out(table, request)
-    owners = [(own, row) for own, wanted in zip(slots, rows, strict=True) for row in wanted.tolist()]
     order = decoded[layout.order]
     choose = chosen(order.tolist())
-    decoding = choose(owners)
-    names, forms = [own.names[row] for own, row in decoding], [own.forms[row] for own, row in decoding]
+    # No pair for each of thousands of rows: so many new containers would set off the collector of garbage.
+    wanted = [(own, chosen(each.tolist())) for own, each in zip(slots, rows, strict=True)]
+    names = list(choose([name for own, choose_own in wanted for name in choose_own(own.names)]))
+    forms = list(choose([form for own, choose_own in wanted for form in choose_own(own.forms)]))
     kept = table["kept"][layout.order]
     return SlotLayout(layout, order, choose, names, forms, kept if kept.any() else None)
 

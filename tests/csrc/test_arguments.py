@@ -248,7 +248,7 @@ def test_arguments_that_do_not_fit(core: ModuleType, name: str) -> None:
 
 
 def test_all_that_there_is_is_called(core: ModuleType) -> None:
-    others = {"DecoderCall", "dtypes", "enums", "instruction_sets", "inspect_tensors", "versions"}
+    others = {"DecoderCall", "dtypes", "enums", "instruction_sets", "rounds_products", "inspect_tensors", "versions"}
     methods = {"node_states", "decode_inputs", "class_weights", "Ghn.decode"}
     public = {name for name in vars(core) if not name.startswith("_")}
     assert set(calls(core)) == set(NAMES)

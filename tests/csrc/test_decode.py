@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.arrays import Array, halved, widened
 from helpers.table_rows import MEMORY, table, targets_of
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 PRODUCT, SCALED, NORM_WEIGHT, BIAS = range(4)
@@ -195,10 +195,54 @@ def test_half_precision(core: ModuleType, instruction_set: str) -> None:
     np.testing.assert_array_equal(brain.ravel(), rounded.astype(np.uint16))
 
 
+def as_bfloat16(values: Array) -> Array:
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_products_of_rounded_operands(core: ModuleType, instruction_set: str, data: st.DataObject) -> None:
+    """What is computed where operands may be rounded, and the machine can: else the same bits as without."""
+    sizes = data.draw(st.tuples(st.integers(1, 20), st.integers(1, 20), st.sampled_from([4, 32, 36, 100])))
+    targets = []
+    for _ in range(data.draw(st.integers(1, 8))):
+        rows, columns = (data.draw(st.integers(1, size)) for size in sizes[:2])
+        cells = data.draw(st.integers(1, 40))
+        targets.append((rows, columns, cells, rows + data.draw(st.integers(0, 9)), columns + 3, PRODUCT))
+    case = make_case(targets, np.float32, sizes)
+    stored = data.draw(st.sampled_from([None, "float16", "bfloat16"]))
+    given_weight = case.weight
+    if stored is not None:
+        (given_weight,) = halved([case.weight], stored)
+        case = case._replace(weight=widened(given_weight))
+    expected = case
+    if core.rounds_products():
+        expected = case._replace(weight=as_bfloat16(case.weight), hidden=as_bfloat16(case.hidden))
+    threads = data.draw(st.integers(1, 3))
+    found = [np.zeros(shape_of(row), dtype=np.float32) for row in case.table]
+    given = case._replace(weight=given_weight)
+    assert core.decode(*given, memory_of(found), True, threads, rounds=True) == -1
+    exact = [np.zeros(shape_of(row), dtype=np.float32) for row in case.table]
+    assert decode(core, given, exact, threads) == -1
+    for index, (output, other) in enumerate(zip(found, exact, strict=True)):
+        np.testing.assert_allclose(output, expected_values(expected, index), rtol=0, atol=5e-5)
+        assert core.rounds_products() or np.array_equal(output, other)
+
+
+def test_nothing_rounds_in_double_precision(core: ModuleType, instruction_set: str) -> None:
+    case = make_case([(7, 6, 9, 7, 6, PRODUCT)], np.float64)
+    outputs = [np.zeros((7, 6, 9)) for _ in range(2)]
+    for output, rounds in zip(outputs, (False, True), strict=True):
+        assert core.decode(*case, memory_of([output]), True, 1, rounds=rounds) == -1
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("rounds", [False, True])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("where", ["hidden", "weight", "bias", "blocks"])
 def test_nothing_is_written_where_a_value_is_not_finite(
-    core: ModuleType, instruction_set: str, where: str, value: float
+    core: ModuleType, instruction_set: str, where: str, value: float, rounds: bool
 ) -> None:
     targets = [(7, 6, 9, 16, 10, PRODUCT), (4, 3, 2, 9, 7, SCALED), (7, 6, 1, 16, 10, PRODUCT)]
     case = make_case(targets, np.float32)
@@ -206,10 +250,11 @@ def test_nothing_is_written_where_a_value_is_not_finite(
     array = getattr(case, where).copy()
     array.flat[1] = value
     outputs = [np.full((target[3], target[4], target[2]), 5, dtype=np.float32) for target in targets]
-    broken = decode(core, case._replace(**{where: array}), outputs)
+    case = case._replace(**{where: array})
+    broken = core.decode(*case, memory_of(outputs), True, 2, rounds=rounds)
     assert broken == (1 if where == "blocks" else 0)
     assert all((output == 5).all() for output in outputs)
-    assert decode(core, case._replace(**{where: array}), outputs, check=False) == -1
+    assert core.decode(*case, memory_of(outputs), False, 2, rounds=rounds) == -1
     assert not all((output == 5).all() for output in outputs)
 
 

@@ -21,7 +21,7 @@ from helpers.small_networks import conv, small_network
 from torch import nn
 
 import ghnfast
-from ghnfast import GHN, PredictError
+from ghnfast import _C, GHN, PredictError
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -50,6 +50,32 @@ def test_ghn_in_double_precision_predicts_the_same() -> None:
     model = ghn.double().predict(small_network(), input_shape=IMAGE)
     for tensor, expected in zip(model.parameters(), predict(small_network()).parameters(), strict=True):
         torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ghn2", "float16", "bfloat16", "graphormer"])
+@pytest.mark.parametrize("way", ["predict", "several", "values"])
+def test_operands_are_rounded_where_they_may_be_and_the_machine_can(kind: str, way: str) -> None:
+    settings: dict[str, Any] = {"hypernet": "graphormer", "layers": 1, "heads": 2} if kind == "graphormer" else {}
+    ghn = GHN(max_shape=MAX_SHAPE, num_classes=CLASSES, hid=HID, **settings)
+    if kind in ("float16", "bfloat16"):
+        ghn = ghn.to(getattr(torch, kind))
+
+    def predicted(precision: str) -> list[torch.Tensor]:
+        ghn.precision = precision
+        model = small_network()
+        graph = ghnfast.trace(model, input_shape=IMAGE)
+        if way == "values":
+            with torch.no_grad():
+                return list(ghn([graph])[0].values())
+        models = [model] if way == "predict" else [model, small_network()]
+        ghn.predict(models, graph=[graph] * len(models))
+        return [tensor.detach() for each in models for tensor in each.parameters()]
+
+    exact, other, rounded = map(predicted, ("float32", "tf32", "bfloat16"))
+    assert all(map(torch.equal, exact, other))
+    assert all(map(torch.equal, exact, rounded)) is not _C.rounds_products()
+    for one, two in zip(exact, rounded, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-2 * float(one.abs().max()))
 
 
 def test_frozen_parameters_are_predicted_and_stay_frozen() -> None:

@@ -10,6 +10,7 @@ from .dispatch import decode, decode_into
 from .naive import copy_all, naive_blocks, store, tile
 from .operators import decode_into_op, decode_op, decode_to, triton_tables
 from .targets import (
+    BFLOAT16,
     ELEMENT_BYTES,
     ELEMENTS,
     FINE,
@@ -34,6 +35,7 @@ from .targets import (
 )
 
 __all__ = [
+    "BFLOAT16",
     "ELEMENTS",
     "ELEMENT_BYTES",
     "FINE",

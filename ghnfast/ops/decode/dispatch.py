@@ -39,7 +39,7 @@ def decode(source: DecodeSource, targets: DecodeTargets, precision: str = "float
     shapes = [(target.out, target.in_, target.cells) for target in targets]
     sizes = [math.prod(shape) for shape in shapes]
     if backend == "cpp" and is_plain(source):
-        flat = native_decode(source, targets, sum(sizes))
+        flat = native_decode(source, targets, sum(sizes), precision)
     else:
         tables = [as_tensor(targets.table)] if backend == "cpp" else triton_tables(targets, None, source.hidden)
         flat = decode_op(*source, tables, sum(sizes), product_runs(targets.table), precision)
@@ -85,7 +85,7 @@ def decode_into(
     memory = memory_table(direct, targets.table)
     plain, native = is_plain([*source, *direct]), backend == "cpp"
     if plain and native:
-        decode_to(source, targets, memory, direct)
+        decode_to(source, targets, memory, direct, precision)
     else:
         tables = [*map(as_tensor, (targets.table, memory))] if native else triton_tables(targets, memory, source.hidden)
         if plain:

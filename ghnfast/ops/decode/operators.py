@@ -19,8 +19,10 @@ from ... import _C
 from ..backend import as_arrays, backend_for
 from ..uploads import Wanted, in_use, upload
 from .targets import (
+    BFLOAT16,
     ELEMENTS,
     FINE,
+    FLOAT32,
     MEMORY,
     TARGET,
     DecodeSource,
@@ -37,15 +39,25 @@ from .targets import (
 # In C++ ---------------------------------------------------------------------------------------------------------------
 
 
-def decode_to(source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor] = ()) -> None:
+def decode_to(
+    source: DecodeSource,
+    targets: DecodeTargets,
+    memory: Table,
+    outputs: Sequence[Tensor] = (),
+    precision: str = FLOAT32,
+) -> None:
     """`decode_into`, in C++, where the memory of the outputs is known (`memory_table`); nobody checks it.
 
     Args:
         outputs: the tensors whose memory it is, for torch to know that they are written; none where it knows.
+        precision: one of `PRECISIONS`.
     """
     hidden, weight, bias, blocks = as_arrays(*source)
     threads = torch.get_num_threads()
-    check_finite(_C.decode(hidden, weight, bias, blocks, targets.table, memory, True, threads, counting(outputs)))
+    rounds = precision == BFLOAT16
+    check_finite(
+        _C.decode(hidden, weight, bias, blocks, targets.table, memory, True, threads, counting(outputs), rounds=rounds)
+    )
 
 
 def counting(outputs: Sequence[Tensor]) -> Callable[[], None] | None:
@@ -59,14 +71,15 @@ def check_finite(broken: int) -> None:
         raise NotFinite(broken)
 
 
-def native_decode(source: DecodeSource, targets: DecodeTargets, elements: int) -> Tensor:
+def native_decode(source: DecodeSource, targets: DecodeTargets, elements: int, precision: str) -> Tensor:
     table = targets.table
     flat = source.hidden.new_empty(elements)
     sizes = sizes_of(table)
     addresses = flat.data_ptr() + (np.cumsum(sizes) - sizes) * flat.element_size()
     memory = contiguous_memory(table, addresses, ELEMENTS[flat.dtype])
     hidden, weight, bias, blocks = as_arrays(*source)
-    _C.decode(hidden, weight, bias, blocks, table, memory, False, torch.get_num_threads())
+    threads, rounds = torch.get_num_threads(), precision == BFLOAT16
+    _C.decode(hidden, weight, bias, blocks, table, memory, False, threads, rounds=rounds)
     return flat
 
 
@@ -146,7 +159,7 @@ def decode_into_op(
     targets, memory = DecodeTargets(as_table(tables[0], TARGET)), as_table(tables[1], MEMORY)
     status = FINE
     try:
-        decode_to(DecodeSource(hidden, weight, bias, blocks), targets, memory)
+        decode_to(DecodeSource(hidden, weight, bias, blocks), targets, memory, precision=precision)
     except NotFinite as error:
         status = error.index
     return torch.tensor(status, dtype=torch.int32)
@@ -207,7 +220,7 @@ def decode_op(
     if backend_for(hidden) == "triton":
         return triton_decode(hidden, weight, bias, blocks, tables, elements, runs, precision)
     targets = DecodeTargets(as_table(tables[0], TARGET))
-    return native_decode(DecodeSource(hidden, weight, bias, blocks), targets, elements)
+    return native_decode(DecodeSource(hidden, weight, bias, blocks), targets, elements, precision)
 
 
 @decode_op.register_kernel("cuda")
