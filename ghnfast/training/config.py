@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrainingError
+from ..families import TRAINED
 from ..files import is_text
 from ..nn.config import GHNSettings
 from ..optional import import_optional
@@ -24,7 +25,8 @@ SCHEDULES = ("step", "cosine", "cosine-warmup", "constant")
 OPTIMIZERS = ("adam", "adamw")
 WARM_EPOCHS, FIRST_RATE = 5, 1e-5  # of "cosine-warmup"
 AMP = ("none", "bfloat16", "float16")
-NETS = ("deepnets", "families")
+# All, and families one by one; those that are held out stay so.
+NETS = ("deepnets", "families", *TRAINED)
 SUFFIXES = (".toml", ".yaml", ".yml")
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 200
@@ -51,8 +53,9 @@ class TrainConfig(GHNSettings):
     each batch has the classes in equal shares, which takes noise out of the gradients that a batch's networks share;
     `own_images`, whether each network of a meta-batch sees `batch_size` images of its own, not all the same.
     Networks: `meta_batch` of them per image batch, together of at most `max_nodes` nodes (the last are left out);
-    `nets`, "deepnets", "families" (see `ghnfast.families`) or both with their weights, "deepnets:1, families:1";
-    `networks`, how many of the train split of DeepNets-1M; `members`, how many of families, whose graphs are kept;
+    `nets`, "deepnets", "families" (see `ghnfast.families`), one of `ghnfast.families.TRAINED`, or several with their
+    weights, "deepnets:1, families:1, vit:0.2"; `networks`, how many of the train split of DeepNets-1M; `members`, how
+    many of families, or of one, whose graphs are kept;
     `num_ch`, `fc_dim` and `wider`, see `DeepNets1M`.
     GHN: the arguments of `ghnfast.GHN` (`max_shape` is another by default); `init`, a checkpoint to start from;
     `identity_steps`, steps of regression before the first one, which need no images, to a GHN whose networks pass their
@@ -149,7 +152,7 @@ class TrainConfig(GHNSettings):
 
     def weights_of_nets(self) -> dict[str, float]:
         """The shares of the kinds of networks that `nets` names."""
-        accepted = f"{' or '.join(NETS)}, or several with their weights, such as 'deepnets:1, families:1',"
+        accepted = f"{', '.join(NETS)}, or several with their weights, such as 'deepnets:1, families:1',"
         weights: dict[str, float] = {}
         for part in self.nets.split(","):
             name, colon, number = part.partition(":")

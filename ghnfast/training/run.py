@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..checkpoints import TrainedOn
 from ..deepnets import DeepNets1M
 from ..errors import ConfigError, TrainingError
-from ..families import Families
+from ..families import TRAINED, Families
 from ..files import in_words
 from ..nn import GHN
 from ..nn.config import config_of
@@ -148,13 +148,16 @@ def make_ghn(config: TrainConfig, data: ImageData) -> GHN:
 
 def make_dataset(config: TrainConfig, data: ImageData) -> Nets:
     shares = config.weights_of_nets()
-    sets = [make_deepnets(config, data) if name == "deepnets" else make_families(config, data) for name in shares]
+    sets = [make_deepnets(config, data) if name == "deepnets" else make_families(config, data, name) for name in shares]
     return sets[0] if len(sets) == 1 else Mixture(sets, list(shares.values()))
 
 
-def make_families(config: TrainConfig, data: ImageData) -> Nets:
-    size = data.input_shape[1]
-    return Families(size=config.members, seed=config.seed, num_classes=data.num_classes, image_size=size)
+def make_families(config: TrainConfig, data: ImageData, name: str) -> Nets:
+    """All that are trained on, which take turns, or the one with this name."""
+    names, size = TRAINED if name == "families" else (name,), data.input_shape[1]
+    return Families(
+        size=config.members, seed=config.seed, families=names, num_classes=data.num_classes, image_size=size
+    )
 
 
 def make_deepnets(config: TrainConfig, data: ImageData) -> Nets:

@@ -6,6 +6,7 @@ import pytest
 from helpers.tiny import tiny_config
 
 from ghnfast.errors import TrainingError
+from ghnfast.families import TRAINED, FamilyNet
 from ghnfast.training import ImageData
 from ghnfast.training.networks import MetaBatches, ahead
 from ghnfast.training.run import make_dataset
@@ -44,16 +45,20 @@ def test_errors_in_what_is_made_ahead_are_raised() -> None:
         ("families", {"families": 1.0}),
         ("deepnets,families", {"deepnets": 0.5, "families": 0.5}),
         ("families: 3, deepnets:1", {"families": 0.75, "deepnets": 0.25}),
+        ("vit", {"vit": 1.0}),
+        ("deepnets:2,families:1,vit:1", {"deepnets": 0.5, "families": 0.25, "vit": 0.25}),
     ],
 )
 def test_kinds_of_networks(few_images: ImageData, nets: str, shares: dict[str, float]) -> None:
     config = tiny_config(nets=nets, networks=1000, members=300)
     assert config.weights_of_nets() == shares
     dataset = make_dataset(config, few_images)
-    kinds = [type(dataset[index]).__name__ for index in range(300)]
-    for name, kind in (("deepnets", "DeepNet"), ("families", "FamilyNet")):
-        assert abs(kinds.count(kind) / 300 - shares.get(name, 0)) < 0.02
-    if len(shares) == 2:
+    found = [dataset[index] for index in range(300)]
+    kinds = [type(net).__name__ for net in found]
+    assert abs(kinds.count("DeepNet") / 300 - shares.get("deepnets", 0)) < 0.02
+    vits = [net for net in found if isinstance(net, FamilyNet) and net.family == "vit"]
+    assert abs(len(vits) / 300 - shares.get("vit", 0) - shares.get("families", 0) / len(TRAINED)) < 0.03
+    if set(shares) == {"deepnets", "families"}:
         assert len(dataset) == 1000
         stretch = "".join(kind[0] for kind in kinds)
         assert "D" * 8 not in stretch  # no long stretch of one kind
@@ -63,8 +68,21 @@ def test_kinds_of_networks(few_images: ImageData, nets: str, shares: dict[str, f
 
 @pytest.mark.parametrize(
     "nets",
-    ["", "deepnet", "deepnets:0", "deepnets:-1", "deepnets:nan", "deepnets:x", "families,families", "families:inf"],
+    [
+        "",
+        "deepnet",
+        "regnet",
+        "vit,vit",
+        "deepnets:0",
+        "deepnets:-1",
+        "deepnets:nan",
+        "deepnets:x",
+        "families,families",
+        "families:inf",
+    ],
 )
 def test_no_kind_of_networks(nets: str) -> None:
-    with pytest.raises(TrainingError, match=r"nets is .*; deepnets or families, or several with their weights"):
+    with pytest.raises(
+        TrainingError, match=r"nets is .*; deepnets, families, resnet, .*, mixer, or several with their weights"
+    ):
         tiny_config(nets=nets)
