@@ -81,7 +81,7 @@ bench: setup
 	$(BIN)/python bench/report.py
 
 # On a machine with a GPU, where ghnfast is installed in $(PYTHON): the kernels' tests on the device, then, whatever came of
-# them, measurements into bench/results/gpu-*.json and the README; each by itself fits ten minutes. Beside the published implementation where PYTHONPATH has it.
+# them, measurements into bench/results/gpu-*.json and the tables; each by itself fits ten minutes. Beside the published implementation where PYTHONPATH has it.
 gpu gpu-tests gpu-measurements: export PYTHONSAFEPATH := 1
 gpu:
 	status=0; $(MAKE) gpu-tests || status=$$?; $(MAKE) gpu-measurements || status=$$?; exit $$status

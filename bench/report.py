@@ -1,4 +1,4 @@
-"""Writes the README's tables, docs/speed.svg and docs/learning.svg from what was measured and logged."""
+"""Writes the tables of the site and of the README, and the plots in docs/, from what was measured and logged."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,11 @@ from ghnfast.deepnets.generate import ROWS, as_tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-README = ROOT / "README.md"
-PLOT = ROOT / "docs" / "speed.svg"
-LEARNING = ROOT / "docs" / "learning.svg"
+DOCS = ROOT / "docs"
+README, PERFORMANCE, TRAINED = ROOT / "README.md", DOCS / "performance.md", DOCS / "results.md"
+PLOT, LEARNING = "speed", "learning"  # each has a file for light and one for dark grounds
 LOGS = {"GHN-2": ROOT / "ghnfast" / "default" / "log.jsonl", "GHN-1": RESULTS / "training-ghn1.jsonl",
         "MLP": RESULTS / "training-mlp.jsonl"}  # fmt: skip
-BEGIN, END = "<!-- bench: made by `make bench` -->", "<!-- /bench -->"
-TRANSFER_BEGIN, TRANSFER_END = "<!-- transfer: made by bench/report.py -->", "<!-- /transfer -->"
-ACCURACY_BEGIN, ACCURACY_END = "<!-- accuracy: made by bench/report.py -->", "<!-- /accuracy -->"
-PROPERTIES_BEGIN, PROPERTIES_END = "<!-- properties: made by bench/report.py -->", "<!-- /properties -->"
 METHODS = {
     "ghn2": "GHN-2, the default",
     "ghn2-short": "GHN-2, 1,850 steps",
@@ -92,13 +89,17 @@ def reference_table() -> str:
          f"{entry['median_ms']['main']:.2f}", times(entry)]
         for entry in entries("reference", "test_sweep")
     ]  # fmt: skip
-    faster = [entry["times_faster"] for entry in models.values()]
-    least = min(models.values(), key=lambda entry: entry["times_faster"])
-    summary = (
+    return table(["milliseconds", "published", "ghnfast", "times faster"], rows) + "\n\n" + faster_text()
+
+
+def faster_text() -> str:
+    models = entries("reference", "test_model")
+    faster = [entry["times_faster"] for entry in models]
+    least = min(models, key=lambda entry: entry["times_faster"])
+    return (
         f"Over the {len(models)} torchvision models that the published implementation can predict, the geometric mean "
         f"is {geometric_mean(faster):.1f} times faster, and the least {min(faster):.1f} times ({least['model']})."
     )
-    return table(["milliseconds", "published", "ghnfast", "times faster"], rows) + "\n\n" + summary
 
 
 def times(entry: Json) -> str:
@@ -350,9 +351,23 @@ def pyplot() -> Any:
     return plt
 
 
-def draw_learning() -> None:
-    """Accuracy on training networks and images against steps, from the logs of the runs."""
+def files_of(plot: str) -> dict[str, Path]:
+    """The files of a plot, by the style of matplotlib that each has."""
+    return {"default": DOCS / f"{plot}.svg", "dark_background": DOCS / f"{plot}-dark.svg"}
+
+
+def save(plot: str, draw: Callable[[Any], Any]) -> None:
+    """Draws twice, on no ground, so that the page's is seen."""
     plt = pyplot()
+    for style, file in files_of(plot).items():
+        with plt.style.context(style):
+            figure = draw(plt)
+            figure.savefig(file, metadata={"Date": None}, transparent=True)
+            plt.close(figure)
+
+
+def learning(plt: Any) -> Any:
+    """Accuracy on training networks and images against steps, from the logs of the runs."""
     figure, axes = plt.subplots(figsize=(7, 4))
     for name, file in LOGS.items():
         if file.exists():
@@ -362,66 +377,100 @@ def draw_learning() -> None:
     axes.set_title("Training networks on training digits, means since the last line of the log", fontsize=10)
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(LEARNING, metadata={"Date": None})
+    return figure
 
 
-def draw() -> None:
+def speed(plt: Any) -> Any:
     """Time against parameters, of every model that the published implementation can predict."""
-    plt = pyplot()
     models = entries("reference", "test_model")
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for name, label, marker in (("reference", "published", "s"), ("main", "ghnfast", "o"), ("fill", "fill_", "_")):
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for name, label, marker in (
+        ("reference", "published code", "s"),
+        ("main", "ghnfast", "o"),
+        ("fill", "fill_ alone", "_"),
+    ):
         points = [(entry["parameters"] / 1e6, entry["median_ms"][name]) for entry in models]
         axes.scatter(*zip(*points, strict=True), label=label, marker=marker, s=18)
     axes.set(xscale="log", yscale="log", xlabel="parameters (million)", ylabel="milliseconds")
-    axes.set_title("From module to parameters, torchvision models, two CPU cores", fontsize=10)
+    axes.set_title("From module to parameters: torchvision models, two CPU cores", fontsize=10)
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(PLOT, metadata={"Date": None})
+    return figure
 
 
-def updated(text: str) -> str:
-    """The README with the sections that are made here."""
-    parts = [
-        f"{BEGIN}\n",
-        f"Medians in milliseconds, stages taking turns ({machine('models')}):\n",
-        stages_table() + "\n",
-        f"Beside the published implementation, taking turns in one process ({machine('reference')}):\n",
-        reference_table() + "\n",
-        "![time against parameters](docs/speed.svg)\n",
-        f"GHN-3-T, in the same way ({machine('ghn3')}):\n",
-        ghn3_text() + "\n",
-        ghn3_reference_text() + "\n",
-        scaling_text() + "\n",
-        deepnets_text() + "\n",
-        statistics_table() + "\n",
-        search_text() + "\n",
-        training_text() + "\n",
-        gpu_text() + "\n",
-        precision_text() + "\n",
-        END,
-    ]
-    accuracy = [f"{ACCURACY_BEGIN}\n", accuracy_text() + "\n", ACCURACY_END]
-    transfer = [f"{TRANSFER_BEGIN}\n", transfer_text(RESULTS) + "\n", TRANSFER_END]
-    predicted = [f"{PROPERTIES_BEGIN}\n", properties_text() + "\n", PROPERTIES_END]
-    sections = (
-        (BEGIN, END, parts),
-        (ACCURACY_BEGIN, ACCURACY_END, accuracy),
-        (TRANSFER_BEGIN, TRANSFER_END, transfer),
-        (PROPERTIES_BEGIN, PROPERTIES_END, predicted),
+PLOTS = {PLOT: speed, LEARNING: learning}
+
+
+def bench_text() -> str:
+    return "\n\n".join(
+        [
+            f"Medians in milliseconds, stages taking turns ({machine('models')}):",
+            stages_table(),
+            f"Beside the published implementation, taking turns in one process ({machine('reference')}):",
+            reference_table(),
+            both_grounds("time against parameters", PLOT),
+            f"GHN-3-T, in the same way ({machine('ghn3')}):",
+            ghn3_text(),
+            ghn3_reference_text(),
+            scaling_text(),
+            deepnets_text(),
+            statistics_table(),
+            search_text(),
+            training_text(),
+            gpu_text(),
+            precision_text(),
+        ]
     )
-    for begin, end, lines in sections:
-        place = f"{re.escape(begin)}.*?{re.escape(end)}"
-        text, count = re.subn(place, lambda _, lines=lines: "\n".join(lines), text, flags=re.S)  # type: ignore[misc]
-        assert count == 1, f"{README} has no place for {begin}"
+
+
+def both_grounds(title: str, plot: str) -> str:
+    """A plot in a page of the site, which shows one of the two."""
+    files = files_of(plot)
+    return f"![{title}]({files['default'].name}#only-light)\n![{title}]({files['dark_background'].name}#only-dark)"
+
+
+def learning_text() -> str:
+    return f"{accuracy_text()}\n\n{both_grounds('learning curves', LEARNING)}"
+
+
+def summary_text() -> str:
+    """What the README says of speed and of the default."""
+    found: Json = json.loads((RESULTS / "accuracy-ghn2.json").read_text())["test"]
+    return (
+        f"{faster_text()} The default GHN takes {1000 * found['seconds']:.0f} ms to give a network that it has never "
+        f"seen an accuracy of {found['mean']:.1f} % on test digits (mean over {found['n']} networks)."
+    )
+
+
+# What is made here, between two comments: by page, the name of a section and its text.
+SECTIONS: dict[Path, dict[str, Callable[[], str]]] = {
+    README: {"summary": summary_text},
+    PERFORMANCE: {"bench": bench_text},
+    TRAINED: {
+        "accuracy": learning_text,
+        "transfer": lambda: transfer_text(RESULTS),
+        "properties": properties_text,
+    },
+}
+
+
+def updated(page: Path) -> str:
+    """A page with the sections that are made here."""
+    text = page.read_text()
+    for name, make in SECTIONS[page].items():
+        begin, end = f"<!-- {name}: made by bench/report.py -->", f"<!-- /{name} -->"
+        made = f"{begin}\n\n{make()}\n\n{end}"
+        text, count = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, made=made: made, text, flags=re.S)  # type: ignore[misc]
+        assert count == 1, f"{page} has no place for {begin}"
     return text
 
 
 def main() -> None:
-    README.write_text(updated(README.read_text()))
+    for page in SECTIONS:
+        page.write_text(updated(page))
     if "--without-plot" not in sys.argv:
-        draw()
-        draw_learning()
+        for plot, draw in PLOTS.items():
+            save(plot, draw)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def keep(target: Path, network: str, label: str, results: Json, arguments: list[
         target.write_text(json.dumps(known, indent=1) + "\n")
 
 
-# The README's section ------------------------------------------------------------------------------------------------
+# The site's section --------------------------------------------------------------------------------------------------
 
 
 def transfer_text(folder: Path = RESULTS) -> str:

@@ -1,4 +1,4 @@
-"""Every benchmark runs one round, and what it records is what the README's tables are made from."""
+"""Every benchmark runs one round, and what it records is what the tables of the site are made from."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BENCH = ROOT / "bench"
 NEEDS_PPUDA = "reference"
 BESIDE = ("reference", "reference_ghn3")
 
-# Which benchmarks run together, and what the README says of them.
+# Which benchmarks run together, and what the site says of them.
 GROUPS: dict[str, tuple[list[str], list[Callable[[], str]]]] = {
     "models": (["models"], [report.stages_table]),
     "speed": (["scaling", "candidates"], [report.scaling_text]),
@@ -166,19 +166,18 @@ def test_properties_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # report --------------------------------------------------------------------------------------------------------------
 
 
-def test_readme_is_what_was_measured() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert report.updated(text) == text, "run python bench/report.py"
+@pytest.mark.parametrize("page", report.SECTIONS, ids=lambda page: page.stem)
+def test_pages_say_what_was_measured(page: Path) -> None:
+    assert report.updated(page) == page.read_text(), "run python bench/report.py"
 
 
-@pytest.mark.parametrize(("draw", "name"), [(report.draw, "PLOT"), (report.draw_learning, "LEARNING")])
-def test_plots_are_what_was_measured(
-    draw: Callable[[], None], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    committed: Path = getattr(report, name)
-    monkeypatch.setattr(report, name, tmp_path / "plot.svg")
-    draw()
-    assert numbers_of(tmp_path / "plot.svg") == pytest.approx(numbers_of(committed), abs=1e-3)
+@pytest.mark.parametrize("plot", report.PLOTS)
+def test_plots_are_what_was_measured(plot: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    committed = report.files_of(plot)
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    report.save(plot, report.PLOTS[plot])
+    for style, drawn in report.files_of(plot).items():
+        assert numbers_of(drawn) == pytest.approx(numbers_of(committed[style]), abs=1e-3)
 
 
 def numbers_of(drawing: Path) -> list[float]:
