@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,7 @@ import detection_data
 import detection_operators
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +27,7 @@ import ghnfast
 from ghnfast.checkpoints import DEFAULT
 
 pytestmark = pytest.mark.filterwarnings("ignore::ghnfast.DomainWarning")
+EXAMPLES = Path(__file__).parents[1] / "examples"
 TWO_STEPS = ["--steps", "2", "--size", "48"]
 
 
@@ -123,6 +130,130 @@ def test_average_precision() -> None:
     assert detection.average_precision(twice, wanted) == pytest.approx(34 / 101 / 2)
     far = [(boxes(6), torch.tensor([0.9])), (boxes(6), torch.tensor([0.9]))]  # overlaps of 4 / 16
     assert detection.average_precision(far, wanted) == 0
+
+
+# Short ones ----------------------------------------------------------------------------------------------------------
+
+
+def run(name: str, *options: str, **settings: Any) -> Any:
+    return importlib.import_module(name).main(options, **settings)
+
+
+def test_predict_and_calibrate() -> None:
+    found = run("predict_and_calibrate", "--images", "50", "--batches", "1")
+    assert found["predicted"] < 30
+    assert found["calibrated"] > 80
+
+
+def test_both_starts_of_fine_tuning_see_as_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    finetune_few = importlib.import_module("finetune_few")
+    seen, original = [], finetune_few.finetune
+
+    def watched(build: Any, data: Any, start: str, **options: Any) -> Any:
+        results = original(build, data, start, **options)
+        seen.append((results["settings"]["images"], options["steps"], options["rates"]))
+        return results
+
+    monkeypatch.setattr(finetune_few, "finetune", watched)
+    found = run("finetune_few", "--steps", "2", "--seeds", "1", "--rates", "0.1", "--test-images", "50")
+    assert list(found) == ["default", "he"]
+    assert seen[0] == seen[1]
+    assert seen[0][0][0] == 100
+
+
+def test_states_predict_better_than_sizes() -> None:
+    found = run("property_prediction", "--labels", "30", "--others", "40")
+    assert found["states of the GHN"] > max(found["number of parameters"], 0.3)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_train_on_images(own: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_on_images = importlib.import_module("train_on_images")
+    images = ["--images", str(train_on_images.draw_stripes(tmp_path / "images", count=5))] if own else []
+    tiny = {
+        "batch_size": 4,
+        "meta_batch": 1,
+        "hid": 8,
+        "max_shape": (16, 16, 3, 3),
+        "identity_steps": 2,
+        "networks": 50,
+    }
+    accuracy = run("train_on_images", "--steps", "1", "--out", str(tmp_path / "run"), *images, **tiny)
+    assert 0 <= accuracy <= 100
+    assert f"{10 if own else 48} test images, 3x224x224, 2 classes" in capsys.readouterr().out
+    assert ghnfast.load(tmp_path / "run" / "ghn.safetensors").config["num_classes"] == 2
+
+
+def test_many_models_are_exported_once(tmp_path: Path) -> None:
+    names = ["squeezenet1_1", "resnet18", "squeezenet1_1"]
+    written = run("export_many", *names, "--batch", "1", "--out", str(tmp_path))
+    assert [path.name for path in written] == ["squeezenet1_1.safetensors", "resnet18.safetensors"]
+    assert sorted(tmp_path.iterdir()) == sorted(written)
+    from torchvision.models import squeezenet1_1
+
+    model = squeezenet1_1()
+    safetensors.torch.load_model(model, str(written[0]))
+    again = ghnfast.predict(squeezenet1_1(), DEFAULT)
+    assert all(map(torch.equal, model.state_dict().values(), again.state_dict().values()))
+    written[0].unlink()
+    assert run("export_many", *names, "--out", str(tmp_path)) == written[:1]
+
+
+# Loops of others -----------------------------------------------------------------------------------------------------
+
+# Two processes that fork from one: what is imported is imported once.
+TWO_PROCESSES = """
+import json, os, sys
+import accelerate_loop
+from ghnfast.training import load_data
+from torch.multiprocessing import start_processes
+
+def run(rank, folder, options):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    losses = accelerate_loop.main([*options, "--out", f"{folder}/two.safetensors"])
+    with open(f"{folder}/{rank}.json", "w") as file:
+        json.dump(losses, file)
+
+load_data("mnist5k")
+start_processes(run, (sys.argv[1], sys.argv[2:]), nprocs=2, start_method="fork")
+"""
+
+
+def test_accelerate_in_two_processes_is_as_in_one(tmp_path: Path) -> None:
+    options = ["--cpu", "--steps", "2", "--networks", "2", "--images", "4", "--hid", "8"]
+    losses = run("accelerate_loop", *options, "--out", str(tmp_path / "one.safetensors"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_PROCESSES, tmp_path, *options],
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES), "OMP_NUM_THREADS": "1", **meeting},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert abs(losses[1] - losses[0]) > 0.1
+    for rank in range(2):  # Adam makes whole updates also of gradients that are rounding errors
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(losses, abs=0.02)
+    assert ghnfast.load(tmp_path / "two.safetensors").config == ghnfast.load(tmp_path / "one.safetensors").config
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_trains_the_ghn(tmp_path: Path) -> None:
+    out = tmp_path / "ghn.safetensors"
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    options = ("--accelerator", "cpu", "--steps", "2", "--images", "4", "--hid", "8", "--out", str(out))
+    module = run("lightning_module", *options, default_root_dir=tmp_path, **quiet)
+    torch.manual_seed(0)
+    before, after = ghnfast.GHN(hid=8, num_classes=10), ghnfast.load(out)
+    moved = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+    assert all(map(torch.equal, module.ghn.parameters(), after.parameters()))
 
 
 # Operators -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""The documentation site: every code block runs, every command is one, every public name is in the reference."""
+"""The README and the site: every code block runs, every command is one, every public name is in the reference."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import re
@@ -19,10 +20,12 @@ import yaml
 
 from ghnfast.cli.program import make_parser
 from ghnfast.nn import HYPERNETS
+from ghnfast.training import make_config, read_config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
 PACKAGES = ("", ".checkpoints", ".deepnets", ".families", ".graph", ".nn", ".postprocessing", ".prediction",
             ".properties", ".spaces", ".tracing", ".training")  # fmt: skip
 
@@ -35,9 +38,11 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: str(page.relative_to(DOCS))
+    "page", [page for page in TEXTS if blocks(page, "python")], ids=lambda page: str(page.relative_to(ROOT))
 )
 @pytest.mark.filterwarnings("ignore::ghnfast.DomainWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile asks for it
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")  # so does torch.export
 def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page, one after the other, as a reader runs them; in an empty folder."""
     monkeypatch.chdir(tmp_path)
@@ -47,24 +52,63 @@ def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
 
 
-def commands() -> Iterator[tuple[Path, str]]:
-    for page in (ROOT / "README.md", *PAGES):
-        for _, text in blocks(page, "sh"):
-            for command in text.replace("\\\n", " ").splitlines():
-                if command.startswith("ghnfast "):
-                    yield page, command
+def commands(page: Path) -> Iterator[list[str]]:
+    """The command lines of a page, in words: of its blocks for the shell, and of indented ones."""
+    lines = [line for _, text in blocks(page, "sh") for line in text.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"^ {4}(\S.*)", page.read_text().replace("\\\n", " "), re.M)
+    for line in lines:
+        if re.match(r"(ghnfast|torchrun|python|make) ", line):
+            yield shlex.split(line, comments=True)
 
 
-def test_commands_are_ones() -> None:
-    """Each parses. What they do is tested where commands are."""
-    parser = make_parser()
-    found = list(commands())
-    assert len(found) >= 15
-    for page, command in found:
+class Parsed(Exception):
+    """The arguments of a program were understood."""
+
+
+def stop_after_parsing(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    if parser.parse_known_args(arguments)[1]:
+        parser.error(f"not known: {parser.parse_known_args(arguments)[1]}")
+    raise Parsed
+
+
+def understand(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raises what is wrong with a command. What it does is tested where it is."""
+    program, *rest = words
+    if program == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert {word for word in rest if "=" not in word} <= set(targets)
+    elif "ghnfast" in words:
+        given = make_parser().parse_args(words[words.index("ghnfast") + 1 :])
+        if hasattr(given, "values"):  # of a configuration
+            make_config(dict(value.split("=", 1) for value in given.values))
+            if "--config" in words and given.config != "cifar.toml":
+                known = ROOT / given.config
+                read_config(known if known.exists() else given.config)
+    else:
+        assert program == "python"
+        assert (ROOT / rest[0]).is_file()
+        if rest[0].startswith("examples/"):
+            monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop_after_parsing)
+            with pytest.raises(Parsed):
+                importlib.import_module(Path(rest[0]).stem).main(rest[1:])
+            monkeypatch.undo()
+
+
+def test_commands_are_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(page, words) for page in TEXTS for words in commands(page)]
+    assert len(found) >= 50
+    assert {words[0] for _, words in found} == {"ghnfast", "torchrun", "python", "make"}
+    for page, words in found:
         try:
-            parser.parse_args(shlex.split(command, comments=True)[1:])
-        except Exception as error:
-            raise AssertionError(f"{page}: {command}: {error}") from error
+            understand(words, monkeypatch)
+        except (Exception, SystemExit) as error:
+            raise AssertionError(f"{page}: {shlex.join(words)}: {error}") from error
+
+
+def test_commands_within_sentences_are_ones() -> None:
+    known = set(site_hooks.commands())
+    for page in TEXTS:
+        assert set(re.findall(r"`ghnfast ([a-z]\w*)", page.read_text())) <= known, page
 
 
 def documented() -> set[int]:
