@@ -9,7 +9,7 @@ BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CPP_FILES)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: setup predict test quick lint unit sanitize fuzz bench gpu gpu-tests gpu-measurements has-gpu \
-	coverage figures docs format clean
+	coverage figures matrix docs format clean
 
 setup: $(VENV)/.ready
 
@@ -105,6 +105,10 @@ coverage: setup
 # Regenerates the drawings in docs/figures.
 figures: setup
 	$(BIN)/python docs/site_hooks.py
+
+# The package with every torch that this machine can get, into docs/compatibility.md. MATRIX has options of .ci/matrix.py.
+matrix:
+	$(PYTHON) .ci/matrix.py $(MATRIX)
 
 # The site, into build/site: strictly, every link looked at, without the network.
 docs: setup
