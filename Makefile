@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP_FILES := $(wildcard csrc/*/*.cpp csrc/*/*.hpp)
 FORMATTED := $(CPP_FILES) $(wildcard kernels/*.cu tests/support/helpers/*.[ch]pp)
+# Bytecode of what is never imported, most of what these packages have, would take two thirds of an installation's time.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CPP_FILES)
 # Tests run in parallel, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -16,8 +18,8 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: $(BUILD_INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit("ghnfast needs Python 3.10 or newer; set PYTHON=..." if sys.version_info < (3, 10) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch scikit-build-core pybind11 cmake ninja
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev,docs]"
+	$(INSTALL) torch scikit-build-core pybind11 cmake ninja
+	$(INSTALL) --no-build-isolation --editable ".[dev,docs]"
 	touch $@
 
 predict: setup
@@ -37,7 +39,8 @@ unit: setup
 # What says most in a minute.
 QUICK := tests/test_architecture.py tests/test_door.py tests/csrc/test_decode.py tests/csrc/test_ghn.py tests/graph \
 	tests/nn/test_native.py tests/ops/test_tiling.py tests/prediction/test_formulas.py tests/prediction/test_lists.py \
-	tests/prediction/test_reports.py tests/prediction/test_failures.py tests/tracing/test_functions.py
+	tests/prediction/test_reports.py tests/prediction/test_failures.py tests/tracing/test_functions.py \
+	tests/ops/test_sweep.py tests/cli/test_predict.py tests/test_calibrate.py
 
 quick: setup
 	$(PYTEST) -n 2 -q $(QUICK)

@@ -41,8 +41,7 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
     "page", [page for page in TEXTS if blocks(page, "python")], ids=lambda page: str(page.relative_to(ROOT))
 )
 @pytest.mark.filterwarnings("ignore::ghnfast.DomainWarning")
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile asks for it
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")  # so does torch.export
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")  # torch.export's own
 def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page, one after the other, as a reader runs them; in an empty folder."""
     monkeypatch.chdir(tmp_path)

@@ -52,7 +52,6 @@ def network(depth: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("hypernet", ["gatedgnn", "graphormer"])
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # what torch itself asks for
 def test_a_compiled_training_step_is_the_step(hypernet: str) -> None:
     """Networks and losses are compiled; the GHN, which is C++ and operators of its own, is the one graph break."""
     torch.manual_seed(0)
