@@ -437,8 +437,9 @@ def summary_text() -> str:
     """What the README says of speed and of the default."""
     found: Json = json.loads((RESULTS / "accuracy-ghn2.json").read_text())["test"]
     return (
-        f"Time from module to parameters; `fill_` writes every parameter once. {faster_text()} The default GHN takes {1000 * found['seconds']:.0f} ms to give a network that it has never "
-        f"seen an accuracy of {found['mean']:.1f} % on test digits (mean over {found['n']} networks)."
+        f"Time from module to parameters; `fill_` writes every parameter once. {faster_text()} The default GHN takes "
+        f"{1000 * found['seconds']:.0f} ms to give a network that it has never seen an accuracy of {found['mean']:.1f} % "
+        f"on test digits (mean over {found['n']} networks)."
     )
 
 
