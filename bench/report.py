@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import plots
 from transfer import markdown, transfer_text
 
 from ghnfast.deepnets.generate import ROWS, as_tuple
@@ -340,65 +341,10 @@ def plus_minus(cell: Json) -> str:
     return "" if cell["stderr"] is None else f" +- {cell['stderr']:.3f}"
 
 
-def pyplot() -> Any:
-    """matplotlib, which writes the same file every time."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "ghnfast"
-    from matplotlib import pyplot as plt
-
-    return plt
-
-
-def files_of(plot: str) -> dict[str, Path]:
-    """The files of a plot, by the style of matplotlib that each has."""
-    return {"default": DOCS / f"{plot}.svg", "dark_background": DOCS / f"{plot}-dark.svg"}
-
-
-def save(plot: str, draw: Callable[[Any], Any]) -> None:
-    """Draws twice, on no ground, so that the page's is seen."""
-    plt = pyplot()
-    for style, file in files_of(plot).items():
-        with plt.style.context(style):
-            figure = draw(plt)
-            figure.savefig(file, metadata={"Date": None}, transparent=True)
-            plt.close(figure)
-
-
-def learning(plt: Any) -> Any:
-    """Accuracy on training networks and images against steps, from the logs of the runs."""
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for name, file in LOGS.items():
-        if file.exists():
-            lines = [json.loads(line) for line in file.read_text().splitlines()]
-            axes.plot([line["step"] for line in lines], [line["top1"] for line in lines], label=name, linewidth=1)
-    axes.set(xlabel="step", ylabel="top-1 accuracy (%)", ylim=(0, 100))
-    axes.set_title("Training networks on training digits, means since the last line of the log", fontsize=10)
-    axes.legend()
-    axes.grid(alpha=0.3)
-    return figure
-
-
-def speed(plt: Any) -> Any:
-    """Time against parameters, of every model that the published implementation can predict."""
-    models = entries("reference", "test_model")
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for name, label, marker in (
-        ("reference", "published code", "s"),
-        ("main", "ghnfast", "o"),
-        ("fill", "fill_ alone", "_"),
-    ):
-        points = [(entry["parameters"] / 1e6, entry["median_ms"][name]) for entry in models]
-        axes.scatter(*zip(*points, strict=True), label=label, marker=marker, s=18)
-    axes.set(xscale="log", yscale="log", xlabel="parameters (million)", ylabel="milliseconds")
-    axes.set_title("From module to parameters: torchvision models, two CPU cores", fontsize=10)
-    axes.legend()
-    axes.grid(alpha=0.3)
-    return figure
-
-
-PLOTS = {PLOT: speed, LEARNING: learning}
+PLOTS: dict[str, Callable[[Any], Any]] = {
+    PLOT: lambda plt: plots.speed(plt, entries("reference", "test_model")),
+    LEARNING: lambda plt: plots.learning(plt, LOGS),
+}
 
 
 def bench_text() -> str:
@@ -408,7 +354,7 @@ def bench_text() -> str:
             stages_table(),
             f"Beside the published implementation, taking turns in one process ({machine('reference')}):",
             reference_table(),
-            both_grounds("time against parameters", PLOT),
+            plots.both_grounds("time against parameters", PLOT),
             f"GHN-3-T, in the same way ({machine('ghn3')}):",
             ghn3_text(),
             ghn3_reference_text(),
@@ -423,14 +369,8 @@ def bench_text() -> str:
     )
 
 
-def both_grounds(title: str, plot: str) -> str:
-    """A plot in a page of the site, which shows one of the two."""
-    files = files_of(plot)
-    return f"![{title}]({files['default'].name}#only-light)\n![{title}]({files['dark_background'].name}#only-dark)"
-
-
 def learning_text() -> str:
-    return f"{accuracy_text()}\n\n{both_grounds('learning curves', LEARNING)}"
+    return f"{accuracy_text()}\n\n{plots.both_grounds('learning curves', LEARNING)}"
 
 
 def summary_text() -> str:
@@ -438,8 +378,8 @@ def summary_text() -> str:
     found: Json = json.loads((RESULTS / "accuracy-ghn2.json").read_text())["test"]
     return (
         f"Time from module to parameters; `fill_` writes every parameter once. {faster_text()} The default GHN takes "
-        f"{1000 * found['seconds']:.0f} ms to give a network that it has never seen an accuracy of {found['mean']:.1f} % "
-        f"on test digits (mean over {found['n']} networks)."
+        f"{1000 * found['seconds']:.0f} ms to give a network that it has never seen an accuracy of "
+        f"{found['mean']:.1f} % on test digits (mean over {found['n']} networks)."
     )
 
 
@@ -471,7 +411,7 @@ def main() -> None:
         page.write_text(updated(page))
     if "--without-plot" not in sys.argv:
         for plot, draw in PLOTS.items():
-            save(plot, draw)
+            plots.save(plot, draw)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 
 import accuracy
 import default
+import plots
 import properties as bench_properties
 import pytest
 import report
@@ -173,10 +174,10 @@ def test_pages_say_what_was_measured(page: Path) -> None:
 
 @pytest.mark.parametrize("plot", report.PLOTS)
 def test_plots_are_what_was_measured(plot: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    committed = report.files_of(plot)
-    monkeypatch.setattr(report, "DOCS", tmp_path)
-    report.save(plot, report.PLOTS[plot])
-    for style, drawn in report.files_of(plot).items():
+    committed = plots.files_of(plot)
+    monkeypatch.setattr(plots, "DOCS", tmp_path)
+    plots.save(plot, report.PLOTS[plot])
+    for style, drawn in plots.files_of(plot).items():
         assert numbers_of(drawn) == pytest.approx(numbers_of(committed[style]), abs=1e-3)
 
 
