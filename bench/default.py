@@ -1,4 +1,4 @@
-"""Makes the GHN that comes with the package out of finished training runs: python bench/default.py RUN [RUN ...].
+"""Makes a GHN that comes with the package out of finished training runs: python bench/default.py NAME RUN [RUN ...].
 
 Each run started from the weights of the one before it (`init`). Those of the last are shipped, as float16, which halves
 the file; `bench/accuracy.py` measures what is shipped. Beside them stand each run's configuration, `stage-1.toml` and
@@ -18,23 +18,24 @@ from ghnfast.training import read_config
 from ghnfast.training.folder import CONFIG, LOG, WEIGHTS
 
 
-def main(runs: list[Path], target: Path) -> None:
-    """Write the last run's weights to `target`, and what all of them did beside it."""
+def main(runs: list[Path], folder: Path) -> None:
+    """Write the last run's weights to a folder, and what all of them did beside them."""
+    folder.mkdir(exist_ok=True)
     trained = checkpoints.read(runs[-1] / WEIGHTS)
     half = {name: weight.half() for name, weight in trained.state_dict.items()}
-    checkpoints.write(target, dataclasses.replace(trained, state_dict=half))
-    for old in target.parent.glob("*.toml"):
+    checkpoints.write(folder / WEIGHTS, dataclasses.replace(trained, state_dict=half))
+    for old in folder.glob("*.toml"):
         old.unlink()
     lines, done = [], 0
     for stage, run in enumerate(runs, start=1):
-        shutil.copyfile(run / CONFIG, target.parent / f"stage-{stage}.toml")
+        shutil.copyfile(run / CONFIG, folder / f"stage-{stage}.toml")
         for line in map(json.loads, (run / LOG).read_text().splitlines()):
             lines.append(json.dumps({**line, "step": done + line["step"]}))
         done += read_config(run / CONFIG)["steps"]
-    (target.parent / LOG).write_text("\n".join(lines) + "\n")
+    (folder / LOG).write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:]:
+    if len(sys.argv) < 3 or not checkpoints.is_included(sys.argv[1]):
         sys.exit(__doc__)
-    main([Path(run) for run in sys.argv[1:]], checkpoints.resolve(checkpoints.DEFAULT))
+    main([Path(run) for run in sys.argv[2:]], checkpoints.included_folder(sys.argv[1]))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import plots
+from accuracies import digits_text, fashion_text
 from transfer import markdown, transfer_text
 
 from ghnfast.deepnets.generate import ROWS, as_tuple
@@ -21,18 +21,8 @@ RESULTS = ROOT / "bench" / "results"
 DOCS = ROOT / "docs"
 README, PERFORMANCE, TRAINED = ROOT / "README.md", DOCS / "performance.md", DOCS / "results.md"
 PLOT, LEARNING = "speed", "learning"  # each has a file for light and one for dark grounds
-LOGS = {"GHN-2": ROOT / "ghnfast" / "default" / "log.jsonl", "GHN-1": RESULTS / "training-ghn1.jsonl",
+LOGS = {"GHN-2": ROOT / "ghnfast" / "included" / "ghn2-mnist5k" / "log.jsonl", "GHN-1": RESULTS / "training-ghn1.jsonl",
         "MLP": RESULTS / "training-mlp.jsonl"}  # fmt: skip
-METHODS = {
-    "ghn2": "GHN-2, the default",
-    "ghn2-short": "GHN-2, 1,850 steps",
-    "ghn1": "GHN-1, 1,850 steps",
-    "mlp": "MLP, 1,850 steps",
-    "sgd1": "SGD, 1 epoch",
-    "sgd5": "SGD, 5 epochs",
-    "sgd50": "SGD, 50 epochs",
-}
-ACCURACY_SPLITS = ("test", "wide", "deep", "dense", "bnfree")
 SHOWN = ("resnet50", "densenet121", "vgg16", "mobilenet_v3_large", "efficientnet_b0", "squeezenet1_1", "convnext_tiny")
 
 Json = dict[str, Any]
@@ -262,60 +252,6 @@ def gpu_text() -> str:
     )
 
 
-def accuracy_text() -> str:
-    """Top-1 accuracy by method and split, in the layout of the paper's tables 3 and 4."""
-    files = {key: RESULTS / f"accuracy-{key}.json" for key in METHODS}
-    measured: Json = {key: json.loads(file.read_text()) for key, file in files.items() if file.exists()}
-    rows = []
-    for key, found in measured.items():
-        cells = [accuracy_cell(found.get(split)) for split in ACCURACY_SPLITS]
-        best = f"{found['test']['max']:.1f}" if "test" in found else "-"
-        known = [f"{value:.1f}" for value in found.get("predefined", {}).get("networks", ())] or ["-", "-"]
-        seconds = in_seconds(found["test"]["seconds"]) if "test" in found else "-"
-        where = found["test"]["about"]["machine"] if "test" in found else "-"
-        rows.append([METHODS[key], cells[0], best, *cells[1:], *known, seconds, where])
-    head = ["", "test, mean", "test, best", *ACCURACY_SPLITS[1:], "ResNet-50", "ViT", "seconds a network", "on"]
-    return (
-        f"{table(head, rows)}\n\nTop-1 accuracy in percent on 1,000 test digits of `mnist5k`, mean and standard error "
-        "over the networks of a split (n of them), none of which a GHN has seen; batch statistics of each batch, as in "
-        "the paper. The seconds are the time to predict, or to train, one network of the test split, on the machine "
-        "beside them; the machine of every other figure is in `bench/results/`. "
-        f"{same_networks_text(measured)}{again_text(measured['ghn2'])}"
-    )
-
-
-def again_text(found: Json) -> str:
-    """Which networks of the default's splits were measured again, after a change that concerns some of them."""
-    counts = {
-        split: sum(len(part["networks"]) for part in result["again"])
-        for split, result in found.items()
-        if "again" in result
-    }
-    if not counts:
-        return ""
-    parts = ", ".join(f"{count} of {found[split]['n']} ({split})" for split, count in counts.items())
-    return f" Measured again after a correction of their graphs, on the machine in `bench/results/`: {parts}."
-
-
-def in_seconds(number: float) -> str:
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def accuracy_cell(result: Json | None) -> str:
-    if result is None:
-        return "-"
-    error = f" +- {result['stderr']:.1f}" if result["n"] > 1 else ""
-    return f"{result['mean']:.1f}{error} (n {result['n']})"
-
-
-def same_networks_text(found: Json) -> str:
-    """What the default reaches on the first networks of the test split, where others were measured on fewer."""
-    default = found["ghn2"]["test"]["networks"]
-    counts = sorted({results["test"]["n"] for results in found.values() if "test" in results} - {len(default)})
-    means = [f"{statistics.fmean(default[:count]):.1f} on the first {count}" for count in counts]
-    return f"Of the test split's networks the default reaches {', '.join(means)}: compare rows on the same n with that."
-
-
 def properties_text() -> str:
     """Kendall's tau on the tables of bench/tables, a row for each embedding."""
     found: Json = json.loads((RESULTS / "properties.json").read_text())
@@ -370,16 +306,16 @@ def bench_text() -> str:
 
 
 def learning_text() -> str:
-    return f"{accuracy_text()}\n\n{plots.both_grounds('learning curves', LEARNING)}"
+    return f"{digits_text(RESULTS)}\n\n{plots.both_grounds('learning curves', LEARNING)}"
 
 
 def summary_text() -> str:
     """What the README says of speed and of the default."""
-    found: Json = json.loads((RESULTS / "accuracy-ghn2.json").read_text())["test"]
+    found: Json = json.loads((RESULTS / "accuracy-fashion-ghn2.json").read_text())["test"]
     return (
         f"Time from module to parameters; `fill_` writes every parameter once. {faster_text()} The default GHN takes "
         f"{1000 * found['seconds']:.0f} ms to give a network that it has never seen an accuracy of "
-        f"{found['mean']:.1f} % on test digits (mean over {found['n']} networks)."
+        f"{found['mean']:.1f} % on Fashion-MNIST (mean over {found['n']} networks)."
     )
 
 
@@ -388,6 +324,7 @@ SECTIONS: dict[Path, dict[str, Callable[[], str]]] = {
     README: {"summary": summary_text},
     PERFORMANCE: {"bench": bench_text},
     TRAINED: {
+        "fashion": lambda: fashion_text(RESULTS),
         "accuracy": learning_text,
         "transfer": lambda: transfer_text(RESULTS),
         "properties": properties_text,

@@ -29,7 +29,7 @@ def accuracy(model: nn.Module, data: ImageData, images: int) -> float:
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18", help="of torchvision; resnet18")
-    parser.add_argument("--ghn", default=ghnfast.checkpoints.DEFAULT)
+    parser.add_argument("--ghn", default="ghn2-mnist5k", help="one that knows digits; ghn2-mnist5k")
     parser.add_argument("--images", type=int, default=1000, help="to test on")
     parser.add_argument("--batches", type=int, default=8, help="of 64 images, for running statistics")
     given = parser.parse_args(arguments)

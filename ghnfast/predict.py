@@ -32,10 +32,10 @@ def load(source: Source, *, device: torch.device | str | None = None, dtype: tor
     Loading takes little more memory than the weights; whether they fit is known before they are read.
 
     Args:
-        source: `ghn2-mnist5k`, which comes with the package; a published name (`ghn2-cifar10`, `ghn1-cifar10`,
-            `mlp-cifar10`, `ghn2-imagenet`, `ghn1-imagenet`; with huggingface_hub `ghn3-t`, `ghn3-s`, `ghn3-l`,
-            `ghn3-xl`), which is downloaded on first use; or the path of a .pt file in a published layout or of a
-            .safetensors file.
+        source: `ghn2-fashion` or `ghn2-mnist5k`, which come with the package; a published name (`ghn2-cifar10`,
+            `ghn1-cifar10`, `mlp-cifar10`, `ghn2-imagenet`, `ghn1-imagenet`; with huggingface_hub `ghn3-t`, `ghn3-s`,
+            `ghn3-l`, `ghn3-xl`), which is downloaded on first use; or the path of a .pt file in a published layout or
+            of a .safetensors file.
         device: where to put it; the CPU by default.
         dtype: of its weights: torch.float32, torch.float64, torch.float16 or torch.bfloat16; torch's default dtype by
             default. Half-precision weights take half the memory and stay as they are; what is predicted is computed in
@@ -51,8 +51,8 @@ def load(source: Source, *, device: torch.device | str | None = None, dtype: tor
     check_dtype(dtype)
     with torch.inference_mode(False):
         ghn = from_checkpoint(checkpoints.load(source, dtype or torch.get_default_dtype()), dtype)
-    if source == DEFAULT:
-        ghn.name = DEFAULT
+    if checkpoints.is_included(source):
+        ghn.name = source
     try:
         return ghn if device is None else ghn.to(device)
     except (RuntimeError, AssertionError) as error:  # torch raises either, by what is missing
@@ -105,8 +105,8 @@ def predict(
     Args:
         model: the model, or a list of models, which is one batch. On any device; parameters in float32, float64,
             float16 or bfloat16, frozen ones included.
-        ghn: a GHN, or what `ghnfast.load` takes. By default `ghn2-mnist5k`, which knows 32x32 images of ten digits:
-            other input sizes and class counts get a `DomainWarning`.
+        ghn: a GHN, or what `ghnfast.load` takes. By default `ghn2-fashion`, which knows 32x32 images of ten kinds of
+            clothes: other input sizes and class counts get a `DomainWarning`.
         graph: what `ghnfast.trace(model)` returned, for models that were traced before; one per model.
         input_shape, example_inputs: see `ghnfast.trace`.
         classifier: whether the classification layer is predicted too; `False` leaves it as it is.

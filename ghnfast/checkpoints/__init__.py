@@ -19,13 +19,14 @@ from .download import cache_folder
 from .fitting import fitted_weights
 from .hub import hub_file, upload_folder
 from .networks import network_weights
-from .published import DEFAULT, PUBLISHED, Check, Published
+from .published import DEFAULT, INCLUDED, PUBLISHED, Check, Published, included_folder
 from .reading import check_regular, read
-from .sources import available, load, local_file, resolve
+from .sources import available, is_included, load, local_file, resolve
 from .writing import write
 
 __all__ = [
     "DEFAULT",
+    "INCLUDED",
     "PUBLISHED",
     "Check",
     "Checkpoint",
@@ -38,6 +39,8 @@ __all__ = [
     "fitted_weights",
     "hub_file",
     "images_in_words",
+    "included_folder",
+    "is_included",
     "load",
     "local_file",
     "network_weights",

@@ -12,8 +12,14 @@ from typing import Any, BinaryIO, NamedTuple
 
 CHUNK_BYTES = 1 << 20
 
-DEFAULT = "ghn2-mnist5k"  # the GHN that comes with the package
-DEFAULT_FILE = Path(__file__).parents[1] / "default" / f"{DEFAULT}.safetensors"
+# The GHNs that come with the package: what they are, in words.
+INCLUDED: Mapping[str, str] = MappingProxyType(
+    {
+        "ghn2-fashion": "GHN-2; Fashion-MNIST, 3x32x32, 10 classes",
+        "ghn2-mnist5k": "GHN-2; 5,000 digits of MNIST, 3x32x32, 10 classes",
+    }
+)
+DEFAULT = "ghn2-fashion"
 PPUDA = "https://github.com/facebookresearch/ppuda/raw/main/checkpoints/"
 GHN3 = "SamsungSAILMontreal/ghn3"
 
@@ -92,7 +98,6 @@ NORMS: Mapping[str, Mapping[str, float]] = MappingProxyType(
 
 KINDS = {"ghn1": "GHN-1", "ghn2": "GHN-2", "mlp": "an MLP a node"}
 IMAGES = {"cifar10": "CIFAR-10, 3x32x32, 10 classes", "imagenet": "ImageNet, 3x224x224, 1000 classes"}
-DEFAULT_ABOUT = "GHN-2; 5,000 digits of MNIST, 3x32x32, 10 classes"
 
 
 def of_ppuda(name: str, blob: str) -> Published:
@@ -130,7 +135,17 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
 
 def names() -> tuple[str, ...]:
     """Every name that a GHN has, the default first."""
-    return DEFAULT, *PUBLISHED
+    return *INCLUDED, *PUBLISHED
+
+
+def included_folder(name: str) -> Path:
+    """The folder with the weights of a GHN that comes with the package, and what it was trained with."""
+    return Path(__file__).parents[1] / "included" / name
+
+
+def included_file(name: str) -> Path:
+    """Its weights."""
+    return included_folder(name) / "ghn.safetensors"
 
 
 def entry_of(name: object) -> Published | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 
@@ -12,7 +13,7 @@ from ..errors import CheckpointError
 from .contents import Checkpoint
 from .download import cache_folder, cached
 from .hub import hub_file, hub_file_here
-from .published import DEFAULT, DEFAULT_ABOUT, DEFAULT_FILE, PUBLISHED, entry_of, names
+from .published import INCLUDED, PUBLISHED, entry_of, included_file, names
 from .reading import read
 
 
@@ -30,16 +31,16 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     """The file that a source stands for.
 
     Args:
-        source: `DEFAULT`, which comes with the package; a name or an alias in `PUBLISHED`, whose file is downloaded
-            into `cache_folder()` on first use and verified on every use, or, if it is on the Hugging Face Hub, into the
-            Hub's own cache; or the path of an existing file. A name wins over a file of that name ("./NAME" is the
-            file).
+        source: one of `INCLUDED`, which come with the package; a name or an alias in `PUBLISHED`, whose file is
+            downloaded into `cache_folder()` on first use and verified on every use, or, if it is on the Hugging Face
+            Hub, into the Hub's own cache; or the path of an existing file. A name wins over a file of that name
+            ("./NAME" is the file).
 
     Raises:
         CheckpointError: neither a name nor a file; or the file could not be downloaded or verified.
     """
-    if source == DEFAULT:
-        return DEFAULT_FILE
+    if is_included(source):
+        return included_file(source)
     entry = entry_of(source)
     if entry is not None and entry.repository is not None:
         file = hub_file(entry.repository, entry.file)
@@ -60,18 +61,23 @@ def resolve(source: str | os.PathLike[str]) -> Path:
 
 def available() -> dict[str, str]:
     """The names that `ghnfast.load` knows, the default's first: {name: what it is}. Files are accepted as well."""
-    return {DEFAULT: DEFAULT_ABOUT, **{name: entry.about for name, entry in PUBLISHED.items()}}
+    return {**INCLUDED, **{name: entry.about for name, entry in PUBLISHED.items()}}
 
 
 def local_file(name: str) -> Path | None:
     """The file of a name of `available` on this machine, or None where it would be downloaded. Nothing is verified."""
-    if name == DEFAULT:
-        return DEFAULT_FILE
+    if name in INCLUDED:
+        return included_file(name)
     entry = PUBLISHED[name]
     if entry.repository is not None:
         return hub_file_here(entry.repository, entry.file)
     file = cache_folder() / entry.file
     return file if os.path.isfile(file) else None
+
+
+def is_included(source: object) -> TypeGuard[str]:
+    """Whether a source is the name of a GHN that comes with the package."""
+    return isinstance(source, str) and source in INCLUDED
 
 
 def names_in_words() -> str:

@@ -48,7 +48,7 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
     Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 2021, Section 5.2.
 
     Args:
-        ghn: a GHN, or what `ghnfast.load` takes; by default `ghn2-mnist5k`, which comes with the package.
+        ghn: a GHN, or what `ghnfast.load` takes; by default `ghn2-fashion`, which comes with the package.
         pool: "stats", or "mean", as published; see `ghnfast.properties.pooling.pooled`.
         input_shape: of one input of the modules, see `ghnfast.trace`; by default what a module says of itself, else
             (3, 224, 224); for texts (3, 32, 32).

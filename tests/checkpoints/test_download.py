@@ -258,7 +258,7 @@ def test_other_names_of_an_entry(server: Server, cache: Path, monkeypatch: pytes
     assert {resolve(name) for name in ("ghn-test", "test", "GHN/test")} == {cache / "ghn.pt"}
     assert load("test").epoch == 7
     assert len(server.hits) == 1
-    assert "names: ghn2-mnist5k, ghn-test;" in message(resolve, "other")
+    assert "names: ghn2-fashion, ghn2-mnist5k, ghn-test;" in message(resolve, "other")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -32,12 +32,12 @@ def test_predict_writes_what_ghnfast_predicts(capsys: pytest.CaptureFixture[str]
     for name, parameter in expected.named_parameters():
         assert torch.equal(model.get_parameter(name), parameter), name
     assert re.search(r"^model +resnet18$", text, re.M)
-    assert re.search(r"^GHN +ghn2-mnist5k \(trained for other images or classes\)$", text, re.M)
+    assert re.search(r"^GHN +ghn2-fashion \(trained for other images or classes\)$", text, re.M)
     assert re.search(r"^parameters +11,689,512 of 11,689,512 predicted \(100\.00 %\)$", text, re.M)
     assert re.search(r"^tensors +62 predicted, 0 kept$", text, re.M)
     assert re.search(r"^seconds +\d+\.\d+ tracing, \d+\.\d+ predicting$", text, re.M)
     assert re.search(rf"^written +{re.escape(str(out))}$", text, re.M)
-    assert notice.startswith("ghnfast: notice: ghn2-mnist5k was trained on mnist5k, images of 3x32x32 in 10 classes")
+    assert notice.startswith("ghnfast: notice: ghn2-fashion was trained on fashion, images of 3x32x32 in 10 classes")
     assert notice.count("\n") == 1
     assert "Warning" not in notice
 
@@ -47,7 +47,7 @@ def test_predict_json(capsys: pytest.CaptureFixture[str]) -> None:
     model = torchvision_model("squeezenet1_1", num_classes=10)
     assert summary["parameters"] == summary["predicted_parameters"] == sum(p.numel() for p in model.parameters())
     assert summary["predicted_tensors"] == len(list(model.parameters()))
-    assert (summary["model"], summary["ghn"]) == ("squeezenet1_1", "ghn2-mnist5k")
+    assert (summary["model"], summary["ghn"]) == ("squeezenet1_1", "ghn2-fashion")
     assert "the model is for 3x64x64 in 10" in summary["other_domain"]
     assert (summary["coverage"], summary["kept_tensors"], summary["kept"], summary["out"]) == (1.0, 0, [], None)
     assert summary["seconds"]["trace"] > 0

@@ -27,14 +27,14 @@ def checksum(model: nn.Module) -> list[float]:
     return [float(tensor.detach().double().abs().sum()) for tensor in model.parameters()]
 
 
-DIGITS = (3, 32, 32)
+SMALL = (3, 32, 32)
 
 
 @pytest.mark.parametrize(
     ("classes", "shape", "message"),
     [
-        (10, (3, 16, 16), r"ghn2-mnist5k was trained on mnist5k, images of 3x32x32 in 10 classes, .* 3x16x16 in 10: "),
-        (5, DIGITS, r"images of 3x32x32 in 10 classes, and the model is for 3x32x32 in 5: "),
+        (10, (3, 16, 16), r"ghn2-fashion was trained on fashion, images of 3x32x32 in 10 classes, .* 3x16x16 in 10: "),
+        (5, SMALL, r"images of 3x32x32 in 10 classes, and the model is for 3x32x32 in 5: "),
         (1000, None, r"the model is for 3x224x224 in 1000: .* know nothing of its images\. Pass input_shape="),
     ],
 )
@@ -44,16 +44,16 @@ def test_default_warns_of_other_images_and_classes(classes: int, shape: tuple[in
         ghnfast.predict(model, input_shape=shape)
     assert [warning.filename for warning in caught] == [__file__]
     with pytest.warns(DomainWarning, match=message) as caught:
-        ghnfast.load("ghn2-mnist5k").predict([model], graph=[ghnfast.trace(model, input_shape=shape)])
+        ghnfast.load("ghn2-fashion").predict([model], graph=[ghnfast.trace(model, input_shape=shape)])
     assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_default_takes_small_images_of_ten_classes_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first, report = ghnfast.predict(classifying_network(10), input_shape=DIGITS, report=True)
-        second = ghnfast.predict(classifying_network(10), "ghn2-mnist5k", input_shape=DIGITS)
-        ghnfast.predict(nn.Sequential(conv(3, 8)), input_shape=DIGITS)  # no classes
+        first, report = ghnfast.predict(classifying_network(10), input_shape=SMALL, report=True)
+        second = ghnfast.predict(classifying_network(10), "ghn2-fashion", input_shape=SMALL)
+        ghnfast.predict(nn.Sequential(conv(3, 8)), input_shape=SMALL)  # no classes
         unknown = (torch.empty(2, 3, 16, 16),)  # it may be anything, and need not be images
         ghnfast.predict(classifying_network(10), example_inputs=unknown)
     assert report.coverage == 1
@@ -70,7 +70,7 @@ def test_what_a_ghn_was_trained_on_is_saved_with_it(tmp_path: Path) -> None:
     for name in ("ghn.safetensors", "ghn.pt"):
         ghnfast.load("ghn2-mnist5k").save(tmp_path / name)
         with pytest.warns(DomainWarning, match=f"{name} was trained on mnist5k"):
-            ghnfast.predict(classifying_network(7), tmp_path / name, input_shape=DIGITS)
+            ghnfast.predict(classifying_network(7), tmp_path / name, input_shape=SMALL)
 
 
 def test_given_ghn_does_not_warn() -> None:
@@ -93,7 +93,7 @@ def test_default_is_the_same_in_another_process() -> None:
         nn.Conv2d(3, 70, 3, padding=1), nn.BatchNorm2d(70), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(70, 10),
     )  # fmt: skip
-    ghnfast.predict(model, input_shape=DIGITS)
+    ghnfast.predict(model, input_shape=SMALL)
     np.testing.assert_allclose(checksum(model), eval(ran.stdout), rtol=1e-6)
 
 

@@ -14,7 +14,7 @@ from ghnfast import ConfigError, MissingPackageError, PropertyError
 from ghnfast.properties import ArchitectureEmbedding, draw_map, nearest, project
 
 CODES = ["00000000", "00000001", "22222222", "22222221", "11111111"]
-VECTORS = ArchitectureEmbedding().fit_transform(CODES)
+VECTORS = ArchitectureEmbedding("ghn2-mnist5k").fit_transform(CODES)
 
 
 def test_near_ones_are_alike() -> None:

@@ -112,7 +112,7 @@ def test_sources_of_a_ghn(tmp_path: Any) -> None:
     for source in (tmp_path / "ghn.safetensors", str(tmp_path / "ghn.safetensors")):
         np.testing.assert_array_equal(ArchitectureEmbedding(source).fit_transform(GRAPHS), wanted)
     default = ArchitectureEmbedding().fit_transform(GRAPHS)
-    np.testing.assert_array_equal(default, ArchitectureEmbedding("ghn2-mnist5k").fit_transform(GRAPHS))
+    np.testing.assert_array_equal(default, ArchitectureEmbedding("ghn2-fashion").fit_transform(GRAPHS))
 
 
 def test_clones_and_pickles() -> None:
