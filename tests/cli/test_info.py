@@ -12,7 +12,7 @@ import torch
 from helpers.commands import fail, run, run_json
 
 import ghnfast
-from ghnfast.checkpoints import DEFAULT, PUBLISHED, available, local_file
+from ghnfast.checkpoints import DEFAULT, INCLUDED, PUBLISHED, available, local_file
 from ghnfast.cli.plot import CURVES
 from ghnfast.cli.program import COMMANDS
 from ghnfast.ops.backend import BACKENDS
@@ -27,7 +27,7 @@ def test_info(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert found["ghnfast"] == ghnfast.__version__
     assert found["packages"]["torch"] == torch.__version__
     assert found["cpu"]["instruction_sets"] == ghnfast._C.instruction_sets()
-    assert found["cache"] == {"folder": str(tmp_path), "ghns": [DEFAULT, "ghn1-cifar10"]}
+    assert found["cache"] == {"folder": str(tmp_path), "ghns": [*INCLUDED, "ghn1-cifar10"]}
     assert found["variables"]["GHNFAST_BACKEND"] == "torch"
     assert set(found["backends"]) == set(BACKENDS)
     text, _ = run(capsys, "info")
@@ -39,11 +39,11 @@ def test_ghns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("GHNFAST_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     assert ghnfast.available is available
-    assert list(available()) == [DEFAULT, *PUBLISHED]
+    assert list(available()) == [*INCLUDED, *PUBLISHED]
     assert all(available().values())
     rows = run_json(capsys, "ghns")
     assert [row["name"] for row in rows] == list(available())
-    assert [row["name"] for row in rows if row["file"] is not None] == [DEFAULT]
+    assert [row["name"] for row in rows if row["file"] is not None] == [*INCLUDED]
     snapshot = tmp_path / "hub" / "models--SamsungSAILMontreal--ghn3" / "snapshots" / ("b" * 40)
     snapshot.mkdir(parents=True)
     (snapshot / "ghn3tm8.pt").touch()
