@@ -11,7 +11,8 @@ Representation? (Ying et al., NeurIPS 2021), equation 6; FlashAttention-2 (Dao, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -265,7 +266,9 @@ def sizes_of(qkv: Tensor, table: Tensor) -> tuple[int, int, float, int]:
     return heads, width, width**-0.5, max(LEAST_WIDTH, triton.next_power_of_2(width))
 
 
-def attention(qkv: Tensor, table: Tensor, relations: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
+def attention(
+    qkv: Tensor, table: Tensor, relations: Sequence[Tensor], keep: bool, launch: Callable[..., Any] = launch
+) -> tuple[Tensor, Tensor]:
     """The result (nodes, heads width), and what `attention_backward` needs: (nodes, heads), or (0, heads).
 
     Args:

@@ -95,6 +95,29 @@ def statistics(x, rows, inside, inputs, epsilon, stride, ROWS: tl.constexpr, CHU
     return mean, 1.0 / tl.sqrt(tl.sum(squares, axis=1) / inputs + epsilon)
 
 
+@triton.jit
+def embedding(indices, addresses, node, column, nodes, hid, POSITIONS: tl.constexpr):
+    """E_op[op] + [E_ch[c_out], E_ch[c_in], E_sp[k_h], E_sp[k_w]], and with POSITIONS three rows more: (node, column),
+    zero beyond (nodes, hid)."""
+    WIDTH: tl.constexpr = 8 if POSITIONS else 5
+    inside = (node < nodes) & (column < hid)
+    own = indices + node * WIDTH
+    place = tl.load(own, mask=node < nodes, other=0).to(tl.int64) * hid + column
+    value = tl.load(weight_of(addresses, 0) + place, mask=inside, other=0.0)
+    quarter = hid // 4
+    part = column // quarter
+    entry = tl.load(own + 1 + part, mask=inside, other=0).to(tl.int64) * quarter + column % quarter
+    value += tl.load(weight_of(addresses, 2) + entry, mask=inside & (part < 2), other=0.0)
+    value += tl.load(weight_of(addresses, 4) + entry, mask=inside & (part >= 2), other=0.0)
+    if POSITIONS:
+        added = tl.zeros_like(value)
+        for table in tl.static_range(3):
+            place = tl.load(own + 5 + table, mask=node < nodes, other=0).to(tl.int64) * hid + column
+            added += tl.load(weight_of(addresses, 2 * (3 + table)) + place, mask=inside, other=0.0)
+        value += added
+    return value
+
+
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
@@ -184,28 +207,13 @@ def embed_kernel(
     NODES: tl.constexpr,
     POSITIONS: tl.constexpr,
 ):
-    """E_op[op] + [E_ch[c_out], E_ch[c_in], E_sp[k_h], E_sp[k_w]], and with POSITIONS three rows more."""
+    """Programs (nodes / NODES,): see `embedding`."""
     if tl.program_id(0) == 0:
         tl.store(status, fine)
-    WIDTH: tl.constexpr = 8 if POSITIONS else 5
     node = (tl.program_id(0) * NODES + tl.arange(0, NODES))[:, None]
     column = tl.arange(0, HID)[None, :]
-    inside = (node < nodes) & (column < hid)
-    own = indices + node * WIDTH
-    place = tl.load(own, mask=node < nodes, other=0).to(tl.int64) * hid + column
-    value = tl.load(weight_of(addresses, 0) + place, mask=inside, other=0.0)
-    quarter = hid // 4
-    part = column // quarter
-    entry = tl.load(own + 1 + part, mask=inside, other=0).to(tl.int64) * quarter + column % quarter
-    value += tl.load(weight_of(addresses, 2) + entry, mask=inside & (part < 2), other=0.0)
-    value += tl.load(weight_of(addresses, 4) + entry, mask=inside & (part >= 2), other=0.0)
-    if POSITIONS:
-        added = tl.zeros([NODES, HID], dtype=tl.float32)
-        for table in tl.static_range(3):
-            place = tl.load(own + 5 + table, mask=node < nodes, other=0).to(tl.int64) * hid + column
-            added += tl.load(weight_of(addresses, 2 * (3 + table)) + place, mask=inside, other=0.0)
-        value += added
-    tl.store(states + node * hid + column, value, mask=inside)
+    value = embedding(indices, addresses, node, column, nodes, hid, POSITIONS)
+    tl.store(states + node * hid + column, value, mask=(node < nodes) & (column < hid))
 
 
 # Launchers ------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from ..ops.sweep import operators as of_sweep
 from ..ops.uploads import Made, Wanted, in_use, is_capturing, upload
 from ..prediction.layout import Layout, Memory
 from ..tracing.members import Members, has_global_hooks
+from .attending import Attending
 from .decoder import ConvDecoder
 from .graphormer import Graphormer, position_rows
 from .linear import own_weights
@@ -196,20 +197,19 @@ class Device:
         status = torch.empty((), dtype=torch.int32, device=self.device)
         nodes, hid, places = len(batch), self.widths.hid, plan.places
         initial = scratch.as_strided((nodes, hid), (hid, 1), places.initial)
-        embed(initial, status, plan.indices, self.weights, launches)
-        states = initial
+        if self.kind == "attention":
+            relations = of_attention.triton_tables(relations_of(batch.topology(self.cutoff)), self.device)
+            first = self.numbers["0.ln1"]
+            states = Attending(
+                self.widths, places, self.weights, first, prepared.table, relations, plan.indices, plan.tables, launches
+            ).run(scratch, status)
+        else:
+            embed(initial, status, plan.indices, self.weights, launches)
+            states = initial
         if given is not None:
             states = given
         elif self.kind == "sweep":
             states = prepared.sweep(initial, batch.topology(self.cutoff), launches)
-        elif self.kind == "attention":
-            relations = relations_of(batch.topology(self.cutoff))
-            tables = of_attention.triton_tables(relations, self.device)
-            qkv = scratch.as_strided((nodes, 3 * hid), (3 * hid, 1), places.qkv)
-            for stage in range(0, places.of_states, 4):
-                run_layers(scratch, states, self.weights, plan.tables, stage, stage + 1, launches)
-                result, _ = of_attention.triton_attention(qkv, prepared.table, tables, False)
-                run_layers(scratch, result, self.weights, plan.tables, stage + 1, stage + 4, launches)
         first = 0 if self.kind == "mlp" else places.of_states
         run_layers(scratch, states, self.weights, plan.tables, first, len(plan.tables.ends) - 1, launches)
         hidden = scratch.as_strided((layout.hidden_rows, width), (width, 1), places.hidden)

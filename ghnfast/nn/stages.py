@@ -19,6 +19,7 @@ from .. import _C
 from ..ops.layers import Activation, Layer, Stages
 from ..prediction.layout import DecoderKind, Layout
 
+NARROW = 128  # the widest states whose layers of attention are a launch each, besides attention
 PLACE = 4  # places in scratch are multiples of so many elements: 16 bytes
 
 
@@ -50,11 +51,13 @@ class Widths(NamedTuple):
 class Places(NamedTuple):
     """Where in scratch things begin, and what the steps of a forward pass are.
 
-    initial: initial states. qkv: of attention. hidden, blocks: what the last step reads. of_states: how many stages the
-    hypernet has.
+    initial: initial states. normed, units, qkv: what layers of attention write and read. hidden, blocks: what the last
+    step reads. of_states: how many stages the hypernet has.
     """
 
     initial: int
+    normed: int
+    units: int
     qkv: int
     hidden: int
     blocks: int
@@ -114,11 +117,10 @@ def write_node_mlp(writer: Writer, nodes: int, states: int) -> int:
     return final
 
 
-def write_graphormer(writer: Writer, nodes: int, states: int, qkv: int) -> None:
+def write_graphormer(writer: Writer, nodes: int, states: int, units: int, qkv: int) -> None:
     """Layers of attention over states in scratch, in place, four stages each: queries, keys and values; and, of the
     result of attention, which are the states that stages are given, the rest of the layer."""
     hid = writer.widths.hid
-    units = writer.place(nodes * 4 * hid)
     for number, epsilons in enumerate(writer.widths.layers):
         stage = 4 * number
         norms = [writer.numbers[f"{number}.{name}"] for name in ("ln1", "ln2")]
@@ -264,29 +266,37 @@ def interpolation(cells: tuple[int, int], kernel: tuple[int, int]) -> NDArray[np
     return np.ascontiguousarray(found)
 
 
+def is_narrow(widths: Widths) -> bool:
+    """Whether a layer of attention is a launch, besides attention, in which each program reads all of its weights."""
+    return widths.hid <= NARROW
+
+
 def write_stages(
     layout: Layout, nodes: int, widths: Widths, numbers: dict[str, int], hypernet: str
 ) -> tuple[Stages, Places]:
     """The stages of a forward pass.
 
     Args:
-        hypernet: "sweep", whose final states are given to stages; "mlp"; or "attention".
+        hypernet: "sweep", whose final states are given to stages; "mlp"; or "attention", which is stages where it is
+            not narrow.
     """
     writer = Writer(widths, numbers)
-    initial, qkv = writer.place(nodes * widths.hid), 0
+    initial = writer.place(nodes * widths.hid)
+    of_attention = [0, 0, 0]
     states: int | None = initial
     if hypernet == "sweep":
         states = None
     elif hypernet == "mlp":
         states = write_node_mlp(writer, nodes, initial)
     else:
-        qkv = writer.place(nodes * 3 * widths.hid)
-        write_graphormer(writer, nodes, initial, qkv)
+        of_attention = [writer.place(nodes * each * widths.hid) for each in (1, 4, 3)]
+        if not is_narrow(widths):
+            write_graphormer(writer, nodes, initial, *of_attention[1:])
     of_states = len(writer.stages)
     hidden, blocks = write_decoders(writer, layout, states, of_states)
     constants = np.concatenate(writer.constants) if writer.constants else np.zeros(1, np.float32)
     stages = Stages(writer.stages, layout.nodes.astype(np.int32), constants, writer.elements)
-    return stages, Places(initial, qkv, hidden, blocks, of_states)
+    return stages, Places(initial, *of_attention, hidden, blocks, of_states)
 
 
 def indices_of(columns: Sequence[NDArray[np.integer]]) -> NDArray[np.int32]:

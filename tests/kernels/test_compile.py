@@ -19,7 +19,8 @@ SHARED, REGISTERS, MOST_REGISTERS = 48 * 1024, 65536, 255
 KERNELS = {
     "sweep_kernel", "sweep_backward_kernel", "decode_kernel", "check_kernel", "decode_backward_kernel",
     "layers_kernel", "embed_kernel", "largest_kernel", "attention_kernel", "queries_backward_kernel",
-    "keys_backward_kernel", "hidden_gradient_kernel", "weight_gradient_kernel",
+    "keys_backward_kernel", "hidden_gradient_kernel", "weight_gradient_kernel", "begin_kernel",
+    "rest_kernel",
 }  # fmt: skip
 # Barriers of a block a node, in each form that is launched: forward without a backward pass and with one; backward.
 BARRIERS = {

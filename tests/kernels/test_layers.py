@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ghnfast.nn.config import GHNConfig
+from ghnfast.nn.graphormer import GraphormerLayer
 from ghnfast.ops.decode import FINE
 from ghnfast.ops.layers import (
     Activation,
@@ -21,9 +23,11 @@ from ghnfast.ops.layers import (
     Weights,
     addresses_of,
     arrays_of,
+    begin_attention,
     embed,
     naive_embedding,
     naive_layers,
+    rest_of_attention,
     run_layers,
 )
 from ghnfast.ops.uploads import uploaded
@@ -137,4 +141,58 @@ def test_embedding(hid: int, columns: int) -> None:
     states, status = torch.empty(21, hid, device=DEVICE), torch.zeros((), dtype=torch.int32, device=DEVICE)
     embed(states, status, uploaded([indices], torch.device(DEVICE))[0], on_device(tables))
     torch.testing.assert_close(states.cpu(), naive_embedding(indices, tables))
+    assert int(status) == FINE
+
+
+def attention_weights(layers: list[GraphormerLayer]) -> list[Tensor]:
+    """In the order of their numbers."""
+    parts = [
+        part
+        for each in layers
+        for part in (each.ln1, each.attn.to_qkv, each.attn.to_out[0], each.ln2, each.ff.net[0], each.ff.net[3])
+    ]
+    return [weight.detach() for part in parts for weight in part._parameters.values() if weight is not None]
+
+
+@given(st.integers(1, 40), st.sampled_from([4, 12, 16, 132]), st.booleans())
+@settings(max_examples=12, deadline=None)
+@torch.no_grad()
+def test_a_layer_around_its_attention(nodes: int, hid: int, is_last: bool) -> None:
+    torch.manual_seed(nodes + hid)
+    layers = [GraphormerLayer(GHNConfig(hid=hid, heads=1), False) for _ in range(1 if is_last else 2)]
+    for weight in attention_weights(layers):
+        weight.add_(torch.randn_like(weight), alpha=0.2)
+    x, attended = torch.randn(nodes, hid), torch.randn(nodes, hid)
+    states, *room = (torch.full((nodes, hid * width), torch.nan, device=DEVICE) for width in (1, 1, 4, 3))
+    states.copy_(x)
+    # Some other weight comes before the layers'.
+    weights, following = (
+        on_device([torch.zeros(1), *attention_weights(layers)]),
+        None if is_last else layers[-1].ln1.eps,
+    )
+    rest_of_attention(states, attended.to(DEVICE), tuple(room), weights, 1, 0, layers[0].ln2.eps, following)
+    x += layers[0].attn.to_out(attended)
+    x += layers[0].ff(layers[0].ln2(x))
+    torch.testing.assert_close(states.cpu(), x, rtol=1e-5, atol=1e-5)
+    if is_last:
+        assert room[2].isnan().all()
+    else:
+        torch.testing.assert_close(room[2].cpu(), layers[1].attn.to_qkv(layers[1].ln1(x)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("nodes", "hid"), [(1, 4), (37, 12), (16, 64)])
+@torch.no_grad()
+def test_what_comes_before_attention(nodes: int, hid: int) -> None:
+    torch.manual_seed(0)
+    layer = GraphormerLayer(GHNConfig(hid=hid, heads=1), False)
+    widths = [hid, hid // 4, hid // 4, hid, hid, hid]
+    tables = [torch.randn(9, width) for width in widths]
+    indices = torch.randint(9, (nodes, 8), dtype=torch.int32).numpy()
+    states, *room = (torch.empty(nodes, hid * width, device=DEVICE) for width in (1, 1, 4, 3))
+    status, weights = torch.zeros((), dtype=torch.int32, device=DEVICE), [*tables, *attention_weights([layer])]
+    (on_gpu,) = uploaded([indices], torch.device(DEVICE))
+    begin_attention(states, status, tuple(room), on_gpu, on_device(weights), len(tables), layer.ln1.eps)
+    wanted = naive_embedding(indices, tables)
+    torch.testing.assert_close(states.cpu(), wanted)
+    torch.testing.assert_close(room[2].cpu(), layer.attn.to_qkv(layer.ln1(wanted)), rtol=1e-5, atol=1e-5)
     assert int(status) == FINE

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -35,13 +37,23 @@ def triton_tables(relations: Relations, device: torch.device) -> list[Tensor]:
 
 def wanted_tables(relations: Relations, device: torch.device) -> Wanted | None:
     """What a device has not yet of `triton_tables`."""
-    from ...kernels.attention import tiles_of
-
     if device in relations.uploaded:
         return None
     offsets = relations.graph_offsets
-    arrays: list[NDArray[Any]] = [offsets, relations.pair_offsets, relations.codes, tiles_of(offsets)]
+    arrays: list[NDArray[Any]] = [offsets, relations.pair_offsets, relations.codes, kernels().tiles_of(offsets)]
     return Wanted(arrays, functools.partial(relations.uploaded.__setitem__, device))
+
+
+def device_attention(qkv: Tensor, table: Tensor, relations: Sequence[Tensor], launch: Callable[..., Any]) -> Tensor:
+    """The result alone, by what launches it, from contiguous tensors on the current device."""
+    return kernels().attention(qkv, table, relations, False, launch)[0]
+
+
+@functools.cache
+def kernels() -> ModuleType:
+    from ...kernels import attention
+
+    return attention
 
 
 @torch.library.custom_op(
@@ -64,9 +76,7 @@ def attention_op(qkv: Tensor, table: Tensor, relations: list[Tensor], keep: bool
 
 @attention_op.register_kernel("cuda")
 def triton_attention(qkv: Tensor, table: Tensor, relations: list[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
-    from ...kernels import attention
-
-    return attention.attention(qkv, table, relations, keep)
+    return kernels().attention(qkv, table, relations, keep)
 
 
 @attention_op.register_fake
@@ -99,9 +109,7 @@ def attention_backward_op(
 def triton_attention_backward(
     grad: Tensor, qkv: Tensor, table: Tensor, relations: list[Tensor], result: Tensor, log_sums: Tensor
 ) -> tuple[Tensor, Tensor]:
-    from ...kernels import attention
-
-    return attention.attention_backward(grad, qkv, table, relations, result, log_sums)
+    return kernels().attention_backward(grad, qkv, table, relations, result, log_sums)
 
 
 @attention_backward_op.register_fake

@@ -7,7 +7,7 @@ numbers out: what is differentiated is computed by the modules.
 
 from .layer import Activation, Layer, Stages, Weights, addresses_of
 from .naive import naive_embedding, naive_layers
-from .operators import Launches, StageTables, arrays_of, embed, run_layers
+from .operators import Launches, StageTables, arrays_of, begin_attention, embed, rest_of_attention, run_layers
 
 __all__ = [
     "Activation",
@@ -18,8 +18,10 @@ __all__ = [
     "Weights",
     "addresses_of",
     "arrays_of",
+    "begin_attention",
     "embed",
     "naive_embedding",
     "naive_layers",
+    "rest_of_attention",
     "run_layers",
 ]

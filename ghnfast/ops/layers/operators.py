@@ -45,6 +45,13 @@ def kernels() -> ModuleType:
     return layers
 
 
+@functools.cache
+def attention_kernels() -> ModuleType:
+    from ...kernels import graphormer
+
+    return graphormer
+
+
 class StageTables(NamedTuple):
     """`Stages` on a device.
 
@@ -102,3 +109,51 @@ def embed(
         launches: what launches it, by "embed".
     """
     kernels().embed(states, status, indices, weights.addresses, FINE, launches["embed"])
+
+
+def begin_attention(
+    states: Tensor,
+    status: Tensor,
+    room: tuple[Tensor, Tensor, Tensor],
+    indices: Tensor,
+    weights: Weights,
+    first: int,
+    epsilon: float,
+    launches: Mapping[Any, Callable[..., Any]] = NEW,
+) -> None:
+    """`embed`, and the queries, keys and values of the first layer of attention, by "embed".
+
+    Args:
+        room: the norms (nodes, hid), the units (nodes, 4 hid) and the qkv (nodes, 3 hid) of layers.
+        first: the number of the first layer's first weight, see kernels/graphormer.py.
+        epsilon: of its first norm.
+    """
+    kernels = attention_kernels()
+    kernels.begin(
+        states, status, kernels.Room(*room), indices, weights.addresses, FINE, first, epsilon, launches["embed"]
+    )
+
+
+def rest_of_attention(
+    states: Tensor,
+    attended: Tensor,
+    room: tuple[Tensor, Tensor, Tensor],
+    weights: Weights,
+    first: int,
+    number: int,
+    epsilon: float,
+    following: float | None,
+    launches: Mapping[Any, Callable[..., Any]] = NEW,
+) -> None:
+    """What layer `number` makes of states, in place, after its attention; and the next one's queries, keys and values.
+
+    Args:
+        attended: (nodes, hid), the result of attention.
+        room, first: as of `begin_attention`.
+        epsilon, following: of the layer's second norm, and of the first one of the next layer, if there is one.
+        launches: by "rest" or, of the last layer, "last".
+    """
+    kernels = attention_kernels()
+    launch = launches["last" if following is None else "rest"]
+    own = first + number * kernels.WEIGHTS
+    kernels.rest(states, attended, kernels.Room(*room), weights.addresses, own, epsilon, following, launch)

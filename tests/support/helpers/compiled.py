@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ghnfast.kernels import attention, check, decode, decode_tables, layer_tables, layers, products, sweep
+from ghnfast.kernels import attention, check, decode, decode_tables, graphormer, layer_tables, layers, products, sweep
 from ghnfast.ops.attention import CODES
 from ghnfast.ops.decode import PRECISIONS
 from helpers.loops import loops_of
@@ -129,8 +129,8 @@ def attentions(width: int) -> None:
 
 
 def stages(hid: int, positions: bool) -> None:
-    """Launch the embedding of a batch, its layers, and what looks at the weights."""
-    nodes = 5
+    """Launch the embedding of a batch, its layers, those around attention, and what looks at the weights."""
+    nodes = 20
     indices, addresses = torch.zeros(nodes, 8 if positions else 5, dtype=torch.int32), torch.zeros(9, 2).long()
     states, status = torch.zeros(nodes, hid), torch.zeros((), dtype=torch.int32)
     layers.embed(states, status, indices, addresses, 0)
@@ -138,12 +138,17 @@ def stages(hid: int, positions: bool) -> None:
     rows = torch.zeros(nodes, dtype=torch.int32), torch.zeros(8)
     layers.run_stage(states, states, addresses, (*tables, *rows), 0, 1)
     check.largest_of(addresses)
+    if positions:
+        room = graphormer.Room(states, torch.zeros(nodes, 4 * hid), torch.zeros(nodes, 3 * hid))
+        graphormer.begin(states, status, room, indices, addresses, 0, 6, 1e-5)
+        for following in (1e-5, None):
+            graphormer.rest(states, states, room, addresses, 6, 1e-5, following)
 
 
 def main(architecture: int) -> None:
     found: list[dict[str, Any]] = []
     recorders = []
-    for module in (sweep, decode, check, attention, layers, products):
+    for module in (sweep, decode, check, attention, graphormer, layers, products):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             recorders.append(Recorder(getattr(module, name), architecture, found))
             setattr(module, name, recorders[-1])

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from ghnfast import _C
-from ghnfast.kernels import attention, check, decode, layers, products, sweep
+from ghnfast.kernels import attention, check, decode, graphormer, layers, products, sweep
 from ghnfast.nn.graphormer import rows_of_codes
 from ghnfast.ops import backend, uploads
 from ghnfast.ops.decode import FINE
@@ -137,7 +137,7 @@ class Kernel:
             self.gpu.counts[f"kernel {self.kernel.fn.__name__}"] += 1
             if self.gpu.interpret:
                 self.kernel[grid](*tree_map_only(GpuTensor, lambda tensor: tensor.held, arguments), **options)
-            elif self.kernel is layers.embed_kernel.kernel:
+            elif self.kernel in (layers.embed_kernel.kernel, graphormer.begin_kernel.kernel):
                 arguments[1].held.fill_(FINE)  # the verdict
 
         return run
@@ -215,7 +215,7 @@ class CountedGpu(contextlib.ExitStack):
             return found
 
         patch.setattr(_C, "inspect_tensors", inspect_tensors)
-        for module in (attention, check, decode, layers, products, sweep):
+        for module in (attention, check, decode, graphormer, layers, products, sweep):
             for name in [name for name in vars(module) if name.endswith("_kernel")]:
                 patch.setattr(module, name, Kernel(getattr(module, name), self))
         self.enter_context(Functions(self))

@@ -14,7 +14,7 @@ if DEVICE == "cpu":
 
 def use_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interpreted, a program takes as long for a large block as for a small one: make them few."""
-    from ghnfast.kernels import attention, decode, decode_tables, layer_tables, layers, products, sweep
+    from ghnfast.kernels import attention, decode, decode_tables, graphormer, layer_tables, layers, products, sweep
 
     if DEVICE == "cpu":
         large = {"HELD_ROWS": 1024, "HELD": 1 << 20, "GIVEN_TILE": 4096, "KERNEL_TILE": 1024, "STORED": 1 << 30}
@@ -26,6 +26,7 @@ def use_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(attention, "BLOCK", 64)
         for name, size in {"ROWS": 128, "OUTPUTS": 256, "CHUNK": 128}.items():
             monkeypatch.setattr(layer_tables, name, size)
+            monkeypatch.setattr(graphormer, name, size)
         monkeypatch.setattr(layers, "NODES", 128)
         for name, size in {"TILE": 128, "WIDTH": 256, "CHUNK": 256}.items():
             monkeypatch.setattr(products, name, size)
