@@ -21,7 +21,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .common import on_device_of
+from .common import on_device_of, power_of_two
 from .launching import launch
 
 # Nodes whose rows a program owns, and nodes that it looks at at once: as few as a product of matrices takes, so that a
@@ -263,7 +263,7 @@ def sizes_of(qkv: Tensor, table: Tensor) -> tuple[int, int, float, int]:
     """heads, width, scale, and WIDTH."""
     heads = table.shape[1]
     width = qkv.shape[1] // (3 * heads)
-    return heads, width, width**-0.5, max(LEAST_WIDTH, triton.next_power_of_2(width))
+    return heads, width, width**-0.5, max(LEAST_WIDTH, power_of_two(width))
 
 
 def attention(
@@ -300,7 +300,7 @@ def attention_backward(
     heads, width, scale, padded = sizes_of(qkv, table)
     deltas = (grad * result).view(-1, heads, width).sum(2)
     grad_qkv = torch.empty_like(qkv)
-    tiles, kinds = len(relations[3]), triton.next_power_of_2(len(table))
+    tiles, kinds = len(relations[3]), power_of_two(len(table))
     grad_tables = qkv.new_empty(tiles, heads, kinds)
     scratch = qkv.new_empty(tiles, heads, BLOCK, BLOCK)
     given = grad, qkv, table, log_sums, deltas, grad_qkv

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import on_device_of
+from .common import on_device_of, power_of_two
 from .decode_blocks import load_bias, load_weight, normalized, scale_of, size_of
 from .decode_tables import (
     BFLOAT16,
@@ -168,5 +168,5 @@ def check(
             check_kernel, (len(tables.targets), PARTS if hidden.is_cuda else INTERPRETED_PARTS),
             hidden, weight, bias, blocks, largest.values, tables.targets, tables.items, status, width, weight.shape[1],
             largest.weight, largest.bias, largest.count, block.WIDTH, max(block.TILE // 4, 1), GIVEN_TILE,
-            triton.next_power_of_2(largest.count) if largest.count else 0, **OPTIONS,
+            power_of_two(largest.count) if largest.count else 0, **OPTIONS,
         )  # fmt: skip

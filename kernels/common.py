@@ -50,6 +50,16 @@ def rounded_to_bfloat16(x):
     return tl.where(x == x, x.to(tl.bfloat16).to(tl.float32), x)
 
 
+def blocks_of(count: int, size: int) -> int:
+    """How many of a size it takes to cover so many. Triton's own `cdiv`, outside of kernels, takes microseconds."""
+    return -(-count // size)
+
+
+def power_of_two(number: int) -> int:
+    """The least one that is no less than a positive number."""
+    return 1 << (number - 1).bit_length()
+
+
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Kernels are launched on the current device: make it that of a tensor."""
     if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import triton
 import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import _C
+from .common import power_of_two
 
 # Rows of the decoder's last weight, and their elements, that an item holds in registers at most, for all targets of one
 # cell that share them.
@@ -66,7 +66,7 @@ class Blocks(NamedTuple):
 
 
 def blocks_for(width: int) -> Blocks:
-    padded = triton.next_power_of_2(width)
+    padded = power_of_two(width)
     return Blocks(padded, min(max(HELD // padded, 1), HELD_ROWS))
 
 

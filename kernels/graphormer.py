@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .common import blocks_of, power_of_two
 from .launching import launch
 from .layers import embedding, gelu, weight_of
 
@@ -196,8 +197,8 @@ def begin(
     """Write the initial states of nodes, the status, and what the first layer attends with."""
     nodes, hid = states.shape
     launch(
-        begin_kernel, (triton.cdiv(nodes, ROWS),), states, status, room.normed, room.qkv, indices, addresses, nodes,
-        hid, fine, first, epsilon, triton.next_power_of_2(hid), ROWS, OUTPUTS, CHUNK, **OPTIONS,
+        begin_kernel, (blocks_of(nodes, ROWS),), states, status, room.normed, room.qkv, indices, addresses, nodes,
+        hid, fine, first, epsilon, power_of_two(hid), ROWS, OUTPUTS, CHUNK, **OPTIONS,
     )  # fmt: skip
 
 
@@ -213,7 +214,7 @@ def rest(
     """
     nodes, hid = states.shape
     launch(
-        rest_kernel, (triton.cdiv(nodes, ROWS),), states, attended, *room, addresses, nodes, hid, first, epsilon,
-        next_epsilon or 0.0, triton.next_power_of_2(hid), ROWS, OUTPUTS, CHUNK, next_epsilon is not None, WEIGHTS,
+        rest_kernel, (blocks_of(nodes, ROWS),), states, attended, *room, addresses, nodes, hid, first, epsilon,
+        next_epsilon or 0.0, power_of_two(hid), ROWS, OUTPUTS, CHUNK, next_epsilon is not None, WEIGHTS,
         **OPTIONS,
     )  # fmt: skip

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import triton
 from torch import Tensor
+from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 # The compiled kernels, by all that Triton compiles them for: the kernel, its device, and of each argument the dtype and
@@ -12,6 +15,8 @@ from triton.runtime.jit import JITFunction
 COMPILED: dict[tuple[Any, ...], Any] = {}
 ALIGNMENT = 16  # bytes
 MOST_IN_32_BITS = 2**31 - 1
+# What has the hooks.
+RUNTIME: Any = triton.knobs.runtime if hasattr(triton, "knobs") else triton.compiler.CompiledKernel
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> Any:
@@ -29,10 +34,32 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
     compiled = COMPILED.get(key)
     if compiled is None:
         compiled = COMPILED[key] = kernel[grid](*arguments, **options)
-        return compiled[(*grid, 1, 1)[:3]]
-    run = compiled[(*grid, 1, 1)[:3]]
+        return launcher(compiled, (*grid, 1, 1)[:3])
+    run = launcher(compiled, (*grid, 1, 1)[:3])
     run(*arguments)
     return run
+
+
+def launcher(compiled: Any, grid: tuple[int, ...]) -> Callable[..., None]:
+    """What launches a compiled kernel on the current device, and builds nothing for hooks of Triton's where none are."""
+    x, y, z = grid
+    run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
+    device, stream_of = driver.active.get_current_device(), driver.active.get_current_stream
+
+    def launch_again(*arguments: Any) -> None:
+        if has_hooks():
+            compiled[grid](*arguments)
+        else:
+            run(x, y, z, stream_of(device), function, packed, None, None, None, *arguments)
+
+    return launch_again
+
+
+def has_hooks() -> bool:
+    """Whether somebody looks at launches, such as Triton's profiler. A hook is a chain of calls, or, in older versions,
+    a function or None."""
+    enter, leave = RUNTIME.launch_enter_hook, RUNTIME.launch_exit_hook
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
 
 
 class Repeated:

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import layer_tables
-from .common import relu
+from .common import blocks_of, power_of_two, relu
 from .launching import launch
 from .layer_tables import (
     ACTIVATION,
@@ -241,6 +241,6 @@ def embed(
     """Write the initial states of nodes, and the status."""
     nodes, hid = states.shape
     launch(
-        embed_kernel, (triton.cdiv(nodes, NODES),), states, status, indices, addresses, nodes, hid, fine,
-        triton.next_power_of_2(hid), NODES, indices.shape[1] == 8, **OPTIONS,
+        embed_kernel, (blocks_of(nodes, NODES),), states, status, indices, addresses, nodes, hid, fine,
+        power_of_two(hid), NODES, indices.shape[1] == 8, **OPTIONS,
     )  # fmt: skip

@@ -16,7 +16,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .common import on_device_of
+from .common import blocks_of, on_device_of
 from .launching import launch
 
 # Hidden rows, or columns of the weight, of a program, and its part of the width; and what it sums over at once.
@@ -134,7 +134,7 @@ def product_gradients(
     grad_weight = torch.empty_like(weight)
     grad_bias = torch.empty_like(bias, memory_format=torch.contiguous_format)
     max_rows, max_columns, width = weight.shape
-    parts = triton.cdiv(width, WIDTH)
+    parts = blocks_of(width, WIDTH)
     with on_device_of(hidden):
         if len(items):
             launch(
@@ -142,7 +142,7 @@ def product_gradients(
                 max_columns, TILE, WIDTH, CHUNK, **OPTIONS,
             )  # fmt: skip
         launch(
-            weight_gradient_kernel, (max_rows, triton.cdiv(max_columns, TILE), parts), products, hidden, grad_weight,
+            weight_gradient_kernel, (max_rows, blocks_of(max_columns, TILE), parts), products, hidden, grad_weight,
             grad_bias, runs, width, max_columns, len(runs), TILE, WIDTH, CHUNK, **OPTIONS,
         )  # fmt: skip
     return [grad_hidden, grad_weight, grad_bias]

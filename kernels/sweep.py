@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .bands import load_band, load_closeness, load_known, weights_of_messages
-from .common import on_device_of, relu, sigmoid, tanh
+from .common import on_device_of, power_of_two, relu, sigmoid, tanh
 from .launching import launch
 from .streams import (
     add_hidden_half,
@@ -70,12 +70,10 @@ class Blocks(NamedTuple):
 
 
 def blocks_for(heads: int, hid: int, width: int) -> Blocks:
-    padded = triton.next_power_of_2(hid)
+    padded = power_of_two(hid)
     senders = max(GATHERED // (heads * padded), 1)
     resident, chunk = hid <= RESIDENT_HID, max(CHUNK // padded, 1)
-    return Blocks(
-        heads, padded, triton.next_power_of_2(width), senders, resident, chunk, ROWS, min(max(padded, 16), BLOCK)
-    )
+    return Blocks(heads, padded, power_of_two(width), senders, resident, chunk, ROWS, min(max(padded, 16), BLOCK))
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
