@@ -26,8 +26,7 @@ STORED = 1 << 16
 
 # The rows of the table of targets: a target; where it is written, the address being the first element where all targets
 # share memory; and the first element of a product's gradient. Kernels read them as columns of int64.
-TARGET, MEMORY = (_C.dtypes()[name] for name in ("DecodeTarget", "DecodeMemory"))
-ROW = np.dtype([("target", TARGET), ("memory", MEMORY), ("gradient", np.int64)])
+ROW = _C.dtypes()["DeviceTarget"]
 
 
 def column(part: str, field: str | None = None) -> int:
@@ -93,64 +92,16 @@ def tables(targets: NDArray[np.void], memory: NDArray[np.void] | None, width: in
 
 def target_table(targets: NDArray[np.void], memory: NDArray[np.void] | None) -> NDArray[np.int64]:
     """`Tables.targets`."""
-    rows, columns, cells, out, in_ = (targets[field] for field in ("rows", "columns", "cells", "out", "in"))
-    table = np.zeros(len(targets), dtype=ROW)
-    table["target"] = targets
-    if memory is None:
-        sizes = out * in_ * cells
-        table["memory"]["address"] = np.cumsum(sizes) - sizes
-        table["memory"]["strides"] = np.stack([in_ * cells, cells, np.ones_like(cells)], axis=1)
-    else:
-        table["memory"] = memory
-    of_products = np.where(targets["kind"] == PRODUCT.value, rows * columns * cells, 0)
-    table["gradient"] = np.cumsum(of_products) - of_products
-    return table.view(np.int64).reshape(len(table), TABLE_WIDTH.value)
+    return _C.device_targets(targets, memory).view(np.int64).reshape(len(targets), TABLE_WIDTH.value)
 
 
 def item_tables(targets: NDArray[np.void], width: int) -> list[NDArray[np.generic]]:
-    """`Tables.items` and `Tables.backward_items`."""
-    rows, columns, cells, out, in_ = (targets[field] for field in ("rows", "columns", "cells", "out", "in"))
-    block, sizes, product = rows * columns * cells, out * in_ * cells, targets["kind"] == PRODUCT.value
-    single, tile = product & (cells == 1), blocks_for(width).TILE
-    what = np.where(single, ONE_CELL.value, np.where(product, KERNEL.value, GIVEN.value))
-    # Targets of one cell with blocks of equal size follow each other: up to GROUP of them share an item.
-    same = np.zeros(len(targets), dtype=bool)
-    same[1:] = single[1:] & single[:-1] & (rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1])
-    run_starts = np.flatnonzero(~same)
-    position = np.arange(len(targets)) - run_starts[np.cumsum(~same) - 1]
-    heads = np.flatnonzero(position % GROUP == 0)
-    counts = np.diff(heads, append=len(targets))
-    tiled = np.where(product, rows * columns, block)[heads]
-    tiles = -(-tiled // np.choose(what[heads], [tile, KERNEL_TILE, GIVEN_TILE]))
-    stored = np.add.reduceat(sizes, heads)
-    items = expanded(what[heads], heads, counts, tiles, np.maximum(stored // (tiles * STORED), 1))
-    everything = np.arange(len(targets))
-    ones = np.ones_like(everything)
-    backward_items = expanded(what, everything, ones, -(-block // GIVEN_TILE), ones)
-    index = index_type(targets)
-    return [items.astype(index), backward_items.astype(index)]
+    """`Tables.items` and `Tables.backward_items`; those that take longest come first."""
+    is_wide = index_type(targets) is np.int64
+    return [*_C.device_items(targets, blocks_for(width).TILE, KERNEL_TILE, GIVEN_TILE, GROUP, STORED, is_wide)]
 
 
 def index_type(targets: NDArray[np.void]) -> type[np.signedinteger]:
     """What the kernels count rows, columns, repeats and elements of blocks in; they take it from the table of items."""
-    rows, columns, cells, out, in_ = (targets[field] for field in ("rows", "columns", "cells", "out", "in"))
-    most = np.stack([out, in_, -(-out // rows) * -(-in_ // columns), rows * columns * cells]).max(initial=0)
     # What a tile or a run of repeats goes beyond is no more than this.
-    return np.int32 if most < 2**31 - 2**20 else np.int64
-
-
-def expanded(
-    what: NDArray[np.int64],
-    first: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    tiles: NDArray[np.int64],
-    parts: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """(items, 6): every tile and part of units of work; those that take longest come first."""
-    order = np.argsort(-counts * (what != GIVEN.value), kind="stable")
-    what, first, counts, tiles, parts = (column[order] for column in (what, first, counts, tiles, parts))
-    sizes = tiles * parts
-    unit = np.repeat(np.arange(len(sizes)), sizes)
-    index = np.arange(len(unit)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    columns = what[unit], first[unit], counts[unit], index % tiles[unit], index // tiles[unit], parts[unit]
-    return np.stack(columns, axis=1)
+    return np.int32 if _C.largest_count(targets) < 2**31 - 2**20 else np.int64

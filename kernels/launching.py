@@ -41,7 +41,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
 
 
 def launcher(compiled: Any, grid: tuple[int, ...]) -> Callable[..., None]:
-    """What launches a compiled kernel on the current device, and builds nothing for hooks of Triton's where none are."""
+    """What launches a compiled kernel on the current device; nothing is built for hooks of Triton's where none are."""
     x, y, z = grid
     run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
     device, stream_of = driver.active.get_current_device(), driver.active.get_current_stream

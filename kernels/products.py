@@ -16,6 +16,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import _C
 from .common import blocks_of, on_device_of
 from .launching import launch
 
@@ -28,18 +29,12 @@ RUN_WIDTH = tl.constexpr(5)
 
 
 def run_tables(runs: NDArray[np.int64]) -> list[NDArray[np.integer]]:
-    """(runs, 5) int64: runs, and where their products begin; and (items, 2) int32: runs, and tiles of their rows.
+    """(runs, 5) int64, as they are; and (items, 2) int32: runs, and tiles of their rows.
 
     Args:
-        runs: (runs, 4), as of `ghnfast.ops.decode.product_runs`.
+        runs: as of `ghnfast.ops.decode.product_runs`.
     """
-    rows, columns, first, last = runs.T
-    sizes = (last - first) * rows * columns
-    tiles = -(-(last - first) // TILE)
-    owner = np.repeat(np.arange(len(runs)), tiles)
-    index = np.arange(len(owner)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
-    table = np.concatenate([runs, (np.cumsum(sizes) - sizes)[:, None]], axis=1)
-    return [table, np.stack([owner, index], axis=1).astype(np.int32)]
+    return [runs, _C.run_items(runs, TILE)]
 
 
 @triton.jit

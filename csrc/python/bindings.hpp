@@ -8,6 +8,7 @@ namespace ghnfast::python {
 void bind_attention(pybind11::module_& module);
 void bind_decode(pybind11::module_& module);
 void bind_deepnets(pybind11::module_& module);
+void bind_device_tables(pybind11::module_& module);
 void bind_enums(pybind11::module_& module);
 void bind_forward(pybind11::module_& module);
 void bind_graph(pybind11::module_& module);

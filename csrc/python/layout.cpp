@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "core/memory.hpp"
 #include "decode/decode.hpp"
 #include "python/arrays.hpp"
 #include "python/bindings.hpp"
@@ -33,6 +35,35 @@ py::tuple lay_out(const Table<Slot>& table, std::int64_t vector, std::int64_t cl
                         layout.calls, layout.hidden_rows, layout.elements);
 }
 
+// Where the targets of a layout lie, and the number of their GPU or -1: what is known of their slots' parameters, in
+// the order of the layout, with strides of targets that are contiguous. None where one cannot be written to as it is,
+// or on another device than the first.
+py::object memory_of(const Table<TensorMemory>& found, const Int64Array& order, const Table<DecodeMemory>& empty,
+                     const std::optional<Int64Array>& kept, const std::vector<std::int64_t>& bytes) {
+  const auto count = empty.size();
+  if (static_cast<std::size_t>(order.size()) != count || (kept && static_cast<std::size_t>(kept->size()) != count)) {
+    throw std::invalid_argument("there must be one place for each target");
+  }
+  std::vector<DecodeMemory> memory(empty.begin(), empty.end());
+  std::int64_t device = -1;
+  for (std::size_t at = 0; at < count; ++at) {
+    const auto row = order.data()[at];
+    if (row < 0 || static_cast<std::size_t>(row) >= found.size()) {
+      throw std::invalid_argument("a target is of row " + std::to_string(row) + " of " + std::to_string(found.size()));
+    }
+    const auto& own = found[static_cast<std::size_t>(row)];
+    device = at == 0 ? own.device : device;
+    if (own.element < 0 || own.device != device) {
+      return py::none();
+    }
+    const auto element = to_enum<Element>(own.element, "an element type is ");
+    const auto skipped = kept ? kept->data()[at] * bytes.at(static_cast<std::size_t>(own.element)) : 0;
+    memory[at].address = own.address + skipped;
+    memory[at].element = element;
+  }
+  return py::make_tuple(Table<DecodeMemory>(memory), device);
+}
+
 }  // namespace
 
 void bind_layout(py::module_& module) {
@@ -46,6 +77,11 @@ void bind_layout(py::module_& module) {
       .def_readonly("rows", &DecoderCall::rows)
       .def_readonly("cells", &DecoderCall::cells)
       .def_readonly("first", &DecoderCall::first);
+  module.def(
+      "memory_of", &memory_of, py::arg("found"), py::arg("order"), py::arg("empty"), py::arg("kept"), py::arg("bytes"),
+      "Where targets lie, (targets) DecodeMemory, and on which GPU, or -1: by the rows of `inspect_tensors` that "
+      "they are, with the strides of `empty`, behind so many elements that are `kept`, of so many `bytes` by "
+      "dtype. None where they cannot all be written to as they are, on one device.");
   module.def("lay_out", &lay_out, py::arg("table"), py::arg("vector"), py::arg("classes"),
              "Slots sorted by what they share: (order, targets, nodes, calls, hidden rows, block elements).");
 }

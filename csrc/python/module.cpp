@@ -17,5 +17,6 @@ PYBIND11_MODULE(_C, module) {
   bind_layout(module);
   bind_forward(module);
   bind_decode(module);
+  bind_device_tables(module);
   bind_deepnets(module);
 }

@@ -2,6 +2,7 @@
 
 #include "core/memory.hpp"
 #include "decode/decode.hpp"
+#include "decode/device_tables.hpp"
 #include "decode/layout.hpp"
 #include "python/bindings.hpp"
 
@@ -24,6 +25,9 @@ void register_rows() {
   if (!is_known<DecodeMemory>()) {
     PYBIND11_NUMPY_DTYPE(DecodeMemory, address, element, strides);
   }
+  if (!is_known<DeviceTarget>()) {
+    PYBIND11_NUMPY_DTYPE(DeviceTarget, target, memory, gradient);
+  }
   if (!is_known<TensorMemory>()) {
     PYBIND11_NUMPY_DTYPE(TensorMemory, address, element, bytes, device);
   }
@@ -35,6 +39,7 @@ py::dict dtypes() {
   found["Slot"] = py::dtype::of<Slot>();
   found["DecodeTarget"] = py::dtype::of<DecodeTarget>();
   found["DecodeMemory"] = py::dtype::of<DecodeMemory>();
+  found["DeviceTarget"] = py::dtype::of<DeviceTarget>();
   found["TensorMemory"] = py::dtype::of<TensorMemory>();
   return found;
 }

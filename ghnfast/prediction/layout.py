@@ -250,13 +250,8 @@ def memory_of(found: Table, own: SlotLayout) -> Memory | None:
     Args:
         found: where each parameter lies (`Plan.memory`).
     """
-    found = found.take(own.order)
-    elements, devices = found["element"], found["device"]
-    number = int(devices[0])
-    if elements.min() < 0 or (devices != number).any():
+    there = _C.memory_of(found, own.order, own.layout.empty_memory, own.kept, ELEMENT_BYTES)
+    if there is None:
         return None
-    places = own.layout.empty_memory.copy()
-    places["address"], places["element"] = found["address"], elements
-    if own.kept is not None:
-        places["address"] += own.kept * ELEMENT_BYTES[elements]
+    places, number = there
     return Memory(places, torch.device("cpu") if number < 0 else torch.device("cuda", number))

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.arrays import Array
-from helpers.table_rows import MEMORY, SLOT, TARGET, TENSOR, table
+from helpers.table_rows import DEVICE, MEMORY, SLOT, TARGET, TENSOR, table
 
-ROWS = {"Slot": SLOT, "DecodeTarget": TARGET, "DecodeMemory": MEMORY, "TensorMemory": TENSOR}
+ROWS = {"Slot": SLOT, "DecodeTarget": TARGET, "DecodeMemory": MEMORY, "DeviceTarget": DEVICE, "TensorMemory": TENSOR}
 
 
 def test_rows(core: ModuleType) -> None:
@@ -19,6 +19,7 @@ def test_rows(core: ModuleType) -> None:
         "Slot": 96,
         "DecodeTarget": 64,
         "DecodeMemory": 40,
+        "DeviceTarget": 112,
         "TensorMemory": 32,
     }
 

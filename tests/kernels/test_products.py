@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -28,18 +29,24 @@ def runs(draw: Any) -> list[list[int]]:
         count = draw(st.integers(1, 40))
         found.append([draw(st.integers(1, ROWS)), draw(st.integers(1, COLUMNS)), first, first + count])
         first += count
-    return list(draw(st.permutations(found)))
+    return with_starts(list(draw(st.permutations(found))))
+
+
+def with_starts(runs: list[list[int]]) -> list[list[int]]:
+    """Their products lie one behind the other."""
+    sizes = [rows * columns * (last - first) for rows, columns, first, last in runs]
+    return [[*run, end - size] for run, end, size in zip(runs, itertools.accumulate(sizes), sizes, strict=True)]
 
 
 @given(runs(), st.integers(1, 70))
 @settings(max_examples=8, deadline=None)
 def test_gradients_of_products(found: list[list[int]], width: int) -> None:
     generator = torch.Generator().manual_seed(width)
-    elements = sum(rows * columns * (last - first) for rows, columns, first, last in found)
-    hidden_rows = max((last for *_, last in found), default=0) + 1
+    elements = sum(rows * columns * (last - first) for rows, columns, first, last, _ in found)
+    hidden_rows = max((last for *_, last, _ in found), default=0) + 1
     shapes = (elements,), (hidden_rows, width), (ROWS, COLUMNS, width), (ROWS, COLUMNS)
     products, hidden, weight, bias = (torch.randn(shape, generator=generator).to(DEVICE) for shape in shapes)
-    table = torch.tensor(found, dtype=torch.int64).view(-1, 4)
+    table = torch.tensor(found, dtype=torch.int64).view(-1, 5)
     table_on_device, items = uploaded(kernels.run_tables(table.numpy()), torch.device(DEVICE))
     ours = kernels.product_gradients(products, hidden, weight, bias, table_on_device, items)
     wanted = product_gradients(products, hidden, weight, bias, table)
@@ -62,8 +69,8 @@ def test_rows_that_two_products_read() -> None:
 def test_launches_do_not_grow_with_products(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     launched: list[str] = []
     monkeypatch.setattr(kernels, "launch", lambda kernel, grid, *_, **__: launched.append(kernel.fn.__name__))
-    table = torch.tensor([[1 + index % 7, 3, index, index + 1] for index in range(count)], dtype=torch.int64)
-    table = table.view(-1, 4)
+    runs = with_starts([[1 + index % 7, 3, index, index + 1] for index in range(count)])
+    table = torch.tensor(runs, dtype=torch.int64).view(-1, 5)
     tensors = torch.zeros(0), torch.zeros(50, 8), torch.zeros(ROWS, COLUMNS, 8), torch.zeros(ROWS, COLUMNS)
     kernels.product_gradients(*tensors, *map(torch.from_numpy, kernels.run_tables(table.numpy())))
     assert launched == ["hidden_gradient_kernel", "weight_gradient_kernel"][not count :]

@@ -295,7 +295,7 @@ def triton_decode_backward(
 
     own = Tables(*tables)
     known = runs.tolist()
-    elements = sum((last - first) * rows * columns for rows, columns, first, last in known)
+    elements = sum((last - first) * rows * columns for rows, columns, first, last, _ in known)
     products, grad_blocks = kernels.decode_backward(grad, blocks, own, elements)
     if own.runs is None or own.run_items is None or is_read_twice(known):
         with torch.autocast(grad.device.type, enabled=False):
@@ -305,18 +305,16 @@ def triton_decode_backward(
 
 def is_read_twice(runs: list[list[int]]) -> bool:
     """Whether a hidden row is in two runs."""
-    ends = sorted((first, last) for _, _, first, last in runs)
+    ends = sorted((first, last) for _, _, first, last, _ in runs)
     return any(last > first for (_, last), (first, _) in itertools.pairwise(ends))
 
 
 def product_gradients(products: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, runs: Tensor) -> list[Tensor]:
     """The gradients of hidden, weight and bias from those of products, which follow each other run by run."""
     grad_hidden, grad_weight, grad_bias = (torch.zeros_like(tensor) for tensor in (hidden, weight, bias))
-    at = 0
-    for rows, columns, first, last in runs.tolist():
+    for rows, columns, first, last, start in runs.tolist():
         size = (last - first) * rows * columns
-        part = products[at : at + size].view(last - first, rows * columns)
-        at += size
+        part = products[start : start + size].view(last - first, rows * columns)
         grad_hidden[first:last] += part @ weight[:rows, :columns].flatten(0, 1)
         grad_weight[:rows, :columns] += (part.T @ hidden[first:last]).unflatten(0, (rows, columns))
         grad_bias[:rows, :columns] += part.sum(0).unflatten(0, (rows, columns))

@@ -128,7 +128,7 @@ class NotFinite(PredictError):
 FINE = 2**31 - 1
 
 ELEMENTS = {dtype: number for number, dtype in enumerate(PREDICTED_DTYPES)}  # as in csrc/decode/decode.hpp
-ELEMENT_BYTES = np.array([dtype.itemsize for dtype in ELEMENTS])
+ELEMENT_BYTES = [dtype.itemsize for dtype in ELEMENTS]
 
 
 def as_tensor(table: Table) -> Tensor:
@@ -187,12 +187,6 @@ def check_sizes(outputs: Sequence[Tensor], table: Table) -> None:
 
 
 def product_runs(table: Table) -> Tensor:
-    """(runs, 4): rows, columns, first, last of products with blocks of equal size, from hidden states side by side."""
-    runs: list[list[int]] = []
-    for target in itertools.starmap(Target, table[table["kind"] == TargetKind.PRODUCT].tolist()):
-        shape = [target.rows, target.columns]
-        if runs and runs[-1][:2] == shape and runs[-1][3] == target.first:
-            runs[-1][3] += target.cells
-        else:
-            runs.append([*shape, target.first, target.first + target.cells])
-    return torch.tensor(runs, dtype=torch.int64).view(-1, 4)
+    """(runs, 5): products with blocks of equal size, from hidden states side by side: rows, columns, the first hidden
+    row, the one behind the last, and the first element where products lie one behind the other."""
+    return torch.from_numpy(_C.product_runs(table))

@@ -110,7 +110,7 @@ def decodings(hid: int, precision: str) -> None:
     decode.decode_into(hidden, weight, bias, blocks, tables, precision)
     if precision == "float32":
         decode.decode_backward(torch.zeros(64 * 64 * 3 + 8), blocks, tables, 64 * 64 * 3)
-        runs = [torch.from_numpy(array) for array in products.run_tables(np.array([[64, 64, 0, 3]]))]
+        runs = [torch.from_numpy(array) for array in products.run_tables(np.array([[64, 64, 0, 3, 0]]))]
         products.product_gradients(blocks, hidden, weight, bias, *runs)
 
 
