@@ -43,6 +43,7 @@ from .decode_tables import (
     ITEM_TILE,
     ITEM_WIDTH,
     KERNEL,
+    KERNEL_CELLS,
     KIND,
     NORM_WEIGHT,
     ONE_CELL,
@@ -60,8 +61,8 @@ from .launching import launch
 
 # Repeats that are stored at once.
 REPEATS = 8
-# The cells and the width of a tile of a kernel's product: the smallest number of cells that `tl.dot` takes.
-KERNEL_CELLS, KERNEL_CHUNK = 16, 32
+# The width of a tile of a product that is one of matrices.
+KERNEL_CHUNK = 32
 # With 168 registers a thread, which is enough not to spill (tests/kernels/test_compile.py), a multiprocessor runs three
 # programs.
 OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 168}
@@ -157,6 +158,21 @@ def store_cells(pointer, target, value, i, j, cell, inside, part, parts, INDEX: 
 
 
 @triton.jit
+def add_product(total, a, b, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
+    """total + a b, of operands that are rounded."""
+    if PRECISION == "bfloat16":
+        if INTERPRETED:  # Triton's interpreter would multiply the bits
+            total = tl.dot(rounded_to_bfloat16(a), rounded_to_bfloat16(b), total)
+        else:
+            total = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), total)
+    elif PRECISION == "tf32":
+        total = tl.dot(rounded_to_tf32(a), rounded_to_tf32(b), total, input_precision="tf32")
+    else:
+        total = tl.dot(a, b, total, input_precision="ieee")
+    return total
+
+
+@triton.jit
 def decode_one_cell(
     hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
     WIDTH: tl.constexpr, TILE: tl.constexpr, REPEATS: tl.constexpr, FLAT: tl.constexpr, INDEX: tl.constexpr,
@@ -171,6 +187,39 @@ def decode_one_cell(
     for _ in range(count):
         x = tl.load(hidden + tl.load(target + FIRST) * width + k, mask=k < width, other=0.0)
         value = (tl.sum(matrix * x[None, :], axis=1) + offset) * scale_of(target)
+        store_repeats(flat, target, value, element, elements, part, parts, REPEATS, FLAT, INDEX)
+        target += TABLE_WIDTH
+
+
+@triton.jit
+def decode_wide_cells(
+    hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
+    TILE: tl.constexpr, TARGETS: tl.constexpr, CHUNK: tl.constexpr, REPEATS: tl.constexpr, FLAT: tl.constexpr,
+    PRECISION: tl.constexpr, INTERPRETED: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """The same where rows of the weight are too wide to be held: as a matrix, (out * in, targets), in chunks."""
+    target = targets + first * TABLE_WIDTH
+    columns = size_of(target, COLUMNS, INDEX)
+    element, elements = tile * TILE + tl.arange(0, TILE), size_of(target, ROWS, INDEX) * columns
+    row = (element // columns) * max_columns + element % columns
+    own = tl.arange(0, TARGETS)
+    states = tl.load(target + own * TABLE_WIDTH + FIRST, mask=own < count, other=0) * width
+    total = tl.zeros([TILE, TARGETS], dtype=tl.float32)
+    for start in range(0, width, CHUNK):
+        k = start + tl.arange(0, CHUNK)
+        a = tl.load(
+            weight + row.to(tl.int64)[:, None] * width + k[None, :],
+            mask=(element < elements)[:, None] & (k < width)[None, :],
+            other=0.0,
+        )
+        b = tl.load(
+            hidden + states[None, :] + k[:, None], mask=(own < count)[None, :] & (k < width)[:, None], other=0.0
+        )
+        total = add_product(total, a, b, PRECISION, INTERPRETED)
+    offset = load_bias(bias, element, elements, columns, max_columns)
+    for number in range(count):
+        value = tl.sum(tl.where((own == number)[None, :], total, 0.0), axis=1)
+        value = (value + offset) * scale_of(target)
         store_repeats(flat, target, value, element, elements, part, parts, REPEATS, FLAT, INDEX)
         target += TABLE_WIDTH
 
@@ -206,15 +255,7 @@ def decode_kernel_cells(
                 mask=(cell < cells)[None, :] & (k < width)[:, None],
                 other=0.0,
             )
-            if PRECISION == "bfloat16":
-                if INTERPRETED:  # Triton's interpreter would multiply the bits
-                    total = tl.dot(rounded_to_bfloat16(a), rounded_to_bfloat16(b), total)
-                else:
-                    total = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), total)
-            elif PRECISION == "tf32":
-                total = tl.dot(rounded_to_tf32(a), rounded_to_tf32(b), total, input_precision="tf32")
-            else:
-                total = tl.dot(a, b, total, input_precision="ieee")
+            total = add_product(total, a, b, PRECISION, INTERPRETED)
         value = (total + offset[:, None]) * scale
         inside = (element < elements)[:, None] & (cell < cells)[None, :]
         if FLAT:
@@ -246,6 +287,7 @@ def decode_kernel(
     max_columns,
     WIDTH: tl.constexpr,
     TILE: tl.constexpr,
+    WIDE: tl.constexpr,
     GIVEN_TILE: tl.constexpr,
     REPEATS: tl.constexpr,
     KERNEL_TILE: tl.constexpr,
@@ -263,10 +305,16 @@ def decode_kernel(
     INDEX: tl.constexpr = items.dtype.element_ty
     if tl.load(status) == FINE:
         if what == ONE_CELL:
-            decode_one_cell(
-                hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
-                WIDTH, TILE, REPEATS, FLAT, INDEX,
-            )  # fmt: skip
+            if WIDE:
+                decode_wide_cells(
+                    hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
+                    KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, REPEATS, FLAT, PRECISION, INTERPRETED, INDEX,
+                )  # fmt: skip
+            else:
+                decode_one_cell(
+                    hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
+                    WIDTH, TILE, REPEATS, FLAT, INDEX,
+                )  # fmt: skip
         elif what == KERNEL:
             decode_kernel_cells(
                 hidden, weight, bias, flat, target, tile, part, parts, width, max_columns,
@@ -369,8 +417,9 @@ def run(
     with on_device_of(hidden):
         launch(
             decode_kernel, (len(tables.items),), hidden, weight, bias, blocks, flat, tables.targets, tables.items,
-            status, width, weight.shape[1], *blocks_for(width), decode_tables.GIVEN_TILE, REPEATS,
-            decode_tables.KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, is_flat, precision, not hidden.is_cuda,
+            status, width, weight.shape[1], *blocks_for(width), width > decode_tables.HELD_WIDTH,
+            decode_tables.GIVEN_TILE, REPEATS, decode_tables.KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, is_flat, precision,
+            not hidden.is_cuda,
             **options_for(tables, precision),
         )  # fmt: skip
 

@@ -17,10 +17,12 @@ from .common import power_of_two
 HELD_ROWS, HELD = 32, 8192
 # How many targets of one cell share an item.
 GROUP = 4
+# Wider rows are not held: products of one cell are those of matrices, too, whose columns are targets.
+HELD_WIDTH = 512
 # Elements of a block that one item of a given block stores.
 GIVEN_TILE = 128
-# The rows of a tile of a kernel's product, (out * in, cells, width).
-KERNEL_TILE = 32
+# The rows of a tile of a kernel's product, (out * in, cells, width), and its cells: the fewest that `tl.dot` takes.
+KERNEL_TILE, KERNEL_CELLS = 32, 16
 # Elements that an item stores: more than it takes to load what it stores.
 STORED = 1 << 16
 
@@ -97,8 +99,9 @@ def target_table(targets: NDArray[np.void], memory: NDArray[np.void] | None) -> 
 
 def item_tables(targets: NDArray[np.void], width: int) -> list[NDArray[np.generic]]:
     """`Tables.items` and `Tables.backward_items`; those that take longest come first."""
-    is_wide = index_type(targets) is np.int64
-    return [*_C.device_items(targets, blocks_for(width).TILE, KERNEL_TILE, GIVEN_TILE, GROUP, STORED, is_wide)]
+    tile, group = (KERNEL_TILE, KERNEL_CELLS) if width > HELD_WIDTH else (blocks_for(width).TILE, GROUP)
+    in_64_bits = index_type(targets) is np.int64
+    return [*_C.device_items(targets, tile, KERNEL_TILE, GIVEN_TILE, group, STORED, in_64_bits)]
 
 
 def index_type(targets: NDArray[np.void]) -> type[np.signedinteger]:

@@ -1,9 +1,9 @@
 """What a narrow layer of attention does node by node, in one launch: all of it but attention itself.
 
 A program owns some nodes, and takes their states through the output of attention, the MLP, and the norm and the
-queries, keys and values of the next layer. Weights are read whole by every program, so this is for narrow layers: those
-of wide ones are tiles of `layers_kernel`, which share them out. Products and sums are float32, in one order: results are
-the same in every run.
+queries, keys and values of the next layer. Weights are read whole by every program, so this is for narrow layers:
+those of wide ones are tiles of `layers_kernel`, which share them out. Products and sums are float32, in one order:
+results are the same in every run.
 
 `ghnfast.nn.graphormer.GraphormerLayer` defines what is computed.
 """
@@ -21,7 +21,7 @@ from .common import blocks_of, power_of_two
 from .launching import launch
 from .layers import embedding, gelu, weight_of
 
-# Nodes of a program, the least that a product of matrices takes; outputs of a layer that it computes at once, and inputs.
+# Nodes of a program, the fewest that `tl.dot` takes; outputs of a layer that it computes at once, and inputs of them.
 ROWS, OUTPUTS, CHUNK = 16, 64, 32
 OPTIONS = {"num_warps": 8, "num_stages": 2, "maxnreg": 255}
 # The weights of a layer, in the order of their numbers.

@@ -1,5 +1,5 @@
-"""The layers of a Graphormer in Triton kernels, from its initial states on: a launch for attention, and one for the rest
-of a layer; or, where layers are wide, four stages of tiles for that.
+"""The layers of a Graphormer in Triton kernels, from its initial states on: a launch for attention, and one for the
+rest of a layer; or, where layers are wide, four stages of tiles for that.
 """
 
 from __future__ import annotations

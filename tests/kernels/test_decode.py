@@ -214,15 +214,32 @@ def test_autocast_does_not_round(dtype: torch.dtype) -> None:
     assert [grad.dtype for grad in grads] == [dtype] + [torch.float32] * 3
 
 
-@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tf32", 1e-3), ("bfloat16", 1e-2)])
-def test_precisions(precision: str, error: float) -> None:
-    """Relative to the largest value: operands of 24, 11 and 8 significant bits."""
-    source, targets = made([(6, 5, 9, 20, 17, PRODUCT)], (6, 5, 256))
-    (wanted,) = naive(source, targets)
-    (found,) = decode(source, targets, precision)
-    relative = float(((found - wanted).abs().max() / wanted.abs().max()).detach())
-    assert relative < error
-    assert precision == "float32" or relative > 1e-5  # it does round
+@pytest.mark.parametrize(("precision", "bits"), [("float32", 24), ("tf32", 11), ("bfloat16", 8)])
+@pytest.mark.parametrize(("cells", "width"), [(9, 256), (9, 520), (1, 512), (1, 520), (1, 1024)])
+@torch.no_grad()
+def test_precisions(precision: str, bits: int, cells: int, width: int) -> None:
+    """Every value is within the bound of operands that are rounded to so many bits (`GHN.precision`), where they are."""
+    source, targets = made([(6, 5, cells, 20, 17, PRODUCT), (6, 5, cells, 6, 30, PRODUCT)], (6, 5, width))
+    doubles = DecodeSource(*(tensor.double() for tensor in source))
+    sizes = doubles._replace(hidden=doubles.hidden.abs(), weight=doubles.weight.abs(), bias=0 * doubles.bias)
+    rounds = precision != "float32" and (cells > 1 or width > 512)
+    unit = 2.0 ** -(bits if rounds else 24)
+    values = decode(source, targets, precision), naive(doubles, targets), naive(sizes, targets)
+    for found, wanted, most in zip(*values, strict=True):
+        error = (found - wanted).abs()
+        # Sums of float32 are wrong by less than this, too.
+        assert (error <= (2 * unit + unit**2) * most + 1e-6 * most.max()).all()
+        assert (error.max() > 1e-5 * wanted.abs().max()) == rounds
+
+
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(st.integers(17, 40), st.sampled_from([520, 700]), st.booleans())
+def test_many_targets_of_wide_hidden_states(count: int, width: int, repeated: bool) -> None:
+    """More than are columns of one product, of two sizes of blocks."""
+    targets = [(6, 5 - index % 7 // 6, 1, 6 * (1 + repeated), 5 + 3 * (index % 4), PRODUCT) for index in range(count)]
+    source, table = made(targets, (6, 5, width))
+    source = DecodeSource((source.hidden / width**0.5).detach().requires_grad_(), *source[1:])
+    assert_same_decoding(source, table)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, which interprets the kernels
