@@ -59,8 +59,8 @@ from .decode_tables import (
 )  # fmt: skip
 from .launching import launch
 
-# Repeats that are stored at once.
-REPEATS = 8
+# Repeats that are stored at once: of a tile of 32 elements, so many that each of 128 threads stores four.
+REPEATS = 16
 # The width of a tile of a product that is one of matrices.
 KERNEL_CHUNK = 32
 # With 168 registers a thread, which is enough not to spill (tests/kernels/test_compile.py), a multiprocessor runs three
@@ -89,7 +89,24 @@ def repeats_of(target, INDEX: tl.constexpr):
 def store_run(
     pointer, target, value, element, elements, part, parts, REPEATS: tl.constexpr, INDEX: tl.constexpr
 ):  # fmt: skip
-    """`store_repeats` to a pointer of the target's dtype."""
+    """`store_repeats` to a pointer of the target's dtype: 16 bytes at once, where they lie so."""
+    VECTOR: tl.constexpr = 128 // pointer.dtype.element_ty.primitive_bitwidth
+    cells, in_ = size_of(target, CELLS, INDEX), size_of(target, IN, INDEX)
+    follow = (tl.load(target + STRIDE_IN) == cells) & ((cells == 1) | (tl.load(target + STRIDE_CELL) == 1))
+    whole = (size_of(target, COLUMNS, INDEX) * cells % VECTOR == 0) & (in_ * cells % VECTOR == 0)
+    begin = (pointer.to(tl.int64) % 16 == 0) & (tl.load(target + STRIDE_OUT) % VECTOR == 0)
+    if follow & whole & begin:
+        store_vectors(pointer, target, value, element, elements, part, parts, REPEATS, VECTOR, INDEX)
+    else:
+        store_vectors(pointer, target, value, element, elements, part, parts, REPEATS, 1, INDEX)
+
+
+@triton.jit
+def store_vectors(
+    pointer, target, value, element, elements, part, parts,
+    REPEATS: tl.constexpr, VECTOR: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """`store_run`, where so many neighbours among the elements are neighbours in memory, and aligned."""
     columns, cells = size_of(target, COLUMNS, INDEX), size_of(target, CELLS, INDEX)
     rows, out, in_ = size_of(target, ROWS, INDEX), size_of(target, OUT, INDEX), size_of(target, IN, INDEX)
     stride_out, stride_in = tl.load(target + STRIDE_OUT), tl.load(target + STRIDE_IN)
@@ -103,11 +120,16 @@ def store_run(
         row, column = repeat // along * rows, repeat % along * columns
         mask = (repeat < end)[:, None] & (element < elements)[None, :]
         mask &= (row[:, None] + i[None, :] < out) & (column[:, None] + j[None, :] < in_)
-        # Strides are from a table, so Triton knows of no neighbours in memory, and up to 3.7 it has a warp's lanes lie
-        # along columns then, whose stores are one by one. As long as the pointer's alignment is not known, either, the
-        # hint says no more than which way they are to lie. It has to stand where the sum does.
-        offset = tl.max_contiguous((row * stride_out + column * stride_in)[:, None] + within[None, :], [1, 2])
-        tl.store(pointer + offset, values, mask=mask)
+        offset = (row * stride_out + column * stride_in)[:, None] + within[None, :]
+        if VECTOR > 1:
+            place = tl.max_contiguous(tl.multiple_of(pointer + offset, [1, 16]), [1, VECTOR])
+            tl.store(place, values, mask=tl.max_constancy(mask, [1, VECTOR]))
+        else:
+            # Strides are from a table, so Triton knows of no neighbours in memory, and up to 3.7 it has a warp's lanes
+            # lie along columns then, whose stores are one by one. As long as the pointer's alignment is not known,
+            # either, the hint says no more than which way they are to lie. It has to stand where the sum does.
+            offset = tl.max_contiguous(offset, [1, 2])
+            tl.store(pointer + offset, values, mask=mask)
 
 
 @triton.jit
@@ -418,8 +440,8 @@ def run(
         launch(
             decode_kernel, (len(tables.items),), hidden, weight, bias, blocks, flat, tables.targets, tables.items,
             status, width, weight.shape[1], *blocks_for(width), width > decode_tables.HELD_WIDTH,
-            decode_tables.GIVEN_TILE, REPEATS, decode_tables.KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, is_flat, precision,
-            not hidden.is_cuda,
+            decode_tables.GIVEN_TILE, REPEATS, decode_tables.KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, is_flat,
+            precision, not hidden.is_cuda,
             **options_for(tables, precision),
         )  # fmt: skip
 

@@ -24,10 +24,12 @@ from helpers.kernel_device import DEVICE
 from helpers.table_rows import MEMORY, table, targets_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton.runtime.interpreter import TensorHandle
 
 from ghnfast.kernels import decode as kernels
 from ghnfast.kernels import decode_tables
 from ghnfast.ops.decode import (
+    ELEMENTS,
     DecodeSource,
     DecodeTargets,
     NotFinite,
@@ -116,6 +118,70 @@ def test_writing_gives_the_same_values(dtype: torch.dtype) -> None:
         tolerance: dict[str, Any] = {} if dtype.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-5}
         torch.testing.assert_close(output.reshape(value.shape), value.to(dtype), **tolerance)
         assert output._version > version  # autograd sees the write
+
+
+class Hints:
+    """What the compiler is told of the places of vectors is looked at while kernels are interpreted; on a GPU, what is
+    not so would be an error of its own. vectors: how many places there were."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.vectors = 0
+        monkeypatch.setattr(TensorHandle, "set_attr", lambda handle, name, values: self.look(handle, name, values))
+
+    def look(self, handle: Any, name: str, values: list[int]) -> None:
+        if name == "tt.divisibility":
+            assert values == [1, 16]  # bytes
+            handle.attr["are vectors"] = True
+            return
+        numbers = handle.data.astype(np.int64).reshape(-1, values[1])
+        if name == "tt.constancy":
+            assert (np.diff(numbers) == 0).all()
+        elif "are vectors" in handle.attr:
+            assert (numbers[:, 0] % 16 == 0).all()
+            assert (np.diff(numbers) == 16 // values[1]).all()
+            self.vectors += len(numbers)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_vectors_are_aligned(data: st.DataObject) -> None:
+    """Whatever the sizes, dtypes and places: of parameters, of their parts, and of what lies at an odd address."""
+    dtype = data.draw(st.sampled_from(list(ELEMENTS)))
+    sizes = st.sampled_from([1, 3, 4, 6, 8])
+    kind = data.draw(st.sampled_from([PRODUCT, SCALED, NORM_WEIGHT, BIAS]))
+    rows, columns = (data.draw(sizes) if kind in (PRODUCT, SCALED) else 1), data.draw(sizes)
+    cells = 1 if kind != SCALED else data.draw(st.sampled_from([1, 4, 9]))
+    out, in_ = rows * data.draw(st.integers(1, 3)), data.draw(st.sampled_from([columns, 8, 16, 24, 5]))
+    source, targets = made([(rows, min(columns, in_), cells, out, in_, kind)], (16, 16, 16))
+    (wanted,) = naive(source, targets)
+    padding, offset = (data.draw(st.sampled_from([0, 0, 1, 8])) for _ in range(2))
+    memory = torch.zeros(offset + out * (in_ * cells + padding), dtype=dtype, device=DEVICE)
+    output = memory[offset:].view(out, in_ * cells + padding)[:, : in_ * cells].view(out, in_, cells, 1)
+    is_turned = padding == 0 and data.draw(st.booleans())
+    if is_turned:
+        output = memory[offset:].view(in_, cells, out).permute(2, 0, 1).unsqueeze(3)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        Hints(patch)
+        decode_into(source, targets, [output])
+    tolerance = {"rtol": 2**-7 if dtype.itemsize == 2 else 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(output[..., 0].double(), wanted.double(), **tolerance)
+
+
+@pytest.mark.parametrize("dtype", ELEMENTS)
+def test_vectors_are_stored_where_they_can_be(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two repeats of 3 x 16 elements, and of a vector; none where rows are 9 long."""
+    hints = Hints(monkeypatch)
+    for targets, is_whole in (
+        ([(3, 16, 1, 3, 32, PRODUCT)], True),
+        ([(1, 16, 1, 1, 16, BIAS)], True),
+        ([(3, 9, 1, 3, 9, SCALED)], False),
+    ):
+        source, table = made(targets, (16, 16, 16))
+        output = torch.zeros(table.table["out"][0], table.table["in"][0], dtype=dtype, device=DEVICE)
+        hints.vectors = 0
+        with torch.no_grad():
+            decode_into(source, table, [output])
+        assert DEVICE != "cpu" or (hints.vectors > 0) == is_whole
 
 
 def test_targets_of_several_dtypes_in_one_call() -> None:
@@ -218,7 +284,7 @@ def test_autocast_does_not_round(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("cells", "width"), [(9, 256), (9, 520), (1, 512), (1, 520), (1, 1024)])
 @torch.no_grad()
 def test_precisions(precision: str, bits: int, cells: int, width: int) -> None:
-    """Every value is within the bound of operands that are rounded to so many bits (`GHN.precision`), where they are."""
+    """Values are within the bound of operands that are rounded to so many bits, where they are (`GHN.precision`)."""
     source, targets = made([(6, 5, cells, 20, 17, PRODUCT), (6, 5, cells, 6, 30, PRODUCT)], (6, 5, width))
     doubles = DecodeSource(*(tensor.double() for tensor in source))
     sizes = doubles._replace(hidden=doubles.hidden.abs(), weight=doubles.weight.abs(), bias=0 * doubles.bias)

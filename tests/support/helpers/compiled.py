@@ -59,6 +59,7 @@ class Recorder:
         name = self.kernel.fn.__name__
         entry = {"kernel": name, "for": self.purpose, "threads": threads, **used, "shared": compiled.metadata.shared}
         loops = [loop._asdict() for loop in loops_of(compiled.asm["ptx"])]
+        entry["vectors"] = len(re.findall(r"\bst\.global\.v4\.b32", compiled.asm["ptx"]))
         self.found.append({**entry, "matrices": matrices_in(compiled.asm["ttgir"]), "loops": loops})
 
 
