@@ -10,7 +10,7 @@ BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CPP_FILES)
 # Tests run in parallel, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup predict test quick lint unit sanitize fuzz bench gpu gpu-tests gpu-measurements has-gpu \
+.PHONY: setup predict test quick lint unit sanitize fuzz bench gpu gpu-tests gpu-measurements gpu-profile has-gpu \
 	coverage figures matrix docs format clean
 
 setup: $(VENV)/.ready
@@ -83,11 +83,12 @@ bench: setup
 	done
 	$(BIN)/python bench/report.py
 
-# On a machine with a GPU, where ghnfast is installed in $(PYTHON): the kernels' tests on the device, then, whatever came of
-# them, measurements into bench/results/gpu-*.json and the tables; each by itself fits ten minutes. Beside the published implementation where PYTHONPATH has it.
-gpu gpu-tests gpu-measurements: export PYTHONSAFEPATH := 1
+# On a machine with a GPU, where ghnfast is installed in $(PYTHON): the kernels' tests on the device; then, whatever came of
+# them, measurements into bench/results/gpu-*.json and the tables, beside the published implementation where PYTHONPATH
+# has it; then what takes how long, into build/profile. Each by itself fits ten minutes.
+gpu gpu-tests gpu-measurements gpu-profile: export PYTHONSAFEPATH := 1
 gpu:
-	status=0; $(MAKE) gpu-tests || status=$$?; $(MAKE) gpu-measurements || status=$$?; exit $$status
+	status=0; for part in tests measurements profile; do $(MAKE) gpu-$$part || status=$$?; done; exit $$status
 
 # What has to be compiled for any GPU is tested without one.
 gpu-tests: has-gpu
@@ -97,6 +98,9 @@ gpu-measurements: has-gpu
 	name=$$($(PYTHON) -c 'import torch; print("-".join(torch.cuda.get_device_name().lower().split()))') && \
 		$(PYTHON) -m pytest bench/test_gpu.py --benchmark-json=bench/results/gpu-$$name.json
 	$(PYTHON) bench/report.py --without-plot
+
+gpu-profile: has-gpu
+	$(PYTHON) bench/profiles.py build/profile
 
 has-gpu:
 	@$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu needs a GPU that torch can use")'

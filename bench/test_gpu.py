@@ -23,6 +23,7 @@ import ghnfast
 from ghnfast.deepnets import DeepNets1M
 from ghnfast.graph import GraphBatch
 from ghnfast.kernels import decode as decode_kernels
+from ghnfast.kernels import decode_tables as table_kernels
 from ghnfast.kernels import sweep as sweep_kernels
 from ghnfast.kernels.decode_tables import Tables
 from ghnfast.nn.names import with_published_names
@@ -299,7 +300,7 @@ def test_tuning_of_sweeps(
     [(None, None)]
     + [("STORED", 1 << size) for size in (14, 18, 20)]
     + [("GROUP", count) for count in (1, 2, 8)]
-    + [("REPEATS", count) for count in (4, 16)]
+    + [("REPEATS", count) for count in (8, 32)]
     + [("KERNEL_TILE", size) for size in (64,)]
     + [("num_warps", count) for count in (2, 8)],
 )
@@ -316,7 +317,7 @@ def test_tuning_of_decoding(
     if name == "num_warps":
         monkeypatch.setattr(decode_kernels, "OPTIONS", {**decode_kernels.OPTIONS, "num_warps": value})
     elif name is not None:
-        monkeypatch.setattr(decode_kernels, name, value)
+        monkeypatch.setattr(decode_kernels if name == "REPEATS" else table_kernels, name, value)
     whole, store, size = writing(gpu_ghn, model)
     benchmark.pedantic(finished(whole), rounds=3, warmup_rounds=1)
     benchmark.extra_info.update(

@@ -17,6 +17,7 @@ import accuracies
 import accuracy
 import default
 import plots
+import profiles as bench_profiles
 import properties as bench_properties
 import pytest
 import report
@@ -310,3 +311,20 @@ def test_runs_become_the_default(tmp_path: Path) -> None:
     shipped, trained = ghnfast.load(folder / "ghn.safetensors"), ghnfast.load(tmp_path / "second" / WEIGHTS)
     for name, weight in trained.state_dict().items():
         assert torch.equal(shipped.state_dict()[name], weight.half().to(weight)), name
+
+
+def test_profiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the least there is: a trace of each, and which operations took longest."""
+    for name, value in {"MODEL": "squeezenet1_1", "NETWORKS": 1, "IMAGES": 2, "ROWS": 5}.items():
+        monkeypatch.setattr(bench_profiles, name, value)
+    bench_profiles.main([str(tmp_path), "--device", "cpu"])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary.pop("device") == "cpu"
+    del summary["torch"]
+    assert summary.keys() == {"prediction", "prediction-ghn3", "training"}
+    printed = capsys.readouterr().out
+    for what, rows in summary.items():
+        assert json.loads((tmp_path / f"{what}.json").read_text())["traceEvents"]
+        assert [row["us"] for row in rows] == sorted((row["us"] for row in rows), reverse=True)
+        assert 0 < len(rows) <= 5
+        assert all(row["name"][:90] in printed for row in rows)

@@ -51,6 +51,8 @@ def test_kernels_compile(architecture: int, tmp_path: Path) -> None:
             if matrix["does"] == "store" or entry["kernel"] == "decode_backward_kernel":
                 assert matrix["order"] == "1, 0", (entry["kernel"], entry["for"], matrix)
     assert any(entry["matrices"] for entry in found if entry["kernel"] == "decode_kernel")
+    # Those of float32 in products of one cell and in given blocks.
+    assert all(entry["vectors"] >= 2 for entry in found if entry["kernel"] == "decode_kernel")
     barriers: dict[tuple[str, str], list[int]] = {}
     for entry in found:
         if (entry["kernel"], entry["for"]) in BARRIERS:

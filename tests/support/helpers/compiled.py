@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +29,27 @@ from helpers.loops import loops_of
 from helpers.table_rows import targets_of
 
 POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", torch.uint8: "*u8"}
-HIDS = (8, 16, 32, 64, 128)
-HEAD_WIDTHS = (8, 24, 64, 128)
+
+
+class Forms(NamedTuple):
+    """What is compiled: widths of states, those of them without virtual edges, too, and in all precisions; widths of
+    heads; precisions of parameters that need counters of 64 bits."""
+
+    hids: tuple[int, ...]
+    without_virtual_edges: tuple[int, ...]
+    rounded: tuple[int, ...]
+    head_widths: tuple[int, ...]
+    precisions_in_64_bits: tuple[str, ...]
+
+
+def forms_for(architecture: int) -> Forms:
+    """All for one architecture; for others the width of GHN-2 and a wide one, for kernels are the same on all.
+
+    Registers, which are what widths take, are as many on all of them.
+    """
+    if architecture == 90:
+        return Forms((8, 16, 32, 64, 128), (32, 128), (32, 128), (8, 24, 64, 128), PRECISIONS)
+    return Forms((32, 128), (32,), (32,), (8, 128), PRECISIONS[:1])
 
 
 class Recorder:
@@ -153,25 +172,27 @@ def main(architecture: int) -> None:
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             recorders.append(Recorder(getattr(module, name), architecture, found))
             setattr(module, name, recorders[-1])
-    for hid in HIDS:
-        for virtual in (True, False):
-            for recorder in recorders:
-                recorder.purpose = f"hid {hid}, {'with' if virtual else 'without'} virtual edges"
+
+    def of(purpose: str) -> None:
+        for recorder in recorders:
+            recorder.purpose = purpose
+
+    forms = forms_for(architecture)
+    for hid in forms.hids:
+        for virtual in (True, False) if hid in forms.without_virtual_edges else (True,):
+            of(f"hid {hid}, {'with' if virtual else 'without'} virtual edges")
             sweeps(hid, virtual)
             stages(hid, virtual)
-    for width in HEAD_WIDTHS:
-        for recorder in recorders:
-            recorder.purpose = f"heads of {width}"
+    for width in forms.head_widths:
+        of(f"heads of {width}")
         attentions(width)
-    for hid in HIDS:
-        for precision in PRECISIONS:
-            for recorder in recorders:
-                recorder.purpose = f"hid {hid}, {precision}"
+    for hid in forms.hids:
+        for precision in PRECISIONS if hid in forms.rounded else PRECISIONS[:1]:
+            of(f"hid {hid}, {precision}")
             decodings(hid, precision)
-    for recorder in recorders:
-        recorder.purpose = "parameters that need counters of 64 bits"
+    of("parameters that need counters of 64 bits")
     decode_tables.index_type = lambda targets: np.int64
-    for precision in PRECISIONS:
+    for precision in forms.precisions_in_64_bits:
         decodings(32, precision)
     print(json.dumps(found))
 
