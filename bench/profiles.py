@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     given = parser.parse_args(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)
-    ghn3 = {"hypernet": "graphormer", "hid": 64, "layers": 3, "heads": 8, "max_shape": (64, 64, 16, 16)}
+    ghn3: dict[str, Any] = {"hypernet": "graphormer", "hid": 64, "layers": 3, "heads": 8, "max_shape": (64, 64, 16, 16)}
     makers: dict[str, Callable[[], Callable[[], Any]]] = {
         "prediction": lambda: prediction(ghnfast.GHN(), given.device),
         "prediction-ghn3": lambda: prediction(ghnfast.GHN(**ghn3), given.device),

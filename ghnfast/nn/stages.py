@@ -282,21 +282,21 @@ def write_stages(
     """
     writer = Writer(widths, numbers)
     initial = writer.place(nodes * widths.hid)
-    of_attention = [0, 0, 0]
+    normed = units = qkv = 0
     states: int | None = initial
     if hypernet == "sweep":
         states = None
     elif hypernet == "mlp":
         states = write_node_mlp(writer, nodes, initial)
     else:
-        of_attention = [writer.place(nodes * each * widths.hid) for each in (1, 4, 3)]
+        normed, units, qkv = (writer.place(nodes * each * widths.hid) for each in (1, 4, 3))
         if not is_narrow(widths):
-            write_graphormer(writer, nodes, initial, *of_attention[1:])
+            write_graphormer(writer, nodes, initial, units, qkv)
     of_states = len(writer.stages)
     hidden, blocks = write_decoders(writer, layout, states, of_states)
     constants = np.concatenate(writer.constants) if writer.constants else np.zeros(1, np.float32)
     stages = Stages(writer.stages, layout.nodes.astype(np.int32), constants, writer.elements)
-    return stages, Places(initial, *of_attention, hidden, blocks, of_states)
+    return stages, Places(initial, normed, units, qkv, hidden, blocks, of_states)
 
 
 def indices_of(columns: Sequence[NDArray[np.integer]]) -> NDArray[np.int32]:

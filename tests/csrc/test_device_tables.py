@@ -21,7 +21,8 @@ SIZES = {"one_cell": 6, "kernel": 4, "given": 10, "group": 3, "stored": 50}
 @st.composite
 def targets(draw: Any) -> list[tuple[int, ...]]:
     """Of few sizes, so that neighbours have the same; their hidden rows lie side by side, or not."""
-    found, first = [], 0
+    found: list[tuple[int, ...]] = []
+    first = 0
     for _ in range(draw(st.integers(0, 9))):
         rows, columns = draw(st.sampled_from([(1, 1), (3, 4), (4, 3)]))
         cells, kind = draw(st.sampled_from([1, 1, 4])), draw(st.sampled_from([PRODUCT, PRODUCT, SCALED, 3]))

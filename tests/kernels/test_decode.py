@@ -163,8 +163,8 @@ def test_vectors_are_aligned(data: st.DataObject) -> None:
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         Hints(patch)
         decode_into(source, targets, [output])
-    tolerance = {"rtol": 2**-7 if dtype.itemsize == 2 else 1e-5, "atol": 1e-5}
-    torch.testing.assert_close(output[..., 0].double(), wanted.double(), **tolerance)
+    precision = 2**-7 if dtype.itemsize == 2 else 1e-5
+    torch.testing.assert_close(output[..., 0].double(), wanted.double(), rtol=precision, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ELEMENTS)

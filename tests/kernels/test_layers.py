@@ -170,7 +170,9 @@ def test_a_layer_around_its_attention(nodes: int, hid: int, is_last: bool) -> No
         on_device([torch.zeros(1), *attention_weights(layers)]),
         None if is_last else layers[-1].ln1.eps,
     )
-    rest_of_attention(states, attended.to(DEVICE), tuple(room), weights, 1, 0, layers[0].ln2.eps, following)
+    rest_of_attention(
+        states, attended.to(DEVICE), (room[0], room[1], room[2]), weights, 1, 0, layers[0].ln2.eps, following
+    )
     x += layers[0].attn.to_out(attended)
     x += layers[0].ff(layers[0].ln2(x))
     torch.testing.assert_close(states.cpu(), x, rtol=1e-5, atol=1e-5)
@@ -191,7 +193,7 @@ def test_what_comes_before_attention(nodes: int, hid: int) -> None:
     states, *room = (torch.empty(nodes, hid * width, device=DEVICE) for width in (1, 1, 4, 3))
     status, weights = torch.zeros((), dtype=torch.int32, device=DEVICE), [*tables, *attention_weights([layer])]
     (on_gpu,) = uploaded([indices], torch.device(DEVICE))
-    begin_attention(states, status, tuple(room), on_gpu, on_device(weights), len(tables), layer.ln1.eps)
+    begin_attention(states, status, (room[0], room[1], room[2]), on_gpu, on_device(weights), len(tables), layer.ln1.eps)
     wanted = naive_embedding(indices, tables)
     torch.testing.assert_close(states.cpu(), wanted)
     torch.testing.assert_close(room[2].cpu(), layer.attn.to_qkv(layer.ln1(wanted)), rtol=1e-5, atol=1e-5)

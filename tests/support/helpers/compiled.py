@@ -32,12 +32,13 @@ POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", to
 
 
 class Forms(NamedTuple):
-    """What is compiled: widths of states, those of them without virtual edges, too, and in all precisions; widths of
-    heads; precisions of parameters that need counters of 64 bits."""
+    """What is compiled: widths of states, those of them without virtual edges, too, in all precisions, and as in
+    training; widths of heads; precisions of parameters that need counters of 64 bits."""
 
     hids: tuple[int, ...]
     without_virtual_edges: tuple[int, ...]
     rounded: tuple[int, ...]
+    flat: tuple[int, ...]
     head_widths: tuple[int, ...]
     precisions_in_64_bits: tuple[str, ...]
 
@@ -48,8 +49,8 @@ def forms_for(architecture: int) -> Forms:
     Registers, which are what widths take, are as many on all of them.
     """
     if architecture == 90:
-        return Forms((8, 16, 32, 64, 128), (32, 128), (32, 128), (8, 24, 64, 128), PRECISIONS)
-    return Forms((32, 128), (32,), (32,), (8, 128), PRECISIONS[:1])
+        return Forms((8, 32, 64, 128), (32, 128), (32, 128), (32, 64), (8, 24, 64, 128), PRECISIONS[::2])
+    return Forms((32, 128), (32,), (32,), (), (8, 128), PRECISIONS[:1])
 
 
 class Recorder:
@@ -115,7 +116,8 @@ def sweeps(hid: int, virtual: bool) -> None:
     sweep.gated_sweep_backward(states, states, kept, weights, topology, 50)
 
 
-def decodings(hid: int, precision: str) -> None:
+def decodings(hid: int, precision: str, flat: bool = True) -> None:
+    """Launch the last step of decoding; if it is `flat`, as in training, too; and its backward pass."""
     width = 8 * hid
     hidden, weight, bias, blocks = (
         torch.zeros(3, width),
@@ -126,8 +128,9 @@ def decodings(hid: int, precision: str) -> None:
     targets = targets_of([(0, 64, 64, 1, 64, 64, 0), (1, 64, 64, 2, 64, 64, 0), (0, 1, 8, 1, 1, 8, 2)])
     arrays = decode_tables.tables(targets, None, width)
     tables = decode_tables.Tables(*map(torch.from_numpy, arrays))
-    decode.decode(hidden, weight, bias, blocks, tables, 64 * 64 * 3 + 8, precision)
     decode.decode_into(hidden, weight, bias, blocks, tables, precision)
+    if flat:
+        decode.decode(hidden, weight, bias, blocks, tables, 64 * 64 * 3 + 8, precision)
     if precision == "float32":
         decode.decode_backward(torch.zeros(64 * 64 * 3 + 8), blocks, tables, 64 * 64 * 3)
         runs = [torch.from_numpy(array) for array in products.run_tables(np.array([[64, 64, 0, 3, 0]]))]
@@ -189,11 +192,11 @@ def main(architecture: int) -> None:
     for hid in forms.hids:
         for precision in PRECISIONS if hid in forms.rounded else PRECISIONS[:1]:
             of(f"hid {hid}, {precision}")
-            decodings(hid, precision)
+            decodings(hid, precision, hid in forms.flat)
     of("parameters that need counters of 64 bits")
     decode_tables.index_type = lambda targets: np.int64
     for precision in forms.precisions_in_64_bits:
-        decodings(32, precision)
+        decodings(32, precision, False)
     print(json.dumps(found))
 
 
