@@ -19,9 +19,9 @@ from ...errors import ConfigError, PredictError
 from ...graph import PREDICTED_DTYPES
 
 # How the operands of a product may be rounded where that is faster, with sums in float32: not at all, to the 10 bits of
-# TensorFloat-32, or to bfloat16. On a GPU kernels of several cells, and what is made of wide hidden states (`HELD_WIDTH`
-# of kernels/decode_tables.py), are faster with either, and nothing else rounds. On a CPU with such instructions (AVX-512
-# BF16) all kernels are faster with bfloat16; without, nothing rounds.
+# TensorFloat-32, or to bfloat16. On a GPU kernels of several cells, and what is made of wide hidden states
+# (`HELD_WIDTH` of kernels/decode_tables.py), are faster with either, and nothing else rounds. On a CPU with such
+# instructions (AVX-512 BF16) all kernels are faster with bfloat16; without, nothing rounds.
 FLOAT32, TF32, BFLOAT16 = PRECISIONS = ("float32", "tf32", "bfloat16")
 
 # An array of numpy with one dimension and named fields.
