@@ -33,7 +33,7 @@ WEIGHTS = 11
 
 @triton.jit
 def load_part(pointer, row, rows, column, columns):
-    """(row, column) of a matrix (rows, columns), zero beyond; as in `store_run` of kernels/decode.py."""
+    """(row, column) of a matrix (rows, columns), zero beyond; as in kernels/stores.py."""
     place = tl.max_contiguous(row[:, None] * columns + column[None, :], [1, 2])
     return tl.load(pointer + place, mask=(row < rows)[:, None] & (column < columns)[None, :], other=0.0)
 

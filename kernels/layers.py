@@ -75,7 +75,7 @@ def weight_of(addresses, number):
 
 @triton.jit
 def load_inputs(x, rows, k, stride, inside, inputs):
-    """(rows, inputs k) of x, zero beyond. Inputs are neighbours in memory; as in `store_run` of kernels/decode.py."""
+    """(rows, inputs k) of x, zero beyond. Inputs are neighbours in memory; as in kernels/stores.py."""
     place = tl.max_contiguous(rows[:, None] + k[None, :] * stride, [1, 2])
     return tl.load(x + place, mask=inside[:, None] & (k < inputs)[None, :], other=0.0)
 

@@ -126,16 +126,10 @@ class GHN(Pretrained):
     @property
     def precision(self) -> str:
         """How the operands of the decoder's last product may be rounded: "float32" (they are not), "tf32" (on a GPU) or
-        "bfloat16" (there, and on a CPU that has AVX-512 BF16). On a GPU it is so for kernels of several cells, and for
-        all weights where the decoder's hidden layer is wider than 512, as of GHN-3 from 128 wide states on.
-
-        A value, a sum of products w x, is wrong by (2 u + u^2) sum |w x| at most, times the parameter's scale: u is
-        2^-11 in "tf32", and 2^-8 in "bfloat16", which puts values off by up to 1 % of a kernel's largest; for a
-        ResNet-50 by 3e-4 and 3e-3 (bench/results/cpu-precision.json, emulated).
-
-        Sums are float32 in any case, and so are message passing, attention, the gradients of products and, in
-        predictions, all other layers; what torch itself multiplies (in training the decoders' first layers, and
-        the gradients of a sweep's weights) is rounded as `torch.backends` says, which is not at all.
+        "bfloat16" (there, and on a CPU with AVX-512 BF16). On a GPU those of kernels of several cells are, and of all
+        weights where the decoder's hidden layer is wider than 512. A value, a sum of w x, is wrong by (2 u + u^2)
+        sum |w x| at most, u being 2^-11 or 2^-8: up to 1 % of a kernel's largest, of a ResNet-50's 3e-4 and 3e-3. All
+        else is float32, but for what torch multiplies in training, which is as `torch.backends` says: not rounded.
         """
         return self.rounding
 
