@@ -4,8 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP_FILES := $(wildcard csrc/*/*.cpp csrc/*/*.hpp)
 FORMATTED := $(CPP_FILES) $(wildcard kernels/*.cu tests/support/helpers/*.[ch]pp)
-# Bytecode of what is never imported, most of what these packages have, would take two thirds of an installation's time.
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CPP_FILES)
 # Tests run in parallel, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <stdexcept>
+#include <string>
 
 namespace ghnfast {
 namespace {
 
-std::int64_t quotient_up(std::int64_t number, std::int64_t size) { return (number + size - 1) / size; }
+// Of positive numbers.
+std::int64_t quotient_up(std::int64_t number, std::int64_t size) { return (number - 1) / size + 1; }
 
 std::int64_t size_of(const DecodeTarget& target) { return target.out * target.in * target.cells; }
 
@@ -25,6 +28,9 @@ std::vector<DeviceItem> expanded(std::vector<Unit> units) {
   std::stable_sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) { return a.weight() > b.weight(); });
   std::int64_t count = 0;
   for (const auto& unit : units) {
+    if (!is_within({unit.parts, unit.tiles}, kMostItems - count)) {
+      throw std::invalid_argument("targets take more than " + std::to_string(kMostItems) + " items of these sizes");
+    }
     count += unit.parts * unit.tiles;
   }
   std::vector<DeviceItem> items;

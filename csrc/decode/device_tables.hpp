@@ -31,6 +31,9 @@ struct ItemSizes {
   std::int64_t one_cell = 1, kernel = 1, given = 1, targets = 1, stored = 1;
 };
 
+// How many items a table may have.
+constexpr std::int64_t kMostItems = std::int64_t{1} << 26;
+
 // Products from `first` up to `last` of the hidden rows, whose blocks have equal size; `start`: their first element,
 // where products lie one behind the other.
 struct ProductRun {
@@ -41,7 +44,7 @@ struct ProductRun {
 std::vector<DeviceTarget> device_targets(const std::vector<DecodeTarget>& targets,
                                          const std::vector<DecodeMemory>& memory);
 
-// Those that take longest come first.
+// Those that take longest come first. Throws std::invalid_argument where there are more than `kMostItems`.
 std::vector<DeviceItem> device_items(const std::vector<DecodeTarget>& targets, const ItemSizes& sizes);
 
 // For the backward pass: each target's block in tiles of so many elements; those that are products come first.

@@ -26,10 +26,13 @@ std::vector<DecodeTarget> sized_targets(const Table<DecodeTarget>& table) {
   const auto targets = decode_targets(table);
   std::int64_t elements = 0;
   for (const auto& target : targets) {
-    const auto least = std::min({target.rows, target.columns, target.cells, target.out, target.in});
-    if (least < 1 || !is_within({target.rows, target.columns, target.cells}, kMostElements) ||
+    const auto least = std::min({target.rows, target.columns, target.cells});
+    if (least < 1 || target.rows > target.out || target.columns > target.in ||
         !is_within({target.out, target.in, target.cells}, kMostElements - elements)) {
       throw std::invalid_argument("targets have sizes that no parameters have");
+    }
+    if (target.first < 0 || target.first > kMostElements) {
+      throw std::invalid_argument("targets begin where no hidden states or blocks are");
     }
     elements += target.out * target.in * target.cells;
   }
@@ -106,6 +109,9 @@ py::array_t<std::int32_t> run_items(const Int64Array& runs, std::int64_t tile) {
   std::vector<std::array<std::int64_t, 2>> items;
   for (py::ssize_t run = 0; run < runs.shape(0); ++run) {
     const auto first = *runs.data(run, 2), last = *runs.data(run, 3);
+    if (first < 0 || last < first || (last - first) / tile >= kMostItems - static_cast<std::int64_t>(items.size())) {
+      throw std::invalid_argument("runs have hidden rows that no products have");
+    }
     for (auto at = first; at < last; at += std::min(tile, last - at)) {
       items.push_back({run, (at - first) / tile});
     }
@@ -119,7 +125,7 @@ void bind_device_tables(py::module_& module) {
   module.def("device_targets", &device_targets, py::arg("targets"), py::arg("memory"),
              "(targets) DeviceTarget; without memory of targets one behind the other.");
   module.def("device_items", &device_items, py::arg("targets"), py::arg("one_cell"), py::arg("kernel"),
-             py::arg("given"), py::arg("group"), py::arg("stored"), py::arg("wide"),
+             py::arg("given"), py::arg("group"), py::arg("stored"), py::arg("wide").noconvert(),
              "Items, (items, 6): what they do, the first target, how many, the tile, the part, of how many; and those "
              "of the backward pass. int32, or where they are wide int64. The sizes are the most that an item does.");
   module.def("largest_count", &largest_count, py::arg("targets"),

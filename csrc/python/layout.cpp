@@ -57,8 +57,14 @@ py::object memory_of(const Table<TensorMemory>& found, const Int64Array& order, 
       return py::none();
     }
     const auto element = to_enum<Element>(own.element, "an element type is ");
-    const auto skipped = kept ? kept->data()[at] * bytes.at(static_cast<std::size_t>(own.element)) : 0;
-    memory[at].address = own.address + skipped;
+    const auto size = bytes.at(static_cast<std::size_t>(own.element));
+    const auto skipped = kept ? kept->data()[at] : 0;
+    if (size < 1 || size > 8 || skipped < 0 || skipped > kMostElements) {
+      throw std::invalid_argument("a target begins behind elements that no parameter has");
+    }
+    // An address is a number like any other, and may be wrong.
+    memory[at].address =
+        static_cast<std::int64_t>(static_cast<std::uint64_t>(own.address) + static_cast<std::uint64_t>(skipped * size));
     memory[at].element = element;
   }
   return py::make_tuple(Table<DecodeMemory>(memory), device);

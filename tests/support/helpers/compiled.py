@@ -44,13 +44,13 @@ class Forms(NamedTuple):
 
 
 def forms_for(architecture: int) -> Forms:
-    """All for one architecture; for others the width of GHN-2, on the oldest a wide one, too: kernels are the same.
+    """All for one architecture; for others the width of GHN-2 and a wide one, for kernels are the same on all.
 
     Registers, which are what widths take, are as many on all of them.
     """
     if architecture == 90:
         return Forms((8, 32, 64, 128), (32, 128), (32, 128), (32, 64), (8, 24, 64, 128), PRECISIONS[::2])
-    return Forms((32, 128) if architecture == 80 else (32,), (32,), (32,), (), (8, 128), PRECISIONS[:1])
+    return Forms((32, 128), (32,), (32,), (), (8, 128), PRECISIONS[:1])
 
 
 class Recorder:
