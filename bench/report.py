@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import plots
-from accuracies import digits_text, fashion_text
+from accuracy_tables import digits_text, fashion_text
 from transfer import markdown, transfer_text
 
 from ghnfast.deepnets.generate import ROWS, as_tuple

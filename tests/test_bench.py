@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import accuracies
 import accuracy
-import default
+import accuracy_tables
+import included
 import plots
 import profiles as bench_profiles
 import properties as bench_properties
@@ -232,7 +232,7 @@ def test_accuracies_are_written_split_by_split(tmp_path: Path, monkeypatch: pyte
         assert result["about"]["options"] == f"--split {split} --limit 1"
         assert len(result["about"]["commit"]) == 40
         assert result["networks"] == [result["mean"]]
-    assert "| GHN-2 (`ghn2-mnist5k`) |" in accuracies.digits_text(tmp_path)
+    assert "| GHN-2 (`ghn2-mnist5k`) |" in accuracy_tables.digits_text(tmp_path)
     assert accuracy.main("ghn2", ["--split", "bnfree", "--limit", "2"]) == 0
     before = json.loads((tmp_path / "accuracy-ghn2.json").read_text())["bnfree"]
     assert accuracy.main("ghn2", ["--split", "bnfree", "--networks", "1"]) == 0
@@ -304,7 +304,7 @@ def test_runs_become_the_default(tmp_path: Path) -> None:
     folder = tmp_path / "default"
     folder.mkdir()
     (folder / "stage-7.toml").touch()  # of a default before
-    default.main([tmp_path / "first", tmp_path / "second"], folder)
+    included.main([tmp_path / "first", tmp_path / "second"], folder)
     assert sorted(path.name for path in folder.iterdir()) == ["ghn.safetensors", LOG, "stage-1.toml", "stage-2.toml"]
     steps = [json.loads(line)["step"] for line in (folder / LOG).read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5]

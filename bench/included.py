@@ -1,4 +1,4 @@
-"""Makes a GHN that comes with the package out of finished training runs: python bench/default.py NAME RUN [RUN ...].
+"""Makes a GHN that comes with the package out of finished training runs: python bench/included.py NAME RUN [RUN ...].
 
 Each run started from the weights of the one before it (`init`). Those of the last are shipped, as float16, which halves
 the file; `bench/accuracy.py` measures what is shipped. Beside them stand each run's configuration, `stage-1.toml` and
