@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import warnings
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import DomainWarning, UsageError
+from ..nn import GHN
 from ..predict import load
 from ..progress import progress
 from ..training import baseline, evaluate, format_results, load_data
 from ..training.data import DATA_SETS
-from ..training.evaluate import STATISTICS
+from ..training.evaluate import STATISTICS, other_images
 from .arguments import add_ghn, check_device, parse_count, parse_seed
 from .shared import check_output, write_text
 
@@ -24,7 +27,7 @@ def add(commands: Any) -> None:
         "test images; or, with --baseline, train the same networks from random initialization.",
     )
     add_ghn(parser)
-    parser.add_argument("--data", default="mnist5k", choices=DATA_SETS, help="the images; default: mnist5k")
+    parser.add_argument("--data", choices=DATA_SETS, help="the images; default: those that the GHN was trained on")
     parser.add_argument("--root", default="data", metavar="FOLDER", help="where the images are; default: data")
     parser.add_argument(
         "--split",
@@ -55,8 +58,10 @@ def run(arguments: argparse.Namespace) -> str:
     out = check_output(arguments.json, (".json",))
     check_device(arguments.device)
     splits = arguments.split.split(",")
-    ghn = None if arguments.baseline else load(arguments.ghn, device=arguments.device)
-    data = load_data(arguments.data, arguments.root, validation=arguments.validation)
+    ghn = load(arguments.ghn, device=arguments.device)
+    data = load_data(arguments.data or images_of(ghn), arguments.root, validation=arguments.validation)
+    if not arguments.baseline and (notice := other_images(ghn, data)) is not None:
+        print(f"ghnfast: notice: {notice}", file=sys.stderr)
     with progress("evaluating", None, "networks") as step:
         options = {
             "limit": arguments.limit,
@@ -68,8 +73,10 @@ def run(arguments: argparse.Namespace) -> str:
             "seed": arguments.seed,
             "progress": step,
         }
-        if ghn is not None:
-            name, results = ghn.name, evaluate(ghn, data, splits, **options)
+        if not arguments.baseline:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DomainWarning)  # the notice has said it
+                name, results = ghn.name, evaluate(ghn, data, splits, **options)
         else:
             how = {"optimizer": arguments.baseline, "epochs": arguments.epochs, "steps": arguments.steps}
             results = baseline(data, splits, device=arguments.device, **how, **options)
@@ -78,6 +85,13 @@ def run(arguments: argparse.Namespace) -> str:
     if out is not None:
         write_text(out, json.dumps(results, indent=1) + "\n")
     return format_results({name: results})
+
+
+def images_of(ghn: GHN) -> str:
+    """The data set that a GHN was trained on."""
+    if ghn.trained_on is None or ghn.trained_on.data not in DATA_SETS:
+        raise UsageError(f"--data is needed: {ghn.name} does not say which of {', '.join(DATA_SETS)} it was trained on")
+    return ghn.trained_on.data
 
 
 def parse_numbers(text: str) -> list[int]:

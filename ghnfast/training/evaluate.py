@@ -9,6 +9,7 @@ import copy
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from ..calibration import gather
 from ..deepnets import DeepNets1M
 from ..deepnets.dataset import PREDEFINED, SPLITS
-from ..errors import TrainingError
+from ..errors import DomainWarning, TrainingError
 from ..families import HELD_OUT, TRAINED, Families, FamilyNet
 from ..nn import GHN
 from ..progress import Progress
@@ -170,10 +171,16 @@ def evaluate(ghn: GHN, data: ImageData, splits: Sequence[str] = ("test",), **opt
         For each split: n, mean, stderr (of the mean), max and best (the index of the best network) of top-1 accuracy in
         percent; mean_top5; networks, the top-1 accuracy of each; seconds to predict one, on average.
 
+    Warns:
+        DomainWarning: the GHN was trained on other images.
+
     Raises:
         TrainingError: the GHN is for another number of classes; or see `Evaluation`.
     """
     evaluation = Evaluation(data, splits, **options)
+    notice = other_images(ghn, data)
+    if notice is not None:
+        warnings.warn(notice, DomainWarning, stacklevel=2)
     if ghn.num_classes != data.num_classes:
         raise TrainingError(
             f"the GHN is for {ghn.num_classes} classes, and {data.name} has {data.num_classes}; the same is accepted"
@@ -183,6 +190,16 @@ def evaluate(ghn: GHN, data: ImageData, splits: Sequence[str] = ("test",), **opt
         ghn.predict(network, graph=item.graph)
 
     return evaluation.run(parameters, ghn.primitive_embedding.weight.device)
+
+
+def other_images(ghn: GHN, data: ImageData) -> str | None:
+    """What is to be said where a GHN was trained on other images than those it is measured on; None where not."""
+    if ghn.trained_on is None or ghn.trained_on.data == data.name:
+        return None
+    return (
+        f"{ghn.name} was trained on {ghn.trained_on.data}, and these images are of {data.name}: accuracies near chance "
+        "are to be expected"
+    )
 
 
 def baseline(

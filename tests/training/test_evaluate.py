@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 from dataclasses import replace
@@ -13,9 +14,10 @@ import torch
 from torch import nn
 
 import ghnfast
+from ghnfast.checkpoints import TrainedOn
 from ghnfast.cli import main
 from ghnfast.deepnets import DeepNets1M
-from ghnfast.errors import TrainingError
+from ghnfast.errors import DomainWarning, TrainingError
 from ghnfast.families import HELD_OUT, TRAINED, Families
 from ghnfast.training import ImageData, accuracies, baseline, evaluate, format_results, recalibrated
 from ghnfast.training.data import Batches
@@ -190,6 +192,7 @@ def test_command(
     monkeypatch.setattr("ghnfast.cli.evaluate.load_data", lambda *_, **__: few_images)
     out = tmp_path / "results.json"
     arguments = ["--ghn", str(tmp_path / "ghn.safetensors"), "--split", "bnfree", "--limit", "2", "--json", str(out)]
+    arguments += ["--data", "mnist5k"]
     assert main(["evaluate", *arguments]) == 0
     results = json.loads(out.read_text())
     assert results["bnfree"]["n"] == 2
@@ -198,10 +201,47 @@ def test_command(
     shorter = ["--split", "bnfree", "--limit", "1", "--batch-size", "12"]
     assert main(["evaluate", "--baseline", "sgd", "--steps", "1", *shorter]) == 0
     assert "sgd, 1 steps" in capsys.readouterr().out
-    assert main(["evaluate", *arguments[:2], "--split", "none"]) == 2
+    assert main(["evaluate", *arguments[:2], "--data", "mnist5k", "--split", "none"]) == 2
     assert "the split is 'none'" in capsys.readouterr().err
     assert main(["train", "--out", str(tmp_path / "run"), "data"]) == 2
     assert "'data' was given; NAME=VALUE is accepted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [[], ["--data", "cifar10"]])
+@pytest.mark.parametrize("known", ["mnist5k", "fashion", "folder", "mine", None])
+def test_images_are_those_of_the_ghn(
+    known: str | None,
+    asked: list[str],
+    tmp_path: Path,
+    few_images: ImageData,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where nothing else is asked for; and it is said where something else is."""
+    trained = ghnfast.GHN(max_shape=(8, 8, 3, 3), num_classes=10, hid=8)
+    trained.trained_on = None if known is None else TrainedOn(known, (3, 32, 32))
+    trained.save(tmp_path / "ghn.safetensors")
+    loaded: list[str] = []
+
+    def load(name: str, *_: Any, **__: Any) -> ImageData:
+        loaded.append(name)
+        return replace(few_images, name=name)
+
+    monkeypatch.setattr("ghnfast.cli.evaluate.load_data", load)
+    arguments = ["evaluate", "--ghn", str(tmp_path / "ghn.safetensors"), "--limit", "1", *asked]
+    code, err = main(arguments), capsys.readouterr().err
+    if not asked and known in ("mine", None):
+        assert code == 2
+        assert "--data is needed" in err
+        assert not loaded
+        return
+    assert code == 0
+    assert loaded == [asked[-1] if asked else known]
+    other = bool(asked) and known is not None
+    assert (f"was trained on {known}, and these images are of cifar10" in err) == other
+    assert ("near chance" in err) == other
+    with pytest.warns(DomainWarning) if other else contextlib.nullcontext():
+        evaluate(ghnfast.load(tmp_path / "ghn.safetensors"), load(loaded[0]), limit=1)
 
 
 def test_a_rate_of_zero_is_a_rate(few_images: ImageData) -> None:
