@@ -9,6 +9,7 @@ import torch
 from ..checkpoints import DEFAULT
 from ..errors import UsageError
 from ..training.config import MOST_SEED
+from ..training.data import DATA_SETS, IMAGE_SIZE
 from .deepnets_models import NAMES_HELP
 from .library_models import NAMES_HELP as LIBRARIES_HELP
 
@@ -39,6 +40,21 @@ def add_model(parser: argparse.ArgumentParser, with_input_shape: bool = True) ->
 
 def add_ghn(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ghn", default=DEFAULT, metavar="NAME_OR_PATH", help=f"the GHN; default: {DEFAULT}")
+
+
+def add_images(parser: argparse._ActionsContainer, of_the_ghn: bool = False) -> None:
+    """--data, --root and --image-size; by default `mnist5k`, or the images that the GHN was trained on."""
+    default = None if of_the_ghn else "mnist5k"
+    data, size = ("those that the GHN was trained on", "theirs") if of_the_ghn else (default, str(IMAGE_SIZE))
+    parser.add_argument("--data", default=default, choices=DATA_SETS, help=f"the images; default: {data}")
+    parser.add_argument("--root", default="data", metavar="FOLDER", help="where the images are; default: data")
+    parser.add_argument(
+        "--image-size",
+        default=None if of_the_ghn else IMAGE_SIZE,
+        type=parse_count,
+        metavar="N",
+        help=f"pixels a side, of folder and imagenet; default: {size}",
+    )
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

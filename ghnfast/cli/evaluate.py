@@ -13,9 +13,9 @@ from ..nn import GHN
 from ..predict import load
 from ..progress import progress
 from ..training import baseline, evaluate, format_results, load_data
-from ..training.data import DATA_SETS
+from ..training.data import DATA_SETS, IMAGE_SIZE
 from ..training.evaluate import STATISTICS, other_images
-from .arguments import add_ghn, check_device, parse_count, parse_seed
+from .arguments import add_ghn, add_images, check_device, parse_count, parse_seed
 from .shared import check_output, write_text
 
 
@@ -27,8 +27,7 @@ def add(commands: Any) -> None:
         "test images; or, with --baseline, train the same networks from random initialization.",
     )
     add_ghn(parser)
-    parser.add_argument("--data", choices=DATA_SETS, help="the images; default: those that the GHN was trained on")
-    parser.add_argument("--root", default="data", metavar="FOLDER", help="where the images are; default: data")
+    add_images(parser, of_the_ghn=True)
     parser.add_argument(
         "--split",
         default="test",
@@ -59,7 +58,8 @@ def run(arguments: argparse.Namespace) -> str:
     check_device(arguments.device)
     splits = arguments.split.split(",")
     ghn = load(arguments.ghn, device=arguments.device)
-    data = load_data(arguments.data or images_of(ghn), arguments.root, validation=arguments.validation)
+    name, size = arguments.data or images_of(ghn), arguments.image_size or size_of(ghn)
+    data = load_data(name, arguments.root, validation=arguments.validation, image_size=size)
     if not arguments.baseline and (notice := other_images(ghn, data)) is not None:
         print(f"ghnfast: notice: {notice}", file=sys.stderr)
     with progress("evaluating", None, "networks") as step:
@@ -92,6 +92,10 @@ def images_of(ghn: GHN) -> str:
     if ghn.trained_on is None or ghn.trained_on.data not in DATA_SETS:
         raise UsageError(f"--data is needed: {ghn.name} does not say which of {', '.join(DATA_SETS)} it was trained on")
     return ghn.trained_on.data
+
+
+def size_of(ghn: GHN) -> int:
+    return IMAGE_SIZE if ghn.trained_on is None else ghn.trained_on.input_shape[1]
 
 
 def parse_numbers(text: str) -> list[int]:

@@ -9,12 +9,11 @@ from typing import Any
 from ..errors import UsageError
 from ..progress import progress
 from ..training import load_data
-from ..training.data import DATA_SETS
 from ..training.evaluate import STATISTICS
 from ..training.finetune import finetune, format_finetuning
 from ..training.inits import ACCEPTED, DEFAULT_GHN
 from ..training.recipe import RUNNING, Recipe
-from .arguments import add_model, check_device, parse_count, parse_seed
+from .arguments import add_images, add_model, check_device, parse_count, parse_seed
 from .models import adapt, find_model, is_factory
 from .shared import check_output
 
@@ -31,8 +30,7 @@ def add(commands: Any) -> None:
         "interrupted goes on when it is repeated.",
     )
     add_model(parser, with_input_shape=False)
-    parser.add_argument("--data", default="mnist5k", choices=DATA_SETS, help="the images; default: mnist5k")
-    parser.add_argument("--root", default="data", metavar="FOLDER", help="where the images are; default: data")
+    add_images(parser)
     parser.add_argument("--init", default=DEFAULT_GHN, help=f"{ACCEPTED}; default: {DEFAULT_GHN}")
     parser.add_argument("--shots", default=DEFAULTS.shots, type=parse_shots, help="images of each class, or 'all'; 100")
     numbers = {"epochs": "passes over the images", "batch-size": "images of a step"}
@@ -64,7 +62,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> str:
     out = check_output(arguments.out, (".json",))
     device = check_device(arguments.device)
-    data = load_data(arguments.data, arguments.root, validation=False)
+    data = load_data(arguments.data, arguments.root, validation=False, image_size=arguments.image_size)
     classes = arguments.num_classes or (None if is_factory(arguments.model) else data.num_classes)
     build = find_model(arguments.model, classes, large_images=data.input_shape[1] > LARGE)
     names = "shots epochs steps batch_size held_out search_seeds test_images rates weight_decay evaluate_at".split()

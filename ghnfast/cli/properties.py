@@ -11,8 +11,7 @@ from ..checkpoints import DEFAULT
 from ..errors import UsageError
 from ..progress import progress
 from ..training import load_data
-from ..training.data import DATA_SETS
-from .arguments import parse_count, parse_seed
+from .arguments import add_images, parse_count, parse_seed
 from .search import METHODS, POOLS
 from .shared import check_output, write_text
 
@@ -41,8 +40,7 @@ def add(commands: Any) -> None:
     measured.add_argument("--channels", type=parse_count, default=8, metavar="N", help="of all networks; default: 8")
     measured.add_argument("--epochs", type=parse_count, default=5, metavar="N", help="of training; default: 5")
     measured.add_argument("--seed", type=parse_seed, default=0, metavar="S", help="of training; default: 0")
-    measured.add_argument("--data", default="mnist5k", choices=DATA_SETS, help="the images; default: mnist5k")
-    measured.add_argument("--root", default="data", metavar="FOLDER", help="where the images are; default: data")
+    add_images(measured)
     parser.set_defaults(run=run)
 
 
@@ -75,7 +73,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
     check_output(arguments.file, (".csv",))
     training = Training(arguments.channels, arguments.epochs, arguments.seed)
-    data = load_data(arguments.data, arguments.root, validation=False)
+    data = load_data(arguments.data, arguments.root, validation=False, image_size=arguments.image_size)
     splits = {"val": arguments.measure, "test": arguments.measure}
     with progress("measuring", sum(splits.values()), "networks") as step:
         measure_into(Path(arguments.file), data, splits, training, step)

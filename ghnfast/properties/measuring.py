@@ -12,7 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..randomness import drawing_from
 from ..training import ImageData, accuracies
 from ..training.data import BIG, Batches, Images
 from ..training.evaluate import fit_epochs
+from ..training.networks import for_large_images
 from .labels import read_rows
 
 PROPERTIES = ("accuracy", "noisy_accuracy", "seconds", "convergence")
@@ -60,8 +61,13 @@ class Training:
         return replace(item, args={**item.args, "C": self.channels})
 
 
-def columns_of() -> list[str]:
-    return ["split", "index", "channels", "epochs", "seed", *PROPERTIES]
+def how_of(data: ImageData, training: Training) -> dict[str, str]:
+    """What networks of one file have in common, as its columns have it."""
+    return {
+        "data": data.name,
+        "image_size": str(data.input_shape[1]),
+        **{name: str(value) for name, value in asdict(training).items()},
+    }
 
 
 def measure(item: DeepNet, data: ImageData, training: Training) -> dict[str, float]:
@@ -139,20 +145,21 @@ def measure_into(
         PropertyError: the file is of networks that were trained in another way, is no such file, or cannot be written.
     """
     target = Path(path)
-    done = known_networks(target, training) if target.exists() else set()
+    how = how_of(data, training)
+    done = known_networks(target, how) if target.exists() else set()
     measured = 0
     for split, count in splits.items():
-        for item in DeepNets1M(split, size=count):
+        for item in DeepNets1M(split, size=count, large_images=for_large_images(data), num_classes=data.num_classes):
             if (split, item.index) not in done:
                 found = measure(item, data, training)
-                row = [split, item.index, training.channels, training.epochs, training.seed]
-                append(target, [*row, *(f"{found[name]:.6g}" for name in PROPERTIES)])
+                row = {"split": split, "index": item.index, **how}
+                append(target, {**row, **{name: f"{found[name]:.6g}" for name in PROPERTIES}})
                 measured += 1
             progress(1)
     return measured
 
 
-def known_networks(path: Path, training: Training) -> set[tuple[str, int]]:
+def known_networks(path: Path, how: dict[str, str]) -> set[tuple[str, int]]:
     """The networks that a file has; a last line that was cut off is removed."""
     try:
         with open(path, "r+b") as file:
@@ -162,15 +169,14 @@ def known_networks(path: Path, training: Training) -> set[tuple[str, int]]:
                 file.truncate(len(whole))
     except OSError as error:
         raise PropertyError(f"{path} cannot be written: {in_words(error)}") from error
-    found = set()
+    found, columns = set(), ["split", "index", *how, *PROPERTIES]
     for line, row in read_rows(path):
-        if list(row) != columns_of():
-            raise PropertyError(f"{path} has the columns {', '.join(row)}; {', '.join(columns_of())} are accepted")
-        given = {name: row[name] for name in ("channels", "epochs", "seed")}
-        wanted = {name: str(getattr(training, name)) for name in given}
-        if given != wanted:
+        if list(row) != columns:
+            raise PropertyError(f"{path} has the columns {', '.join(row)}; {', '.join(columns)} are accepted")
+        given = {name: row[name] for name in how}
+        if given != how:
             raise PropertyError(
-                f"line {line} of {path} is of other training: {given}; {wanted}, or another file, is accepted"
+                f"line {line} of {path} is of other training: {given}; {how}, or another file, is accepted"
             )
         if not row["index"].isdecimal():
             raise PropertyError(f"line {line} of {path} has the index {row['index']!r:.40}; a number is accepted")
@@ -178,15 +184,15 @@ def known_networks(path: Path, training: Training) -> set[tuple[str, int]]:
     return found
 
 
-def append(path: Path, row: list[Any]) -> None:
+def append(path: Path, row: dict[str, Any]) -> None:
     """Add a line to a file, in one write that is on the disk afterwards."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     try:
         with open(path, "ab") as file:
             if file.tell() == 0:
-                writer.writerow(columns_of())
-            writer.writerow(row)
+                writer.writerow(row)
+            writer.writerow(row.values())
             file.write(text.getvalue().encode())
             file.flush()
             os.fsync(file.fileno())

@@ -20,6 +20,7 @@ from ..families import TRAINED
 from ..files import is_text
 from ..nn.config import GHNSettings
 from ..optional import import_optional
+from .data import IMAGE_SIZE
 
 SCHEDULES = ("step", "cosine", "cosine-warmup", "constant")
 OPTIMIZERS = ("adam", "adamw")
@@ -41,6 +42,7 @@ MOST = {
     "hid": 1 << 14,
     "num_ch": 1 << 16,
     "fc_dim": 1 << 16,
+    "image_size": 1 << 12,
 }
 
 
@@ -48,7 +50,8 @@ MOST = {
 class TrainConfig(GHNSettings):
     """What `train` does. The defaults train GHN-2 for CIFAR-10 as published (NeurIPS 2021, appendix C.1).
 
-    Data: `data`, see `ghnfast.training.load_data`; `root`, its folder; `batch_size` images; `workers`, processes that
+    Data: `data`, see `ghnfast.training.load_data`; `root`, its folder; `image_size`, pixels a side of `folder` and
+    `imagenet` (32 or 224 with DeepNets-1M, 32 or more with families); `batch_size` images; `workers`, processes that
     read them; `augment`, whether training images are cropped and mirrored as the data set's are; `balanced`, whether
     each batch has the classes in equal shares, which takes noise out of the gradients that a batch's networks share;
     `own_images`, whether each network of a meta-batch sees `batch_size` images of its own, not all the same.
@@ -76,6 +79,7 @@ class TrainConfig(GHNSettings):
 
     data: str = "cifar10"
     root: str = "data"
+    image_size: int = IMAGE_SIZE
     batch_size: int = 64
     workers: int = 0
     augment: bool = True
@@ -117,8 +121,8 @@ class TrainConfig(GHNSettings):
 
     def __post_init__(self) -> None:
         positive = (
-            "batch_size meta_batch max_nodes networks members hid lr grad_clip gamma scale_growth max_skipped "
-            "log_every save_every"
+            "image_size batch_size meta_batch max_nodes networks members hid lr grad_clip gamma scale_growth "
+            "max_skipped log_every save_every"
         ).split()
         for name in positive:
             require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")

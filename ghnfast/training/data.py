@@ -35,6 +35,7 @@ FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 FASHION_TRAIN, FASHION_TEST, FASHION_HELD_OUT = 60_000, 10_000, 5000
 CROP_PADDING = 4
 MNIST_TEST, MNIST_SEED = 1000, 0
+IMAGE_SIZE = 224  # pixels a side of images in folders, by default
 DATA_SETS = ("fashion", "mnist5k", "cifar10", "cifar100", "imagenet", "folder")
 BIG = 1_000_003  # a prime: seeds and numbers of epochs are mixed with it
 
@@ -158,7 +159,9 @@ class ImageData:
         return f"ImageData({self.name}: {images} images, {shape}, {self.num_classes} classes)"
 
 
-def load_data(name: str, root: str | Path = "data", *, validation: bool = True, image_size: int = 224) -> ImageData:
+def load_data(
+    name: str, root: str | Path = "data", *, validation: bool = True, image_size: int = IMAGE_SIZE
+) -> ImageData:
     """A data set by name.
 
     `cifar10`, `cifar100`: torchvision's files in `root`; the last tenth of the training images is for validation, and
@@ -171,7 +174,7 @@ def load_data(name: str, root: str | Path = "data", *, validation: bool = True, 
 
     Args:
         validation: whether to hold validation images out of the training images.
-        image_size: of `imagenet` and `folder`.
+        image_size: pixels a side, of `imagenet` and `folder`.
 
     Raises:
         TrainingError: the name is not known, or its files are not there or broken.

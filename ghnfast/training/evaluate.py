@@ -29,7 +29,7 @@ from ..progress import Progress
 from ..randomness import drawing_from
 from .config import MOST_SEED
 from .data import BIG, Batches, ImageData, Images
-from .networks import Net, Nets, main_logits, placed
+from .networks import Net, Nets, for_large_images, main_logits, placed
 
 STATISTICS = ("batch", "recalibrated")
 BATCH_SIZE = 64
@@ -108,7 +108,9 @@ class Evaluation:
             names = FAMILY_SPLITS[split]
             count = MEMBERS * len(names)
             return Families("test", size=count, seed=self.seed, families=names, num_classes=classes, image_size=size)
-        return DeepNets1M(split, self.root, seed=self.seed, large_images=size > 100, num_classes=classes)
+        return DeepNets1M(
+            split, self.root, seed=self.seed, large_images=for_large_images(self.data), num_classes=classes
+        )
 
     def items_of(self, split: str) -> list[Net]:
         dataset = self.nets_of(split)

@@ -152,6 +152,7 @@ class Job:
             "model": hashlib.sha256(repr((type(model).__name__, shapes)).encode()).hexdigest()[:16],
             "weights": self.init.digest,
             "images": [len(self.images.train), len(self.images.held_out), tested],
+            "shape": self.data.input_shape,
         }
 
     def check(self, model: nn.Module) -> None:

@@ -11,11 +11,29 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..errors import TrainingError
 from ..graph import ArchGraph
-from .data import shuffled
+from .data import ImageData, shuffled
 
 T = TypeVar("T")
 GOLDEN = (5**0.5 - 1) / 2
+# Of images, in pixels a side, that networks of DeepNets-1M are made for: their encodings of positions have a size.
+SMALL, LARGE = 32, 224
+
+
+def for_large_images(data: ImageData) -> bool:
+    """Whether networks of DeepNets-1M for these images are those for large ones.
+
+    Raises:
+        TrainingError: the images have a size that there are no networks for.
+    """
+    size = data.input_shape[1]
+    if size not in (SMALL, LARGE):
+        raise TrainingError(
+            f"the images of {data.name} have {size} x {size} pixels; {SMALL} or {LARGE} a side are accepted with "
+            "networks of DeepNets-1M (deepnets), others with families"
+        )
+    return size == LARGE
 
 
 class Net(Protocol):

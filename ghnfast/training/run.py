@@ -26,7 +26,7 @@ from ..randomness import drawing_from
 from .config import TrainConfig, as_lists
 from .data import Batches, ImageData, load_data
 from .folder import CHECKPOINT, CONFIG, WEIGHTS, locked, read_checkpoint, save_checkpoint, sync_folder, writing
-from .networks import MetaBatches, Mixture, Nets, ahead
+from .networks import MetaBatches, Mixture, Nets, ahead, for_large_images
 from .reporting import Callback, Reporter
 from .start import start_from_identity
 from .step import Trainer
@@ -70,7 +70,7 @@ def train(
         raise TrainingError("the folder of the run is an empty path; a name, or '.', is accepted")
     path = Path(folder)
     with processes(config) as (rank, world_size, device):
-        data = load_data(config.data, config.root)
+        data = load_data(config.data, config.root, image_size=config.image_size)
         batches = make_batches(config, data)
         steps = config.steps if config.steps else config.epochs * batches.per_epoch
         trainer = Trainer(make_ghn(config, data).to(device), config, steps, rank=rank, world_size=world_size)
@@ -155,9 +155,12 @@ def make_dataset(config: TrainConfig, data: ImageData) -> Nets:
 def make_families(config: TrainConfig, data: ImageData, name: str) -> Nets:
     """All that are trained on, which take turns, or the one with this name."""
     names, size = TRAINED if name == "families" else (name,), data.input_shape[1]
-    return Families(
-        size=config.members, seed=config.seed, families=names, num_classes=data.num_classes, image_size=size
-    )
+    try:
+        return Families(
+            size=config.members, seed=config.seed, families=names, num_classes=data.num_classes, image_size=size
+        )
+    except ConfigError as error:
+        raise TrainingError(str(error)) from error
 
 
 def make_deepnets(config: TrainConfig, data: ImageData) -> Nets:
@@ -166,7 +169,7 @@ def make_deepnets(config: TrainConfig, data: ImageData) -> Nets:
             "train",
             size=config.networks,
             seed=config.seed,
-            large_images=data.input_shape[1] > 100,
+            large_images=for_large_images(data),
             num_classes=data.num_classes,
             num_ch=config.num_ch,
             wider=config.wider,

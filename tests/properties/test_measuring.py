@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,9 @@ def test_files_of_something_else(measured: Any, tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(PropertyError, match="other training"):
         measure_into(path, DATA, {"val": 2}, Training(channels=16, epochs=2))
+    for other in ({"name": "others"}, {"input_shape": (3, 224, 224)}):
+        with pytest.raises(PropertyError, match="other training"):
+            measure_into(path, replace(DATA, **other), {"val": 3}, TRAINING)
     assert path.read_bytes() == before
     for text in ("a,b\n1,2\n", before.decode().replace("val,1", "val,one")):
         path.write_text(text)

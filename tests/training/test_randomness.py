@@ -82,53 +82,46 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def small_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, in 32 x 32 pixels: in 224 x 224 it would take minutes."""
-    small = load_data("folder", folder, image_size=32)
-    monkeypatch.setattr("ghnfast.training.run.load_data", lambda *_, **__: small)
-    return folder
-
-
 def run_of(folder: Path, out: Path, **changes: Any) -> tuple[list[Tensor], list[Any]]:
     """The weights after a run on a folder of images, with networks that have dropout, and its losses."""
-    config = tiny_config(data="folder", root=str(folder), fc_dim=(64, 64), identity_steps=0, lr=1e-2, **changes)
+    small = {"data": "folder", "root": str(folder), "image_size": 32, "fc_dim": (64, 64)}
+    config = tiny_config(**small, identity_steps=0, lr=1e-2, **changes)
     path = train(config, out, progress=False)
     losses = [line.split('"lr"')[0] for line in (out / "log.jsonl").read_text().splitlines()]
     return list(ghnfast.load(path).state_dict().values()), losses
 
 
-def test_networks_of_the_runs_have_dropout(small_folder: Path) -> None:
+def test_networks_of_the_runs_have_dropout(folder: Path) -> None:
     from ghnfast.training.networks import MetaBatches
     from ghnfast.training.run import make_dataset
 
     config = tiny_config(fc_dim=(64, 64))
-    batches = MetaBatches(make_dataset(config, load_data("folder", small_folder, image_size=32)), 3, 2200, 0)
+    batches = MetaBatches(make_dataset(config, load_data("folder", folder, image_size=32)), 3, 2200, 0)
     networks = [network for step in range(6) for network in batches[step].networks]
     assert any(isinstance(module, nn.Dropout) for network in networks for module in network.modules())
 
 
-def test_runs_on_folders_are_equal_bit_for_bit(small_folder: Path, tmp_path: Path) -> None:
+def test_runs_on_folders_are_equal_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     """One after another, with a process that reads, with threads that draw, and interrupted."""
-    wanted = run_of(small_folder, tmp_path / "first")
+    wanted = run_of(folder, tmp_path / "first")
     for number, workers in enumerate((0, 0, 1)):
         state = torch.get_rng_state(), random.getstate()
-        found = run_of(small_folder, tmp_path / str(number), workers=workers)
+        found = run_of(folder, tmp_path / str(number), workers=workers)
         assert torch.equal(torch.get_rng_state(), state[0])
         assert random.getstate() == state[1]
         assert found[1] == wanted[1]
         assert all(map(torch.equal, found[0], wanted[0]))
     with drawing_beside():
-        found = run_of(small_folder, tmp_path / "beside")
+        found = run_of(folder, tmp_path / "beside")
     assert found[1] == wanted[1]
     assert all(map(torch.equal, found[0], wanted[0]))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_resumed_runs_on_folders_are_equal(
-    small_folder: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = run_of(small_folder, tmp_path / "whole")
+    wanted = run_of(folder, tmp_path / "whole")
     step = Trainer.train_step
 
     def interrupted(self: Any, *arguments: Any) -> Any:
@@ -139,10 +132,10 @@ def test_resumed_runs_on_folders_are_equal(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", interrupted)
         with pytest.raises(MemoryError, match="killed"):
-            run_of(small_folder, tmp_path / "parts", workers=workers)
+            run_of(folder, tmp_path / "parts", workers=workers)
     assert (tmp_path / "parts" / CHECKPOINT).exists()
     torch.rand(7)  # whatever happens in between
-    found = run_of(small_folder, tmp_path / "parts", workers=workers)
+    found = run_of(folder, tmp_path / "parts", workers=workers)
     assert found[1] == wanted[1]
     assert all(map(torch.equal, found[0], wanted[0]))
 
