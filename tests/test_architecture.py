@@ -14,6 +14,7 @@ PACKAGE = ROOT / "ghnfast"
 FLOORS = (
     "errors",
     "optional files memory randomness progress",
+    "locks",
     "graph",
     "tracing checkpoints",
     "kernels",

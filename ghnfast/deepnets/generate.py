@@ -22,6 +22,7 @@ from .. import _C
 from ..errors import DatasetError
 from ..files import replacing
 from ..graph import PRIMITIVES
+from ..locks import alone, lock_beside
 from ..progress import Progress
 from .dataset import SIZES, SPLITS, DeepNet, DeepNets1M
 from .files import EVALUATION, hdf5_path, meta_path, open_hdf5
@@ -63,23 +64,29 @@ def write_splits(
         DatasetError: the files are there already, or cannot be written.
     """
     path = hdf5_path(root, next(iter(counts)))
-    for existing in (path, meta_path(path)):
-        if existing.exists():
-            raise DatasetError(f"{existing} is there already; another folder, or one without it, is accepted")
     try:
-        # The name says what the parts are of, so that those of another call are not taken for it.
-        parts = Path(root) / f".{path.stem}-seed{seed}"
-        parts.mkdir(parents=True, exist_ok=True)
-        for split, count in counts.items():
-            for begin in range(0, count, PART):
-                end = min(begin + PART, count)
-                write_part(parts, DeepNets1M(split, seed=seed, size=count), begin, end)
-                progress(end - begin)
-        put_together(parts, path, counts)
-        shutil.rmtree(parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with alone(lock_beside(path), str(path), "written", "another folder", DatasetError):
+            write_missing(path, counts, seed, progress)
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error}") from error
     return path, meta_path(path)
+
+
+def write_missing(path: Path, counts: dict[str, int], seed: int, progress: Progress) -> None:
+    for existing in (path, meta_path(path)):
+        if existing.exists():
+            raise DatasetError(f"{existing} is there already; another folder, or one without it, is accepted")
+    # The name says what the parts are of, so that those of another call are not taken for it.
+    parts = path.parent / f".{path.stem}-seed{seed}"
+    parts.mkdir(exist_ok=True)
+    for split, count in counts.items():
+        for begin in range(0, count, PART):
+            end = min(begin + PART, count)
+            write_part(parts, DeepNets1M(split, seed=seed, size=count), begin, end)
+            progress(end - begin)
+    put_together(parts, path, counts)
+    shutil.rmtree(parts)
 
 
 def part_paths(parts: Path, split: str, begin: int, end: int) -> tuple[Path, Path]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..deepnets import DeepNet, DeepNets1M
 from ..errors import PropertyError
 from ..files import in_words
+from ..locks import alone, lock_beside
 from ..progress import Progress
 from ..randomness import drawing_from
 from ..training import ImageData, accuracies
@@ -145,6 +146,13 @@ def measure_into(
         PropertyError: the file is of networks that were trained in another way, is no such file, or cannot be written.
     """
     target = Path(path)
+    with alone(lock_beside(target), os.fspath(path), "measured", "another file", PropertyError):
+        return measure_missing(target, data, splits, training, progress)
+
+
+def measure_missing(
+    target: Path, data: ImageData, splits: dict[str, int], training: Training, progress: Progress
+) -> int:
     how = how_of(data, training)
     done = known_networks(target, how) if target.exists() else set()
     measured = 0

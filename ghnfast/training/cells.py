@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import TrainingError
 from ..files import in_words, replacing
+from ..locks import alone, lock_beside
 
 Json = dict[str, Any]
 NUMBERS = ("rate", "held_out", "test", "seconds")
@@ -28,6 +31,20 @@ class Cells:
     path: Path | None
     settings: Json
     cells: list[Json] = field(default_factory=list)
+
+    @classmethod
+    @contextlib.contextmanager
+    def at(cls, path: str | os.PathLike[str] | None, settings: Json) -> Iterator[Cells]:
+        """The results in a file, which nobody else adds to within the block.
+
+        Raises:
+            TrainingError: somebody else does, or as `read`.
+        """
+        if path is None:
+            yield cls.read(None, settings)
+            return
+        with alone(lock_beside(Path(path)), f"the table {path}", "made", "another file", TrainingError):
+            yield cls.read(path, settings)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str] | None, settings: Json) -> Cells:

@@ -94,7 +94,14 @@ def finetune(
     job = Job(build, data, start, recipe, images, torch.device(device))
     if max(recipe.evaluate_at, default=0) > job.steps:
         raise TrainingError(f"evaluate_at is {recipe.evaluate_at}, of {job.steps} steps; no more are accepted")
-    cells = Cells.read(out, {"data": data.name, "init": start.name, **job.identity(), **recipe.settings})
+    settings = {"data": data.name, "init": start.name, **job.identity(), **recipe.settings}
+    with Cells.at(out, settings) as cells:
+        return best_of(job, cells, progress)
+
+
+def best_of(job: Job, cells: Cells, progress: Progress | None) -> Json:
+    """The results at the best rate, of trainings that are made where they are not there yet."""
+    recipe = job.recipe
 
     def run(seed: int, rate: float) -> Json:
         known = cells.find(seed, rate)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
-import socket
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,22 +19,9 @@ import torch
 
 from ..errors import TrainingError
 from ..files import in_words, replacing
+from ..locks import alone
 
 CHECKPOINT, CONFIG, LOG, WEIGHTS, LOCK = "checkpoint.pt", "config.toml", "log.jsonl", "ghn.safetensors", ".lock"
-MOST_HOLDER = 1000  # bytes that are read of a lock
-log = logging.getLogger("ghnfast")
-held: set[int] = set()  # file descriptors of locks
-
-
-def forget_locks() -> None:
-    """In a process that was forked, which shares the locks, and would hold them after this one's end."""
-    for descriptor in held:
-        os.close(descriptor)
-    held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget_locks)
 
 
 @contextlib.contextmanager
@@ -48,34 +33,8 @@ def locked(path: Path) -> Iterator[None]:
     """
     with in_folder(path):
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    held.add(descriptor)
-    try:
-        lock(descriptor, path)
-        with in_folder(path):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    with alone(path / LOCK, f"the run in {path}", "trained", "another folder", TrainingError):
         yield
-    finally:
-        if descriptor in held:
-            held.discard(descriptor)
-            os.close(descriptor)
-
-
-def lock(descriptor: int, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, MOST_HOLDER, 0).decode(errors="replace") or "another process"
-        raise TrainingError(
-            f"the run in {path} is being trained by {holder}; its end, or another folder, is to be waited for"
-        ) from None
-    except OSError as error:  # some file systems of clusters have none
-        log.warning("the folder %s cannot be locked (%s): start no second run in it", path, in_words(error))
 
 
 @contextlib.contextmanager
