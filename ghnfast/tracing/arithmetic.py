@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,18 +13,9 @@ from .layers import emit_bias
 from .operations import NO_PATH, Kind
 from .registry import Arguments, Function, Keywords, functions, rule
 from .shapes import result_shape
-from .tensors import empty, tensors_in
+from .tensors import broadcast_shapes, empty, tensors_in
 from .tracer import Tracer
 from .values import LAYER, Value
-
-
-@lru_cache(maxsize=4096)
-def broadcast_shapes(a: tuple[int, ...], b: tuple[int, ...]) -> torch.Size:
-    """`torch.broadcast_shapes` would import sympy."""
-    try:
-        return torch.Size(np.broadcast_shapes(a, b))
-    except ValueError:
-        raise RuntimeError(f"tensors of shapes {tuple(a)} and {tuple(b)} cannot be broadcast together") from None
 
 
 def broadcast(a: Any, b: Any) -> torch.Size:

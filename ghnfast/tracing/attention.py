@@ -7,12 +7,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from .calls import ShapeError
 from .layers import emit_weight
 from .operations import Kind
 from .registry import Arguments, Function, Keywords, argument, functions, rule
-from .tensors import tensors_in
+from .tensors import broadcast_shapes, tensors_in
 from .tracer import Tracer
 
 
@@ -38,10 +39,19 @@ def scaled_dot_product_attention(tracer: Tracer, func: Function, args: Arguments
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         shapes = ", ".join(str(tuple(item.shape)) for item in (query, key, value))
         raise ShapeError(f"an attention cannot read query, key and value of shapes {shapes}")
+    tracer.note_use((query, key, value), "a query, key or value of an attention that comes from no features")
     tracer.note_use((args, kwargs), "an offset of attention scores")
     operation = tracer.emit(Kind.MSA, inputs)
     carrier = next(item for item in tensors_in(args, kwargs) if tracer.is_data(item))
-    return tracer.new((*query.shape[:-1], value.shape[-1]), carrier, operation)
+    return tracer.new((*leading_shape(query, key, value, kwargs), query.shape[-2], value.shape[-1]), carrier, operation)
+
+
+def leading_shape(query: Tensor, key: Tensor, value: Tensor, kwargs: Keywords) -> tuple[int, ...]:
+    """The batch and the heads of an attention: they broadcast, but for heads that share keys and values."""
+    leading = [tuple(item.shape[:-2]) for item in (query, key, value)]
+    if kwargs.get("enable_gqa") or leading[0] == leading[1] == leading[2]:
+        return leading[0]
+    return broadcast_shapes(broadcast_shapes(leading[0], leading[1]), leading[2])
 
 
 MULTI_HEAD_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
@@ -73,7 +83,8 @@ def multi_head_attention(tracer: Tracer, func: Function, args: Arguments, kwargs
         return result, None
     batch = () if query.ndim == 2 else (query.shape[1],)
     heads = () if given["average_attn_weights"] else (given["num_heads"],)
-    shape = (*batch, *heads, query.shape[0], key.shape[0])
+    appended = (given["bias_k"] is not None) + bool(given["add_zero_attn"])
+    shape = (*batch, *heads, query.shape[0], key.shape[0] + appended)
     return result, tracer.new(shape, query, attention)
 
 

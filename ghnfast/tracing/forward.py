@@ -17,13 +17,15 @@ from ..errors import TraceError
 from ..randomness import SEED
 from .calls import ShapeError
 from .chance import Chance
+from .containers import map_inputs
 from .failures import reason as reason_of
 from .leaves import private_copy
 from .members import Members, unchanged
 from .numbers import HiddenOperations, NumbersTracer, private_model
 from .private import private_draws
 from .rules import RULES
-from .tensors import CPU, META, MemoryLost, copy_of, map_tensors
+from .state import deep_state, draw_privately
+from .tensors import CPU, META, MemoryLost, copy_of
 from .tracer import Tracer
 from .values import Origin, Value
 
@@ -48,7 +50,10 @@ def run_forward(
             except MemoryLost:
                 raise
             except ShapeError as error:
-                raise TraceError(say(error)) from error
+                try:  # a rule may know the function's shapes worse than torch does
+                    return *record_on_numbers(model, args, kwargs, chance, FILLS[0]), reason_of(error)
+                except Exception:
+                    raise TraceError(say(error)) from error
             except Exception as error:
                 reason = reason_of(error)
                 if any(isinstance(module, torch.jit.ScriptModule) for module in members.modules):
@@ -69,8 +74,9 @@ def record(
 ) -> tuple[Tracer, Any]:
     """Run the forward, of a private copy of the model if there can be one; the trace of it, and what it returned."""
     tracer = Tracer(members, RULES, chance)
-    args, kwargs = (map_tensors(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
-    with unchanged(members.modules):
+    args, kwargs = (map_inputs(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
+    with unchanged(members.modules), deep_state(members.modules):
+        draw_privately(members.modules, chance)
         runner = private_copy(model, members, tracer) if copied else nullcontext(model)
         with runner as run, torch.no_grad(), eager(), tracer:
             return tracer, run(*args, **kwargs)
@@ -97,15 +103,20 @@ def record_on_numbers(
     generator = torch.Generator().manual_seed(SEED)
     copied, members = private_model(model, generator)
     tracer = NumbersTracer(members, RULES, chance)
+    draw_privately(members.modules, chance)
 
     def real_input(tensor: Tensor) -> Tensor:
         twin = as_input(tracer, tensor)
         if not twin.is_meta:
             return twin
         made = torch.zeros(tensor.shape, dtype=tensor.dtype, device=CPU)
-        return tracer.pair(fill(made, tensor, generator) if tensor.is_floating_point() else made, twin)
+        if tensor.is_floating_point():
+            made = fill(made, tensor, generator)
+        elif not tensor.is_meta:
+            made.copy_(copy_of(tensor))
+        return tracer.pair(made, twin)
 
-    args, kwargs = (map_tensors(real_input, given) for given in (args, kwargs))
+    args, kwargs = (map_inputs(real_input, given) for given in (args, kwargs))
     try:
         with torch.no_grad(), eager(), HiddenOperations(tracer), tracer:
             return tracer, copied(*args, **kwargs)
@@ -116,12 +127,13 @@ def record_on_numbers(
 
 
 def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
-    """What stands for an input: integers (tokens, masks, edges) are known, of all others the shape."""
-    if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta:
+    """What stands for an input: integers (tokens, masks) are known, of others and of images of bytes the shape."""
+    image = tensor.dtype is torch.uint8 and tensor.ndim == 4
+    if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta and not image:
         tracer.has_known = True
         return tracer.set_value(copy_of(tensor), Origin(0, known=True))
-    image = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
-    return tracer.set_value(image, Value(0, 1 if tensor.ndim == 4 else None))
+    made = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
+    return tracer.set_value(made, Value(0, 1 if tensor.ndim == 4 else None))
 
 
 def eager() -> AbstractContextManager[object]:

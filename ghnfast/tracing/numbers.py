@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TraceError
+from ..files import in_words
 from .calls import ShapeError, hidden_operation, writes_first_argument
 from .chance import Chance, TraceRandom
 from .members import Members, members_of
 from .operations import Kind
-from .tensors import CPU, check_memory, map_tensors, tensors_in, to_meta
+from .tensors import CPU, SCALARS, check_memory, map_tensors, tensors_in, to_meta
 from .tracer import Rule, Tracer
 from .values import Origin, Value
 from .views import DROPOUTS
@@ -176,6 +178,41 @@ def is_numpys(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided and not tensor.is_meta and not tensor.untyped_storage().resizable()
 
 
+def deep_copy(model: nn.Module, modules: list[nn.Module]) -> nn.Module:
+    """A deep copy, which shares what cannot be copied; of results of computations it has the values.
+
+    Raises:
+        TraceError: there can be none.
+    """
+    with suppress(Exception):  # whatever it consists of raises; then, part by part
+        return copy.deepcopy(model)
+    memo: dict[int, Any] = {}
+    for module in modules:
+        for name, value in vars(module).items():
+            if name in ("_modules", "_parameters"):
+                continue
+            for tensor in tensors_in(value):
+                if not tensor.is_leaf:
+                    memo[id(tensor)] = tensor.detach().clone()
+            if not isinstance(value, Tensor) and type(value) not in SCALARS and not can_be_copied(value, memo):
+                memo[id(value)] = value
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # of whatever it consists of
+        raise TraceError(
+            f"the forward reads values of features, which needs a copy of the model, and it cannot be copied: "
+            f"{in_words(error)}"
+        ) from error
+
+
+def can_be_copied(value: Any, memo: dict[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception:  # whatever its class raises
+        return False
+    return True
+
+
 def private_model(model: nn.Module, generator: torch.Generator) -> tuple[nn.Module, Members]:
     """A copy of the model on the CPU, whose tensors the trace may write to.
 
@@ -185,7 +222,7 @@ def private_model(model: nn.Module, generator: torch.Generator) -> tuple[nn.Modu
     own = members_of(model)
     for tensor in (*own.parameters, *own.buffers):
         check_memory(tensor)
-    made = copy.deepcopy(model)
+    made = deep_copy(model, own.modules)
     members = members_of(made)
     if any(tensor.is_meta for tensor in (*members.parameters, *members.buffers)):
         made = made.to_empty(device=CPU)

@@ -112,18 +112,35 @@ EXTREMES: dict[tuple[int, str], tuple[Callable[..., Any], Callable[..., Any]]] =
 class Drawing:
     """What `numpy.random.default_rng()` gives a forward: a generator whose draws are those of the trace."""
 
-    NAMES: ClassVar = {name: name for name in ("random", "uniform", "normal", "standard_normal", "binomial", "choice")}
+    SHARED = "random", "uniform", "normal", "standard_normal", "binomial", "choice", "rand", "randn", "randint"
+    NAMES: ClassVar = {name: name for name in SHARED}
 
-    def __init__(self, chance: Chance, seed: Any = None) -> None:
+    def __init__(self, chance: Chance, seed: Any = None, *, legacy: bool = False) -> None:
         self.chance = chance
-        self.generator = np.random.Generator(np.random.MT19937(SEED if seed is None else seed))
+        self.generator: Any = np.random.Generator(np.random.MT19937(SEED if seed is None else seed))
+        if legacy:  # what stands for a RandomState
+            self.generator = np.random.RandomState(SEED)
         self.seeded = seed is not None
 
     def __getattr__(self, name: str) -> Any:
-        legacy = {**self.NAMES, "integers": "randint"}.get(name)
+        legacy = {**self.NAMES, "integers": "randint", "random_sample": "random"}.get(name)
         if self.seeded or legacy is None:
             return getattr(self.generator, name)
         draw = extreme(NUMPY, legacy, *EXTREMES[NUMPY, legacy])
+        return lambda *args, **kwargs: draw(self.chance, *args, **kwargs)
+
+
+class PythonDrawing:
+    """What stands for a `random.Random` that a module keeps: its draws are those of the trace."""
+
+    def __init__(self, chance: Chance) -> None:
+        self.chance = chance
+        self.generator = random.Random(SEED)
+
+    def __getattr__(self, name: str) -> Any:
+        if (PYTHON, name) not in EXTREMES:
+            return getattr(self.generator, name)
+        draw = extreme(PYTHON, name, *EXTREMES[PYTHON, name])
         return lambda *args, **kwargs: draw(self.chance, *args, **kwargs)
 
 

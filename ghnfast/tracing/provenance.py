@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .calls import hidden_operation
+from .calls import hidden_operation, writes_first_argument
 from .chance import Site
 from .members import Members
 from .operations import Kind, Operations
 from .parts import Region
 from .tensors import META, copy_of, covers, empty, overlap, tensors_in, to_meta
-from .values import BUFFER, CONSTANT, Origin, Value
+from .values import BUFFER, CONSTANT, Origin, Value, merged
 
 is_meta = operator.attrgetter("is_meta")
+Function = Callable[..., Any]
 
 
 class Write(NamedTuple):
@@ -54,6 +55,8 @@ class Provenance:
         self.counts: dict[int, int] = {}
         # What was written, by memory; and the twins of memory, by the memory that they stand for.
         self.writes: dict[int, list[Write]] = {}
+        # Real tensors that were written to, and where that came from, by memory.
+        self.real_writes: dict[int, list[tuple[Tensor, Value]]] = {}
         self.twin_bases: dict[int, tuple[Tensor, Tensor]] = {}
         self.twin_memory: dict[int, int] = {}
         # On a model that is on the meta device, tensors that are neither parameters nor buffers nor made by the trace.
@@ -71,6 +74,8 @@ class Provenance:
         found: Value | None = tensor.__dict__.get("_ghnfast_value")
         if found is None:
             found = self.value_from_outside(tensor)
+        if self.real_writes and found.operation < 0 and not found.parameters:
+            found = self.after_real_writes(tensor, found)
         return self.after_writes(tensor, found) if self.writes and (found.shared or found.operation < 0) else found
 
     def value_from_outside(self, tensor: Tensor) -> Value:
@@ -191,6 +196,37 @@ class Provenance:
             return value
         operation = sources[0] if len(sources) == 1 else self.emit(Kind.PASS, sources)
         return self.set_value(tensor, Value(operation, value.channel, True)).__dict__["_ghnfast_value"]
+
+    def set_real(self, result: Any, args: tuple[Any, ...], source: Value) -> None:
+        """Let real results come from `source`; of a view, what was written there says more than of the whole."""
+        whole = args[0] if self.real_writes and args and isinstance(args[0], Tensor) else None
+        for tensor in tensors_in(result):
+            value = source
+            if (
+                whole is not None
+                and tensor is not whole
+                and tensor._is_view()
+                and tensor._base is (whole if whole._base is None else whole._base)
+            ):
+                value = whole.__dict__.get("_ghnfast_value", source)
+            self.set_value(tensor, value)
+
+    def note_real_write(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], source: Value) -> None:
+        """Remember where what a function writes into a real tensor comes from: other tensors may look at its memory."""
+        target = args[0] if args and writes_first_argument(func) else kwargs.get("out")
+        if isinstance(target, Tensor) and not target.is_meta and source is not CONSTANT:
+            if func is Tensor.__setitem__ and (part := target[args[1]])._is_view():
+                target = part
+            self.real_writes.setdefault(target.untyped_storage()._cdata, []).append((target, source))
+
+    def after_real_writes(self, tensor: Tensor, value: Value) -> Value:
+        """The value of a constant with what was written into its memory for real."""
+        tensor = self.copies[id(tensor)][1] if id(tensor) in self.copies else tensor
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            return value
+        writes = self.real_writes.get(tensor.untyped_storage()._cdata, ())
+        sources = [source for target, source in writes if overlap(target, tensor)]
+        return merged([value, *sources]) if sources else value
 
     def share(self, *items: Any) -> None:
         """From here on, other tensors may look at the memory of these."""

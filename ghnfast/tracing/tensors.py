@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,6 +63,15 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     return tree
 
 
+@lru_cache(maxsize=4096)
+def broadcast_shapes(a: tuple[int, ...], b: tuple[int, ...]) -> torch.Size:
+    """`torch.broadcast_shapes` would import sympy."""
+    try:
+        return torch.Size(np.broadcast_shapes(a, b))
+    except ValueError:
+        raise RuntimeError(f"tensors of shapes {tuple(a)} and {tuple(b)} cannot be broadcast together") from None
+
+
 def overlap(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors in one memory may have an element in common."""
     if a.stride() != b.stride():
@@ -113,7 +124,9 @@ def copy_of(tensor: Tensor) -> Tensor:
 
 
 def to_meta(tensor: Tensor) -> Tensor:
-    """A meta tensor of the same shape, strides and dtype."""
+    """A meta tensor of the same shape, strides and dtype; a dense one for one that is sparse."""
     if tensor.is_meta:
         return tensor
+    if tensor.layout is not torch.strided:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)

@@ -12,6 +12,7 @@ from ..errors import TraceError
 from ..graph import ArchGraph
 from .build import build
 from .chance import Chance
+from .containers import check_inputs
 from .failures import failure
 from .forward import run_forward
 from .inputs import check_parameters, make_inputs
@@ -60,6 +61,8 @@ def trace_members(
     check_parameters(model, members)
     args, kwargs, described = make_inputs(model, members.parameters, input_shape, example_inputs)
     images = tuple(args[0].shape[1:]) if example_inputs is None else None
+    if example_inputs is not None:
+        check_inputs(args, kwargs)
 
     def say(error: Exception) -> str:
         return failure(model, described, error, input_shape is not None, example_inputs is not None)

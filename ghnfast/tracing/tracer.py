@@ -30,7 +30,7 @@ from .operations import Kind
 from .predicted import Predicted
 from .shapes import changes_values_alone, kept_layout, result_dtype, result_shape
 from .tensors import CPU, META, copy_of, empty, map_tensors, on_meta, tensors_in, to_meta
-from .values import BUFFER, CONSTANT, Call, Origin, Value
+from .values import Call, Origin, Value, merged
 from .zeros import call_on_meta
 
 FACTORIES = frozenset(_device_constructors())
@@ -84,8 +84,7 @@ class Tracer(Predicted, TorchFunctionMode):
         check_visible()
         tensors = tensors_in(args, kwargs)
         values = [self.value(tensor) for tensor in tensors]
-        buffer = any(value.buffer for value in values)
-        sites = tuple(dict.fromkeys([site for value in values for site in value.sites]))
+        source = merged(values)
         if not all(map(self.is_known, tensors)):
             args, kwargs = map_tensors(self.copy, args), map_tensors(self.copy, kwargs)
             tensors = tensors_in(args, kwargs)
@@ -96,11 +95,10 @@ class Tracer(Predicted, TorchFunctionMode):
         scaled = changes_values_alone(func, args) and args[0].is_meta and not kwargs
         with TraceRandom(self.chance.generators[0]) if func in DRAWING else NOTHING:
             result = args[0] if scaled else func(*args, **kwargs)
-        found = tensors_in(result)
-        for tensor in found:
-            self.set_value(tensor, Origin(buffer=buffer, sites=sites) if sites else BUFFER if buffer else CONSTANT)
-        if sites and not found:
-            self.chance.read.update(dict.fromkeys(sites))
+        self.set_real(result, args, source)
+        self.note_real_write(func, args, kwargs, source)
+        if source.sites and not tensors_in(result):
+            self.chance.read.update(dict.fromkeys(source.sites))
         return result
 
     def run_parametric(
@@ -139,8 +137,9 @@ class Tracer(Predicted, TorchFunctionMode):
         with TraceRandom(self.chance.generators[0]):
             result = func(*args, **kwargs)
         operation = self.distinct_operations(values)[0]
-        for tensor in tensors_in(result):
-            self.set_value(tensor, Origin(operation, known=True))
+        source = Origin(operation, known=True)
+        self.set_real(result, args, source)
+        self.note_real_write(func, args, kwargs, source)
         return result
 
     def call_for_real(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .chance import Site
@@ -86,3 +86,13 @@ class Origin(Value):
 
 CONSTANT = Value()
 BUFFER = Origin(buffer=True)
+
+
+def merged(values: Sequence[Value]) -> Value:
+    """Where a real tensor comes from that is made of such: integers among the inputs, buffers, random numbers."""
+    known = next((value.operation for value in values if value.known), None)
+    if known is not None:
+        return Origin(known, known=True)
+    buffer = any(value.buffer for value in values)
+    sites = tuple(dict.fromkeys([site for value in values for site in value.sites]))
+    return Origin(buffer=buffer, sites=sites) if sites else BUFFER if buffer else CONSTANT

@@ -12,6 +12,8 @@ from helpers.models import Net
 from helpers.traced import PACKED, A, B, TokenNet, check, linear, torch_attention, trace
 from torch import Tensor, nn
 
+import ghnfast
+
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("need_weights", [True, False])
@@ -164,3 +166,40 @@ def test_attention_with_one_packed_projection(attend: Callable[..., Tensor]) -> 
 def test_softmax_without_a_matrix_product_behind_is_no_attention() -> None:
     model = TokenNet(lambda m, x: m.b(m.a(x).softmax(-1) * x), a=linear(8, 8), b=linear(8, 5))
     check(trace(model), f"input > conv:patch.weight > {A} > {B}", f"conv:patch.weight > {B}")
+
+
+@pytest.mark.parametrize("heads", [(2, 2, 2), (1, 2, 2), (2, 1, 1), (2, 2, 1)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_attention_broadcasts(batch: int, heads: tuple[int, int, int]) -> None:
+    """As with learned queries, and with one head of keys for all."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        query, key, value = (
+            torch.zeros(first, count, 3, 4) + x.mean() for first, count in zip((1, batch, batch), heads, strict=True)
+        )
+        found = F.scaled_dot_product_attention(query, key, value)
+        assert found.shape == (batch, max(heads), 3, 4)
+        return m.a(found.flatten(1))
+
+    wide = batch, max(heads) * 12
+    found = ghnfast.trace(Net(forward, a=nn.Linear(wide[1], 5)), example_inputs=(torch.randn(2, 3),))
+    assert found.ops[-2:] == ["conv", "bias"]
+
+
+@pytest.mark.parametrize("more", [{}, {"add_bias_kv": True}, {"add_zero_attn": True}])
+def test_weights_of_attention_with_what_is_appended(more: dict[str, bool]) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.a(m.att(x, x, x)[1])
+
+    layer = nn.MultiheadAttention(8, 2, batch_first=True, **more)
+    model, x = Net(forward, att=layer, a=nn.Linear(5 + len(more), 3)), (torch.randn(2, 5, 8),)
+    model(*x)
+    assert "msa" in ghnfast.trace(model, example_inputs=x).ops
+
+
+@pytest.mark.filterwarnings("ignore:Sparse C")
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr", "to_sparse_csc"])
+def test_sparse_buffers(layout: str) -> None:
+    model = Net(lambda m, x: torch.sparse.mm(m.links, m.a(x)), a=nn.Linear(8, 3))
+    model.register_buffer("links", getattr(torch.eye(5), layout)())
+    assert ghnfast.trace(model, example_inputs=(torch.randn(5, 8),)).ops == ["input", "conv", "bias"]
