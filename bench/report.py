@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import plots
-from accuracy_tables import digits_text, fashion_text
+from accuracy_tables import digits_text, equal_text, fashion_text
 from transfer import markdown, transfer_text
 
 from ghnfast.deepnets.generate import ROWS, as_tuple
@@ -325,6 +325,7 @@ SECTIONS: dict[Path, dict[str, Callable[[], str]]] = {
     PERFORMANCE: {"bench": bench_text},
     TRAINED: {
         "fashion": lambda: fashion_text(RESULTS),
+        "equal": lambda: equal_text(RESULTS),
         "accuracy": learning_text,
         "transfer": lambda: transfer_text(RESULTS),
         "properties": properties_text,

@@ -77,7 +77,9 @@ def build(
         parameter_shapes=shapes,
         classifier_weight=classifier_weight if classifier_weight >= 0 else None,
         classifier_bias=classifier_bias if classifier_bias >= 0 else None,
-        skipped=skip_reasons(tracer, fates, names.keys()) if len(names) < len(tracer.names) or tracer.parts else {},
+        skipped={}
+        if len(names) == len(tracer.names) and not tracer.parts
+        else skip_reasons(tracer, fates, names.keys(), reason is not None or bool(tracer.chance.read)),
         input_shape=input_shape,
         ran_on_numbers=reason,
         slices={name: part for name, part in meanings.items() if isinstance(part, ParameterSlice)},
@@ -122,7 +124,7 @@ def sources_of(tracer: Tracer, number: int) -> tuple[int, ...]:
     return (number,) if part is None else part.sources
 
 
-def skip_reasons(tracer: Tracer, fates: Any, placed: Collection[int]) -> dict[str, str]:
+def skip_reasons(tracer: Tracer, fates: Any, placed: Collection[int], by_chance: bool) -> dict[str, str]:
     """Why each parameter that has no node has none."""
     fate_of = {
         index: fate
@@ -139,5 +141,5 @@ def skip_reasons(tracer: Tracer, fates: Any, placed: Collection[int]) -> dict[st
         if index not in fate_of and index in tracer.used_by:
             reasons[name] = tracer.used_by[index]
         else:
-            reasons[name] = fate_reason(Fate(fate_of[index]) if index in fate_of else None)
+            reasons[name] = fate_reason(Fate(fate_of[index]) if index in fate_of else None, by_chance)
     return reasons

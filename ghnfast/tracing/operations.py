@@ -57,10 +57,13 @@ FATE_REASONS = {
 }
 
 
-def fate_reason(fate: Fate | None) -> str:
-    """Why a parameter of an operation with this fate has no node; None for a parameter that no operation uses."""
+def fate_reason(fate: Fate | None, by_chance: bool = False) -> str:
+    """Why a parameter of an operation with this fate has no node; None for a parameter that no operation uses.
+
+    by_chance: whether what the forward uses depends on values of features, or on random draws.
+    """
     if fate is None:
-        return "the forward does not use it"
+        return "the forward did not use it on random numbers" if by_chance else "the forward does not use it"
     return FATE_REASONS.get(fate, "its layer is not part of the graph")
 
 

@@ -435,3 +435,11 @@ def test_eight_threads_trace_what_one_does() -> None:
             )
         )
     assert together == alone
+
+
+def test_what_was_not_taken_on_random_numbers_is_said_so() -> None:
+    model = Net(
+        lambda m, x: m.a(x) if x.mean() < 100 else m.b(x), a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(3, 8, 3, bias=False)
+    )
+    graph = ghnfast.trace(model, input_shape=(3, 8, 8))
+    assert graph.skipped == {"b.weight": "the forward did not use it on random numbers"}
