@@ -47,6 +47,8 @@ def failure(model: nn.Module, described: str, error: BaseException, shape_given:
 def hint(error: BaseException, shape_given: bool, inputs_given: bool) -> str:
     """What the caller might do, if the inputs may be the reason; else nothing."""
     text = str(error)
+    if "does not require grad" in text:
+        return ". A trace records no gradients: a forward that computes some (torch.autograd.grad) cannot be traced"
     if inputs_given or isinstance(error, TraceError):
         return ""
     if isinstance(error, TypeError) and ABOUT_ARGUMENTS.search(text):

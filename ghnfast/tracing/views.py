@@ -205,6 +205,7 @@ pixel_shuffle pixel_unshuffle channel_shuffle expand expand_as broadcast_to alia
 RESCALING = """
 mul multiply div divide true_divide truediv add sub subtract neg negative batch_norm layer_norm group_norm instance_norm
 normalize fake_quantize_per_tensor_affine fake_quantize_per_channel_affine
+fused_moving_avg_obs_fake_quant
 """.split()
 SHORTHANDS = [function for name in ("T", "mT", "H", "data") for function in attribute(name)]
 Tracer.rearranging = frozenset(functions(*REARRANGING) + SHORTHANDS)

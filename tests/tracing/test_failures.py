@@ -12,6 +12,7 @@ from helpers.models import Net
 from helpers.traced import IMAGE, TokenNet, conv, trace
 from torch import Tensor, nn
 
+import ghnfast
 from ghnfast import TraceError
 
 
@@ -115,3 +116,12 @@ def test_example_inputs_of_another_type(inputs: Any) -> None:
 def test_too_many_example_inputs() -> None:
     with pytest.raises(TraceError, match="2 example_inputs"):
         trace(conv(3, 8), example_inputs=(torch.zeros(1, *IMAGE), 3))
+
+
+def test_a_forward_that_differentiates_is_told() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = x.requires_grad_()
+        return torch.autograd.grad(m.a(x).sum(), x)[0]
+
+    with pytest.raises(TraceError, match=r"computes some \(torch.autograd.grad\) cannot be traced"):
+        ghnfast.trace(Net(forward, a=nn.Linear(3, 1)), example_inputs=(torch.randn(2, 3),))

@@ -12,6 +12,8 @@ from helpers.traced import A, B, C, check, conv, linear, trace, weight
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+import ghnfast
+
 MATRIX = {"w": lambda: weight(6, 8), "b": lambda: weight(6)}
 TURNED = {"w": lambda: weight(8, 6), "b": lambda: weight(6)}
 KERNEL = {"w": lambda: weight(6, 8, 3, 3), "b": lambda: weight(6)}
@@ -193,3 +195,15 @@ KEYWORD_POOLS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 def test_pools_however_they_are_called(name: str) -> None:
     function, op = KEYWORD_POOLS[name]
     check(trace(Net(lambda m, x: function(m.a(x)), a=conv(3, 8))), f"input > {A} > {op}")
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about the end of this way to quantize
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
+def test_training_aware_of_quantization(backend: str) -> None:
+    from torch.ao.quantization import get_default_qat_qconfig, prepare_qat
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)).train()
+    model.qconfig = get_default_qat_qconfig(backend)
+    found = ghnfast.trace(prepare_qat(model), input_shape=(3, 8, 8))
+    assert found.ops == ["input", "conv", "bias", "conv", "bias"]
+    assert not found.skipped
