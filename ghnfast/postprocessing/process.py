@@ -13,7 +13,8 @@ from ..files import in_words
 from ..graph import Reparametrization
 from ..memory import is_distributed, unwritable
 from ..ops.decode import copy_all
-from ..prediction.inversion import Inversion
+from ..prediction.inversion import inversions_for
+from ..tracing.members import members_of
 from .matrices import transformed
 from .weights import Weight, computed, weights_of
 
@@ -127,5 +128,6 @@ def processed(
         raise PredictError(f"the weight {weight.name} cannot be processed: {in_words(error)}") from error
     if group is None:
         return [(weight.tensor.detach(), after)]
-    owner = model.get_submodule(group.module)
-    return Inversion(owner, Reparametrization(group.module, group.tensor, tuple(weight.originals)), after).writes()
+    own = Reparametrization(group.module, group.tensor, tuple(weight.originals))
+    inversions = inversions_for(model, members_of(model), own, after)
+    return [pair for inversion in inversions for pair in inversion.writes()]
