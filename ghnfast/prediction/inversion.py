@@ -73,9 +73,12 @@ class Inversion(NamedTuple):
             settle(tried, lambda: hook.compute_weight(tried, do_power_iteration=True))
             made = hook.compute_weight(tried, do_power_iteration=False)
         pairs = [(getattr(own, key).detach(), tensor) for key, tensor in tried.named_buffers()]
-        # What the hook made before the last forward, and will make again before the next.
+        # What the hook made before the last forward, and will make again before the next. Before the first, spectral
+        # normalization has what it computes from there.
         current = getattr(own, name, None)
-        return [*pairs, (current.detach(), made)] if isinstance(current, Tensor) else pairs
+        if not isinstance(current, Tensor) or any(is_in_one_memory(current, place) for place, _ in pairs):
+            return pairs
+        return [*pairs, (current.detach(), made)]
 
 
 def inversions_for(
@@ -89,6 +92,10 @@ def inversions_for(
         # What the others compute from becomes the same; they keep estimates of its norm.
         if group.is_plain and names == weight.originals and other != weight:
             yield Inversion(model.get_submodule(other.module), other, values)
+
+
+def is_in_one_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 def reason_to_keep(owner: nn.Module, tensor: str, shape: tuple[int, ...]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import ghnfast
 from ghnfast import GHN, PredictError, Report
@@ -65,6 +65,10 @@ def parametrized(layer: nn.Linear, *steps: nn.Module) -> nn.Linear:
     return layer
 
 
+def pruned(layer: nn.Linear) -> nn.Linear:
+    return prune.random_unstructured(layer, "weight", 0.5)
+
+
 EXACT: dict[str, Callable[[nn.Linear], nn.Module]] = {
     "weight_norm": parametrizations.weight_norm,
     "weight_norm, all": lambda layer: parametrizations.weight_norm(layer, dim=None),  # type: ignore[arg-type]
@@ -96,6 +100,23 @@ def test_spectral_norm_divides_by_the_norm_of_what_was_predicted(norm: Callable[
     torch.testing.assert_close(
         model[0].weight.detach(), expected / torch.linalg.matrix_norm(expected, 2), rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("runs", [0, 1, 2])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("norm", [torch.nn.utils.spectral_norm, torch.nn.utils.weight_norm, pruned])
+def test_older_ways_compute_from_the_prediction_whether_or_not_they_ran_before(
+    norm: Callable[[Any], Any], dtype: torch.dtype, training: bool, runs: int, ghn: GHN
+) -> None:
+    """Before its first forward the older spectral normalization has its parameter where the weight is."""
+    model = two(norm(nn.Linear(16, 10))).to(dtype).train(training)
+    for _ in range(runs):
+        model(torch.zeros(1, 16, dtype=dtype))
+    assert not predict(model, ghn, 16).skipped
+    original = model[0].weight_v if norm is torch.nn.utils.weight_norm else model[0].weight_orig
+    torch.testing.assert_close(original.detach(), predicted_weight(ghn, 16).to(dtype))
 
 
 @pytest.mark.parametrize("options", [{}, {"orthogonal_map": "cayley"}, {"orthogonal_map": "householder"}])
