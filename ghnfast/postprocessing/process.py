@@ -14,6 +14,7 @@ from ..graph import Reparametrization
 from ..memory import is_distributed, unwritable
 from ..ops.decode import copy_all
 from ..prediction.inversion import inversions_for
+from ..tracing.cached import forget_weights
 from ..tracing.members import members_of
 from .matrices import transformed
 from .weights import Weight, computed, weights_of
@@ -85,6 +86,7 @@ def postprocess(model: Model, orth: bool = True, beta: float = 3e-5, layer: int 
                 places.append(place)
                 values.append(value)
         copy_all(places, values)
+    forget_weights(model.modules())
     return model
 
 

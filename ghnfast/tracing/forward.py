@@ -21,7 +21,7 @@ from .failures import reason as reason_of
 from .leaves import private_copy
 from .members import Members, unchanged
 from .numbers import HiddenOperations, NumbersTracer, private_model
-from .private import private_draws
+from .private import forget_own_weights, private_draws
 from .rules import RULES
 from .tensors import CPU, META, MemoryLost, copy_of, map_tensors
 from .tracer import Tracer
@@ -68,6 +68,7 @@ def record(
     model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], chance: Chance, copied: bool
 ) -> tuple[Tracer, Any]:
     """Run the forward, of a private copy of the model if there can be one; the trace of it, and what it returned."""
+    forget_own_weights(chance)
     tracer = Tracer(members, RULES, chance)
     args, kwargs = (map_tensors(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
     with unchanged(members.modules):
@@ -96,6 +97,7 @@ def record_on_numbers(
     """Run the forward of a copy of the model on random numbers; the trace of it, and what it returned."""
     generator = torch.Generator().manual_seed(SEED)
     copied, members = private_model(model, generator)
+    forget_own_weights(chance)
     tracer = NumbersTracer(members, RULES, chance)
 
     def real_input(tensor: Tensor) -> Tensor:
