@@ -13,7 +13,9 @@ from ..files import in_words
 from ..graph import Reparametrization
 from ..memory import is_distributed, unwritable
 from ..ops.decode import copy_all
-from ..prediction.inversion import Inversion
+from ..prediction.inversion import inversions_for
+from ..tracing.cached import forget_weights
+from ..tracing.members import members_of
 from .matrices import transformed
 from .weights import Weight, computed, weights_of
 
@@ -84,6 +86,7 @@ def postprocess(model: Model, orth: bool = True, beta: float = 3e-5, layer: int 
                 places.append(place)
                 values.append(value)
         copy_all(places, values)
+    forget_weights(model.modules())
     return model
 
 
@@ -127,5 +130,6 @@ def processed(
         raise PredictError(f"the weight {weight.name} cannot be processed: {in_words(error)}") from error
     if group is None:
         return [(weight.tensor.detach(), after)]
-    owner = model.get_submodule(group.module)
-    return Inversion(owner, Reparametrization(group.module, group.tensor, tuple(weight.originals)), after).writes()
+    own = Reparametrization(group.module, group.tensor, tuple(weight.originals))
+    inversions = inversions_for(model, members_of(model), own, after)
+    return [pair for inversion in inversions for pair in inversion.writes()]

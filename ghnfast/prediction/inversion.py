@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,8 @@ from ..errors import PredictError
 from ..files import in_words
 from ..graph import Reparametrization
 from ..randomness import SEED, PrivateRandom
+from ..tracing.members import Members
+from ..tracing.parts import groups_of
 
 
 class Inversion(NamedTuple):
@@ -71,9 +73,29 @@ class Inversion(NamedTuple):
             settle(tried, lambda: hook.compute_weight(tried, do_power_iteration=True))
             made = hook.compute_weight(tried, do_power_iteration=False)
         pairs = [(getattr(own, key).detach(), tensor) for key, tensor in tried.named_buffers()]
-        # What the hook made before the last forward, and will make again before the next.
+        # What the hook made before the last forward, and will make again before the next. Before the first, spectral
+        # normalization has what it computes from there.
         current = getattr(own, name, None)
-        return [*pairs, (current.detach(), made)] if isinstance(current, Tensor) else pairs
+        if not isinstance(current, Tensor) or any(is_in_one_memory(current, place) for place, _ in pairs):
+            return pairs
+        return [*pairs, (current.detach(), made)]
+
+
+def inversions_for(
+    model: nn.Module, members: Members, weight: Reparametrization, values: Tensor
+) -> Iterator[Inversion]:
+    """The inversion of a weight, and those of others that are computed from the same parameter: of tied weights."""
+    yield Inversion(model.get_submodule(weight.module), weight, values)
+    for group in groups_of(members) if len(weight.originals) == 1 else ():
+        names = tuple(members.names[index] for index in group.originals)
+        other = Reparametrization(group.module, group.tensor, names)
+        # What the others compute from becomes the same; they keep estimates of its norm.
+        if group.is_plain and names == weight.originals and other != weight:
+            yield Inversion(model.get_submodule(other.module), other, values)
+
+
+def is_in_one_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 def reason_to_keep(owner: nn.Module, tensor: str, shape: tuple[int, ...]) -> str | None:

@@ -15,7 +15,7 @@ from ..graph import GraphBatch
 from ..ops.backend import backend_for, is_plain
 from ..ops.decode import DecodeSource, DecodeTargets, NotFinite, Table, copy_all, decode_into, decode_to, joined
 from ..tracing.members import Members
-from .inversion import Inversion
+from .inversion import Inversion, inversions_for
 from .layout import Layout, Memory, Request, lay_out_slots, memory_of
 from .plan import Plan, decoded_part, nothing_reason, plan_for, rows_to_decode
 from .slots import Form
@@ -153,7 +153,8 @@ def inversions_of(model: nn.Module, plan: Plan) -> list[Inversion]:
         return []
     named = [(plan.slots.names[row], values) for row, values in zip(plan.rows.tolist(), plan.parameters, strict=True)]
     return [
-        Inversion(model.get_submodule(weights[name].module), weights[name], values)
+        inversion
         for name, values in named
         if name in weights
+        for inversion in inversions_for(model, plan.members, weights[name], values)
     ]

@@ -13,6 +13,7 @@ from ..errors import DomainWarning, PredictError
 from ..graph import ArchGraph, GraphBatch, batch_of
 from ..ops.decode import DecodeSource
 from ..tracing import trace_members
+from ..tracing.cached import forget_weights
 from ..tracing.members import members_of
 from .job import LastStep, prepare
 from .layout import Layout, Memory, Request
@@ -96,6 +97,8 @@ def run(
     reports = [make_report(plan) for plan in job.plans] if report else []
     result = (model, reports[0] if single else reports) if report else model
     job.write(source, ghn.name, ghn.precision, last)
+    for own in members:
+        forget_weights(own.modules)
     return result
 
 

@@ -38,7 +38,7 @@ def function_name(func: Callable[..., Any]) -> str:
     name = getattr(func, "__name__", type(func).__name__)
     if name in ("__get__", "__set__"):
         name = getattr(getattr(func, "__self__", None), "__name__", name)
-    return name.strip("_")
+    return name.partition(".")[0].strip("_")
 
 
 IN_PLACE_OPERATORS = frozenset(
@@ -49,5 +49,5 @@ IN_PLACE_OPERATORS = frozenset(
 @lru_cache(maxsize=1024)  # torch's functions are there as long as torch is
 def writes_first_argument(func: Callable[..., Any]) -> bool:
     """Whether torch's naming says that the function changes its first argument."""
-    name = getattr(func, "__name__", "")
+    name = getattr(func, "__name__", "").partition(".")[0]  # operators are called "add_.Tensor"
     return name in IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__"))

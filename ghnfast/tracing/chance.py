@@ -36,12 +36,14 @@ class Chance:
         levels: whether the draws of a site are as high as can be, rather than as low; `default` for sites that are not
             in it. None gives ordinary draws.
         read: the sites whose draws the forward's Python code has seen, in order.
+        weights: what the forward computed of parametrizations, where torch is to keep that (`cached`).
     """
 
     def __init__(self, levels: Mapping[Site, bool] | None = None, default: bool | None = True) -> None:
         self.levels, self.default = dict(levels or {}), default
         self.read: dict[Site, None] = {}
         self.draws: Counter[Site] = Counter()
+        self.weights: dict[tuple[int, str], Tensor | None] = {}
         self.made: tuple[torch.Generator, random.Random, np.random.RandomState] | None = None
 
     @property

@@ -22,7 +22,7 @@ from .failures import reason as reason_of
 from .leaves import private_copy
 from .members import Members, unchanged
 from .numbers import HiddenOperations, NumbersTracer, private_model
-from .private import private_draws
+from .private import forget_own_weights, private_draws
 from .rules import RULES
 from .state import deep_state, draw_privately
 from .tensors import CPU, META, MemoryLost, copy_of
@@ -73,6 +73,7 @@ def record(
     model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], chance: Chance, copied: bool
 ) -> tuple[Tracer, Any]:
     """Run the forward, of a private copy of the model if there can be one; the trace of it, and what it returned."""
+    forget_own_weights(chance)
     tracer = Tracer(members, RULES, chance)
     args, kwargs = (map_inputs(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
     with unchanged(members.modules), deep_state(members.modules):
@@ -102,6 +103,7 @@ def record_on_numbers(
     """Run the forward of a copy of the model on random numbers; the trace of it, and what it returned."""
     generator = torch.Generator().manual_seed(SEED)
     copied, members = private_model(model, generator)
+    forget_own_weights(chance)
     tracer = NumbersTracer(members, RULES, chance)
     draw_privately(members.modules, chance)
 

@@ -14,7 +14,7 @@ from ..graph import embedding_shape
 from .calls import ShapeError, function_name
 from .operations import NO_PATH, Kind
 from .registry import Arguments, Function, Keywords, argument, arguments, functions, pair, rule
-from .tensors import tensors_in
+from .tensors import empty, tensors_in
 from .tracer import Rule, Tracer
 from .values import LAYER, Value
 
@@ -200,6 +200,18 @@ def normalization(kind: Kind, weight_at: int, bias_at: int) -> Rule:
     return apply
 
 
+def with_statistics(apply: Rule, count: int = 2) -> Rule:
+    """A normalization that also returns the mean and the scale that it normalized with, which are no features."""
+
+    def both(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+        if not tracer.is_data(args[0]):
+            return tracer.generic(func, args, kwargs)
+        result = apply(tracer, func, args, kwargs)
+        return result, *(tracer.set_value(empty((result.shape[1],), result.dtype), Value()) for _ in range(count))
+
+    return both
+
+
 def normalize(
     tracer: Tracer, kind: Kind, x: Tensor, value: Value, normalized: Any, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
@@ -235,3 +247,10 @@ rule([F.group_norm, torch.group_norm])(normalization(Kind.LN, 2, 3))
 rule([F.instance_norm])(normalization(Kind.LN, 3, 4))
 rule([F.rms_norm, torch.rms_norm])(normalization(Kind.LN, 2, NOT_THERE))
 rule([torch.batch_norm])(normalization(Kind.BN, 1, 2))
+rule([torch.instance_norm])(normalization(Kind.LN, 1, 2))
+rule([torch.native_layer_norm])(with_statistics(normalization(Kind.LN, 2, 3)))
+rule([torch.native_group_norm])(with_statistics(normalization(Kind.LN, 1, 2)))
+rule([torch.ops.aten._native_batch_norm_legit_functional.default])(with_statistics(normalization(Kind.BN, 1, 2), 4))
+rule([torch.native_batch_norm, torch._native_batch_norm_legit_no_training])(
+    with_statistics(normalization(Kind.BN, 1, 2))
+)

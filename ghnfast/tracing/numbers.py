@@ -21,6 +21,7 @@ from .calls import ShapeError, hidden_operation, writes_first_argument
 from .chance import Chance, TraceRandom
 from .members import Members, members_of
 from .operations import Kind
+from .overloads import OPERATORS, as_function
 from .tensors import CPU, SCALARS, check_memory, map_tensors, tensors_in, to_meta
 from .tracer import Rule, Tracer
 from .values import Origin, Value
@@ -108,6 +109,8 @@ class NumbersTracer(Tracer):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if type(func) in OPERATORS:
+            func, args, kwargs = as_function(func, args, kwargs, self.rules)
         before, self.inside = self.inside, True
         try:
             return self.call(func, args, kwargs)

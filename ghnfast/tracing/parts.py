@@ -6,10 +6,12 @@ A part of a parameter that a layer uses (networks that share weights), and a wei
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -45,6 +47,7 @@ class Group(NamedTuple):
 
     originals: their numbers. module, tensor: whose weight it is, and its name there.
     reason: why they are kept, or empty where they are not.
+    is_plain: whether what the weight is computed from is to be the predicted weight itself.
     """
 
     originals: tuple[int, ...]
@@ -52,6 +55,7 @@ class Group(NamedTuple):
     module: str
     tensor: str
     reason: str
+    is_plain: bool
 
     def part(self, names: Sequence[str], shape: tuple[int, ...]) -> Part:
         """The weight, under the name of the largest parameter that it is computed from, the last of equals."""
@@ -61,50 +65,70 @@ class Group(NamedTuple):
 
 
 def reparametrizations_of(members: Members) -> dict[int, Group]:
-    """The groups of a model, by each of their parameters."""
-    if not any(name.endswith(("_g", "_orig", ".original", ".original0")) for name in members.names):
+    """The groups of a model, by each of their parameters.
+
+    A parameter that the model has elsewhere, too (a tied weight, one side of which is parametrized), is an ordinary one
+    unless its right inverse is itself: else what is right for one of its uses would be wrong for the other.
+    """
+    if not any(module._forward_pre_hooks or type(module) is ParametrizationList for module in members.modules):
         return {}
     numbers = {id(parameter): index for index, parameter in enumerate(members.parameters)}
+    groups = groups_of(members)
+    tensors = (tensor for module in members.modules for tensor in module._parameters.values())
+    places = Counter(numbers[id(tensor)] for tensor in tensors if id(tensor) in numbers)
+    own = Counter(index for group in groups for index in group.originals)
     found: dict[int, Group] = {}
-    for module in members.modules:
-        if isinstance(module, ParametrizationList):
-            groups = [parametrized(module, members, numbers)]
-        else:  # the older way is a hook
-            hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, tuple(HOOKS))]
-            groups = [hooked(module, hook, members, numbers) for hook in hooks]
-        for group in groups:
-            if group is not None:
-                found.update(dict.fromkeys(group.originals, group))
+    for group in groups:
+        shared = any(places[index] > own[index] for index in group.originals)
+        if (group.is_plain or not shared) and found.keys().isdisjoint(group.originals):
+            found.update(dict.fromkeys(group.originals, group))
     return found
 
 
-def parametrized(module: ParametrizationList, members: Members, numbers: dict[int, int]) -> Group | None:
+def groups_of(members: Members) -> list[Group]:
+    """What each module computes its weights from: several may compute with one parameter."""
+    numbers = {id(parameter): index for index, parameter in enumerate(members.parameters)}
+    paths = {id(module): path for path, module in members.modules[0].named_modules()} if members.modules else {}
+    groups: list[Group | None] = []
+    for module in members.modules:
+        if (path := paths.get(id(module))) is None:
+            continue
+        lists = module._modules.get("parametrizations")
+        for tensor, steps in lists.items() if isinstance(lists, nn.ModuleDict) else ():
+            if isinstance(steps, ParametrizationList):
+                groups.append(parametrized(path, tensor, steps, members, numbers))
+        for hook in module._forward_pre_hooks.values():  # the older way
+            if isinstance(hook, tuple(HOOKS)):
+                groups.append(hooked(path, module, hook, members, numbers))
+    return [group for group in groups if group is not None]
+
+
+def parametrized(
+    path: str, tensor: str, steps: ParametrizationList, members: Members, numbers: dict[int, int]
+) -> Group | None:
     """The group of `torch.nn.utils.parametrize`."""
-    own = [numbers[id(tensor)] for tensor in module._parameters.values() if id(tensor) in numbers]
+    own = [numbers[id(original)] for original in steps._parameters.values() if id(original) in numbers]
     if not own:
         return None
-    # "a.parametrizations.weight.original" is of "a" and its weight.
-    *path, _, tensor, _ = members.names[own[0]].split(".")
-    steps = list(module)
     without = [type(step).__name__ for step in steps if not hasattr(step, "right_inverse")]
     reason = f"its layer uses a function of it, {without[0]}, which has no right_inverse" if without else ""
     sizes = tuple(members.parameters[index].numel() for index in own)
-    return Group(tuple(own), sizes, ".".join(path), tensor, reason)
+    is_plain = all(type(step) is parametrizations._SpectralNorm for step in steps)
+    return Group(tuple(own), sizes, path, tensor, reason, is_plain)
 
 
 # What torch's older ways of computing a weight add to its name, for the parameters that they compute it from.
 HOOKS: dict[Any, tuple[str, ...]] = {WeightNorm: ("_g", "_v"), SpectralNorm: ("_orig",)}
 
 
-def hooked(module: nn.Module, hook: Any, members: Members, numbers: dict[int, int]) -> Group | None:
+def hooked(path: str, module: nn.Module, hook: Any, members: Members, numbers: dict[int, int]) -> Group | None:
     """The group of torch's older weight normalization (a length and a direction) or spectral normalization."""
     tensors = [module._parameters.get(f"{hook.name}{suffix}") for suffix in HOOKS[type(hook)]]
     own = [numbers[id(tensor)] for tensor in tensors if tensor is not None and id(tensor) in numbers]
     if len(own) != len(tensors):
         return None
-    path = members.names[own[0]].rpartition(".")[0]
     sizes = tuple(members.parameters[index].numel() for index in own)
-    return Group(tuple(own), sizes, path, hook.name, "")
+    return Group(tuple(own), sizes, path, hook.name, "", isinstance(hook, SpectralNorm))
 
 
 def region_part(region: Region, names: Sequence[str], parameters: Sequence[Tensor]) -> Part | None:

@@ -1,4 +1,4 @@
-"""What the thread that traces asks of `random` and `numpy.random`, and how it sets torch's generators.
+"""What the thread that traces asks of `random` and `numpy.random`, and how it sets torch's generators; its caches.
 
 Functions of these modules are replaced while a trace runs: the replacement asks the trace's own generators where the
 thread that calls it is tracing, and is what it replaces for all others.
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..randomness import SEED
+from .cached import Entries, put_cache_back, replace_cache
 from .chance import FAR, HIGHEST, Chance, calling_site
 
 # What a draw that is as high or as low as can be gives ----------------------------------------------------------------
@@ -296,11 +297,26 @@ class one_at_a_time:
             self.own.release()
 
 
+def own_weights() -> Entries | None:
+    """The cache of computed weights of the thread that calls it, where that is tracing."""
+    chance = ACTIVE.get(threading.get_ident())
+    return None if chance is None else chance.weights
+
+
+def forget_own_weights(chance: Chance) -> None:
+    """Begin with an empty cache of computed weights: a forward that ran before this one computed them for itself."""
+    chance.weights.clear()
+    with one_at_a_time():
+        replace_cache(own_weights)
+
+
 def replace_functions() -> None:
+    replace_cache(own_weights)
     for stand_ins in STAND_INS:
         stand_ins.replace()
 
 
 def put_functions_back() -> None:
+    put_cache_back()
     for stand_ins in STAND_INS:
         stand_ins.put_back()

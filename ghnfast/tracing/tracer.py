@@ -27,6 +27,7 @@ from .calls import check_visible, function_name, writes_first_argument
 from .chance import Chance, TraceRandom
 from .members import Members
 from .operations import Kind
+from .overloads import OPERATORS, as_function
 from .predicted import Predicted
 from .shapes import changes_values_alone, kept_layout, result_dtype, result_shape
 from .tensors import CPU, META, copy_of, empty, map_tensors, on_meta, tensors_in, to_meta
@@ -52,6 +53,8 @@ class Tracer(Predicted, TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if type(func) in OPERATORS:
+            func, args, kwargs = as_function(func, args, kwargs or {}, self.rules)
         if self.has_known and (found := self.run_known(func, args, kwargs or {})) is not NotImplemented:
             return found
         if not kwargs:

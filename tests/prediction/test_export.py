@@ -1,4 +1,5 @@
-"""Predicted models in other hands: torch.export and torch.compile give the values that the model gives.
+"""Predicted models in other hands: torch.export and torch.compile give the values that the model gives; and exported
+programs are predicted as the model is.
 
 ONNX, which takes seconds, is in docs/guides/export.md, whose code is run.
 """
@@ -8,9 +9,11 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.models import torchvision_model
 from torch import Tensor, nn
 
 import ghnfast
@@ -42,6 +45,46 @@ def exported(request: pytest.FixtureRequest) -> tuple[nn.Module, Any, Tensor]:
 def test_torch_export(exported: tuple[nn.Module, Any, Tensor], count: int) -> None:
     model, program, images = exported
     torch.testing.assert_close(program.module()(images[:count]), model(images[:count]), rtol=1e-4, atol=1e-5)
+
+
+def same_graph(one: nn.Module, other: nn.Module, *inputs: Tensor) -> bool:
+    a, b = (ghnfast.trace(model, example_inputs=inputs) for model in (one, other))
+    same_nodes = a.ops == b.ops and a.weights == b.weights and a.norm_biases == b.norm_biases
+    return same_nodes and np.array_equal(a.edges, b.edges) and a.skipped == b.skipped
+
+
+def test_graph_and_parameters_of_an_exported_program(exported: tuple[nn.Module, Any, Tensor]) -> None:
+    model, program, images = exported
+    again = program.module()
+    assert same_graph(model, again, images)
+    expected = dict(model.named_parameters())
+    for name, parameter in again.named_parameters():
+        if "token" not in name:
+            nn.init.zeros_(parameter)
+    _, report = ghnfast.predict(again, example_inputs=(images,), report=True)
+    assert all("token" in name for name in report.skipped)
+    for name, parameter in again.named_parameters():
+        torch.testing.assert_close(parameter, expected[name], rtol=1e-4, atol=1e-5)
+
+
+MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "resnet18": (lambda: torchvision_model("resnet18", num_classes=10), (2, 3, 32, 32)),
+    "transformer": (lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), (2, 5, 16)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("name", "training", "decomposed"), [
+    ("resnet18", False, False), ("resnet18", True, True), ("transformer", True, False), ("transformer", False, False),
+])  # fmt: skip
+def test_exported_layers_are_those_of_the_model(name: str, training: bool, decomposed: bool) -> None:
+    build, shape = MODELS[name]
+    model, inputs = build().train(training), torch.zeros(shape)
+    program = torch.export.export(model, (inputs,))
+    if decomposed:
+        program = program.run_decompositions()
+    assert same_graph(model, program.module(), inputs)
+    assert not ghnfast.trace(program.module(), example_inputs=(inputs,)).skipped
 
 
 def network(depth: int) -> nn.Module:

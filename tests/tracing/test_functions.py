@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.models import Net
-from helpers.traced import SQUEEZES, A, B, C, Squeeze, abc, check, conv, linear, pointwise, trace, weight
+from helpers.traced import SQUEEZES, A, B, C, Squeeze, abc, check, conv, linear, pointwise, same, trace, weight
 from torch import Tensor, nn
+
+from ghnfast import ArchGraph
 
 # Functions that the graph does not show -------------------------------------------------------------------------------
 
@@ -247,3 +249,134 @@ def test_normalization_without_parameters_is_no_node() -> None:
 def test_kinds_of_convolution(options: dict[str, Any], op: str) -> None:
     model = Net(lambda m, x: m.c(m.b(m.a(x))), a=conv(3, 8), b=conv(8, 8, **options), c=conv(8, 5))
     check(trace(model), f"input > {A} > {op}:b.weight > {C}")
+
+
+# Operators ------------------------------------------------------------------------------------------------------------
+
+aten = torch.ops.aten
+Forward = Callable[[Any, Tensor], Tensor]
+# What is called by the operator, and by the function; (N, 8, 16, 16) go in and out.
+OPERATORS: dict[str, tuple[Forward, Forward]] = {
+    "conv2d": (lambda m, x: aten.conv2d.default(x, m.w, m.b, [1, 1], [1, 1]), lambda m, x: conv_of(m, x)),
+    "conv2d by name": (lambda m, x: aten.conv2d(self=x, weight=m.w, bias=m.b, padding=[1]), lambda m, x: conv_of(m, x)),
+    "conv2d, same": (lambda m, x: aten.conv2d.padding(x, m.w, m.b, [1, 1], "same"), lambda m, x: conv_of(m, x)),
+    "convolution": (
+        lambda m, x: aten.convolution.default(x, m.w, m.b, [1, 1], [1, 1], [1, 1], False, [0, 0], 1),
+        lambda m, x: conv_of(m, x),
+    ),
+    "convolution, transposed": (
+        lambda m, x: aten.convolution(x, m.w, m.b, [1, 1], [1, 1], [1, 1], True, [0, 0], 1),
+        lambda m, x: F.conv_transpose2d(x, m.w, m.b, padding=1),
+    ),
+    "linear": (
+        lambda m, x: aten.linear.default(x.permute(0, 2, 3, 1), m.v, m.b).permute(0, 3, 1, 2),
+        lambda m, x: linear_of(m, x),
+    ),
+    "addmm": (
+        lambda m, x: aten.view.default(aten.addmm.default(m.b, aten.view(x, [-1, 8]), aten.t.default(m.v)), x.shape),
+        lambda m, x: F.linear(x.view(-1, 8), m.v, m.b).view(x.shape),
+    ),
+    "batch_norm": (
+        lambda m, x: aten.batch_norm.default(x, m.b, m.c, None, None, True, 0.1, 1e-5, False),
+        lambda m, x: F.batch_norm(x, None, None, m.b, m.c, True),
+    ),
+    "layer_norm": (
+        lambda m, x: aten.layer_norm.default(aten.transpose.int(x, 1, -1), [8], m.b, m.c).transpose(1, -1),
+        lambda m, x: F.layer_norm(x.transpose(1, -1), [8], m.b, m.c).transpose(1, -1),
+    ),
+    "group_norm": (lambda m, x: aten.group_norm(x, 2, m.b, m.c), lambda m, x: F.group_norm(x, 2, m.b, m.c)),
+    "instance_norm": (
+        lambda m, x: aten.instance_norm.default(x, m.b, m.c, None, None, True, 0.1, 1e-5, False),
+        lambda m, x: F.instance_norm(x, None, None, m.b, m.c),
+    ),
+    "native_layer_norm": (
+        lambda m, x: aten.native_layer_norm.default(x.mT, [16], None, None, 1e-5)[0],
+        lambda m, x: F.layer_norm(x.mT, [16]),
+    ),
+    "native_group_norm": (
+        lambda m, x: aten.native_group_norm.default(x, m.b, m.c, len(x), 8, 256, 2, 1e-5)[0],
+        lambda m, x: F.group_norm(x, 2, m.b, m.c),
+    ),
+    "in place": (
+        lambda m, x: aten.relu_.default(aten.add_.Tensor(conv_of(m, x), x)),
+        lambda m, x: F.relu_(conv_of(m, x).add_(x)),
+    ),
+    "add and mul": (
+        lambda m, x: aten.add.Tensor(aten.mul.Tensor(conv_of(m, x), aten.sigmoid.default(x)), x),
+        lambda m, x: conv_of(m, x) * x.sigmoid() + x,
+    ),
+    "bias": (
+        lambda m, x: aten.add.Tensor(aten.conv2d(x, m.w, None, 1, 1), aten.view.default(m.b, [8, 1, 1])),
+        lambda m, x: F.conv2d(x, m.w, padding=1) + m.b.view(8, 1, 1),
+    ),
+    "cat and slice": (
+        lambda m, x: aten.cat.default([aten.slice.Tensor(x, 1, 0, 4), conv_of(m, x)], 1)[:, 1:],
+        lambda m, x: torch.cat([x[:, :4], conv_of(m, x)], 1)[:, 1:],
+    ),
+    "index": (lambda m, x: aten.index.Tensor(conv_of(m, x), [None, m.n]), lambda m, x: conv_of(m, x)[:, m.n]),
+    "split": (
+        lambda m, x: aten.add.Tensor(*aten.split.Tensor(conv_of(m, x), 4, 1)),
+        lambda m, x: torch.add(*conv_of(m, x).split(4, 1)),
+    ),
+    "pools": (
+        lambda m, x: aten.mul(conv_of(m, aten.max_pool2d.default(x, [3], [1], [1])), aten.mean.dim(x, [2, 3], True)),
+        lambda m, x: conv_of(m, F.max_pool2d(x, 3, 1, 1)) * x.mean((2, 3), True),
+    ),
+    "pools with indices": (
+        lambda m, x: aten.max_pool2d_with_indices.default(x, [3, 3], [1, 1], [1, 1])[0],
+        lambda m, x: F.max_pool2d(x, 3, 1, 1),
+    ),
+    "attention": (
+        lambda m, x: aten.scaled_dot_product_attention.default(x, conv_of(m, x), x, None, 0.0, False),
+        lambda m, x: F.scaled_dot_product_attention(x, conv_of(m, x), x),
+    ),
+    "attention by softmax": (
+        lambda m, x: aten.matmul(aten._softmax.default(aten.matmul(x, conv_of(m, x).mT), -1, False), x),
+        lambda m, x: torch.softmax(x @ conv_of(m, x).mT, -1) @ x,
+    ),
+    "conversions": (
+        lambda m, x: aten.to.dtype(conv_of(m, aten._to_copy.default(x, dtype=torch.float32)), torch.float32),
+        lambda m, x: conv_of(m, x),
+    ),
+    "sizes": (
+        lambda m, x: aten.reshape(conv_of(m, x), [aten.sym_size.int(x, 0), -1, 16, aten.sym_size(x, 3)]),
+        lambda m, x: conv_of(m, x),
+    ),
+    "constants": (
+        lambda m, x: conv_of(m, x) * aten.full.default([8, 1, 1], 2.0, device=torch.device("cpu"), pin_memory=False),
+        lambda m, x: conv_of(m, x) * torch.full([8, 1, 1], 2.0),
+    ),
+    "embedding": (
+        lambda m, x: conv_of(m, x) + aten.embedding.default(m.v, m.n)[:, :, None, None],
+        lambda m, x: conv_of(m, x) + F.embedding(m.n, m.v)[:, :, None, None],
+    ),
+}  # fmt: skip
+
+
+def conv_of(m: Any, x: Tensor) -> Tensor:
+    return F.conv2d(x, m.w, m.b, padding=1)
+
+
+def linear_of(m: Any, x: Tensor) -> Tensor:
+    return F.linear(x.permute(0, 2, 3, 1), m.v, m.b).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_are_the_functions(name: str, reads: bool) -> None:
+    """On shapes alone, and on numbers, which a forward that reads values of features runs on."""
+
+    def graph_of(forward: Forward) -> ArchGraph:
+        def whole(m: Any, x: Tensor) -> Tensor:
+            x = forward(m, m.a(x))
+            return x if reads and x.sum() > 1e9 else x.relu()
+
+        parts = {"w": weight(8, 8, 3, 3), "v": weight(8, 8), "b": weight(8), "c": weight(8)}
+        model = Net(whole, a=conv(3, 8), **parts)
+        model.register_buffer("n", torch.tensor([1, 3]))
+        return trace(model)
+
+    one, other = (graph_of(forward) for forward in OPERATORS[name])
+    assert (one.ran_on_numbers is not None) == reads
+    assert same(one, other)
+    assert one.skipped == other.skipped

@@ -1,4 +1,4 @@
-"""Weights that are no parameters of their own: parts of one, and what models compute from some."""
+"""Weights that are parts of a parameter, or functions of one; layers on constants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from helpers.models import Net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
 
 import ghnfast
 from ghnfast import GHN, PredictError, Report, TraceError
@@ -191,122 +190,7 @@ def test_graph_with_parts_is_used_again(ghn: GHN) -> None:
         ghnfast.predict(Shared(PARTS["inner"][0], 40, 64), ghn, graph=graph)
 
 
-# Weights that are computed from parameters --------------------------------------------------------------------------
-
-
-def two(layer: nn.Module) -> nn.Sequential:
-    return nn.Sequential(layer, nn.ReLU(), nn.Linear(10, 3))
-
-
-def predicted_weight(ghn: GHN, inputs: int) -> Tensor:
-    model = two(nn.Linear(inputs, 10))
-    predict(model, ghn, inputs)
-    weight: Tensor = model[0].weight.detach()
-    return weight
-
-
-class Doubled(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * x
-
-    def right_inverse(self, w: Tensor) -> Tensor:
-        return w / 2
-
-
-class Symmetric(nn.Module):
-    """Has no right inverse."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.triu() + x.triu(1).mT
-
-
-class Broken(Doubled):
-    def right_inverse(self, w: Tensor) -> Tensor:
-        if w.shape == (10, 10) and w[0, 0] != 0:
-            raise ValueError("cannot be inverted")
-        return w
-
-
-def parametrized(layer: nn.Linear, *steps: nn.Module) -> nn.Linear:
-    for step in steps:
-        parametrize.register_parametrization(layer, "weight", step)
-    return layer
-
-
-EXACT: dict[str, Callable[[nn.Linear], nn.Module]] = {
-    "weight_norm": parametrizations.weight_norm,
-    "weight_norm, all": lambda layer: parametrizations.weight_norm(layer, dim=None),  # type: ignore[arg-type]
-    "older weight_norm": torch.nn.utils.weight_norm,
-    "own": lambda layer: parametrized(layer, Doubled()),
-    "two": lambda layer: parametrized(layer, Doubled(), Doubled()),
-}
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", EXACT)
-def test_effective_weight_is_the_prediction(name: str, training: bool, ghn: GHN) -> None:
-    model = two(EXACT[name](nn.Linear(16, 10))).train(training)
-    report = predict(model, ghn, 16)
-    assert not report.skipped
-    assert report.coverage == 1
-    model(torch.zeros(1, 16))  # older ways compute the weight before a forward
-    torch.testing.assert_close(model[0].weight.detach(), predicted_weight(ghn, 16))
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, torch.nn.utils.spectral_norm])
-def test_spectral_norm_divides_by_the_norm_of_what_was_predicted(norm: Callable[..., Any], ghn: GHN) -> None:
-    model = two(norm(nn.Linear(16, 10))).eval()
-    assert not predict(model, ghn, 16).skipped
-    expected = predicted_weight(ghn, 16)
-    model(torch.zeros(1, 16))
-    torch.testing.assert_close(
-        model[0].weight.detach(), expected / torch.linalg.matrix_norm(expected, 2), rtol=1e-3, atol=1e-3
-    )
-
-
-@pytest.mark.parametrize("options", [{}, {"orthogonal_map": "cayley"}, {"orthogonal_map": "householder"}])
-@pytest.mark.parametrize("inputs", [4, 10, 16])
-def test_orthogonal_weight_is_the_prediction_made_orthogonal(options: dict[str, Any], inputs: int, ghn: GHN) -> None:
-    model = two(parametrizations.orthogonal(nn.Linear(inputs, 10), **options))
-    state = torch.get_rng_state()
-    assert not predict(model, ghn, inputs).skipped
-    assert torch.equal(torch.get_rng_state(), state)
-    weight, expected = model[0].weight.detach(), predicted_weight(ghn, inputs)
-    tall, wanted = (weight, expected) if inputs <= 10 else (weight.mT, expected.mT)
-    torch.testing.assert_close(tall.mT @ tall, torch.eye(tall.shape[1]), rtol=0, atol=1e-4)
-    # What QR decomposition makes of the prediction: the same space, column by column.
-    q, r = torch.linalg.qr(wanted)
-    torch.testing.assert_close(tall, q * r.diagonal().sign(), rtol=0, atol=1e-3)
-
-
-def test_weight_without_a_right_inverse_is_kept_and_says_why(ghn: GHN) -> None:
-    model = two(parametrized(nn.Linear(10, 10), Symmetric()))
-    before = model[0].weight.clone()
-    report = predict(model, ghn, 10)
-    assert "Symmetric, which has no right_inverse" in report.skipped["0.parametrizations.weight.original"]
-    torch.testing.assert_close(model[0].weight, before, rtol=0, atol=0)
-
-
-def test_right_inverse_that_is_not_implemented(ghn: GHN) -> None:
-    """As torch's own where `use_trivialization` is off."""
-    model = two(parametrizations.orthogonal(nn.Linear(10, 10), use_trivialization=False))
-    report = predict(model, ghn, 10)
-    assert "not possible to assign" in report.skipped["0.parametrizations.weight.original"]
-    assert set(report.predicted) == {"0.bias", "2.weight", "2.bias"}
-
-
-def test_right_inverse_that_fails_changes_nothing(ghn: GHN) -> None:
-    layer = nn.Linear(10, 10)
-    nn.init.zeros_(layer.weight)
-    model = two(parametrized(layer, Broken()))
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(
-        PredictError, match=r"original cannot be computed from the predicted weight: cannot be inverted"
-    ):
-        predict(model, ghn, 10)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+# Functions of a parameter -------------------------------------------------------------------------------------------
 
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
