@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.calibrated import IMAGES, PAIRS, TARGETS, Snapshot, images_of, network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -21,89 +22,6 @@ import ghnfast.vision
 from ghnfast.errors import CalibrationError, GhnfastError
 from ghnfast.training import accuracies, load_data
 from ghnfast.training.data import Batches
-
-LAYERS = {
-    "BatchNorm1d": (nn.BatchNorm1d(3), (5,)),
-    "BatchNorm2d": (nn.BatchNorm2d(3, affine=False), (5, 4)),
-    "BatchNorm3d": (nn.BatchNorm3d(3, momentum=None), (2, 5, 4)),
-    "SyncBatchNorm": (nn.SyncBatchNorm(3, momentum=0.0), (5, 4)),
-}
-
-
-def images_of(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 3 + 1
-
-
-def network() -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5),
-            nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10),
-        )  # fmt: skip
-
-
-class Snapshot:
-    """Everything of a model that calibration might change, but the statistics."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.parameters = {name: (value, value.clone(), value._version, value.requires_grad, value.grad)
-                           for name, value in model.named_parameters()}  # fmt: skip
-        self.buffers = dict(model.named_buffers())
-        self.values = {name: value.clone() for name, value in self.buffers.items()}
-        self.modes = {name: module.training for name, module in model.named_modules()}
-        self.attributes = {
-            name: {key: value for key, value in vars(module).items() if not isinstance(value, dict)}
-            for name, module in model.named_modules()
-        }
-        self.hooks = {name: list(module._forward_hooks.items()) for name, module in model.named_modules()}
-        self.states = torch.get_rng_state()
-
-    def check(self, model: nn.Module, *, statistics: bool) -> None:
-        """All is as it was; the statistics, too, where `statistics` says so."""
-        now = Snapshot(model)
-        assert now.modes == self.modes
-        assert now.attributes == self.attributes
-        assert now.hooks == self.hooks
-        assert torch.equal(now.states, self.states)
-        for name, (value, kept, version, requires_grad, grad) in self.parameters.items():
-            current = now.parameters[name]
-            assert current[0] is value
-            assert torch.equal(value, kept)
-            assert current[2:4] == (version, requires_grad)
-            assert current[4] is grad
-        assert now.buffers.keys() == self.buffers.keys()
-        for name, buffer in self.buffers.items():
-            assert now.buffers[name] is buffer
-            assert not statistics or torch.equal(buffer, self.values[name])
-
-
-@pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("sizes", [(8, 8, 8), (7, 2, 4)])
-def test_statistics_are_averages_over_batches(name: str, sizes: tuple[int, ...]) -> None:
-    layer, plane = LAYERS[name]
-    model = nn.Sequential(copy.deepcopy(layer))
-    model[0].running_mean.fill_(float("nan"))  # what was there does not matter
-    batches = [images_of(size, 3, *plane, seed=size + at) for at, size in enumerate(sizes)]
-    assert ghnfast.calibrate(model, batches) is model
-    rows = [batch.transpose(0, 1).flatten(1).double() for batch in batches]
-    mean = torch.cat(rows, 1).mean(1)
-    freedom = [each.shape[1] - 1 for each in rows]
-    variance = sum(n * each.var(1) for n, each in zip(freedom, rows, strict=True)) / sum(freedom)
-    torch.testing.assert_close(model[0].running_mean, mean.float())
-    torch.testing.assert_close(model[0].running_var, variance.float())
-    assert model[0].num_batches_tracked == len(sizes)
-
-
-@pytest.mark.parametrize("sizes", [(4, 4), (6, 2)])
-def test_instance_norm(sizes: tuple[int, ...]) -> None:
-    model = nn.Sequential(nn.InstanceNorm2d(3, track_running_stats=True), nn.InstanceNorm2d(3))
-    batches = [images_of(size, 3, 5, 4, seed=size) for size in sizes]
-    ghnfast.calibrate(model, batches)
-    everything = torch.cat(batches)
-    torch.testing.assert_close(model[0].running_mean, everything.mean((2, 3)).mean(0))
-    torch.testing.assert_close(model[0].running_var, everything.var((2, 3)).mean(0))
-    assert model[1].running_mean is None
 
 
 def test_batches_of_one_size_give_what_torch_gives() -> None:
@@ -155,25 +73,6 @@ def test_dropout_is_off() -> None:
     assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
 
 
-def test_a_layer_that_runs_twice_and_one_that_does_not() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm, self.unused = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-
-        def forward(self, images: Tensor) -> Tensor:
-            return self.norm(input=images) + self.norm(images + 2)
-
-    model = Twice()
-    model.unused.running_mean.fill_(7)
-    images = images_of(4, 3, 5, 5)
-    ghnfast.calibrate(model, [images])
-    torch.testing.assert_close(model.norm.running_mean, images.mean((0, 2, 3)) + 1)
-    torch.testing.assert_close(model.norm.running_var, images.var((0, 2, 3)))
-    assert model.unused.running_mean.tolist() == [7] * 3
-    assert model.unused.num_batches_tracked == 0
-
-
 def test_models_without_such_layers_are_returned_as_they_are() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.BatchNorm2d(4, track_running_stats=False))
     before = Snapshot(model)
@@ -183,8 +82,6 @@ def test_models_without_such_layers_are_returned_as_they_are() -> None:
 
 # Batches --------------------------------------------------------------------------------------------------------------
 
-IMAGES, TARGETS = images_of(8, 3, 12, 12), torch.arange(8)
-PAIRS = [(IMAGES[:4], TARGETS[:4]), (IMAGES[4:], TARGETS[4:])]
 FORMS: dict[str, Callable[[], Any]] = {
     "tensors": lambda: [IMAGES[:4], IMAGES[4:]],
     "arrays": lambda: (images.numpy() for images, _ in PAIRS),
@@ -342,15 +239,6 @@ def test_models_that_cannot_be_calibrated(make: Callable[[], Any], message: str)
 
 
 # The real thing -------------------------------------------------------------------------------------------------------
-
-
-def test_layers_of_timm() -> None:
-    timm = pytest.importorskip("timm.layers")
-    model = nn.Sequential(timm.BatchNormAct2d(3), timm.FrozenBatchNormAct2d(3))
-    ghnfast.calibrate(model, PAIRS)
-    torch.testing.assert_close(model[0].running_mean, IMAGES.mean((0, 2, 3)))
-    torch.testing.assert_close(model[0].running_var, IMAGES.var((0, 2, 3)), rtol=0.01, atol=0)
-    assert not model[1].running_mean.any()  # it tracks nothing
 
 
 def test_digits_are_recognized_in_evaluation_mode() -> None:
