@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CalibrationError
+from .randomness import CPU
 from .tallies import Tally, collecting, has_statistics
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -53,18 +55,23 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
         CalibrationError: there is no batch, one cannot be read, or the model fails on it; or statistics are not finite.
             The model is as it was.
     """
-    iterator = check_arguments(model, batches, limit)
-    tallies = gather(model, islice(iterator, limit))
-    for tally in tallies:
-        if tally.broken_at is not None:
-            raise CalibrationError(
-                f"the statistics of the layer {tally.name!r} ({type(tally.layer).__name__}) are not finite in batch "
-                f"{tally.broken_at}: its images, the parameters before this layer, or the statistics of layers that do "
-                "not normalize by the batch are too large or not finite. The model is as it was"
-            )
-    for tally in tallies:
-        tally.write()
+    with in_memory():
+        tallies = gather(model, islice(check_arguments(model, batches, limit), limit))
+        for tally in tallies:
+            if tally.broken_at is not None:
+                raise CalibrationError(
+                    f"the statistics of the layer {tally.name!r} ({type(tally.layer).__name__}) are not finite in "
+                    f"batch {tally.broken_at}: its images, the parameters before this layer, or the statistics of "
+                    "layers that do not normalize by the batch are too large or not finite. The model is as it was"
+                )
+        for tally in tallies:
+            tally.write()
     return model
+
+
+def in_memory() -> AbstractContextManager[object]:
+    """Tensors have memory, also where the caller's default device has none: the model computes, as do data sets."""
+    return CPU if torch.empty(0).is_meta else nullcontext()
 
 
 def check_arguments(model: Any, batches: Any, limit: Any) -> Iterator[Any]:
@@ -210,6 +217,8 @@ def arguments_of(
             value = as_tensor(value, number)
         if not isinstance(value, Tensor):
             return value
+        if value.is_meta:
+            raise CalibrationError(f"batch {number} is on the meta device and has no memory; {ACCEPTED}")
         return value.to(device, dtype if value.is_floating_point() else None)
 
     return tuple(map(moved, args)), {name: moved(value) for name, value in kwargs.items()}

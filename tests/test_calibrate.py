@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -156,6 +157,29 @@ def test_in_inference_mode_and_on_models_made_in_it() -> None:
     model.train()(IMAGES).sum().backward()  # its buffers are as usable as they were
 
 
+def with_default_device() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("place", [lambda: torch.device("meta"), contextmanager(with_default_device)])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_default_device_does_not_matter(place: Callable[[], Any], form: str) -> None:
+    found, wanted = network(), ghnfast.calibrate(network(), [IMAGES[:4], IMAGES[4:]])
+    found.append(Mask())  # makes a tensor as it runs
+    with place():
+        ghnfast.calibrate(found, FORMS[form]())
+    assert all(map(torch.equal, found.state_dict().values(), wanted.state_dict().values()))
+
+
+class Mask(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return values * torch.ones(values.shape).tolist()[0][0]
+
+
 # What goes wrong ------------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +206,7 @@ WRONG: dict[str, tuple[Callable[[], Any], Any, str]] = {
     "None": (lambda: None, None, "the batches are a NoneType, which cannot be iterated over"),
     "a number": (lambda: 7, None, "the batches are a int"),
     "objects": (lambda: [np.array([None])], None, "batch 0 is an array of object"),
+    "meta": (lambda: [IMAGES, IMAGES.to("meta")], None, "batch 1 is on the meta device"),
     "a mapping": (lambda: {"pixel_values": IMAGES}, None, "the batches are a dict"),
     "unknown names": (lambda: [{"a": IMAGES, "b": IMAGES}], None, "batch 0 has the entries 'a', 'b'; .* 'input'|input"),
     "limit 0": (lambda: PAIRS, 0, "limit is 0; a positive number"),
