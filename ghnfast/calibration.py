@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .errors import CalibrationError
 from .randomness import CPU
 from .tallies import Tally, collecting, has_statistics
+from .tracing.forward import eager
 
 Model = TypeVar("Model", bound=nn.Module)
 CHUNK = 64  # images at once, where all of them come in one tensor
@@ -29,9 +30,9 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
     which are not predicted: evaluated without them, a model is at chance. Layers are those of torch that have running
     statistics (`BatchNorm1d` to `3d`, `SyncBatchNorm`, `InstanceNorm` with `track_running_stats`) and their subclasses.
 
-    The model runs on the batches as in evaluation, but that these layers normalize by each batch. Their statistics
-    become the averages over all batches: means weighted by how many values a batch has for a channel, unbiased
-    variances by their degrees of freedom. With batches of one size that is what `momentum=None` and
+    The model runs on the batches as in evaluation (as written, if it is compiled), but that these layers normalize by
+    each batch. Their statistics become the averages over all batches: means weighted by how many values a batch has for
+    a channel, unbiased variances by their degrees of freedom. With batches of one size that is what `momentum=None` and
     `torch.optim.swa_utils.update_bn` give. `num_batches_tracked` becomes the number of batches.
 
     Nothing else changes: parameters, gradients, modes, momentum, hooks. Layers that no batch reaches keep what they
@@ -114,7 +115,7 @@ def gather(model: nn.Module, batches: Iterable[Any]) -> list[Tally]:
         for number, args, kwargs in joined(given):
             collector.start(number)
             try:
-                with collector:
+                with eager(), collector:
                     model(*args, **kwargs)
             except Exception as error:  # whatever the model raises
                 shapes = ", ".join(str(tuple(value.shape)) for value in (*args, *kwargs.values()) if is_tensor(value))

@@ -180,6 +180,22 @@ class Mask(nn.Module):
         return values * torch.ones(values.shape).tolist()[0][0]
 
 
+@pytest.mark.parametrize("form", ["wrapper", "part", "in place"])
+def test_compiled_models(form: str) -> None:
+    """They run as they are written, and are compiled afterwards."""
+    wanted, plain = ghnfast.calibrate(network(), PAIRS), network()
+    model: Any = nn.Sequential(plain)
+    if form == "wrapper":
+        model = torch.compile(plain, backend="eager", fullgraph=True)
+    elif form == "part":
+        model[0] = torch.compile(plain, backend="eager", fullgraph=True)
+    else:
+        plain.compile(backend="eager")
+    assert ghnfast.calibrate(model, PAIRS) is model
+    assert all(map(torch.equal, plain.state_dict().values(), wanted.state_dict().values()))
+    torch.testing.assert_close(model.eval()(IMAGES), wanted.eval()(IMAGES))
+
+
 # What goes wrong ------------------------------------------------------------------------------------------------------
 
 
