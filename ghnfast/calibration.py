@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from .errors import CalibrationError
 from .randomness import CPU
@@ -35,7 +36,8 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
     a channel, unbiased variances by their degrees of freedom. With batches of one size that is what `momentum=None` and
     `torch.optim.swa_utils.update_bn` give. `num_batches_tracked` becomes the number of batches.
 
-    Nothing else changes: parameters, gradients, modes, momentum, hooks. Layers that no batch reaches keep what they
+    Nothing else changes: parameters, gradients, modes, momentum, hooks; attributes and buffers that the forward itself
+    writes (a counter of its calls) are put back. Layers that no batch reaches keep what they
     have, and so do those that do not normalize by the batch because the model says so as it runs (a frozen backbone,
     whose `eval()` the forward calls): they are computed with what they have. A model without such layers is returned as
     it is.
@@ -105,6 +107,7 @@ def gather(model: nn.Module, batches: Iterable[Any]) -> list[Tally]:
     tallies = [Tally(name, layer) for name, layer in model.named_modules() if has_statistics(name, layer)]
     if not tallies:
         return []
+    check_memory(model)
     number = -1
     with torch.no_grad(), collecting(model, tallies) as collector:
         device, dtype = place_of(model)
@@ -127,6 +130,12 @@ def gather(model: nn.Module, batches: Iterable[Any]) -> list[Tally]:
     if number < 0:
         raise CalibrationError("the batches are empty: there is nothing to calibrate on; one batch or more is accepted")
     return tallies
+
+
+def check_memory(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise CalibrationError(f"the parameter {name!r} has no memory yet: it is lazy; run the model once before")
 
 
 class Given(NamedTuple):

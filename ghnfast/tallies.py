@@ -14,9 +14,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import UninitializedBuffer
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from .errors import CalibrationError
+from .memory import unwritable
+from .tracing.members import unchanged
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -82,9 +83,7 @@ class Tally:
         for name, value in zip((*STATISTICS, "num_batches_tracked"), found, strict=True):
             buffer = self.layer._buffers.get(name)
             if buffer is not None:
-                # Memory that was made in inference mode may only be written in it.
-                with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-                    buffer.copy_(torch.as_tensor(value))
+                overwrite(buffer, torch.as_tensor(value))
 
 
 def has_statistics(name: str, layer: nn.Module) -> bool:
@@ -176,31 +175,43 @@ class Collector(TorchFunctionMode):
 def collecting(model: nn.Module, tallies: list[Tally]) -> Iterator[Collector]:
     """Within it, and that of what it yields, layers tell their tallies what they find.
 
-    All else is in evaluation mode.
+    All else is in evaluation mode. Attributes and buffers of the model are as they were afterwards.
 
     The layers have other buffers meanwhile: their own are not written.
     """
     modes = [(module, module.training) for module in model.modules()]
-    kept = [(tally.layer._buffers.copy(), tally.layer.momentum, tally.layer.track_running_stats) for tally in tallies]
     layers = {tally.layer for tally in tallies}
-    handles = list[RemovableHandle]()
+    others = {id(each): each for module, _ in modes if module not in layers for each in module.buffers(recurse=False)}
+    with values_kept([*others.values()]), unchanged([module for module, _ in modes]):
+        try:
+            for tally in tallies:
+                tally.lend()
+                tally.layer.track_running_stats, tally.layer.momentum = True, 1.0
+            collector = Collector(tallies, [(module, module in layers) for module, _ in modes])
+            for tally in tallies:
+                tally.layer.register_forward_hook(listening(collector, tally), prepend=True, with_kwargs=True)
+            yield collector
+        finally:
+            for module, mode in modes:  # that of scripts is no attribute
+                module.training = mode
+
+
+@contextmanager
+def values_kept(buffers: list[Tensor]) -> Iterator[None]:
+    """Puts back what is written into buffers; takes as much memory as they do."""
+    kept = [(buffer, buffer.clone()) for buffer in buffers if unwritable(buffer) is None]
     try:
-        for tally in tallies:
-            tally.lend()
-            tally.layer.track_running_stats, tally.layer.momentum = True, 1.0
-        collector = Collector(tallies, [(module, module in layers) for module, _ in modes])
-        for tally in tallies:
-            hook = listening(collector, tally)
-            handles.append(tally.layer.register_forward_hook(hook, prepend=True, with_kwargs=True))
-        yield collector
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
-        for tally, (buffers, momentum, tracks) in zip(tallies, kept, strict=True):
-            tally.layer._buffers.update(buffers)
-            tally.layer.momentum, tally.layer.track_running_stats = momentum, tracks
-        for module, mode in modes:
-            module.training = mode
+        for buffer, copy in kept:
+            if not torch.equal(buffer, copy):
+                overwrite(buffer, copy)
+
+
+def overwrite(buffer: Tensor, value: Tensor) -> None:
+    # Memory that was made in inference mode may only be written in it.
+    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+        buffer.copy_(value)
 
 
 def listening(collector: Collector, tally: Tally) -> Any:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -115,13 +115,14 @@ def test_one_tensor_of_all_images() -> None:
 class WithKeywords(nn.Module):
     """As models of transformers are."""
 
+    seen: ClassVar[set[str]] = set()
+
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
-        self.seen: set[str] = set()
 
     def forward(self, pixel_values: Tensor, mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        self.seen = {name for name, value in (("mask", mask), ("labels", labels)) if value is not None}
+        WithKeywords.seen = {name for name, value in (("mask", mask), ("labels", labels)) if value is not None}
         return self.norm(pixel_values)
 
 
@@ -262,11 +263,71 @@ def test_interrupts_leave_the_model_as_it_was() -> None:
     before.check(model, statistics=True)
 
 
+class Counting(nn.Module):
+    """Writes as it runs: into buffers, in place or not, attributes, containers; its norm layer, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.script = CountingNorm(3), torch.jit.script(nn.Dropout())
+        self.steps: Tensor
+        self.total: Tensor
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("total", torch.full((3,), float("nan")))
+        self.register_buffer("mask", torch.ones(1).expand(12, 12))  # which nobody can write
+        self.calls = 0
+        self.shapes: list[tuple[int, ...]] = [()]
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.steps += 1
+        self.total = self.total.nan_to_num_() + images.mean((0, 2, 3))
+        self.calls += 1
+        self.shapes.append(images.shape)
+        self.register_buffer("cache", images[:1], persistent=False)
+        if images.shape[1] != 3:
+            raise KeyboardInterrupt
+        return self.script(self.norm(images * self.mask))
+
+
+class CountingNorm(nn.BatchNorm2d):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.steps: Tensor
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.steps += 1
+        return super().forward(images)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of scripts
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("end", [IMAGES, IMAGES / 0, IMAGES[:, :0], IMAGES[:, :2], IMAGES[0]])
+def test_what_a_forward_writes_is_put_back(end: Tensor, inference: bool) -> None:
+    with torch.inference_mode(inference):
+        model = Counting().train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    buffers, modes = dict(model.named_buffers()), [module.training for module in model.modules()]
+    try:
+        ghnfast.calibrate(model, [IMAGES, end])
+        changed = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    except (CalibrationError, KeyboardInterrupt):
+        changed = set()
+    assert end is IMAGES or not changed
+    now = dict(model.named_buffers())
+    assert now.keys() == buffers.keys()
+    assert all(now[name] is buffer for name, buffer in buffers.items())
+    found = {name for name, value in model.state_dict().items() if not value.equal(state[name])}
+    assert found == changed | {"total"}  # not a number, and so not equal
+    assert model.total.isnan().all()
+    assert (model.calls, model.shapes, [module.training for module in model.modules()]) == (0, [()], modes)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: "resnet18", "the model is a str"),
         (lambda: nn.Sequential(nn.LazyBatchNorm2d()), "has no memory yet: it is lazy"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(3), nn.LazyConv2d(4, 3)), "the parameter '1.weight' has no memory yet"),
         (lambda: network().to("meta"), "has no memory yet"),
         (lambda: torch.jit.script(nn.Sequential(nn.BatchNorm2d(3))), "is TorchScript"),
     ],
