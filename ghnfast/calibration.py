@@ -17,6 +17,7 @@ from .errors import CalibrationError
 from .randomness import CPU
 from .tallies import Tally, collecting, has_statistics
 from .tracing.forward import eager
+from .tracing.inputs import input_dtype
 
 Model = TypeVar("Model", bound=nn.Module)
 CHUNK = 64  # images at once, where all of them come in one tensor
@@ -46,9 +47,10 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
         model: on any device, in any mode.
         batches: yields batches of images (a single one is joined with the batch beside it): tensors or numpy arrays
             (batch, channels, height, width), or pairs, the first of which is one; or mappings, as data sets of
-            transformers yield them, whose entries are keyword arguments of the model, labels left out. Floating-point
-            numbers are brought to the device and dtype of the model. One tensor of all images is split into batches
-            of 64.
+            transformers yield them, whose entries are keyword arguments of the model, labels left out. They are brought
+            to the device of the model, floating-point numbers to the dtype of its first weight; in a model of several
+            dtypes, those that have another of them, but float32, keep it. One tensor of all images is split into
+            batches of 64.
         limit: the first so many batches; all by default, so an endless iterable needs one.
 
     Returns:
@@ -110,10 +112,9 @@ def gather(model: nn.Module, batches: Iterable[Any]) -> list[Tally]:
     check_memory(model)
     number = -1
     with torch.no_grad(), collecting(model, tallies) as collector:
-        device, dtype = place_of(model)
+        place = place_of(model)
         given = (
-            Given(number, *arguments_of(model, batch, number, device, dtype))
-            for number, batch in enumerate(readable(batches))
+            Given(number, *arguments_of(model, batch, number, place)) for number, batch in enumerate(readable(batches))
         )
         for number, args, kwargs in joined(given):
             collector.start(number)
@@ -186,11 +187,27 @@ def join(first: Given, second: Given) -> Given | None:
 # Batches --------------------------------------------------------------------------------------------------------------
 
 
-def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """The device of a model, and the dtype of its parameters."""
+class Place(NamedTuple):
+    """Where a model takes images: its device, the dtypes that images may keep, and that which others become.
+
+    Of a model in several dtypes, whoever gives images in one of those means it; but float32 is what data sets yield,
+    whether or not the first layer takes it.
+    """
+
+    device: torch.device
+    kept: frozenset[torch.dtype]
+    default: torch.dtype
+
+    def move(self, images: Tensor) -> Tensor:
+        converted = images.is_floating_point() and images.dtype not in self.kept
+        return images.to(self.device, self.default if converted else None)
+
+
+def place_of(model: nn.Module) -> Place:
     tensors = [*model.parameters(), *model.buffers()]
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
-    return floating[0].device, floating[0].dtype
+    kept = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {torch.float32}
+    return Place(floating[0].device, frozenset(kept), input_dtype(floating))
 
 
 def readable(batches: Iterable[Any]) -> Iterator[Any]:
@@ -207,9 +224,7 @@ def readable(batches: Iterable[Any]) -> Iterator[Any]:
         number += 1
 
 
-def arguments_of(
-    model: nn.Module, batch: Any, number: int, device: torch.device, dtype: torch.dtype
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments_of(model: nn.Module, batch: Any, number: int, place: Place) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a model is called with, for a batch."""
     given = batch
     if isinstance(batch, (tuple, list)) and batch:
@@ -229,7 +244,7 @@ def arguments_of(
             return value
         if value.is_meta:
             raise CalibrationError(f"batch {number} is on the meta device and has no memory; {ACCEPTED}")
-        return value.to(device, dtype if value.is_floating_point() else None)
+        return place.move(value)
 
     return tuple(map(moved, args)), {name: moved(value) for name, value in kwargs.items()}
 

@@ -144,6 +144,50 @@ def test_images_take_the_dtype_of_the_model(dtype: torch.dtype) -> None:
     torch.testing.assert_close(model[1].running_mean.double(), features.mean((0, 2, 3)), rtol=0.02, atol=0.02)
 
 
+PARTS = {"norm": lambda: nn.BatchNorm2d(3), "conv": lambda: nn.Conv2d(3, 3, 1), "head": lambda: nn.Conv2d(3, 4, 1)}
+
+
+class Mixed(nn.Module):
+    """Layers in dtypes of their own, the head's input converted."""
+
+    def __init__(self, first: torch.dtype, **parts: torch.dtype) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(1, 3, 1, 1, dtype=first))
+        self.parts = nn.ModuleDict({name: PARTS[name]().to(dtype) for name, dtype in parts.items()})
+
+    def forward(self, images: Tensor) -> Tensor:
+        for name, part in self.parts.items():
+            images = part(images.to(next(part.parameters()).dtype) if name == "head" else images)
+        return images
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    low=st.sampled_from([torch.bfloat16, torch.float16]),
+    norm=st.booleans(),
+    head=st.booleans(),
+    norm_first=st.booleans(),
+    position=st.booleans(),
+    images=st.sampled_from([torch.float32, torch.float64, None]),
+)
+def test_models_of_several_dtypes(
+    low: torch.dtype, norm: bool, head: bool, norm_first: bool, position: bool, images: torch.dtype | None
+) -> None:
+    """Images as the first layer takes them, and those of data sets, in models parts of which are in float32."""
+    dtypes = {"norm": torch.float32 if norm else low, "conv": low, "head": torch.float32 if head else low}
+    order = ("norm", "conv", "head") if norm_first else ("conv", "norm", "head")
+    first = torch.float32 if position and images is None else low
+    model = Mixed(first, **{name: dtypes[name] for name in order})
+    given_images = IMAGES.to(images or low)
+    if images is None:
+        with torch.no_grad():
+            model(given_images)
+    ghnfast.calibrate(model, given_images)
+    features = model.parts["conv"](IMAGES.to(low)) if not norm_first else IMAGES
+    mean = model.parts["norm"].running_mean.float()
+    torch.testing.assert_close(mean, features.float().mean((0, 2, 3)), rtol=0.02, atol=0.02)
+
+
 def test_in_inference_mode_and_on_models_made_in_it() -> None:
     wanted = ghnfast.calibrate(network(), PAIRS)
     with torch.inference_mode():
