@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.parameter import UninitializedBuffer
-from torch.utils.hooks import RemovableHandle
+from torch.nn.parameter import UninitializedParameter
 
 from .errors import CalibrationError
+from .randomness import CPU
+from .tallies import Tally, collecting, has_statistics
+from .tracing.forward import eager
+from .tracing.inputs import input_dtype
 
 Model = TypeVar("Model", bound=nn.Module)
-STATISTICS = ("running_mean", "running_var")
 CHUNK = 64  # images at once, where all of them come in one tensor
 LABELS = {"label", "labels", "label_ids", "target", "targets"}
 ACCEPTED = "a tensor of images, a pair (images, labels), or a mapping of the model's keyword arguments is accepted"
@@ -33,21 +32,25 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
     which are not predicted: evaluated without them, a model is at chance. Layers are those of torch that have running
     statistics (`BatchNorm1d` to `3d`, `SyncBatchNorm`, `InstanceNorm` with `track_running_stats`) and their subclasses.
 
-    The model runs on the batches as in evaluation, but that these layers normalize by each batch. Their statistics
-    become the averages over all batches: means weighted by how many values a batch has for a channel, unbiased
-    variances by their degrees of freedom. With batches of one size that is what `momentum=None` and
+    The model runs on the batches as in evaluation (as written, if it is compiled), but that these layers normalize by
+    each batch. Their statistics become the averages over all batches: means weighted by how many values a batch has for
+    a channel, unbiased variances by their degrees of freedom. With batches of one size that is what `momentum=None` and
     `torch.optim.swa_utils.update_bn` give. `num_batches_tracked` becomes the number of batches.
 
-    Nothing else changes: parameters, gradients, modes, momentum, hooks. Layers that no batch reaches keep what they
-    have. A model without such layers is returned as it is.
+    Nothing else changes: parameters, gradients, modes, momentum, hooks; attributes and buffers that the forward itself
+    writes (a counter of its calls) are put back. Layers that no batch reaches keep what they
+    have, and so do those that do not normalize by the batch because the model says so as it runs (a frozen backbone,
+    whose `eval()` the forward calls): they are computed with what they have. A model without such layers is returned as
+    it is.
 
     Args:
         model: on any device, in any mode.
         batches: yields batches of images (a single one is joined with the batch beside it): tensors or numpy arrays
             (batch, channels, height, width), or pairs, the first of which is one; or mappings, as data sets of
-            transformers yield them, whose entries are keyword arguments of the model, labels left out. Floating-point
-            numbers are brought to the device and dtype of the model. One tensor of all images is split into batches
-            of 64.
+            transformers yield them, whose entries are keyword arguments of the model, labels left out. They are brought
+            to the device of the model, floating-point numbers to the dtype of its first weight; in a model of several
+            dtypes, those that have another of them, but float32, keep it. One tensor of all images is split into
+            batches of 64.
         limit: the first so many batches; all by default, so an endless iterable needs one.
 
     Returns:
@@ -57,18 +60,23 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
         CalibrationError: there is no batch, one cannot be read, or the model fails on it; or statistics are not finite.
             The model is as it was.
     """
-    iterator = check_arguments(model, batches, limit)
-    tallies = gather(model, islice(iterator, limit))
-    for tally in tallies:
-        if tally.broken_at is not None:
-            raise CalibrationError(
-                f"the statistics of the layer {tally.name!r} ({type(tally.layer).__name__}) are not finite in batch "
-                f"{tally.broken_at}: its images, or the parameters before this layer, are too large or not finite. The "
-                "model is as it was"
-            )
-    for tally in tallies:
-        tally.write()
+    with in_memory():
+        tallies = gather(model, islice(check_arguments(model, batches, limit), limit))
+        for tally in tallies:
+            if tally.broken_at is not None:
+                raise CalibrationError(
+                    f"the statistics of the layer {tally.name!r} ({type(tally.layer).__name__}) are not finite in "
+                    f"batch {tally.broken_at}: its images, the parameters before this layer, or the statistics of "
+                    "layers that do not normalize by the batch are too large or not finite. The model is as it was"
+                )
+        for tally in tallies:
+            tally.write()
     return model
+
+
+def in_memory() -> AbstractContextManager[object]:
+    """Tensors have memory, also where the caller's default device has none: the model computes, as do data sets."""
+    return CPU if torch.empty(0).is_meta else nullcontext()
 
 
 def check_arguments(model: Any, batches: Any, limit: Any) -> Iterator[Any]:
@@ -92,53 +100,6 @@ def check_arguments(model: Any, batches: Any, limit: Any) -> Iterator[Any]:
         ) from error
 
 
-@dataclass(eq=False)
-class Tally:
-    """Sums of the statistics of a layer.
-
-    Attributes:
-        mean, variance: weighted sums, float64 on the CPU.
-        values, freedom: the sums of their weights.
-        calls: how often the layer ran.
-        broken_at: the first batch whose statistics are not finite.
-    """
-
-    name: str
-    layer: _NormBase
-    mean: Tensor | float = 0.0
-    variance: Tensor | float = 0.0
-    values: int = 0
-    freedom: int = 0
-    calls: int = 0
-    broken_at: int | None = None
-
-    def add(self, images: Tensor, batch: int) -> None:
-        """What the layer, whose momentum is 1, has found in its input."""
-        if isinstance(self.layer, _InstanceNorm):  # the average over images, of the statistics of each
-            values = freedom = len(images) if images.ndim == self.layer._get_no_batch_dim() + 1 else 1
-        else:
-            values = images.numel() // self.layer.num_features
-            freedom = values - 1
-        if not values:
-            raise CalibrationError("there are no images in it")
-        mean, variance = (self.layer._buffers[name].to("cpu", torch.float64) for name in STATISTICS)  # type: ignore[union-attr]
-        if self.broken_at is None and not bool(torch.isfinite(mean + variance).all()):
-            self.broken_at = batch
-        self.mean, self.variance = self.mean + values * mean, self.variance + freedom * variance
-        self.values, self.freedom, self.calls = self.values + values, self.freedom + freedom, self.calls + 1
-
-    def write(self) -> None:
-        if not self.calls:
-            return
-        found = (self.mean / self.values, self.variance / self.freedom, self.calls)
-        for name, value in zip((*STATISTICS, "num_batches_tracked"), found, strict=True):
-            buffer = self.layer._buffers.get(name)
-            if buffer is not None:
-                # Memory that was made in inference mode may only be written in it.
-                with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-                    buffer.copy_(torch.as_tensor(value))
-
-
 def gather(model: nn.Module, batches: Iterable[Any]) -> list[Tally]:
     """The statistics of each layer that has running ones; the model is as it was.
 
@@ -148,17 +109,18 @@ def gather(model: nn.Module, batches: Iterable[Any]) -> list[Tally]:
     tallies = [Tally(name, layer) for name, layer in model.named_modules() if has_statistics(name, layer)]
     if not tallies:
         return []
+    check_memory(model)
     number = -1
-    with torch.no_grad(), collecting(model, tallies) as count:
-        device, dtype = place_of(model)
+    with torch.no_grad(), collecting(model, tallies) as collector:
+        place = place_of(model)
         given = (
-            Given(number, *arguments_of(model, batch, number, device, dtype))
-            for number, batch in enumerate(readable(batches))
+            Given(number, *arguments_of(model, batch, number, place)) for number, batch in enumerate(readable(batches))
         )
         for number, args, kwargs in joined(given):
-            count[0] = number
+            collector.start(number)
             try:
-                model(*args, **kwargs)
+                with eager(), collector:
+                    model(*args, **kwargs)
             except Exception as error:  # whatever the model raises
                 shapes = ", ".join(str(tuple(value.shape)) for value in (*args, *kwargs.values()) if is_tensor(value))
                 raise CalibrationError(
@@ -169,6 +131,12 @@ def gather(model: nn.Module, batches: Iterable[Any]) -> list[Tally]:
     if number < 0:
         raise CalibrationError("the batches are empty: there is nothing to calibrate on; one batch or more is accepted")
     return tallies
+
+
+def check_memory(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise CalibrationError(f"the parameter {name!r} has no memory yet: it is lazy; run the model once before")
 
 
 class Given(NamedTuple):
@@ -216,68 +184,30 @@ def join(first: Given, second: Given) -> Given | None:
     return Given(second.number, tuple(made[:count]), dict(zip(first.kwargs, made[count:], strict=True)))
 
 
-def has_statistics(name: str, layer: nn.Module) -> bool:
-    """Whether a layer normalizes by running statistics in evaluation mode."""
-    if isinstance(layer, torch.jit.ScriptModule) and STATISTICS[0] in dict(layer.named_buffers(recurse=False)):
-        raise CalibrationError(f"the layer {name!r} is TorchScript; the model before it was compiled is accepted")
-    if not isinstance(layer, _NormBase) or any(layer._buffers.get(each) is None for each in STATISTICS):
-        return False
-    buffer = layer._buffers[STATISTICS[0]]
-    if isinstance(buffer, UninitializedBuffer) or (buffer is not None and buffer.is_meta):
-        raise CalibrationError(
-            f"the layer {name!r} ({type(layer).__name__}) has no memory yet: it is lazy, or on the meta device"
-        )
-    return layer.track_running_stats or not isinstance(layer, _InstanceNorm)
-
-
-@contextmanager
-def collecting(model: nn.Module, tallies: list[Tally]) -> Iterator[list[int]]:
-    """Within it, the layers tell their tallies what they find; everything is in evaluation mode but them.
-
-    Yields a list, whose only item is to be the number of the batch. The layers have other buffers meanwhile: their own
-    are not written.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    kept = [(dict(tally.layer._buffers), tally.layer.momentum, tally.layer.track_running_stats) for tally in tallies]
-    count, handles = [0], list[RemovableHandle]()
-    try:
-        for module, _ in modes:
-            module.training = False  # not by `eval`, which models override with effects of their own
-        for tally in tallies:
-            layer = tally.layer
-            for name, buffer in kept[len(handles)][0].items():
-                if buffer is not None:
-                    layer._buffers[name] = torch.zeros_like(buffer)
-            layer.training, layer.track_running_stats, layer.momentum = True, True, 1.0
-            handles.append(layer.register_forward_hook(reporting(tally, count), prepend=True, with_kwargs=True))
-        yield count
-    finally:
-        for handle in handles:
-            handle.remove()
-        for tally, (buffers, momentum, tracks) in zip(tallies, kept, strict=True):
-            tally.layer._buffers.update(buffers)
-            tally.layer.momentum, tally.layer.track_running_stats = momentum, tracks
-        for module, mode in modes:
-            module.training = mode
-
-
-def reporting(tally: Tally, count: list[int]) -> Any:
-    def hook(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        tally.add(args[0] if args else next(iter(kwargs.values())), count[0])
-        for name in STATISTICS:  # momentum 1 times what is not finite would not be zero
-            layer._buffers[name].zero_()  # type: ignore[union-attr]
-
-    return hook
-
-
 # Batches --------------------------------------------------------------------------------------------------------------
 
 
-def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """The device of a model, and the dtype of its parameters."""
+class Place(NamedTuple):
+    """Where a model takes images: its device, the dtypes that images may keep, and that which others become.
+
+    Of a model in several dtypes, whoever gives images in one of those means it; but float32 is what data sets yield,
+    whether or not the first layer takes it.
+    """
+
+    device: torch.device
+    kept: frozenset[torch.dtype]
+    default: torch.dtype
+
+    def move(self, images: Tensor) -> Tensor:
+        converted = images.is_floating_point() and images.dtype not in self.kept
+        return images.to(self.device, self.default if converted else None)
+
+
+def place_of(model: nn.Module) -> Place:
     tensors = [*model.parameters(), *model.buffers()]
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
-    return floating[0].device, floating[0].dtype
+    kept = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {torch.float32}
+    return Place(floating[0].device, frozenset(kept), input_dtype(floating))
 
 
 def readable(batches: Iterable[Any]) -> Iterator[Any]:
@@ -294,9 +224,7 @@ def readable(batches: Iterable[Any]) -> Iterator[Any]:
         number += 1
 
 
-def arguments_of(
-    model: nn.Module, batch: Any, number: int, device: torch.device, dtype: torch.dtype
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments_of(model: nn.Module, batch: Any, number: int, place: Place) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a model is called with, for a batch."""
     given = batch
     if isinstance(batch, (tuple, list)) and batch:
@@ -314,7 +242,9 @@ def arguments_of(
             value = as_tensor(value, number)
         if not isinstance(value, Tensor):
             return value
-        return value.to(device, dtype if value.is_floating_point() else None)
+        if value.is_meta:
+            raise CalibrationError(f"batch {number} is on the meta device and has no memory; {ACCEPTED}")
+        return place.move(value)
 
     return tuple(map(moved, args)), {name: moved(value) for name, value in kwargs.items()}
 

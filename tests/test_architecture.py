@@ -20,7 +20,7 @@ FLOORS = (
     "kernels",
     "ops",
     "prediction",
-    "nn",
+    "nn tallies",
     "predict calibration postprocessing vision",
     "profiling deepnets spaces",
     "families",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from helpers.calibrated import IMAGES, PAIRS, TARGETS, Snapshot, images_of, network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -21,89 +23,6 @@ import ghnfast.vision
 from ghnfast.errors import CalibrationError, GhnfastError
 from ghnfast.training import accuracies, load_data
 from ghnfast.training.data import Batches
-
-LAYERS = {
-    "BatchNorm1d": (nn.BatchNorm1d(3), (5,)),
-    "BatchNorm2d": (nn.BatchNorm2d(3, affine=False), (5, 4)),
-    "BatchNorm3d": (nn.BatchNorm3d(3, momentum=None), (2, 5, 4)),
-    "SyncBatchNorm": (nn.SyncBatchNorm(3, momentum=0.0), (5, 4)),
-}
-
-
-def images_of(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 3 + 1
-
-
-def network() -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5),
-            nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10),
-        )  # fmt: skip
-
-
-class Snapshot:
-    """Everything of a model that calibration might change, but the statistics."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.parameters = {name: (value, value.clone(), value._version, value.requires_grad, value.grad)
-                           for name, value in model.named_parameters()}  # fmt: skip
-        self.buffers = dict(model.named_buffers())
-        self.values = {name: value.clone() for name, value in self.buffers.items()}
-        self.modes = {name: module.training for name, module in model.named_modules()}
-        self.attributes = {
-            name: {key: value for key, value in vars(module).items() if not isinstance(value, dict)}
-            for name, module in model.named_modules()
-        }
-        self.hooks = {name: list(module._forward_hooks.items()) for name, module in model.named_modules()}
-        self.states = torch.get_rng_state()
-
-    def check(self, model: nn.Module, *, statistics: bool) -> None:
-        """All is as it was; the statistics, too, where `statistics` says so."""
-        now = Snapshot(model)
-        assert now.modes == self.modes
-        assert now.attributes == self.attributes
-        assert now.hooks == self.hooks
-        assert torch.equal(now.states, self.states)
-        for name, (value, kept, version, requires_grad, grad) in self.parameters.items():
-            current = now.parameters[name]
-            assert current[0] is value
-            assert torch.equal(value, kept)
-            assert current[2:4] == (version, requires_grad)
-            assert current[4] is grad
-        assert now.buffers.keys() == self.buffers.keys()
-        for name, buffer in self.buffers.items():
-            assert now.buffers[name] is buffer
-            assert not statistics or torch.equal(buffer, self.values[name])
-
-
-@pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("sizes", [(8, 8, 8), (7, 2, 4)])
-def test_statistics_are_averages_over_batches(name: str, sizes: tuple[int, ...]) -> None:
-    layer, plane = LAYERS[name]
-    model = nn.Sequential(copy.deepcopy(layer))
-    model[0].running_mean.fill_(float("nan"))  # what was there does not matter
-    batches = [images_of(size, 3, *plane, seed=size + at) for at, size in enumerate(sizes)]
-    assert ghnfast.calibrate(model, batches) is model
-    rows = [batch.transpose(0, 1).flatten(1).double() for batch in batches]
-    mean = torch.cat(rows, 1).mean(1)
-    freedom = [each.shape[1] - 1 for each in rows]
-    variance = sum(n * each.var(1) for n, each in zip(freedom, rows, strict=True)) / sum(freedom)
-    torch.testing.assert_close(model[0].running_mean, mean.float())
-    torch.testing.assert_close(model[0].running_var, variance.float())
-    assert model[0].num_batches_tracked == len(sizes)
-
-
-@pytest.mark.parametrize("sizes", [(4, 4), (6, 2)])
-def test_instance_norm(sizes: tuple[int, ...]) -> None:
-    model = nn.Sequential(nn.InstanceNorm2d(3, track_running_stats=True), nn.InstanceNorm2d(3))
-    batches = [images_of(size, 3, 5, 4, seed=size) for size in sizes]
-    ghnfast.calibrate(model, batches)
-    everything = torch.cat(batches)
-    torch.testing.assert_close(model[0].running_mean, everything.mean((2, 3)).mean(0))
-    torch.testing.assert_close(model[0].running_var, everything.var((2, 3)).mean(0))
-    assert model[1].running_mean is None
 
 
 def test_batches_of_one_size_give_what_torch_gives() -> None:
@@ -155,25 +74,6 @@ def test_dropout_is_off() -> None:
     assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
 
 
-def test_a_layer_that_runs_twice_and_one_that_does_not() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm, self.unused = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-
-        def forward(self, images: Tensor) -> Tensor:
-            return self.norm(input=images) + self.norm(images + 2)
-
-    model = Twice()
-    model.unused.running_mean.fill_(7)
-    images = images_of(4, 3, 5, 5)
-    ghnfast.calibrate(model, [images])
-    torch.testing.assert_close(model.norm.running_mean, images.mean((0, 2, 3)) + 1)
-    torch.testing.assert_close(model.norm.running_var, images.var((0, 2, 3)))
-    assert model.unused.running_mean.tolist() == [7] * 3
-    assert model.unused.num_batches_tracked == 0
-
-
 def test_models_without_such_layers_are_returned_as_they_are() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.BatchNorm2d(4, track_running_stats=False))
     before = Snapshot(model)
@@ -183,8 +83,6 @@ def test_models_without_such_layers_are_returned_as_they_are() -> None:
 
 # Batches --------------------------------------------------------------------------------------------------------------
 
-IMAGES, TARGETS = images_of(8, 3, 12, 12), torch.arange(8)
-PAIRS = [(IMAGES[:4], TARGETS[:4]), (IMAGES[4:], TARGETS[4:])]
 FORMS: dict[str, Callable[[], Any]] = {
     "tensors": lambda: [IMAGES[:4], IMAGES[4:]],
     "arrays": lambda: (images.numpy() for images, _ in PAIRS),
@@ -217,13 +115,14 @@ def test_one_tensor_of_all_images() -> None:
 class WithKeywords(nn.Module):
     """As models of transformers are."""
 
+    seen: ClassVar[set[str]] = set()
+
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
-        self.seen: set[str] = set()
 
     def forward(self, pixel_values: Tensor, mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        self.seen = {name for name, value in (("mask", mask), ("labels", labels)) if value is not None}
+        WithKeywords.seen = {name for name, value in (("mask", mask), ("labels", labels)) if value is not None}
         return self.norm(pixel_values)
 
 
@@ -245,6 +144,50 @@ def test_images_take_the_dtype_of_the_model(dtype: torch.dtype) -> None:
     torch.testing.assert_close(model[1].running_mean.double(), features.mean((0, 2, 3)), rtol=0.02, atol=0.02)
 
 
+PARTS = {"norm": lambda: nn.BatchNorm2d(3), "conv": lambda: nn.Conv2d(3, 3, 1), "head": lambda: nn.Conv2d(3, 4, 1)}
+
+
+class Mixed(nn.Module):
+    """Layers in dtypes of their own, the head's input converted."""
+
+    def __init__(self, first: torch.dtype, **parts: torch.dtype) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(1, 3, 1, 1, dtype=first))
+        self.parts = nn.ModuleDict({name: PARTS[name]().to(dtype) for name, dtype in parts.items()})
+
+    def forward(self, images: Tensor) -> Tensor:
+        for name, part in self.parts.items():
+            images = part(images.to(next(part.parameters()).dtype) if name == "head" else images)
+        return images
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    low=st.sampled_from([torch.bfloat16, torch.float16]),
+    norm=st.booleans(),
+    head=st.booleans(),
+    norm_first=st.booleans(),
+    position=st.booleans(),
+    images=st.sampled_from([torch.float32, torch.float64, None]),
+)
+def test_models_of_several_dtypes(
+    low: torch.dtype, norm: bool, head: bool, norm_first: bool, position: bool, images: torch.dtype | None
+) -> None:
+    """Images as the first layer takes them, and those of data sets, in models parts of which are in float32."""
+    dtypes = {"norm": torch.float32 if norm else low, "conv": low, "head": torch.float32 if head else low}
+    order = ("norm", "conv", "head") if norm_first else ("conv", "norm", "head")
+    first = torch.float32 if position and images is None else low
+    model = Mixed(first, **{name: dtypes[name] for name in order})
+    given_images = IMAGES.to(images or low)
+    if images is None:
+        with torch.no_grad():
+            model(given_images)
+    ghnfast.calibrate(model, given_images)
+    features = model.parts["conv"](IMAGES.to(low)) if not norm_first else IMAGES
+    mean = model.parts["norm"].running_mean.float()
+    torch.testing.assert_close(mean, features.float().mean((0, 2, 3)), rtol=0.02, atol=0.02)
+
+
 def test_in_inference_mode_and_on_models_made_in_it() -> None:
     wanted = ghnfast.calibrate(network(), PAIRS)
     with torch.inference_mode():
@@ -257,6 +200,45 @@ def test_in_inference_mode_and_on_models_made_in_it() -> None:
     with torch.inference_mode():
         ghnfast.calibrate(model, PAIRS)
     model.train()(IMAGES).sum().backward()  # its buffers are as usable as they were
+
+
+def with_default_device() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("place", [lambda: torch.device("meta"), contextmanager(with_default_device)])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_default_device_does_not_matter(place: Callable[[], Any], form: str) -> None:
+    found, wanted = network(), ghnfast.calibrate(network(), [IMAGES[:4], IMAGES[4:]])
+    found.append(Mask())  # makes a tensor as it runs
+    with place():
+        ghnfast.calibrate(found, FORMS[form]())
+    assert all(map(torch.equal, found.state_dict().values(), wanted.state_dict().values()))
+
+
+class Mask(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return values * torch.ones(values.shape).tolist()[0][0]
+
+
+@pytest.mark.parametrize("form", ["wrapper", "part", "in place"])
+def test_compiled_models(form: str) -> None:
+    """They run as they are written, and are compiled afterwards."""
+    wanted, plain = ghnfast.calibrate(network(), PAIRS), network()
+    model: Any = nn.Sequential(plain)
+    if form == "wrapper":
+        model = torch.compile(plain, backend="eager", fullgraph=True)
+    elif form == "part":
+        model[0] = torch.compile(plain, backend="eager", fullgraph=True)
+    else:
+        plain.compile(backend="eager")
+    assert ghnfast.calibrate(model, PAIRS) is model
+    assert all(map(torch.equal, plain.state_dict().values(), wanted.state_dict().values()))
+    torch.testing.assert_close(model.eval()(IMAGES), wanted.eval()(IMAGES))
 
 
 # What goes wrong ------------------------------------------------------------------------------------------------------
@@ -285,6 +267,7 @@ WRONG: dict[str, tuple[Callable[[], Any], Any, str]] = {
     "None": (lambda: None, None, "the batches are a NoneType, which cannot be iterated over"),
     "a number": (lambda: 7, None, "the batches are a int"),
     "objects": (lambda: [np.array([None])], None, "batch 0 is an array of object"),
+    "meta": (lambda: [IMAGES, IMAGES.to("meta")], None, "batch 1 is on the meta device"),
     "a mapping": (lambda: {"pixel_values": IMAGES}, None, "the batches are a dict"),
     "unknown names": (lambda: [{"a": IMAGES, "b": IMAGES}], None, "batch 0 has the entries 'a', 'b'; .* 'input'|input"),
     "limit 0": (lambda: PAIRS, 0, "limit is 0; a positive number"),
@@ -324,11 +307,71 @@ def test_interrupts_leave_the_model_as_it_was() -> None:
     before.check(model, statistics=True)
 
 
+class Counting(nn.Module):
+    """Writes as it runs: into buffers, in place or not, attributes, containers; its norm layer, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.script = CountingNorm(3), torch.jit.script(nn.Dropout())
+        self.steps: Tensor
+        self.total: Tensor
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("total", torch.full((3,), float("nan")))
+        self.register_buffer("mask", torch.ones(1).expand(12, 12))  # which nobody can write
+        self.calls = 0
+        self.shapes: list[tuple[int, ...]] = [()]
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.steps += 1
+        self.total = self.total.nan_to_num_() + images.mean((0, 2, 3))
+        self.calls += 1
+        self.shapes.append(images.shape)
+        self.register_buffer("cache", images[:1], persistent=False)
+        if images.shape[1] != 3:
+            raise KeyboardInterrupt
+        return self.script(self.norm(images * self.mask))
+
+
+class CountingNorm(nn.BatchNorm2d):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.steps: Tensor
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.steps += 1
+        return super().forward(images)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of scripts
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("end", [IMAGES, IMAGES / 0, IMAGES[:, :0], IMAGES[:, :2], IMAGES[0]])
+def test_what_a_forward_writes_is_put_back(end: Tensor, inference: bool) -> None:
+    with torch.inference_mode(inference):
+        model = Counting().train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    buffers, modes = dict(model.named_buffers()), [module.training for module in model.modules()]
+    try:
+        ghnfast.calibrate(model, [IMAGES, end])
+        changed = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    except (CalibrationError, KeyboardInterrupt):
+        changed = set()
+    assert end is IMAGES or not changed
+    now = dict(model.named_buffers())
+    assert now.keys() == buffers.keys()
+    assert all(now[name] is buffer for name, buffer in buffers.items())
+    found = {name for name, value in model.state_dict().items() if not value.equal(state[name])}
+    assert found == changed | {"total"}  # not a number, and so not equal
+    assert model.total.isnan().all()
+    assert (model.calls, model.shapes, [module.training for module in model.modules()]) == (0, [()], modes)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: "resnet18", "the model is a str"),
         (lambda: nn.Sequential(nn.LazyBatchNorm2d()), "has no memory yet: it is lazy"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(3), nn.LazyConv2d(4, 3)), "the parameter '1.weight' has no memory yet"),
         (lambda: network().to("meta"), "has no memory yet"),
         (lambda: torch.jit.script(nn.Sequential(nn.BatchNorm2d(3))), "is TorchScript"),
     ],
@@ -342,15 +385,6 @@ def test_models_that_cannot_be_calibrated(make: Callable[[], Any], message: str)
 
 
 # The real thing -------------------------------------------------------------------------------------------------------
-
-
-def test_layers_of_timm() -> None:
-    timm = pytest.importorskip("timm.layers")
-    model = nn.Sequential(timm.BatchNormAct2d(3), timm.FrozenBatchNormAct2d(3))
-    ghnfast.calibrate(model, PAIRS)
-    torch.testing.assert_close(model[0].running_mean, IMAGES.mean((0, 2, 3)))
-    torch.testing.assert_close(model[0].running_var, IMAGES.var((0, 2, 3)), rtol=0.01, atol=0)
-    assert not model[1].running_mean.any()  # it tracks nothing
 
 
 def test_digits_are_recognized_in_evaluation_mode() -> None:

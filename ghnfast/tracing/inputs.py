@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import TraceError
 from ..graph import PREDICTED_DTYPES
@@ -51,12 +51,24 @@ def make_inputs(
             )
         return tuple(example_inputs), {}, f"{len(example_inputs)} example_inputs"
     shape = default_input_shape(model) if input_shape is None else as_sizes(input_shape)
-    dtype = next((p.dtype for p in parameters if p.dtype in PREDICTED_DTYPES), torch.float32)
+    dtype = input_dtype(parameters)
     try:
         image = torch.empty((BATCH_SIZE, *shape), dtype=dtype, device=META)
     except (RuntimeError, TypeError, OverflowError):  # more bytes than 64 bits count; torch says so in several ways
         raise TraceError(f"input_shape is {shape}; a tensor of fewer elements is accepted") from None
     return (image,), {}, f"an input of shape {(BATCH_SIZE, *shape)}"
+
+
+def input_dtype(parameters: Iterable[Tensor]) -> torch.dtype:
+    """The dtype of images for a model, whose parameters may be of several.
+
+    That of the first parameter of two dimensions or more: weights of convolutions and linear layers take no other, but
+    vectors before them (of normalization layers, which are often kept in float32) do. The most frequent dtype would be
+    wrong for a stem in float32 whose output the forward converts.
+    """
+    floating = [parameter for parameter in parameters if parameter.dtype in PREDICTED_DTYPES]
+    chosen = next((parameter for parameter in floating if parameter.ndim > 1), floating[0] if floating else None)
+    return torch.float32 if chosen is None else chosen.dtype
 
 
 def as_sizes(shape: Any) -> tuple[int, ...]:

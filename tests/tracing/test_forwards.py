@@ -115,6 +115,21 @@ def test_mixed_dtypes_trace() -> None:
     check(trace(model), f"input > {A} > {B}")
 
 
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("on_numbers", [False, True])
+def test_mixed_dtypes_with_a_norm_first(low: torch.dtype, on_numbers: bool) -> None:
+    """The image is one that the convolutions take."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        features = m.a(m.norm(x))
+        return m.b(features) if not on_numbers or features.mean() > -9 else features
+
+    model = Net(forward, norm=nn.BatchNorm2d(3), a=conv(3, 8).to(low), b=conv(8, 5).to(low))
+    graph = trace(model)
+    assert (graph.ran_on_numbers is not None) is on_numbers
+    assert {"norm.weight", "a.weight", "b.weight"} <= set(graph.params)
+
+
 def test_meta_parameters_trace() -> None:
     with torch.device("meta"):
         model = plain_network()

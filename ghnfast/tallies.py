@@ -1,0 +1,221 @@
+"""What normalization layers find in their inputs, while a model runs as in evaluation but that they normalize by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import UninitializedBuffer
+from torch.overrides import TorchFunctionMode
+
+from .errors import CalibrationError
+from .memory import unwritable
+from .tracing.members import unchanged
+
+STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(eq=False)
+class Tally:
+    """Sums of the statistics of a layer.
+
+    Attributes:
+        mean, variance: weighted sums, float64 on the CPU.
+        values, freedom: the sums of their weights.
+        calls: how often the layer normalized by its input.
+        broken_at: the first batch whose statistics are not finite.
+        own, lent: its buffers, and the copies of them that it has while it tells what it finds.
+    """
+
+    name: str
+    layer: _NormBase
+    mean: Tensor | float = 0.0
+    variance: Tensor | float = 0.0
+    values: int = 0
+    freedom: int = 0
+    calls: int = 0
+    broken_at: int | None = None
+    own: dict[str, Tensor | None] = field(default_factory=dict)
+    lent: dict[str, Tensor | None] = field(default_factory=dict)
+
+    def lend(self) -> None:
+        """Give the layer copies instead of its buffers."""
+        self.own = dict(self.layer._buffers)
+        self.lent = {name: None if buffer is None else buffer.clone() for name, buffer in self.own.items()}
+        self.layer._buffers.update(self.lent)
+
+    def is_written(self) -> bool:
+        """Whether the layer has other statistics than it was lent."""
+        for name in STATISTICS:
+            now, before = self.layer._buffers[name], self.own[name]
+            if now is None or before is None or now is not self.lent[name] or not torch.equal(now, before):
+                return True
+        return False
+
+    def lend_again(self) -> None:
+        """What the layer wrote into its copies is gone."""
+        for name, copy in self.lent.items():
+            if copy is not None:
+                copy.copy_(self.own[name])  # type: ignore[arg-type]
+        self.layer._buffers.update(self.lent)
+
+    def add(self, found: Mapping[str, Any], values: int, freedom: int, batch: int) -> None:
+        """The statistics of an input, and their weights."""
+        if not values:
+            raise CalibrationError("there are no images in it")
+        mean, variance = (found[name].to("cpu", torch.float64) for name in STATISTICS)
+        if self.broken_at is None and not bool(torch.isfinite(mean + variance).all()):
+            self.broken_at = batch
+        self.mean, self.variance = self.mean + values * mean, self.variance + freedom * variance
+        self.values, self.freedom, self.calls = self.values + values, self.freedom + freedom, self.calls + 1
+
+    def write(self) -> None:
+        if not self.calls:
+            return
+        found = (self.mean / self.values, self.variance / max(self.freedom, 1), self.calls)
+        for name, value in zip((*STATISTICS, "num_batches_tracked"), found, strict=True):
+            buffer = self.layer._buffers.get(name)
+            if buffer is not None:
+                overwrite(buffer, torch.as_tensor(value))
+
+
+def has_statistics(name: str, layer: nn.Module) -> bool:
+    """Whether a layer normalizes by running statistics in evaluation mode."""
+    if isinstance(layer, torch.jit.ScriptModule) and STATISTICS[0] in dict(layer.named_buffers(recurse=False)):
+        raise CalibrationError(f"the layer {name!r} is TorchScript; the model before it was compiled is accepted")
+    if not isinstance(layer, _NormBase) or any(layer._buffers.get(each) is None for each in STATISTICS):
+        return False
+    buffer = layer._buffers[STATISTICS[0]]
+    if isinstance(buffer, UninitializedBuffer) or (buffer is not None and buffer.is_meta):
+        raise CalibrationError(
+            f"the layer {name!r} ({type(layer).__name__}) has no memory yet: it is lazy, or on the meta device"
+        )
+    return layer.track_running_stats or not isinstance(layer, _InstanceNorm)
+
+
+# The functions that layers normalize with, and the order of their arguments.
+IN_PYTHON = ("input", *STATISTICS, "weight", "bias", "by_input", "momentum", "eps")
+IN_CPP = ("input", "weight", "bias", *STATISTICS, "by_input", "momentum", "eps", "cudnn_enabled")
+FUNCTIONS: dict[Any, tuple[tuple[str, ...], str]] = {
+    F.batch_norm: (IN_PYTHON, "training"),
+    torch.batch_norm: (IN_CPP, "training"),
+    F.instance_norm: (IN_PYTHON, "use_input_stats"),
+    torch.instance_norm: (IN_CPP, "use_input_stats"),
+}
+
+
+class Collector(TorchFunctionMode):
+    """Tells the tallies what layers find.
+
+    A layer says only as it calls one of `FUNCTIONS` whether it normalizes by its input or by its running statistics,
+    and may call it several times (for parts of a batch). So that is where the statistics of the input are taken, in
+    memory of their own: the copies that the layer has keep what they have. A layer that computes its statistics
+    otherwise writes them into its copies, alone, for its momentum is 1.
+    """
+
+    def __init__(self, tallies: list[Tally], modes: list[tuple[nn.Module, bool]]) -> None:
+        super().__init__()
+        self.tallies = {id(tally.lent[STATISTICS[0]]): tally for tally in tallies}
+        self.modes = modes
+        self.batch = 0
+        self.told: set[Tally] = set()  # since the last call of the layer came to its end
+
+    def start(self, batch: int) -> None:
+        """The next call of the model is of this batch; what the last one did to the modes of modules is undone."""
+        self.batch = batch
+        for module, mode in self.modes:
+            module.training = mode  # not by `train`, which models override with effects of their own
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in FUNCTIONS:
+            return func(*args, **kwargs)
+        names, flag = FUNCTIONS[func]
+        given = {flag if name == "by_input" else name: value for name, value in zip(names, args, strict=False)} | kwargs
+        tally = self.tallies.get(id(given.get("running_mean")))
+        by_input = given.get(flag, func is F.instance_norm)
+        if tally is None or not by_input or given.get("running_var") is not tally.lent["running_var"]:
+            return func(*args, **kwargs)
+        found = {name: torch.zeros_like(given[name]) for name in STATISTICS}
+        output = func(**{**given, **found, "momentum": 1.0})
+        images = given["input"]
+        if flag == "training":
+            values = images.numel() // found["running_mean"].numel()
+            freedom = values - 1
+        else:  # the average over images, of the statistics of each
+            values = freedom = len(images)
+        tally.add(found, values, freedom, self.batch)
+        self.told.add(tally)
+        return output
+
+    def listen(self, tally: Tally, images: Tensor) -> None:
+        """After a call of a layer: if it told nothing but wrote into its copies, that is what it found in its input."""
+        layer, told = tally.layer, tally in self.told
+        self.told.discard(tally)
+        if not told and not tally.is_written():
+            return
+        if not told:
+            if isinstance(layer, _InstanceNorm):
+                values = freedom = len(images) if images.ndim == layer._get_no_batch_dim() + 1 else 1
+            else:
+                values = images.numel() // layer.num_features
+                freedom = values - 1
+            tally.add(layer._buffers, values, freedom, self.batch)
+        tally.lend_again()
+
+
+@contextmanager
+def collecting(model: nn.Module, tallies: list[Tally]) -> Iterator[Collector]:
+    """Within it, and that of what it yields, layers tell their tallies what they find.
+
+    All else is in evaluation mode. Attributes and buffers of the model are as they were afterwards.
+
+    The layers have other buffers meanwhile: their own are not written.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    layers = {tally.layer for tally in tallies}
+    others = {id(each): each for module, _ in modes if module not in layers for each in module.buffers(recurse=False)}
+    with values_kept([*others.values()]), unchanged([module for module, _ in modes]):
+        try:
+            for tally in tallies:
+                tally.lend()
+                tally.layer.track_running_stats, tally.layer.momentum = True, 1.0
+            collector = Collector(tallies, [(module, module in layers) for module, _ in modes])
+            for tally in tallies:
+                tally.layer.register_forward_hook(listening(collector, tally), prepend=True, with_kwargs=True)
+            yield collector
+        finally:
+            for module, mode in modes:  # that of scripts is no attribute
+                module.training = mode
+
+
+@contextmanager
+def values_kept(buffers: list[Tensor]) -> Iterator[None]:
+    """Puts back what is written into buffers; takes as much memory as they do."""
+    kept = [(buffer, buffer.clone()) for buffer in buffers if unwritable(buffer) is None]
+    try:
+        yield
+    finally:
+        for buffer, copy in kept:
+            if not torch.equal(buffer, copy):
+                overwrite(buffer, copy)
+
+
+def overwrite(buffer: Tensor, value: Tensor) -> None:
+    # Memory that was made in inference mode may only be written in it.
+    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+        buffer.copy_(value)
+
+
+def listening(collector: Collector, tally: Tally) -> Any:
+    def hook(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        collector.listen(tally, args[0] if args else next(iter(kwargs.values())))
+
+    return hook
