@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
+import io
 import math
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ from .embedding import Architecture
 
 NETWORKS = "a column 'architecture', or the columns 'split' and 'index',"
 MOST_ROWS = 1_000_000
+Row: TypeAlias = tuple[int, dict[str, str]]  # the number of its line, and its fields by column
 
 
 class Labels(NamedTuple):
@@ -46,16 +49,16 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
         PropertyError: the file cannot be read, names no networks, or has something else than finite numbers; the
             message says in which line.
     """
-    rows = read_rows(Path(path))
+    columns, rows = read_rows(Path(path))
     if not rows:
         raise PropertyError(
             f"{path} has no line of labels; a line that names columns, and one for each network, is accepted"
         )
-    names = [name for name in rows[0][1] if name not in ("architecture", "split", "index")]
+    names = [name for name in columns if name not in ("architecture", "split", "index")]
     chosen = column or ("accuracy" if "accuracy" in names or len(names) != 1 else names[0])
     if chosen not in names:
         raise PropertyError(f"{path} has no column {chosen!r}; it has {', '.join(names) or 'none of labels'}")
-    network = reader_of(rows[0][1], path)
+    network = reader_of(columns, path)
     networks, labels = [], []
     for line, row in rows:
         try:
@@ -66,30 +69,50 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
     return Labels(networks, np.array(labels), chosen)
 
 
-def read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a file, with the number of their line."""
-    try:
+def read_rows(path: Path) -> tuple[list[str], list[Row]]:
+    """The columns of a file, and its rows."""
+    with as_csv(path):
         with open(path, "rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt", newline="") if compressed else open(path, newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows: list[tuple[int, dict[str, str]]] = []
-            for row in reader:
-                if None in row or None in row.values():
-                    raise PropertyError(f"line {reader.line_num} of {path} has another number of fields than the first")
-                if len(rows) == MOST_ROWS:
-                    raise PropertyError(f"{path} has more than {MOST_ROWS:,} networks; as many are accepted")
-                rows.append((reader.line_num, row))
-            return rows
+        with gzip.open(path) if compressed else open(path, "rb") as file:
+            return rows_in(file, path)
+
+
+def rows_in(file: gzip.GzipFile | io.BufferedReader | io.BytesIO, path: Path) -> tuple[list[str], list[Row]]:
+    """What `read_rows` returns, of an open file of this name.
+
+    Spreadsheets write a mark before UTF-8, and people a blank after a comma.
+    """
+    with as_csv(path):
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        reader = csv.DictReader(text, strict=True, skipinitialspace=True)
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        repeated = [name for at, name in enumerate(columns) if name in columns[:at]]
+        if repeated:
+            raise PropertyError(f"{path} has the column {repeated[0]!r:.40} more than once; once is accepted")
+        reader.fieldnames = columns
+        rows: list[Row] = []
+        for row in reader:
+            if None in row or None in row.values():
+                raise PropertyError(f"line {reader.line_num} of {path} has another number of fields than the first")
+            if len(rows) == MOST_ROWS:
+                raise PropertyError(f"{path} has more than {MOST_ROWS:,} networks; as many are accepted")
+            rows.append((reader.line_num, {name: value.strip() for name, value in row.items()}))
+        return columns, rows
+
+
+@contextlib.contextmanager
+def as_csv(path: Path) -> Iterator[None]:
+    """Whatever reading raises, as one error that names the file."""
+    try:
+        yield
+    except PropertyError:
+        raise
     except (OSError, EOFError, zlib.error, UnicodeError, ValueError, csv.Error) as error:
-        if isinstance(error, PropertyError):
-            raise
         raise PropertyError(f"{path} cannot be read as CSV: {in_words(error)}") from error
 
 
-def reader_of(
-    columns: Sequence[str] | dict[str, str], path: str | os.PathLike[str]
-) -> Callable[[dict[str, str]], Architecture]:
+def reader_of(columns: Sequence[str], path: str | os.PathLike[str]) -> Callable[[dict[str, str]], Architecture]:
     """What makes a network of a row."""
     if "architecture" in columns:
         return lambda row: named(row["architecture"])

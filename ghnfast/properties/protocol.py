@@ -42,7 +42,7 @@ class Measured:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.graphs: dict[str, list[ArchGraph]] = {}
         self.labels: dict[str, dict[str, NDArray[np.float64]]] = {}
-        rows = read_rows(Path(path))
+        _, rows = read_rows(Path(path))
         for split in (TRAINED_ON, TESTED_ON):
             of_split = [(line, row) for line, row in rows if row.get("split") == split]
             if len(of_split) < 2:
