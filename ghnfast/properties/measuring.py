@@ -99,6 +99,9 @@ class NoisyImages(Images):
     images: Images
     seed: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "statistics", self.images.statistics)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -108,7 +111,7 @@ class NoisyImages(Images):
     def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
         images, labels = self.images.batch(indices, seed)
         generator = torch.Generator().manual_seed(self.seed * BIG + indices[0])
-        deviation = torch.tensor(getattr(self.images, "statistics", ((), (1.0,) * 3))[1]).view(1, 3, 1, 1)
+        deviation = torch.tensor(self.statistics[1]).view(1, 3, 1, 1)
         return images + torch.randn(images.shape, generator=generator) * NOISE / deviation, labels
 
 
@@ -178,7 +181,7 @@ def known_networks(path: Path, how: dict[str, str]) -> set[tuple[str, int]]:
     except OSError as error:
         raise PropertyError(f"{path} cannot be written: {in_words(error)}") from error
     found, columns = set(), ["split", "index", *how, *PROPERTIES]
-    for line, row in read_rows(path):
+    for line, row in read_rows(path)[1]:
         if list(row) != columns:
             raise PropertyError(f"{path} has the columns {', '.join(row)}; {', '.join(columns)} are accepted")
         given = {name: row[name] for name in how}

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,8 +16,17 @@ from ghnfast.deepnets import DeepNets1M
 from ghnfast.properties import measuring
 from ghnfast.properties.measuring import PROPERTIES, NoisyImages, Training, measure, measure_into
 from ghnfast.training import ImageData
-from ghnfast.training.data import MNIST_STATISTICS, Batches, ImagesInMemory
+from ghnfast.training.data import (
+    CIFAR_STATISTICS,
+    FASHION_STATISTICS,
+    IMAGENET_STATISTICS,
+    MNIST_STATISTICS,
+    Batches,
+    ImagesInFolder,
+    ImagesInMemory,
+)
 from ghnfast.training.evaluate import fit, fit_epochs
+from ghnfast.training.shots import Chosen
 
 TRAINING = Training(channels=8, epochs=2)
 
@@ -58,6 +68,23 @@ def test_noise_is_the_same_each_time_and_of_its_size() -> None:
     assert difference.std().item() * MNIST_STATISTICS[1][0] == pytest.approx(0.08, rel=0.05)
     assert noisy.batch(chosen, 0)[1].equal(clean.batch(chosen, 0)[1])
     assert len(noisy) == 8
+
+
+@pytest.mark.parametrize("fewer", [False, True])
+@pytest.mark.parametrize("statistics", [CIFAR_STATISTICS, FASHION_STATISTICS, IMAGENET_STATISTICS])
+def test_noise_is_that_of_pixels_whatever_they_are_normalized_with(fewer: bool, statistics: Any) -> None:
+    """In memory, in folders (of which 4 mid-grey ones stand in for files), and of some of them."""
+    normalized = (torch.full((3, 32, 32), 0.5) - torch.tensor(statistics[0]).view(3, 1, 1)) / torch.tensor(
+        statistics[1]
+    ).view(3, 1, 1)
+    files = type("Files", (list,), {"targets": [0, 1] * 2})([(normalized, at % 2) for at in range(4)])
+    in_memory = ImagesInMemory(torch.full((4, 3, 32, 32), 128, dtype=torch.uint8), torch.arange(4) % 2, statistics)
+    for clean in (in_memory, *([ImagesInFolder(files, np.arange(4))] if statistics is IMAGENET_STATISTICS else [])):
+        noisy = NoisyImages(Chosen(clean, torch.tensor([1, 2, 3])) if fewer else clean, seed=1)
+        difference = noisy.batch([0, 2], 0)[0] - noisy.images.batch([0, 2], 0)[0]
+        pixels = difference * torch.tensor(statistics[1]).view(1, 3, 1, 1)
+        for channel in pixels.unbind(1):
+            assert channel.std().item() == pytest.approx(0.08, rel=0.1)
 
 
 def test_accuracy_in_each_epoch() -> None:
