@@ -69,7 +69,8 @@ def parse_ghn(text: str) -> tuple[str, str]:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    from ..properties.measuring import Training, measure_into
+    from ..properties.measuring import measure_into
+    from ..properties.table import Training
 
     check_output(arguments.file, (".csv",))
     training = Training(arguments.channels, arguments.epochs, arguments.seed)

@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from ..optional import import_optional
-from .measuring import PROPERTIES
+from .table import PROPERTIES
 
 TITLES = {"accuracy": "accuracy, clean", "noisy_accuracy": "accuracy, noisy", "seconds": "inference time",
           "convergence": "convergence"}  # fmt: skip

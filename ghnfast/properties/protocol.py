@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..deepnets import DeepNets1M
-from ..errors import PropertyError
+from ..errors import GhnfastError, PropertyError
 from ..graph import ArchGraph
 from ..nn import GHN
 from ..progress import Progress
 from ..randomness import drawing_from
 from .embedding import ArchitectureEmbedding
-from .labels import number, read_rows
-from .measuring import PROPERTIES
 from .pooling import counts_of, sizes_of
 from .predictor import PropertyPredictor
+from .rows import number, read_rows
+from .table import COLUMNS, PROPERTIES, MeasuredNetworks
 
 PERMUTATIONS = 5
 RANDOM_GHNS = 3
@@ -36,31 +35,31 @@ class Measured:
     """The networks of a file that `measure_into` wrote: graphs and labels of the splits val and test.
 
     Raises:
-        PropertyError: the file cannot be read, or has fewer than two networks of a split.
+        PropertyError: the file cannot be read, has networks that were trained in different ways, or fewer than two of a
+            split.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.graphs: dict[str, list[ArchGraph]] = {}
         self.labels: dict[str, dict[str, NDArray[np.float64]]] = {}
-        _, rows = read_rows(Path(path))
-        for split in (TRAINED_ON, TESTED_ON):
-            of_split = [(line, row) for line, row in rows if row.get("split") == split]
-            if len(of_split) < 2:
-                raise PropertyError(
-                    f"{path} has {len(of_split)} networks of the split {split}; two or more are accepted"
-                )
-            missing = {"index", *PROPERTIES} - of_split[0][1].keys()
-            if missing:
-                raise PropertyError(f"{path} has no column {sorted(missing)[0]!r}")
+        columns, rows = read_rows(Path(path))
+        for name in COLUMNS:
+            if name not in columns:
+                raise PropertyError(f"{path} has no column {name!r}; a file that --measure wrote is accepted")
+        networks: MeasuredNetworks | None = None
+        values: dict[str, list[list[float]]] = {}
+        for line, row in rows:
             try:
-                self.labels[split] = {
-                    name: np.array([number(row[name], name) for _, row in of_split]) for name in PROPERTIES
-                }
-                indices = [int(number(row["index"], "index")) for _, row in of_split]
-            except PropertyError as error:
-                raise PropertyError(f"{path}: {error}") from error
-            dataset = DeepNets1M(split, size=max(max(indices) + 1, 1))
-            self.graphs[split] = [dataset[index].graph for index in indices]
+                networks = networks or MeasuredNetworks(row)
+                self.graphs.setdefault(row["split"], []).append(networks.network(row).graph)
+                values.setdefault(row["split"], []).append([number(row[name], name) for name in PROPERTIES])
+            except GhnfastError as error:
+                raise PropertyError(f"line {line} of {path}: {error}") from error
+        for split in (TRAINED_ON, TESTED_ON):
+            found = len(values.get(split, []))
+            if found < 2:
+                raise PropertyError(f"{path} has {found} networks of the split {split}; two or more are accepted")
+            self.labels[split] = dict(zip(PROPERTIES, np.array(values[split]).T, strict=True))
 
 
 def compare(
