@@ -21,11 +21,12 @@ NETWORKS = "a column 'architecture', or the columns 'split' and 'index',"
 
 
 class Labels(NamedTuple):
-    """Networks and a label of each, from the column of this name."""
+    """Networks and a label of each, from the column of this name; of a table of measured networks, also how."""
 
     networks: list[Architecture]
     labels: NDArray[np.float64]
     column: str
+    measured: MeasuredNetworks | None = None
 
 
 def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labels:
@@ -34,7 +35,8 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
     Args:
         path: a file whose first line names its columns. Networks are named by `architecture`: a text that names a
             network of `ghnfast.spaces`, or a genotype (`DARTS`, or as its `repr` is); or by `split` and `index`, of
-            `ghnfast.deepnets.DeepNets1M`.
+            `ghnfast.deepnets.DeepNets1M`. Those of a table that `ghnfast properties --measure` wrote are as they were
+            measured: with its channels and classes.
         column: the one of the labels; by default `accuracy`, or the only one.
 
     Raises:
@@ -51,27 +53,26 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
     if chosen not in names:
         raise PropertyError(f"{path} has no column {chosen!r}; it has {', '.join(names) or 'none of labels'}")
     networks, labels = [], []
+    measured: MeasuredNetworks | None = None
     network: Callable[[dict[str, str]], Architecture] | None = None
     for line, row in rows:
         try:
-            network = network or reader_of(columns, row, path)
+            if network is None:
+                measured = MeasuredNetworks(row) if set(HOW) <= {*columns} else None
+                network = reader_of(columns, path) if measured is None else measured.network
             networks.append(network(row))
             labels.append(number(row[chosen], chosen))
         except GhnfastError as error:
             raise PropertyError(f"line {line} of {path}: {error}") from error
-    return Labels(networks, np.array(labels), chosen)
+    return Labels(networks, np.array(labels), chosen, measured)
 
 
-def reader_of(
-    columns: Sequence[str], first: dict[str, str], path: str | os.PathLike[str]
-) -> Callable[[dict[str, str]], Architecture]:
-    """What makes a network of a row of a table with these columns and this first row."""
+def reader_of(columns: Sequence[str], path: str | os.PathLike[str]) -> Callable[[dict[str, str]], Architecture]:
+    """What makes a network of a row."""
     if "architecture" in columns:
         return lambda row: named(row["architecture"])
     if "split" not in columns or "index" not in columns:
         raise PropertyError(f"{path} names no networks; {NETWORKS} is accepted")
-    if set(HOW) <= {*columns}:
-        return MeasuredNetworks(first).network
     data_sets: dict[str, DeepNets1M] = {}
 
     def sampled(row: dict[str, str]) -> Architecture:
