@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GhnfastError, PropertyError
+from ..errors import ConfigError, GhnfastError, PropertyError
 from ..graph import ArchGraph
 from ..nn import GHN
 from ..progress import Progress
@@ -27,6 +27,8 @@ from .table import COLUMNS, PROPERTIES, MeasuredNetworks
 
 PERMUTATIONS = 5
 RANDOM_GHNS = 3
+RANDOM, PRIMITIVES, PARAMETERS = "random weights", "counts of primitives", "number of parameters"
+OWN_ROWS = (RANDOM, PRIMITIVES, PARAMETERS)  # beside those of GHNs
 TRAINED_ON, TESTED_ON = "val", "test"
 Json = dict[str, Any]
 
@@ -75,23 +77,29 @@ def compare(
     """Kendall's tau on the test networks, for each embedding and property.
 
     Args:
-        ghns: by the name that their rows get.
+        ghns: by the name that their rows get; not one of `OWN_ROWS`.
         pool, method: see `ArchitectureEmbedding` and `PropertyPredictor`; as published by default.
         permutations: of the training networks, each of which leaves a fifth of them out.
         random_ghns: how many GHNs with random weights, of the settings of the first one, stand beside them.
 
     Returns:
         {row: {property: {"tau": mean, "deviation": of all permutations and GHNs, "each": ...}}}.
+
+    Raises:
+        ConfigError: a GHN has the name of another row.
     """
+    for name in OWN_ROWS:
+        if name in ghns:
+            raise ConfigError(f"a GHN has the name {name!r}; others than {', '.join(OWN_ROWS)} are accepted")
     rows: dict[str, list[Callable[[Sequence[ArchGraph]], NDArray[np.float64]]]] = {}
     loaded = {name: ArchitectureEmbedding(source, pool).fit() for name, source in ghns.items()}
     rows.update({name: [embedding.transform] for name, embedding in loaded.items()})
     if loaded and random_ghns:
         config = next(iter(loaded.values())).ghn_.config
         drawn = [ArchitectureEmbedding(random_ghn(config, seed), pool).fit() for seed in range(random_ghns)]
-        rows["random weights"] = [embedding.transform for embedding in drawn]
-    rows["counts of primitives"] = [lambda graphs: counts_of(sizes_of(graphs))[:, :-4]]
-    rows["number of parameters"] = [lambda graphs: counts_of(sizes_of(graphs))[:, -4:-3]]
+        rows[RANDOM] = [embedding.transform for embedding in drawn]
+    rows[PRIMITIVES] = [lambda graphs: counts_of(sizes_of(graphs))[:, :-4]]
+    rows[PARAMETERS] = [lambda graphs: counts_of(sizes_of(graphs))[:, -4:-3]]
     results: Json = {}
     for name, embeddings in rows.items():
         pairs = [(embed(measured.graphs[TRAINED_ON]), embed(measured.graphs[TESTED_ON])) for embed in embeddings]

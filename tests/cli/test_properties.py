@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,10 +12,11 @@ import torch
 from helpers.commands import fail, run, run_json
 
 import ghnfast
+from ghnfast import ConfigError
 from ghnfast.deepnets import DeepNet, DeepNets1M
 from ghnfast.properties import measuring, read_labels
 from ghnfast.properties.pooling import parameters_of
-from ghnfast.properties.protocol import Measured
+from ghnfast.properties.protocol import OWN_ROWS, Measured, compare
 from ghnfast.properties.table import COLUMNS, PROPERTIES, Training
 
 HOW = {"data": "mnist5k", "images": "sha256:0", "classes": "10", "image_size": "32", "channels": "8", "epochs": "5",
@@ -99,6 +101,29 @@ def test_it_measures_first(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert seen == [(split, index, 8, 3) for split in ("val", "test") for index in range(4)]
     run(capsys, "properties", path, *options)
     assert len(seen) == 8
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "GHN", "repeated", *OWN_ROWS])
+def test_what_is_missing_is_said_before_anything_is_measured(
+    missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: list[object] = {
+        "matplotlib": ["--svg", tmp_path / "bars.svg"],
+        "GHN": ["--ghn", "A=no-such-ghn"],
+        "repeated": ["--ghn", "A=ghn2-mnist5k", "--ghn", "A=ghn2-fashion"],
+    }.get(missing, ["--ghn", f"{missing}=ghn2-mnist5k"])
+    if missing == "matplotlib":
+        for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(measuring, "measure", lambda *arguments: pytest.fail("a network was measured"))
+    said = {"GHN": "no-such-ghn", "repeated": "another row 'A'", "matplotlib": "pip install matplotlib"}
+    message = fail(capsys, "properties", tmp_path / "measured.csv", "--measure", 2, *options)
+    assert said.get(missing, f"another row '{missing}'") in message
+    assert not (tmp_path / "measured.csv").exists()
+    if missing in OWN_ROWS:
+        with pytest.raises(ConfigError, match=missing):
+            compare(Measured(write(tmp_path / "measured.csv", 2)), {missing: "ghn2-mnist5k"})
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
