@@ -105,8 +105,8 @@ class MeasuredNetworks:
         if how != self.how:
             raise PropertyError(f"it is of other training: {how}; {self.how}, as of the first network, is accepted")
         if split not in self.splits or index >= len(self.splits[split]):
-            options = {"large_images": self.large_images, "num_classes": self.classes}
-            self.splits[split] = DeepNets1M(split, size=max(index + 1, SIZES[split]), **options)
+            size = max(index + 1, SIZES[split])
+            self.splits[split] = DeepNets1M(split, size=size, large_images=self.large_images, num_classes=self.classes)
         return self.training.network(self.splits[split][index])
 
 

@@ -60,7 +60,7 @@ def test_python_m_ghnfast(factories: str) -> None:
 
 # Arguments that each command must have.
 LEAST = {
-    **dict.fromkeys(["predict", "graph", "bench", "finetune", "plot", "verify", "properties"], ["x"]),
+    **{name: ["x"] for name in ("predict", "graph", "bench", "finetune", "plot", "verify", "properties")},
     "generate": ["val"], "train": ["--out", "x"], "search": ["--labels", "x"], "completion": ["bash"],
 }  # fmt: skip
 

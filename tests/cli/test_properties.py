@@ -107,11 +107,12 @@ def test_it_measures_first(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
 def test_what_is_missing_is_said_before_anything_is_measured(
     missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: list[object] = {
+    choices: dict[str, list[object]] = {
         "matplotlib": ["--svg", tmp_path / "bars.svg"],
         "GHN": ["--ghn", "A=no-such-ghn"],
         "repeated": ["--ghn", "A=ghn2-mnist5k", "--ghn", "A=ghn2-fashion"],
-    }.get(missing, ["--ghn", f"{missing}=ghn2-mnist5k"])
+    }
+    options = choices.get(missing, ["--ghn", f"{missing}=ghn2-mnist5k"])
     if missing == "matplotlib":
         for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
             monkeypatch.delitem(sys.modules, name)
@@ -140,6 +141,8 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (text.replace("sha256:0", "sha256:1", 1), "of other training"),
         (text.replace(",32,8,", ",64,8,"), "image_size is 64"),
         (text.replace(",32,8,", ",32,4,"), "channels is 4"),
+        (text.replace(",32,8,", f",32,{'9' * 18},"), "line 2 of"),
+        (text.replace(",10,32,", f",{'9' * 18},32,"), "line 2 of"),
         (text.replace(",10,32,", ",0,32,"), "num_classes is 0"),
         (text.replace("classes,", "c,"), "no column 'classes'"),
         *((text.replace("test,2", f"test,{index}"), "line 7 of") for index in ("x", "-3", "2.7", "1e30", "9" * 19, "")),

@@ -52,8 +52,8 @@ def test_labels_of_measured_networks(
 ) -> None:
     """Networks are predicted for as those of the labels were measured: a label that is their own is found again."""
     path, training = tmp_path / "measured.csv", Training(channels)
-    how, options = f"folder,sha256:0,{classes},{image_size},{channels},10,0", {"num_classes": classes}
-    nets = DeepNets1M("val", size=40, large_images=image_size == 224, **options)
+    how = f"folder,sha256:0,{classes},{image_size},{channels},10,0"
+    nets = DeepNets1M("val", size=40, large_images=image_size == 224, num_classes=classes)
     sizes = [np.log(parameters_of(training.network(item).graph)) for item in nets]
     rows = [f"val,{at},{how},0,0,{size},1" for at, size in enumerate(sizes)]
     path.write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
