@@ -22,7 +22,8 @@ from ghnfast import DatasetError, PropertyError, TrainingError
 from ghnfast.deepnets.generate import write_splits
 from ghnfast.errors import GhnfastError
 from ghnfast.locks import alone, lock_beside
-from ghnfast.properties.measuring import Training, measure_into
+from ghnfast.properties.measuring import measure_into
+from ghnfast.properties.table import Training
 from ghnfast.training import ImageData, finetune, train
 from ghnfast.training.data import MNIST_STATISTICS, ImagesInMemory
 from ghnfast.training.folder import LOCK

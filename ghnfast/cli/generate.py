@@ -40,8 +40,11 @@ def run(arguments: argparse.Namespace) -> str:
     written: tuple[Path, ...] = ()
     if arguments.out is not None:
         check_folder(arguments.out)
-        with progress("writing", total, "networks") as step:
-            written = write_splits(arguments.out, counts, arguments.seed, step)
+        try:
+            with progress("writing", total, "networks") as step:
+                written = write_splits(arguments.out, counts, arguments.seed, step)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the same command goes on from the networks in {arguments.out}") from None
     with progress("statistics", total, "networks") as step:
         columns = {
             split: gather_statistics(split, count, arguments.seed, threads, step) for split, count in counts.items()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..figures import add_legend
 from ..files import in_words, replacing
 from ..optional import import_optional
 from ..training.folder import LOG, read_log
@@ -51,17 +52,18 @@ def draw(logs: dict[str, list[dict[str, float]]], out: Path) -> None:
 
     figure = Figure(figsize=(SIZE[0], SIZE[1] * len(CURVES)), layout="constrained")
     rows = figure.subplots(len(CURVES), 1, sharex=True)
+    curves: list[Any] = []
     for axes, (name, label) in zip(rows, CURVES.items(), strict=True):
-        for run, lines in logs.items():
+        for lines in logs.values():
             points = [(line["step"], line[name]) for line in lines if name in line]
-            axes.plot([x for x, _ in points], [y for _, y in points], label=run, linewidth=1)
+            curves += axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1)
         axes.set(ylabel=label)
         axes.grid(alpha=0.3)
     rows[-1].set(xlabel="step")
-    rows[0].legend()
+    add_legend(rows[0], logs, curves[: len(logs)])
     kind = out.suffix[1:].lower()
     try:
         with matplotlib.rc_context({"svg.hashsalt": "ghnfast"}), replacing(out) as file:  # the same file every time
             figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    except OSError as error:
+    except Exception as error:  # whatever the libraries of fonts and images raise
         raise UsageError(f"{out} could not be written: {in_words(error)}") from error

@@ -32,6 +32,7 @@ from .shared import Mismatch
 
 BAD_INPUT = 2  # the exit code
 BROKEN_PIPE = 1
+INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 MISMATCH = 1
 # In the order in which --help has them.
 COMMANDS = (
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments, by default those of the process.
 
     Returns:
-        The exit code: 0; 1 where what was to be verified is not so; or 2 after an error message on stderr.
+        The exit code: 0; 1 where what was to be verified is not so; 2 after an error message on stderr; or 130 where
+        it was interrupted (Ctrl-C).
 
     Raises:
         SystemExit: after `--help` and `--version`.
@@ -59,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GhnfastError as error:
         print("ghnfast: error:", " ".join(str(error).split()), file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt as error:  # whose text, if any, says what a repeated call goes on from
+        print("; ".join(["ghnfast: interrupted", *map(str, error.args)]), file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader has seen enough (`| head`). Python flushes stdout once more at exit, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

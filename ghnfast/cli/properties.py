@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints import DEFAULT
 from ..errors import UsageError
+from ..optional import import_optional
+from ..predict import load
 from ..progress import progress
 from ..training import load_data
 from .arguments import add_images, parse_count, parse_seed
@@ -49,9 +52,16 @@ def run(arguments: argparse.Namespace) -> str:
     from ..properties.protocol import Measured, compare, format_comparison
 
     svg = check_output(arguments.svg, (".svg",))
-    ghns = dict(map(parse_ghn, arguments.ghn or [f"GHN-2={DEFAULT}"]))
+    sources = parse_ghns(arguments.ghn or [f"GHN-2={DEFAULT}"])
+    # All that may be missing, before hours of measuring.
+    if svg is not None:
+        import_optional("matplotlib.figure", "--svg needs")
+    ghns = {name: load(source) for name, source in sources.items()}
     if arguments.measure:
-        measure(arguments)
+        try:
+            measure(arguments)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the same command goes on from the networks in {arguments.file}") from None
     measured = Measured(arguments.file)
     options = {"pool": arguments.pool, "method": arguments.method, "random_ghns": arguments.random}
     with progress("comparing", None, "trials") as step:
@@ -61,15 +71,24 @@ def run(arguments: argparse.Namespace) -> str:
     return json.dumps(results) if arguments.json else format_comparison(results)
 
 
-def parse_ghn(text: str) -> tuple[str, str]:
-    name, _, source = text.partition("=")
-    if not name or not source:
-        raise UsageError(f"--ghn is {text!r}; NAME=SOURCE is accepted, such as GHN-1=runs/ghn1/ghn.safetensors")
-    return name, source
+def parse_ghns(texts: Sequence[str]) -> dict[str, str]:
+    """Sources by the names of their rows, each of which there is once."""
+    from ..properties.protocol import OWN_ROWS
+
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, source = text.partition("=")
+        if not name or not source:
+            raise UsageError(f"--ghn is {text!r}; NAME=SOURCE is accepted, such as GHN-1=runs/ghn1/ghn.safetensors")
+        if name in found or name in OWN_ROWS:
+            raise UsageError(f"--ghn is {text!r}; there is another row {name!r}, and a name of its own is accepted")
+        found[name] = source
+    return found
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    from ..properties.measuring import Training, measure_into
+    from ..properties.measuring import measure_into
+    from ..properties.table import Training
 
     check_output(arguments.file, (".csv",))
     training = Training(arguments.channels, arguments.epochs, arguments.seed)

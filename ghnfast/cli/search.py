@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..deepnets import DeepNets1M
 from ..deepnets.dataset import SIZES
+from ..errors import UsageError
 from ..progress import progress
 from .arguments import add_ghn, parse_count, parse_seed
 from .shared import Json
+
+if TYPE_CHECKING:
+    from ..properties.table import MeasuredNetworks
 
 POOLS, METHODS = ("stats", "mean"), ("gp", "svr")
 
@@ -48,20 +52,30 @@ def run(arguments: argparse.Namespace) -> str:
     from .. import properties
 
     read = properties.read_labels(arguments.labels, arguments.column)
+    if read.measured is not None and arguments.evolve:
+        raise UsageError(
+            f"--evolve makes networks of 32 channels, and those of {arguments.labels} were measured with "
+            f"{read.measured.training.channels}; --split is accepted, or labels of genotypes"
+        )
     model = properties.make_model(arguments.ghn, arguments.pool, arguments.method)
     model.fit(read.networks, read.labels)
-    find = evolved if arguments.evolve else ranked
-    found = find(model, arguments)
+    found = evolved(model, arguments) if arguments.evolve else ranked(model, arguments, read.measured)
     result = {"labels": len(read.labels), "column": read.column, "networks": found}
     return json.dumps(result) if arguments.json else format_result(result)
 
 
-def ranked(model: Any, arguments: argparse.Namespace) -> list[Json]:
+def ranked(model: Any, arguments: argparse.Namespace, measured: MeasuredNetworks | None) -> list[Json]:
+    """The first networks of a split, each as the labels were measured."""
     from ..properties import search
 
-    dataset = DeepNets1M(arguments.split, seed=arguments.seed, size=arguments.limit)
+    options: dict[str, Any] = {"top": arguments.top, "largest": not arguments.least}
+    kind: dict[str, Any] = {}
+    if measured is not None:
+        options["as_measured"] = measured.training.network
+        kind = {"large_images": measured.large_images, "num_classes": measured.classes}
+    dataset = DeepNets1M(arguments.split, seed=arguments.seed, size=arguments.limit, **kind)
     with progress("searching", len(dataset), "networks") as step:
-        found = search(model, dataset, top=arguments.top, largest=not arguments.least, progress=step)
+        found = search(model, dataset, progress=step, **options)
     rows = []
     for each in found:
         item = dataset[each.network]

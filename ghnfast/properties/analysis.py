@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ConfigError, PropertyError
+from ..figures import add_legend
 from ..optional import import_optional
 
 decomposition: Any = import_optional("sklearn.decomposition", "ghnfast.properties needs")
@@ -90,12 +91,13 @@ def draw_map(
     with matplotlib.rc_context({"svg.hashsalt": "ghnfast", "font.size": 8}):
         figure = figures.Figure(figsize=(7, 5), layout="constrained")
         axes = figure.subplots()
-        for family in dict.fromkeys(families):
-            chosen = points[[each == family for each in families]]
-            axes.scatter(*chosen.T, s=14, label=family)
+        shown = {
+            family: axes.scatter(*points[[each == family for each in families]].T, s=14)
+            for family in dict.fromkeys(families)
+        }
         for name, point in zip(names or (), points, strict=False):
             axes.annotate(name, point, fontsize=5, alpha=0.7, parse_math=False)
-        axes.legend(fontsize=7)
+        add_legend(axes, shown.keys(), shown.values(), fontsize=7)
         axes.set(xticks=[], yticks=[])
         output = io.StringIO()
         figure.savefig(output, format="svg", metadata={"Date": None})

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import math
 import os
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,22 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..deepnets import DeepNets1M, Genotype
-from ..deepnets.dataset import SIZES
-from ..errors import ConfigError, GhnfastError, PropertyError
-from ..files import in_words
+from ..errors import GhnfastError, PropertyError
 from ..spaces import check_name
 from .embedding import Architecture
+from .rows import number, read_rows
+from .table import HOW, MeasuredNetworks, network_of_row
 
 NETWORKS = "a column 'architecture', or the columns 'split' and 'index',"
-MOST_ROWS = 1_000_000
 
 
 class Labels(NamedTuple):
-    """Networks and a label of each, from the column of this name."""
+    """Networks and a label of each, from the column of this name; of a table of measured networks, also how."""
 
     networks: list[Architecture]
     labels: NDArray[np.float64]
     column: str
+    measured: MeasuredNetworks | None = None
 
 
 def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labels:
@@ -39,57 +35,39 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
     Args:
         path: a file whose first line names its columns. Networks are named by `architecture`: a text that names a
             network of `ghnfast.spaces`, or a genotype (`DARTS`, or as its `repr` is); or by `split` and `index`, of
-            `ghnfast.deepnets.DeepNets1M`.
+            `ghnfast.deepnets.DeepNets1M`. Those of a table that `ghnfast properties --measure` wrote are as they were
+            measured: with its channels and classes.
         column: the one of the labels; by default `accuracy`, or the only one.
 
     Raises:
         PropertyError: the file cannot be read, names no networks, or has something else than finite numbers; the
             message says in which line.
     """
-    rows = read_rows(Path(path))
+    columns, rows = read_rows(Path(path))
     if not rows:
         raise PropertyError(
             f"{path} has no line of labels; a line that names columns, and one for each network, is accepted"
         )
-    names = [name for name in rows[0][1] if name not in ("architecture", "split", "index")]
+    names = [name for name in columns if name not in ("architecture", "split", "index")]
     chosen = column or ("accuracy" if "accuracy" in names or len(names) != 1 else names[0])
     if chosen not in names:
         raise PropertyError(f"{path} has no column {chosen!r}; it has {', '.join(names) or 'none of labels'}")
-    network = reader_of(rows[0][1], path)
     networks, labels = [], []
+    measured: MeasuredNetworks | None = None
+    network: Callable[[dict[str, str]], Architecture] | None = None
     for line, row in rows:
         try:
+            if network is None:
+                measured = MeasuredNetworks(row) if set(HOW) <= {*columns} else None
+                network = reader_of(columns, path) if measured is None else measured.network
             networks.append(network(row))
             labels.append(number(row[chosen], chosen))
         except GhnfastError as error:
             raise PropertyError(f"line {line} of {path}: {error}") from error
-    return Labels(networks, np.array(labels), chosen)
+    return Labels(networks, np.array(labels), chosen, measured)
 
 
-def read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a file, with the number of their line."""
-    try:
-        with open(path, "rb") as raw:
-            compressed = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt", newline="") if compressed else open(path, newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows: list[tuple[int, dict[str, str]]] = []
-            for row in reader:
-                if None in row or None in row.values():
-                    raise PropertyError(f"line {reader.line_num} of {path} has another number of fields than the first")
-                if len(rows) == MOST_ROWS:
-                    raise PropertyError(f"{path} has more than {MOST_ROWS:,} networks; as many are accepted")
-                rows.append((reader.line_num, row))
-            return rows
-    except (OSError, EOFError, zlib.error, UnicodeError, ValueError, csv.Error) as error:
-        if isinstance(error, PropertyError):
-            raise
-        raise PropertyError(f"{path} cannot be read as CSV: {in_words(error)}") from error
-
-
-def reader_of(
-    columns: Sequence[str] | dict[str, str], path: str | os.PathLike[str]
-) -> Callable[[dict[str, str]], Architecture]:
+def reader_of(columns: Sequence[str], path: str | os.PathLike[str]) -> Callable[[dict[str, str]], Architecture]:
     """What makes a network of a row."""
     if "architecture" in columns:
         return lambda row: named(row["architecture"])
@@ -98,12 +76,10 @@ def reader_of(
     data_sets: dict[str, DeepNets1M] = {}
 
     def sampled(row: dict[str, str]) -> Architecture:
-        split, index = row["split"], row["index"]
-        if split not in SIZES or not index.isdecimal() or len(index) > 18:
-            raise ConfigError(f"network {index!r:.40} of the split {split!r:.40}; {', '.join(SIZES)} are accepted")
+        split, index = network_of_row(row)
         if split not in data_sets:
             data_sets[split] = DeepNets1M(split)
-        return data_sets[split][int(index)]
+        return data_sets[split][index]
 
     return sampled
 
@@ -113,13 +89,3 @@ def named(text: str) -> Architecture:
     if text.startswith("Genotype") or text.isalpha():
         return Genotype.of(text)
     return check_name(text)
-
-
-def number(text: str, column: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise PropertyError(f"{column} is {text!r:.40}; finite numbers are accepted")
-    return value

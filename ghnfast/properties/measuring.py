@@ -6,22 +6,18 @@ clean and on noisy images, inference time, and speed of convergence.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..deepnets import DeepNet, DeepNets1M
 from ..errors import PropertyError
-from ..files import in_words
 from ..locks import alone, lock_beside
 from ..progress import Progress
 from ..randomness import drawing_from
@@ -29,46 +25,12 @@ from ..training import ImageData, accuracies
 from ..training.data import BIG, Batches, Images
 from ..training.evaluate import fit_epochs
 from ..training.networks import for_large_images
-from .labels import read_rows
+from .table import PROPERTIES, Training, append, format_value, how_of, known_networks
 
-PROPERTIES = ("accuracy", "noisy_accuracy", "seconds", "convergence")
 NOISE = 0.08  # standard deviation, of pixels from 0 to 1
 SHARE = 0.93  # of the last training accuracy: where a network has converged
 IMAGES_AT_ONCE = 64
 REPEATS = 15  # of the forward pass that is timed
-
-
-@dataclass(frozen=True)
-class Training:
-    """How networks are trained before they are measured.
-
-    Attributes:
-        channels: of every network, instead of its own: small ones train in seconds. 8 at least.
-        epochs: passes over the training images.
-        seed: of initialization and of the order of images.
-    """
-
-    channels: int = 16
-    epochs: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value, least in (("channels", self.channels, 8), ("epochs", self.epochs, 1), ("seed", self.seed, 0)):
-            if value < least:
-                raise PropertyError(f"{name} is {value}; {least} or more is accepted")
-
-    def network(self, item: DeepNet) -> DeepNet:
-        """The network that is measured for one of a split."""
-        return replace(item, args={**item.args, "C": self.channels})
-
-
-def how_of(data: ImageData, training: Training) -> dict[str, str]:
-    """What networks of one file have in common, as its columns have it."""
-    return {
-        "data": data.name,
-        "image_size": str(data.input_shape[1]),
-        **{name: str(value) for name, value in asdict(training).items()},
-    }
 
 
 def measure(item: DeepNet, data: ImageData, training: Training) -> dict[str, float]:
@@ -99,6 +61,9 @@ class NoisyImages(Images):
     images: Images
     seed: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "statistics", self.images.statistics)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -108,7 +73,7 @@ class NoisyImages(Images):
     def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
         images, labels = self.images.batch(indices, seed)
         generator = torch.Generator().manual_seed(self.seed * BIG + indices[0])
-        deviation = torch.tensor(getattr(self.images, "statistics", ((), (1.0,) * 3))[1]).view(1, 3, 1, 1)
+        deviation = torch.tensor(self.statistics[1]).view(1, 3, 1, 1)
         return images + torch.randn(images.shape, generator=generator) * NOISE / deviation, labels
 
 
@@ -161,48 +126,7 @@ def measure_missing(
             if (split, item.index) not in done:
                 found = measure(item, data, training)
                 row = {"split": split, "index": item.index, **how}
-                append(target, {**row, **{name: f"{found[name]:.6g}" for name in PROPERTIES}})
+                append(target, {**row, **{name: format_value(found[name]) for name in PROPERTIES}})
                 measured += 1
             progress(1)
     return measured
-
-
-def known_networks(path: Path, how: dict[str, str]) -> set[tuple[str, int]]:
-    """The networks that a file has; a last line that was cut off is removed."""
-    try:
-        with open(path, "r+b") as file:
-            content = file.read()
-            whole = content[: content.rfind(b"\n") + 1]
-            if len(whole) < len(content):
-                file.truncate(len(whole))
-    except OSError as error:
-        raise PropertyError(f"{path} cannot be written: {in_words(error)}") from error
-    found, columns = set(), ["split", "index", *how, *PROPERTIES]
-    for line, row in read_rows(path):
-        if list(row) != columns:
-            raise PropertyError(f"{path} has the columns {', '.join(row)}; {', '.join(columns)} are accepted")
-        given = {name: row[name] for name in how}
-        if given != how:
-            raise PropertyError(
-                f"line {line} of {path} is of other training: {given}; {how}, or another file, is accepted"
-            )
-        if not row["index"].isdecimal():
-            raise PropertyError(f"line {line} of {path} has the index {row['index']!r:.40}; a number is accepted")
-        found.add((row["split"], int(row["index"])))
-    return found
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Add a line to a file, in one write that is on the disk afterwards."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    try:
-        with open(path, "ab") as file:
-            if file.tell() == 0:
-                writer.writerow(row)
-            writer.writerow(row.values())
-            file.write(text.getvalue().encode())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise PropertyError(f"{path} cannot be written: {in_words(error)}") from error

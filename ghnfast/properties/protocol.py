@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..deepnets import DeepNets1M
-from ..errors import PropertyError
+from ..errors import ConfigError, GhnfastError, PropertyError
 from ..graph import ArchGraph
 from ..nn import GHN
 from ..progress import Progress
 from ..randomness import drawing_from
 from .embedding import ArchitectureEmbedding
-from .labels import number, read_rows
-from .measuring import PROPERTIES
 from .pooling import counts_of, sizes_of
 from .predictor import PropertyPredictor
+from .rows import number, read_rows
+from .table import COLUMNS, PROPERTIES, MeasuredNetworks
 
 PERMUTATIONS = 5
 RANDOM_GHNS = 3
+RANDOM, PRIMITIVES, PARAMETERS = "random weights", "counts of primitives", "number of parameters"
+OWN_ROWS = (RANDOM, PRIMITIVES, PARAMETERS)  # beside those of GHNs
 TRAINED_ON, TESTED_ON = "val", "test"
 Json = dict[str, Any]
 
@@ -36,31 +37,31 @@ class Measured:
     """The networks of a file that `measure_into` wrote: graphs and labels of the splits val and test.
 
     Raises:
-        PropertyError: the file cannot be read, or has fewer than two networks of a split.
+        PropertyError: the file cannot be read, has networks that were trained in different ways, or fewer than two of a
+            split.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.graphs: dict[str, list[ArchGraph]] = {}
         self.labels: dict[str, dict[str, NDArray[np.float64]]] = {}
-        rows = read_rows(Path(path))
-        for split in (TRAINED_ON, TESTED_ON):
-            of_split = [(line, row) for line, row in rows if row.get("split") == split]
-            if len(of_split) < 2:
-                raise PropertyError(
-                    f"{path} has {len(of_split)} networks of the split {split}; two or more are accepted"
-                )
-            missing = {"index", *PROPERTIES} - of_split[0][1].keys()
-            if missing:
-                raise PropertyError(f"{path} has no column {sorted(missing)[0]!r}")
+        columns, rows = read_rows(Path(path))
+        for name in COLUMNS:
+            if name not in columns:
+                raise PropertyError(f"{path} has no column {name!r}; a file that --measure wrote is accepted")
+        networks: MeasuredNetworks | None = None
+        values: dict[str, list[list[float]]] = {}
+        for line, row in rows:
             try:
-                self.labels[split] = {
-                    name: np.array([number(row[name], name) for _, row in of_split]) for name in PROPERTIES
-                }
-                indices = [int(number(row["index"], "index")) for _, row in of_split]
-            except PropertyError as error:
-                raise PropertyError(f"{path}: {error}") from error
-            dataset = DeepNets1M(split, size=max(max(indices) + 1, 1))
-            self.graphs[split] = [dataset[index].graph for index in indices]
+                networks = networks or MeasuredNetworks(row)
+                self.graphs.setdefault(row["split"], []).append(networks.network(row).graph)
+                values.setdefault(row["split"], []).append([number(row[name], name) for name in PROPERTIES])
+            except GhnfastError as error:
+                raise PropertyError(f"line {line} of {path}: {error}") from error
+        for split in (TRAINED_ON, TESTED_ON):
+            found = len(values.get(split, []))
+            if found < 2:
+                raise PropertyError(f"{path} has {found} networks of the split {split}; two or more are accepted")
+            self.labels[split] = dict(zip(PROPERTIES, np.array(values[split]).T, strict=True))
 
 
 def compare(
@@ -76,23 +77,29 @@ def compare(
     """Kendall's tau on the test networks, for each embedding and property.
 
     Args:
-        ghns: by the name that their rows get.
+        ghns: by the name that their rows get; not one of `OWN_ROWS`.
         pool, method: see `ArchitectureEmbedding` and `PropertyPredictor`; as published by default.
         permutations: of the training networks, each of which leaves a fifth of them out.
         random_ghns: how many GHNs with random weights, of the settings of the first one, stand beside them.
 
     Returns:
         {row: {property: {"tau": mean, "deviation": of all permutations and GHNs, "each": ...}}}.
+
+    Raises:
+        ConfigError: a GHN has the name of another row.
     """
+    for name in OWN_ROWS:
+        if name in ghns:
+            raise ConfigError(f"a GHN has the name {name!r}; others than {', '.join(OWN_ROWS)} are accepted")
     rows: dict[str, list[Callable[[Sequence[ArchGraph]], NDArray[np.float64]]]] = {}
     loaded = {name: ArchitectureEmbedding(source, pool).fit() for name, source in ghns.items()}
     rows.update({name: [embedding.transform] for name, embedding in loaded.items()})
     if loaded and random_ghns:
         config = next(iter(loaded.values())).ghn_.config
         drawn = [ArchitectureEmbedding(random_ghn(config, seed), pool).fit() for seed in range(random_ghns)]
-        rows["random weights"] = [embedding.transform for embedding in drawn]
-    rows["counts of primitives"] = [lambda graphs: counts_of(sizes_of(graphs))[:, :-4]]
-    rows["number of parameters"] = [lambda graphs: counts_of(sizes_of(graphs))[:, -4:-3]]
+        rows[RANDOM] = [embedding.transform for embedding in drawn]
+    rows[PRIMITIVES] = [lambda graphs: counts_of(sizes_of(graphs))[:, :-4]]
+    rows[PARAMETERS] = [lambda graphs: counts_of(sizes_of(graphs))[:, -4:-3]]
     results: Json = {}
     for name, embeddings in rows.items():
         pairs = [(embed(measured.graphs[TRAINED_ON]), embed(measured.graphs[TESTED_ON])) for embed in embeddings]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import index as as_index
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..deepnets import DeepNets1M
+from ..deepnets import DeepNet, DeepNets1M
 from ..deepnets.batches import SampledBatch
 from ..errors import ConfigError
 from ..nn import GHN
@@ -41,6 +41,7 @@ def search(
     *,
     top: int = 20,
     largest: bool = True,
+    as_measured: Callable[[DeepNet], DeepNet] | None = None,
     progress: Progress = lambda count: None,
 ) -> list[Candidate]:
     """The networks of a split for which a property is predicted to be the largest.
@@ -53,6 +54,8 @@ def search(
         networks: a data set that is sampled, or its split; by default the 100,000 networks of the split search.
         top: how many networks to return.
         largest: whether more is better; else less is (latency).
+        as_measured: what labels were measured of instead of a network, such as `Training.network`, and is predicted
+            for then.
         progress: is told of each number of networks that were looked at.
 
     Returns:
@@ -66,7 +69,7 @@ def search(
     best: list[tuple[float, int]] = []  # a heap, the worst first
     sign = 1.0 if largest else -1.0
     top = check_positive("top", top)
-    for begin, vectors in embedded_rounds(embedding, dataset):
+    for begin, vectors in embedded_rounds(embedding, dataset, as_measured):
         for at, value in enumerate(sign * np.asarray(regressor.predict(vectors), dtype=np.float64)):
             entry = float(value), -(begin + at)
             if len(best) < top:
@@ -107,15 +110,20 @@ def check_positive(name: str, value: int) -> int:
     return number
 
 
-def embedded_rounds(embedding: ArchitectureEmbedding, dataset: DeepNets1M) -> Iterator[tuple[int, NDArray[np.float64]]]:
+def embedded_rounds(
+    embedding: ArchitectureEmbedding, dataset: DeepNets1M, change: Callable[[DeepNet], DeepNet] | None = None
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Runs of networks: the first one's index, and their vectors."""
     parts: list[NDArray[np.float64]] = []
     first = 0
     for begin in range(0, len(dataset), BATCH):
         end = min(begin + BATCH, len(dataset))
-        batch = SampledBatch(dataset, begin, end)
-        sizes = Sizes(batch.offsets, batch.primitives, batch.elements, batch.depths, batch.edge_counts)
-        parts.append(embedded(embedding.ghn_, batch, sizes, embedding.pool))
+        if change is None:
+            batch = SampledBatch(dataset, begin, end)
+            sizes = Sizes(batch.offsets, batch.primitives, batch.elements, batch.depths, batch.edge_counts)
+            parts.append(embedded(embedding.ghn_, batch, sizes, embedding.pool))
+        else:
+            parts.append(embedding.transform([change(dataset[index]) for index in range(begin, end)]))
         if len(parts) == ROUND or end == len(dataset):
             yield first, np.concatenate(parts)
             first, parts = end, []

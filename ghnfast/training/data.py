@@ -41,7 +41,14 @@ BIG = 1_000_003  # a prime: seeds and numbers of epochs are mixed with it
 
 
 class Images(ABC):
-    """Labelled images, of which batches are made."""
+    """Labelled images, of which batches are made.
+
+    Attributes:
+        statistics: mean and standard deviation of the three channels, of values from 0 to 1, that they are normalized
+            with.
+    """
+
+    statistics: tuple[Sequence[float], Sequence[float]]
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -62,7 +69,6 @@ class ImagesInMemory(Images):
     Attributes:
         pixels: (images, 3, height, width) uint8.
         labels: (images,) int64.
-        statistics: mean and standard deviation of the three channels.
         crop, flip: augmentation: cut out of the image padded by `CROP_PADDING`; mirrored, every other time.
     """
 
@@ -106,6 +112,7 @@ class ImagesInFolder(Images):
 
     dataset: Any
     indices: NDArray[np.int64]
+    statistics = IMAGENET_STATISTICS
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -24,6 +24,9 @@ class Chosen(Images):
     images: Images
     indices: Tensor
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "statistics", self.images.statistics)
+
     def __len__(self) -> int:
         return len(self.indices)
 

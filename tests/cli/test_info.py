@@ -103,6 +103,37 @@ def test_plot(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
+NAMES = ["x$^$", "_run", "a$b$", "__", "1_000 $", "\\frac", "%", "<b>&", "gr\xf6\xdfe", "not\udcfftext"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])
+@pytest.mark.filterwarnings("error")
+def test_names_of_runs_stand_as_they_are(
+    name: str, suffix: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import matplotlib
+
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+    monkeypatch.chdir(tmp_path)
+    write_log(Path(name), 3)
+    write_log(Path("other"), 3)
+    run(capsys, "plot", name, "other", "--out", f"curves{suffix}")
+    if suffix == ".svg":
+        texts = ["".join(each.itertext()) for each in ElementTree.parse("curves.svg").iter() if each.tag[-4:] == "text"]
+        assert {name.replace("\udcff", "\ufffd"), "other"} <= {*texts}
+
+
+def test_a_figure_that_fails(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_to_draw(*arguments: object, **options: object) -> None:
+        raise ValueError("a font is broken")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail_to_draw)
+    assert "a font is broken" in fail(capsys, "plot", write_log(tmp_path / "run", 3))
+
+
 def test_plots_that_cannot_be_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "the folder of a run is accepted" in fail(capsys, "plot", tmp_path)
     assert "has no entries" in fail(capsys, "plot", write_log(tmp_path / "empty", 0))

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.commands import fail
 
 import ghnfast
 from ghnfast.cli import main
+from ghnfast.cli.program import COMMANDS
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,41 @@ def test_python_m_ghnfast(factories: str) -> None:
     assert failed.returncode == 2
     assert failed.stdout == ""
     assert failed.stderr.startswith("ghnfast: error: 'resnet81'")
+
+
+# Arguments that each command must have.
+LEAST = {
+    **{name: ["x"] for name in ("predict", "graph", "bench", "finetune", "plot", "verify", "properties")},
+    "generate": ["val"], "train": ["--out", "x"], "search": ["--labels", "x"], "completion": ["bash"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.rpartition(".")[2])
+def test_ctrl_c_is_one_line(command: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupted)
+    name = command.__name__.rpartition(".")[2]
+    assert main([name, *LEAST.get(name, [])]) == 130
+    assert capsys.readouterr() == ("", "ghnfast: interrupted\n")
+
+
+def test_ctrl_c_says_what_a_repeated_call_goes_on_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ghnfast.deepnets.generate.put_together", interrupted)
+    monkeypatch.setattr("ghnfast.properties.measuring.measure", interrupted)
+    for arguments, kept in (
+        (["generate", "train", "--count", "3", "--out", str(tmp_path)], tmp_path),
+        (["properties", str(tmp_path / "a.csv"), "--measure", "2"], tmp_path / "a.csv"),
+    ):
+        assert main(arguments) == 130
+        message = f"ghnfast: interrupted; the same command goes on from the networks in {kept}\n"
+        assert capsys.readouterr() == ("", message)
 
 
 def test_a_reader_that_stops_reading() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.commands import fail, run, run_json
 
 from ghnfast.deepnets import DeepNets1M, Genotype
+from ghnfast.properties.pooling import parameters_of
+from ghnfast.properties.table import COLUMNS, Training
 
 
 @pytest.fixture
@@ -41,6 +44,24 @@ def test_evolution(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = run_json(capsys, *options)["networks"]
     assert len({Genotype.of(row["genotype"]) for row in found}) == 3
     assert "genotype" in run(capsys, *options)[0]
+
+
+@pytest.mark.parametrize(("channels", "classes", "image_size"), [(8, 10, 32), (24, 3, 224)])
+def test_labels_of_measured_networks(
+    channels: int, classes: int, image_size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Networks are predicted for as those of the labels were measured: a label that is their own is found again."""
+    path, training = tmp_path / "measured.csv", Training(channels)
+    how = f"folder,sha256:0,{classes},{image_size},{channels},10,0"
+    nets = DeepNets1M("val", size=40, large_images=image_size == 224, num_classes=classes)
+    sizes = [np.log(parameters_of(training.network(item).graph)) for item in nets]
+    rows = [f"val,{at},{how},0,0,{size},1" for at, size in enumerate(sizes)]
+    path.write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
+    command = ["search", "--labels", path, "--column", "seconds", "--split", "val", "--limit", 40, "--top", 40]
+    found = run_json(capsys, *command)["networks"]
+    for row in found:
+        assert row["predicted"] == pytest.approx(sizes[row["index"]], abs=0.2)
+    assert f"measured with {channels}" in fail(capsys, *command, "--evolve", 1)
 
 
 def test_what_is_refused(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

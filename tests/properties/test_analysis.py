@@ -12,6 +12,8 @@ import pytest
 
 from ghnfast import ConfigError, MissingPackageError, PropertyError
 from ghnfast.properties import ArchitectureEmbedding, draw_map, nearest, project
+from ghnfast.properties.drawing import draw_bars
+from ghnfast.properties.table import PROPERTIES
 
 CODES = ["00000000", "00000001", "22222222", "22222221", "11111111"]
 VECTORS = ArchitectureEmbedding("ghn2-mnist5k").fit_transform(CODES)
@@ -62,6 +64,19 @@ WRONG: list[tuple[Any, ...]] = [
 def test_what_is_refused(given: tuple[Any, ...]) -> None:
     with pytest.raises(PropertyError, match="accepted"):
         nearest(*given)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["x$^$", "_run", "a$b$"])
+def test_names_stand_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of families and networks in maps, and of GHNs in bars."""
+    import matplotlib
+
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+    bars = draw_bars({name: {key: {"tau": 0.5, "deviation": 0.1} for key in PROPERTIES}})
+    for drawn, times in ((draw_map(VECTORS, [name, *"abab"], [name, *"cdef"]), 2), (bars, len(PROPERTIES))):
+        texts = ["".join(each.itertext()) for each in ElementTree.fromstring(drawn).iter() if each.tag[-4:] == "text"]
+        assert texts.count(name) == times
 
 
 def test_maps_that_are_refused() -> None:

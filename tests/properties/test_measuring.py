@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,10 +15,20 @@ from torch import nn
 from ghnfast import PropertyError
 from ghnfast.deepnets import DeepNets1M
 from ghnfast.properties import measuring
-from ghnfast.properties.measuring import PROPERTIES, NoisyImages, Training, measure, measure_into
+from ghnfast.properties.measuring import NoisyImages, measure, measure_into
+from ghnfast.properties.table import HOW, PROPERTIES, Training, digest_of, how_of
 from ghnfast.training import ImageData
-from ghnfast.training.data import MNIST_STATISTICS, Batches, ImagesInMemory
+from ghnfast.training.data import (
+    CIFAR_STATISTICS,
+    FASHION_STATISTICS,
+    IMAGENET_STATISTICS,
+    MNIST_STATISTICS,
+    Batches,
+    ImagesInFolder,
+    ImagesInMemory,
+)
 from ghnfast.training.evaluate import fit, fit_epochs
+from ghnfast.training.shots import Chosen
 
 TRAINING = Training(channels=8, epochs=2)
 
@@ -60,6 +72,23 @@ def test_noise_is_the_same_each_time_and_of_its_size() -> None:
     assert len(noisy) == 8
 
 
+@pytest.mark.parametrize("fewer", [False, True])
+@pytest.mark.parametrize("statistics", [CIFAR_STATISTICS, FASHION_STATISTICS, IMAGENET_STATISTICS])
+def test_noise_is_that_of_pixels_whatever_they_are_normalized_with(fewer: bool, statistics: Any) -> None:
+    """In memory, in folders (of which 4 mid-grey ones stand in for files), and of some of them."""
+    normalized = (torch.full((3, 32, 32), 0.5) - torch.tensor(statistics[0]).view(3, 1, 1)) / torch.tensor(
+        statistics[1]
+    ).view(3, 1, 1)
+    files = type("Files", (list,), {"targets": [0, 1] * 2})([(normalized, at % 2) for at in range(4)])
+    in_memory = ImagesInMemory(torch.full((4, 3, 32, 32), 128, dtype=torch.uint8), torch.arange(4) % 2, statistics)
+    for clean in (in_memory, *([ImagesInFolder(files, np.arange(4))] if statistics is IMAGENET_STATISTICS else [])):
+        noisy = NoisyImages(Chosen(clean, torch.tensor([1, 2, 3])) if fewer else clean, seed=1)
+        difference = noisy.batch([0, 2], 0)[0] - noisy.images.batch([0, 2], 0)[0]
+        pixels = difference * torch.tensor(statistics[1]).view(1, 3, 1, 1)
+        for channel in pixels.unbind(1):
+            assert channel.std().item() == pytest.approx(0.08, rel=0.1)
+
+
 def test_accuracy_in_each_epoch() -> None:
     def network() -> nn.Module:
         torch.manual_seed(0)
@@ -81,25 +110,99 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     def stand_in(item: Any, data: Any, training: Any) -> dict[str, float]:
         seen.append((item.split, item.index))
-        return dict.fromkeys(PROPERTIES, float(item.index))
+        return {**dict.fromkeys(PROPERTIES, float(item.index)), "convergence": 1.0}
 
     monkeypatch.setattr(measuring, "measure", stand_in)
     return seen
 
 
-@pytest.mark.parametrize("cut", [0, 1, 5, 12])
-def test_an_interrupted_run_goes_on(cut: int, measured: list[tuple[str, int]], tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on(measured: list[tuple[str, int]], tmp_path: Path) -> None:
     whole, path = tmp_path / "whole.csv", tmp_path / "part.csv"
     seen: list[int] = []
     assert measure_into(whole, DATA, {"val": 3, "test": 2}, TRAINING, seen.append) == 5
     assert sum(seen) == 5
-    path.write_bytes(whole.read_bytes()[: len(whole.read_bytes()) - cut])
-    before = len(measured)
-    again = measure_into(path, DATA, {"val": 3, "test": 2}, TRAINING)
-    assert again == len(measured) - before == (0 if cut == 0 else 1)
-    assert path.read_bytes() == whole.read_bytes()
+    content = whole.read_bytes()
+    header, line = content.index(b"\n") + 1, content.rindex(b"\n", 0, -1) + 1
+    for kept in (0, 7, header - 1, header, header + 5, *range(line, len(content) + 1)):
+        path.write_bytes(content[:kept])
+        before = len(measured)
+        again = measure_into(path, DATA, {"val": 3, "test": 2}, TRAINING)
+        lines = content[:kept].count(b"\n") - 1
+        # A last line that only lacks its end is whole.
+        assert again == len(measured) - before == (0 if kept == len(content) - 1 else 5 - max(lines, 0))
+        assert path.read_bytes() == content
     assert measure_into(path, DATA, {"val": 3, "test": 4}, TRAINING) == 2
     assert measured[-2:] == [("test", 2), ("test", 3)]
+
+
+@pytest.mark.parametrize(("epochs", "last", "again"), [(5, "0.2", 0), (5, "0.", 1), (20, "0.2", 1), (20, "0.25", 0),
+                                                        (3, "0.333333", 0), (3, "0.33333", 1)])  # fmt: skip
+def test_a_last_number_that_may_have_been_cut(
+    epochs: int, last: str, again: int, measured: Any, tmp_path: Path
+) -> None:
+    path, training = tmp_path / "a.csv", Training(channels=8, epochs=epochs)
+    measure_into(path, DATA, {"val": 2}, training)
+    path.write_bytes(path.read_bytes()[: -len("1\n")] + last.encode())
+    assert measure_into(path, DATA, {"val": 2}, training) == again
+    assert path.read_text().endswith("1\n" if again else f"{last}\n")
+
+
+def row_of(path: Path) -> str:
+    """A table of one network, its last row without the end."""
+    measure_into(path, DATA, {"val": 1}, TRAINING)
+    return path.read_text()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "split,index,accuracy\nval,0,1.5\nval,1,2.5",
+        lambda text: "notes without an end of line",
+        lambda text: "a,b\n1,2\n",
+        lambda text: "a,b\n",
+        lambda text: text.replace("accuracy,", "acc,", 1) + "val,2",
+        lambda text: text.replace(",seed", ",seed,mine", 1),
+        lambda text: text + text.splitlines()[1].replace(",8,2,0,", ",16,2,0,"),
+        lambda text: text + text.splitlines()[1].replace(",8,2,0,", ",16,2,0,")[:-9],
+        lambda text: text + text.splitlines()[1] + ",1",
+        lambda text: text + text.splitlines()[1].replace("val,0", "val,-3"),
+        lambda text: text + text.splitlines()[1].replace("val,0", "val,1e30") + "\nval",
+        lambda text: text + text.splitlines()[1].replace("val,0", "validation,0") + "\nval",
+        lambda text: text + "val,1\nval,2",
+        lambda text: "\x1f\x8b" + text,
+        lambda text: text.replace("\n", "\r"),
+    ],
+)
+def test_files_of_something_else_stay_as_they_are(change: Callable[[str], str], measured: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    content = change(row_of(path)).encode("latin-1")
+    path.write_bytes(content)
+    with pytest.raises(PropertyError, match=r"a\.csv"):
+        measure_into(path, DATA, {"val": 3}, TRAINING)
+    assert path.read_bytes() == content
+
+
+def test_images_are_told_apart(tmp_path: Path) -> None:
+    """By labels, and in folders by names; not by where they are."""
+
+    def folder(at: str, names: Sequence[str]) -> ImageData:
+        files: Any = type("Files", (), {})()
+        files.root, files.targets = f"/{at}", [index % 2 for index in range(len(names))]
+        files.samples = [(f"/{at}/{name}", index % 2) for index, name in enumerate(names)]
+        images = ImagesInFolder(files, np.arange(len(names)))
+        return ImageData("folder", images, images, None, images, 2, (3, 32, 32))
+
+    different = [
+        digest_of(data)
+        for data in (
+            DATA, replace(DATA, test=images(10, 1)), replace(DATA, calibration=images(14)),
+            folder("x", ["a/1", "b/1"]), folder("x", ["a/1", "b/2"]), folder("x", ["a/1", "b/1", "a/2"]),
+        )
+    ]  # fmt: skip
+    assert len({*different}) == len(different)
+    assert digest_of(folder("elsewhere", ["a/1", "b/1"])) == different[3]
+    assert digest_of(replace(DATA, calibration=images(16, 5))) == different[0]
+    assert [*how_of(DATA, TRAINING)] == list(HOW)
 
 
 def test_a_run_that_is_interrupted_by_an_error(measured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,14 +225,10 @@ def test_files_of_something_else(measured: Any, tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(PropertyError, match="other training"):
         measure_into(path, DATA, {"val": 2}, Training(channels=16, epochs=2))
-    for other in ({"name": "others"}, {"input_shape": (3, 224, 224)}):
+    for other in ({"name": "others"}, {"input_shape": (3, 224, 224)}, {"num_classes": 3}, {"test": images(10)}):
         with pytest.raises(PropertyError, match="other training"):
             measure_into(path, replace(DATA, **other), {"val": 3}, TRAINING)
     assert path.read_bytes() == before
-    for text in ("a,b\n1,2\n", before.decode().replace("val,1", "val,one")):
-        path.write_text(text)
-        with pytest.raises(PropertyError, match=r"columns|index"):
-            measure_into(path, DATA, {"val": 2}, TRAINING)
     with pytest.raises(PropertyError, match="cannot be written"):
         measure_into(tmp_path / "no" / "a.csv", DATA, {"val": 1}, TRAINING)
 

@@ -83,7 +83,7 @@ def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, class
     assert isinstance(data.val, ImagesInMemory)
     assert np.array_equal(data.val.pixels.numpy(), pixels[count - count // 10 :])  # the last tenth, as published
     images, _ = data.calibration.batch([0, 1], 0)
-    mean, deviation = (np.array(values).reshape(3, 1, 1) for values in data.calibration.statistics)  # type: ignore[attr-defined]
+    mean, deviation = (np.array(values).reshape(3, 1, 1) for values in data.calibration.statistics)
     np.testing.assert_allclose(images.numpy(), (pixels[:2] / 255 - mean) / deviation, rtol=1e-5, atol=1e-5)
 
 

@@ -1,0 +1,79 @@
+"""Rows of CSV files, as programs, spreadsheets and people write them."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+from ..errors import PropertyError
+from ..files import in_words
+
+MOST_ROWS = 1_000_000
+MOST_DIGITS = 18  # of a whole number: they fit into 64 bits
+Row: TypeAlias = tuple[int, dict[str, str]]  # the number of its line, and its fields by column
+
+
+def read_rows(path: Path) -> tuple[list[str], list[Row]]:
+    """The columns of a file, and its rows."""
+    with as_csv(path):
+        with open(path, "rb") as raw:
+            compressed = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if compressed else open(path, "rb") as file:
+            return rows_in(file, path)
+
+
+def rows_in(file: gzip.GzipFile | io.BufferedReader | io.BytesIO, path: Path) -> tuple[list[str], list[Row]]:
+    """What `read_rows` returns, of an open file of this name.
+
+    Spreadsheets write a mark before UTF-8, and people a blank after a comma.
+    """
+    with as_csv(path):
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        reader = csv.DictReader(text, strict=True, skipinitialspace=True)
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        repeated = [name for at, name in enumerate(columns) if name in columns[:at]]
+        if repeated:
+            raise PropertyError(f"{path} has the column {repeated[0]!r:.40} more than once; once is accepted")
+        reader.fieldnames = columns
+        rows: list[Row] = []
+        for row in reader:
+            if None in row or None in row.values():
+                raise PropertyError(f"line {reader.line_num} of {path} has another number of fields than the first")
+            if len(rows) == MOST_ROWS:
+                raise PropertyError(f"{path} has more than {MOST_ROWS:,} networks; as many are accepted")
+            rows.append((reader.line_num, {name: value.strip() for name, value in row.items()}))
+        return columns, rows
+
+
+@contextlib.contextmanager
+def as_csv(path: Path) -> Iterator[None]:
+    """Whatever reading raises, as one error that names the file."""
+    try:
+        yield
+    except PropertyError:
+        raise
+    except (OSError, EOFError, zlib.error, UnicodeError, ValueError, csv.Error) as error:
+        raise PropertyError(f"{path} cannot be read as CSV: {in_words(error)}") from error
+
+
+def number(text: str, column: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise PropertyError(f"{column} is {text!r:.40}; finite numbers are accepted")
+    return value
+
+
+def whole_number(text: str, column: str) -> int:
+    if not text.isdecimal() or len(text) > MOST_DIGITS:
+        raise PropertyError(f"{column} is {text!r:.40}; whole numbers of at most {MOST_DIGITS} digits are accepted")
+    return int(text)
