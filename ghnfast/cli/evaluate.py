@@ -13,8 +13,9 @@ from ..nn import GHN
 from ..predict import load
 from ..progress import progress
 from ..training import baseline, evaluate, format_results, load_data
+from ..training.accuracy import STATISTICS
 from ..training.data import DATA_SETS, IMAGE_SIZE
-from ..training.evaluate import STATISTICS, other_images
+from ..training.evaluate import other_images
 from .arguments import add_ghn, add_images, check_device, parse_count, parse_seed
 from .shared import check_output, write_text
 

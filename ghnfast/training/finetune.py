@@ -22,9 +22,10 @@ from ..postprocessing import postprocess as postprocessed
 from ..progress import Progress
 from ..randomness import drawing_from
 from ..tracing import trace
+from .accuracy import accuracies, check_batches, counted, number_of
 from .cells import Cells
 from .data import BIG, Batches, ImageData, Images
-from .evaluate import Json, accuracies, counted, fit, summary
+from .evaluate import Json, fit, summary
 from .inits import DEFAULT_GHN, Init, Source, init_of
 from .networks import main_logits
 from .recipe import RUNNING, Recipe
@@ -91,6 +92,8 @@ def finetune(
     images = Parts.of(data, recipe)
     if len(images.train) < recipe.batch_size:
         raise TrainingError(f"batch_size is {recipe.batch_size}, of {len(images.train)} images; fewer are accepted")
+    tested = number_of(images.test, recipe.test_images)
+    check_batches(recipe.batch_statistics, held_out=recipe.held_out, test_images=tested)
     job = Job(build, data, start, recipe, images, torch.device(device))
     if max(recipe.evaluate_at, default=0) > job.steps:
         raise TrainingError(f"evaluate_at is {recipe.evaluate_at}, of {job.steps} steps; no more are accepted")
@@ -221,6 +224,7 @@ class Job:
         if self.recipe.batch_statistics == RUNNING:
             return counted(network.eval(), images, CHUNK, self.device, limit)[0]
         kind, size = self.recipe.batch_statistics, min(CHUNK, len(self.images.calibration))
+        size = max(size, 2) if kind == "batch" else size
         return accuracies(network, images, self.images.calibration, kind, size, self.device, limit)[0]
 
 

@@ -20,6 +20,7 @@ from ghnfast.deepnets import DeepNets1M
 from ghnfast.errors import DomainWarning, TrainingError
 from ghnfast.families import HELD_OUT, TRAINED, Families
 from ghnfast.training import ImageData, accuracies, baseline, evaluate, format_results, recalibrated
+from ghnfast.training.accuracy import STATISTICS, batches_in_order
 from ghnfast.training.data import Batches
 from ghnfast.training.evaluate import fit
 
@@ -53,6 +54,45 @@ def test_predictions_that_are_not_numbers_are_wrong(few_images: ImageData) -> No
     network.logits.data[1] = float("nan")
     top1, _ = accuracies(network, few_images.test, few_images.calibration)
     assert top1 == pytest.approx(100 / 12)  # class 2 is next
+
+
+@pytest.mark.parametrize("batch_size", [2, 5, 12])
+@pytest.mark.parametrize("value", [float("nan"), -float("nan")])
+def test_networks_that_say_no_numbers_are_always_wrong(few_images: ImageData, batch_size: int, value: float) -> None:
+    """Whatever the classes of the images: they would be right as often as chance is."""
+    network = Biased([1, 2, 3, 4, 5, 6, 7, 8, 9, 0])
+    network.logits.data.fill_(value)
+    assert accuracies(network, few_images.test, few_images.calibration, batch_size=batch_size) == (0, 0)
+    network.logits.data[[3, 4]] = 1.0  # and what is a number counts
+    found = accuracies(network, few_images.test, few_images.calibration, batch_size=batch_size)
+    assert found == pytest.approx((100 / 12, 200 / 12))
+
+
+def small_channels() -> nn.Sequential:
+    """One value a channel and image where it normalizes."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 10))
+
+
+@pytest.mark.parametrize("batch_statistics", STATISTICS)
+def test_any_number_of_images_is_measured(few_images: ImageData, batch_statistics: str) -> None:
+    """Also where one is left in the end, which has no batch statistics."""
+    network, arguments = small_channels(), (few_images.test, few_images.calibration, batch_statistics)
+    for size in range(2, 13):
+        for limit in range(2, 13):
+            batches = [len(labels) for _, labels in batches_in_order(few_images.test, size, limit)]
+            assert sum(batches) == limit
+            assert min(batches) > 1
+            assert max(batches) <= size + 1
+            top1, _ = accuracies(network, *arguments, size, limit=limit)
+            assert top1 * limit / 100 == pytest.approx(round(top1 * limit / 100))
+    if batch_statistics == "recalibrated":
+        assert accuracies(network, *arguments, 1, limit=1)[0] in (0, 100)
+        return
+    for size, limit, name in ((1, 12, "batch_size"), (6, 1, "images")):
+        with pytest.raises(TrainingError, match=f"{name} is 1, and one image has no batch statistics; 2 or more"):
+            accuracies(network, *arguments, size, limit=limit)
+    assert accuracies(Biased([*range(10)]), *arguments, 1, limit=1)[0] in (0, 100)
 
 
 def normalized_network() -> nn.Sequential:
@@ -128,6 +168,8 @@ def test_a_baseline_learns(few_images: ImageData) -> None:
         ({"networks": []}, "one or more, without a limit"),
         ({"networks": [1], "limit": 1}, "one or more, without a limit"),
         ({"batch_size": 0}, "batch_size is 0; 1 or more is accepted"),
+        ({"batch_size": 1}, "batch_size is 1, and one image has no batch statistics; 2 or more, or"),
+        ({"images": 1}, "images is 1, and one image has no batch statistics; 2 or more, or"),
         ({"seed": 10**23}, "seed is 100000000000000000000000; 0 to 2"),
         ({"seed": -1}, "seed is -1; 0 to 2"),
         ({"batch_statistics": "running"}, "batch_statistics is 'running'; 'batch' and 'recalibrated' are accepted"),
@@ -146,6 +188,8 @@ def test_other_classes(few_images: ImageData) -> None:
 def test_baselines_need_a_length(few_images: ImageData) -> None:
     with pytest.raises(TrainingError, match="steps is 0 and epochs is 0; one positive number is accepted"):
         baseline(few_images)
+    with pytest.raises(TrainingError, match="batch_size is 1, and one image has no batch statistics to train with"):
+        baseline(few_images, steps=1, batch_size=1, batch_statistics="recalibrated")
     with pytest.raises(TrainingError, match="the optimizer is 'lion'; 'sgd' and 'adam' are accepted"):
         baseline(few_images, optimizer="lion", steps=1)
 

@@ -196,6 +196,8 @@ def test_results_that_cannot_be_written(data: ImageData, tmp_path: Path, monkeyp
         ({"held_out": 90}, "held_out is 90, of 90 training images"),
         ({"shots": 27}, "class 1 has 26 training images that are not held out"),
         ({"test_images": 1000}, "test_images is 1000; at most 90"),
+        ({"held_out": 1, "batch_statistics": "batch"}, "held_out is 1, and one image has no batch statistics"),
+        ({"test_images": 1, "batch_statistics": "batch"}, "test_images is 1, and one image has no batch statistics"),
         ({"beta": -1, "postprocess": True}, "beta is -1; 0 or more is accepted"),
     ],
 )
@@ -227,6 +229,15 @@ class Failing(Small):
 def test_models_that_do_not_fit(data: ImageData, build: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(GhnfastError, match=message):
         finetune(build, data, "own", **QUICK)
+
+
+@pytest.mark.parametrize("statistics", ["running", "batch", "recalibrated"])
+def test_networks_that_are_lost_are_wrong(data: ImageData, statistics: str) -> None:
+    """A rate at which every number is lost is no rate at which a network is right as often as chance is."""
+    options: dict[str, Any] = {**QUICK, "rates": (1e30, 0.05), "test_images": 65, "batch_statistics": statistics}
+    results = finetune(Small, data, "he", **options)
+    assert [cell["held_out"] > 0 for cell in results["cells"]] == [False, True]
+    assert (results["rate"], results["cells"][0]["test"]) == (0.05, 0)
 
 
 def test_some_test_images(data: ImageData) -> None:
