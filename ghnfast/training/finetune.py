@@ -5,7 +5,6 @@ Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), secti
 
 from __future__ import annotations
 
-import hashlib
 import os
 import statistics
 import time
@@ -25,6 +24,7 @@ from ..tracing import trace
 from .accuracy import accuracies, check_batches, counted, number_of
 from .cells import Cells
 from .data import BIG, Batches, ImageData, Images
+from .digests import Operations, digest_of_images, digest_of_network
 from .evaluate import Json, fit, summary
 from .inits import DEFAULT_GHN, Init, Source, init_of
 from .networks import main_logits
@@ -155,20 +155,21 @@ class Job:
         """What a result depends on beside the recipe."""
         with drawing_from(0):
             model = self.build()
-        self.check(model)
-        shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
+        operations = Operations()
+        self.check(model, operations)
         tested = self.recipe.test_images or len(self.images.test)
         return {
-            "model": hashlib.sha256(repr((type(model).__name__, shapes)).encode()).hexdigest()[:16],
+            "model": digest_of_network(model, operations.lines, self.data.input_shape),
             "weights": self.init.digest,
             "images": [len(self.images.train), len(self.images.held_out), tested],
+            "images_digest": digest_of_images(self.data.train, self.data.test),
             "shape": self.data.input_shape,
         }
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, operations: Operations) -> None:
         shape, classes = (2, *self.data.input_shape), self.data.num_classes
         try:
-            with torch.no_grad():
+            with torch.no_grad(), operations:
                 found = tuple(main_logits(model.eval()(torch.zeros(shape))).shape)
         except Exception as error:  # whatever the model raises
             raise TrainingError(f"the model fails on images of shape {shape}: {in_words(error)}") from error

@@ -25,6 +25,7 @@ from ..progress import progress as say_progress
 from ..randomness import drawing_from
 from .config import TrainConfig, as_lists
 from .data import Batches, ImageData, load_data
+from .digests import are_alike, marks_of
 from .folder import CHECKPOINT, CONFIG, WEIGHTS, locked, read_checkpoint, save_checkpoint, sync_folder, writing
 from .networks import MetaBatches, Mixture, Nets, ahead, for_large_images
 from .reporting import Callback, Reporter
@@ -73,7 +74,8 @@ def train(
         data = load_data(config.data, config.root, image_size=config.image_size)
         batches = make_batches(config, data)
         steps = config.steps if config.steps else config.epochs * batches.per_epoch
-        trainer = Trainer(make_ghn(config, data).to(device), config, steps, rank=rank, world_size=world_size)
+        ghn, marks = make_ghn(config, data).to(device), marks_of(data.train)
+        trainer = Trainer(ghn, config, steps, rank=rank, world_size=world_size, images=marks)
         dataset = make_dataset(config, data)
         with locked(path) if rank == 0 else nullcontext():
             go_on(trainer, dataset, path, progress and rank == 0)
@@ -99,6 +101,12 @@ def go_on(trainer: Trainer, dataset: Nets, path: Path, progress: bool) -> None:
             start_from_identity(trainer.ghn, dataset, steps, trainer.config.seed, told)
     else:
         check_same_run(known["config"], trainer.state()["config"], path)
+        # A run from before they were kept has no marks.
+        if trainer.images and "images" in known and not are_alike(trainer.images, known["images"]):
+            raise TrainingError(
+                f"the run in {path} is trained on other images than those that were given; the same, wherever they "
+                "are, or another folder of a run, are accepted"
+            )
         try:
             trainer.restore(known)
         except Exception as error:  # torch checks what it loads in many ways

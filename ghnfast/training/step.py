@@ -79,6 +79,7 @@ class Trainer:
     """A GHN, its optimizer, and one step of training.
 
     Attributes:
+        images: marks of the images that it is trained on (`ghnfast.training.digests`), for checkpoints.
         skipped: steps in a row that had no finite loss; out_of_memory: that did not fit into memory.
     """
 
@@ -88,6 +89,7 @@ class Trainer:
     step: int = 0
     rank: int = 0
     world_size: int = 1
+    images: list[str] = field(default_factory=list)
     skipped: int = 0
     out_of_memory: int = 0
     all_skipped: int = 0
@@ -260,6 +262,7 @@ class Trainer:
             "out_of_memory": self.out_of_memory,
             "all_skipped": self.all_skipped,
             "config": as_lists(self.config),
+            "images": self.images,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:

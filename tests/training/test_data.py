@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +22,13 @@ from ghnfast.training.data import (
     CROP_PADDING,
     MNIST_STATISTICS,
     Batches,
+    Images,
     ImagesInMemory,
     cropped,
     split_off,
     stratified,
 )
+from ghnfast.training.digests import are_alike, digest_of_images, marks_of
 from ghnfast.training.run import image_stream
 
 
@@ -272,6 +275,44 @@ def test_images_that_cannot_be_read_end_a_run_in_one_sentence(folder: Path, work
     with pytest.raises(TrainingError, match=r"^the image .*train/b/3\.png cannot be read: .+") as raised:
         list(stream)
     assert "\n" not in str(raised.value)
+
+
+def test_digests_are_of_images_wherever_they_are(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of what a folder has, at any place, read in any size; of others after any change; runs bear small ones."""
+
+    def images(root: Path, **options: Any) -> Images:
+        return load_data("folder", root, validation=False, **{"image_size": 32, **options}).train
+
+    def change(name: str) -> Images:
+        root = shutil.copytree(folder, tmp_path_factory.mktemp("other") / "images") / "train"
+        file = root / "b" / "3.png"
+        if name == "gone":
+            file.unlink()
+        elif name == "renamed":
+            file.rename(root / "b" / "33.png")
+        elif name == "another class":
+            file.rename(root / "a" / "33.png")
+        elif name == "as long":
+            content = file.read_bytes()
+            file.write_bytes(content[:-30] + bytes(30))
+        elif name == "all other ones":
+            for number, each in enumerate(sorted(root.glob("*/*.png"))):
+                Image.new("RGB", (40, 50 + number)).save(each)
+        return images(root.parent)
+
+    ours = images(folder)
+    digest, marks = digest_of_images(ours), marks_of(ours)
+    assert digest_of_images(change("nothing"), ours) == digest_of_images(ours, ours)
+    assert digest_of_images(images(folder, image_size=40)) == digest
+    for name in ("gone", "renamed", "another class", "as long", "all other ones"):
+        other = change(name)
+        assert digest_of_images(other) != digest
+        assert are_alike(marks_of(other), marks) == (name != "all other ones")
+    for wrong in (None, 3, "abc", [], [3, [4]], {"a": 1}):
+        assert not are_alike(marks, wrong)
+    (folder / "train" / "b" / "3.png").unlink()
+    with pytest.raises(TrainingError, match=r"the image .*train/b/3\.png cannot be read: No such file"):
+        digest_of_images(ours)
 
 
 def test_batches_of_other_processes_are_the_same(folder: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.finetuning import QUICK, Small, dark_and_light
+from helpers.finetuning import QUICK, Small, dark_and_light, job_of
 from torch import Tensor, nn
 
 from ghnfast.cli import main
@@ -129,6 +130,58 @@ def test_results_of_something_else_are_refused(
     with pytest.raises(TrainingError, match=r"results\.json are of .*; another file, or that of the same call"):
         finetune(**{**call, **change})
     assert out.read_bytes() == before
+
+
+def rescaled(factor: float) -> nn.Module:
+    network = Small()
+    network.scale.data.fill_(factor)
+    return network
+
+
+def unlike(forward: Callable[[Small, Tensor], Tensor]) -> Callable[[], nn.Module]:
+    kind = type("Small", (Small,), {"forward": forward})
+    return lambda: kind()
+
+
+# Each with the parameters of all others; the last two do the same.
+ALIKE: list[Callable[[], nn.Module]] = [
+    unlike(lambda self, x: self.head(self.second(self.norm(self.first(x)).sigmoid().mean((2, 3))).relu() * self.scale)),
+    unlike(lambda self, x: self.head(self.second(self.norm(self.first(x)).relu().mean((2, 3))) * self.scale)),
+    unlike(
+        lambda self, x: self.head(self.second(self.norm(self.first(x * 2)).relu().mean((2, 3))).relu() * self.scale)
+    ),
+    lambda: nn.Sequential(Small(), nn.Identity()),
+    lambda: nn.Sequential(Small(), nn.Dropout(0.5)),
+    lambda: nn.Sequential(Small(), nn.Dropout(0.1)),
+    lambda: nn.Sequential(Small(), nn.LeakyReLU(0.1)),
+    lambda: nn.Sequential(Small(), nn.LeakyReLU(0.2)),
+    lambda: rescaled(1.0),
+    lambda: rescaled(1e-6),
+    Small,
+    lambda: Small(),
+]
+
+
+def test_results_are_of_what_a_network_computes(data: ImageData) -> None:
+    """Not of the names and shapes of its parameters alone; and the same on every call."""
+    found = [replace(job_of(data, "own"), build=build).identity()["model"] for build in ALIKE]
+    assert found[-1] == found[-2]
+    assert len({*found}) == len(found) - 1
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_results_of_other_images_are_refused(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    scored(monkeypatch, lambda seed, rate: 0)
+    out = tmp_path / "results.json"
+    finetune(Small, data, "own", out=out, **QUICK)
+    copied = replace(data, **{part: replace(getattr(data, part), pixels=data.train.pixels.clone())})  # type: ignore[attr-defined]
+    finetune(Small, copied, "own", out=out, **QUICK)
+    for change in ({"pixels": 255 - data.train.pixels}, {"labels": 1 - data.train.all_labels()}):  # type: ignore[attr-defined]
+        other = replace(data, **{part: replace(getattr(data, part), **change)})
+        with pytest.raises(TrainingError, match=r"results\.json are of images_digest = '\w+', not '\w+'; another file"):
+            finetune(Small, other, "own", out=out, **QUICK)
 
 
 CELL = {"seed": 0, "rate": 0.05, "held_out": 1.0, "test": 1.0, "seconds": 1.0, "curve": []}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import re
@@ -131,6 +132,23 @@ def test_a_checkpoint_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).mkdir()
     with pytest.raises(TrainingError, match=r"checkpoint\.pt cannot be read: Is a directory"):
         train(tiny_config(**FAST), tmp_path, progress=False)
+
+
+def test_a_run_goes_on_with_its_images_alone(
+    tmp_path: Path, few_images: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever they are; a run from before images were kept goes on with any."""
+    train(tiny_config(**FAST), tmp_path, progress=False)
+    train(tiny_config(**FAST | {"steps": 5, "root": "elsewhere"}), tmp_path, progress=False)
+    kept = (tmp_path / CHECKPOINT).read_bytes()
+    for change in ({"pixels": 255 - few_images.train.pixels}, {"labels": 9 - few_images.train.all_labels()}):  # type: ignore[attr-defined]
+        other = dataclasses.replace(few_images, train=dataclasses.replace(few_images.train, **change))  # type: ignore[type-var]
+        monkeypatch.setattr("ghnfast.training.run.load_data", lambda *_, other=other, **__: other)
+        with pytest.raises(TrainingError, match=f"the run in {tmp_path} is trained on other images than"):
+            train(tiny_config(**FAST | {"steps": 6}), tmp_path, progress=False)
+        assert (tmp_path / CHECKPOINT).read_bytes() == kept
+    torch.save(changed(torch.load(tmp_path / CHECKPOINT, weights_only=True), "images", to=None), tmp_path / CHECKPOINT)
+    train(tiny_config(**FAST | {"steps": 6}), tmp_path, progress=False)
 
 
 # Logs -----------------------------------------------------------------------------------------------------------------
