@@ -114,6 +114,11 @@ def go_on(trainer: Trainer, dataset: Nets, path: Path, progress: bool) -> None:
                 f"the checkpoint {path / CHECKPOINT} does not fit its configuration: {in_words(error)}; without it, "
                 "the run begins again"
             ) from error
+        if trainer.step > trainer.steps:
+            raise TrainingError(
+                f"the run in {path} has made {trainer.step} steps, and is to have {trainer.steps} in all; as many or "
+                "more, or another folder, are accepted"
+            )
     share_weights(trainer)
 
 
@@ -218,7 +223,7 @@ def run(
             if trainer.rank == 0 and (last or trainer.step % config.save_every == 0):
                 save_checkpoint(path, trainer.state())
     except KeyboardInterrupt:
-        if trainer.rank == 0:
+        if trainer.rank == 0 and trainer.is_whole:
             save_checkpoint(path, trainer.state())
         raise
     finally:

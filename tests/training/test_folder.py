@@ -151,6 +151,29 @@ def test_a_run_goes_on_with_its_images_alone(
     train(tiny_config(**FAST | {"steps": 6}), tmp_path, progress=False)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_run_cannot_have_fewer_steps_than_it_has_made(run: Path, steps: int) -> None:
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    with pytest.raises(TrainingError, match=f"has made 4 steps, and is to have {steps} in all; as many or more, or"):
+        train(tiny_config(**FAST | {"steps": steps}), run, progress=False)
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("at", ["Trainer.train_step", "start_from_identity", "save_checkpoint"])
+def test_an_interrupted_command_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], at: str
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"ghnfast.training.run.{at}", interrupted)
+    assert main(["train", "--out", str(tmp_path), *(f"{key}={value}" for key, value in {**TINY, **FAST}.items())]) == 2
+    kept = (tmp_path / CHECKPOINT).exists()
+    assert kept == (at == "Trainer.train_step")
+    what = f"the same command goes on from the checkpoint in {tmp_path}" if kept else "nothing is kept yet"
+    assert f"ghnfast: error: interrupted; {what}\n" in capsys.readouterr().err
+
+
 # Logs -----------------------------------------------------------------------------------------------------------------
 
 LINE = b'{"step": %d, "loss": 1.5}\n'
