@@ -104,14 +104,15 @@ def finetune(
 
 def best_of(job: Job, cells: Cells, progress: Progress | None) -> Json:
     """The results at the best rate, of trainings that are made where they are not there yet."""
-    recipe = job.recipe
+    recipe, told = job.recipe, set[tuple[int, float]]()
 
     def run(seed: int, rate: float) -> Json:
         known = cells.find(seed, rate)
         if known is None:
             known = job.run(seed, rate)
             cells.add(known)
-        if progress is not None:
+        if progress is not None and (seed, rate) not in told:  # once: the best rate's are looked at again
+            told.add((seed, rate))
             progress(1)
         return known
 

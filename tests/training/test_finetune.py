@@ -71,6 +71,7 @@ def test_the_rate_is_chosen_on_held_out_images(data: ImageData, monkeypatch: pyt
     counted: list[int] = []
     results = finetune(Small, data, "own", progress=counted.append, **options)
     assert made == [(5, 0.1), (5, 0.2), (5, 0.3), (5, 0.4), (6, 0.2), (7, 0.2)]  # of equals, the lowest
+    assert counted == [1] * Recipe(**options).runs
     assert (results["rate"], results["at_edge"], results["held_out"]) == (0.2, False, 70)
     assert results["networks"] == [25, 26, 27]
     assert results["stderr"] == pytest.approx(1 / 3**0.5)
