@@ -195,10 +195,17 @@ def evaluate(ghn: GHN, data: ImageData, splits: Sequence[str] = ("test",), **opt
 
 def other_images(ghn: GHN, data: ImageData) -> str | None:
     """What is to be said where a GHN was trained on other images than those it is measured on; None where not."""
-    if ghn.trained_on is None or ghn.trained_on.data == data.name:
+    known = ghn.trained_on
+    if known is None or (known.data, known.input_shape) == (data.name, data.input_shape):
         return None
+    if known.data == data.name:
+        shapes = [" x ".join(map(str, shape)) for shape in (known.input_shape, data.input_shape)]
+        return (
+            f"{ghn.name} was trained on images of {data.name} of the shape {shapes[0]}, and these are of {shapes[1]}: "
+            "lower accuracies are to be expected"
+        )
     return (
-        f"{ghn.name} was trained on {ghn.trained_on.data}, and these images are of {data.name}: accuracies near chance "
+        f"{ghn.name} was trained on {known.data}, and these images are of {data.name}: accuracies near chance "
         "are to be expected"
     )
 

@@ -22,7 +22,7 @@ from ghnfast.families import HELD_OUT, TRAINED, Families
 from ghnfast.training import ImageData, accuracies, baseline, evaluate, format_results, recalibrated
 from ghnfast.training.accuracy import STATISTICS, batches_in_order
 from ghnfast.training.data import Batches
-from ghnfast.training.evaluate import fit
+from ghnfast.training.evaluate import fit, other_images
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +247,13 @@ def test_command(
     assert "sgd, 1 steps" in capsys.readouterr().out
     assert main(["evaluate", *arguments[:2], "--data", "mnist5k", "--split", "none"]) == 2
     assert "the split is 'none'" in capsys.readouterr().err
+    for wrong, message in (
+        (["--split", "test,wide,test"], "--split has test twice"),
+        (["--steps", "3"], "--epochs and --steps say how long --baseline trains"),
+        (["--epochs", "3"], "--epochs and --steps say how long --baseline trains"),
+    ):
+        assert main(["evaluate", *arguments, *wrong]) == 2
+        assert message in capsys.readouterr().err
     assert main(["train", "--out", str(tmp_path / "run"), "data"]) == 2
     assert "'data' was given; NAME=VALUE is accepted" in capsys.readouterr().err
 
@@ -286,6 +293,17 @@ def test_images_are_those_of_the_ghn(
     assert ("near chance" in err) == other
     with pytest.warns(DomainWarning) if other else contextlib.nullcontext():
         evaluate(ghnfast.load(tmp_path / "ghn.safetensors"), load(loaded[0]), limit=1)
+
+
+@pytest.mark.parametrize("size", [24, 32, 48, 224])
+@pytest.mark.parametrize("name", ["few", "folder"])
+def test_other_images_and_other_sizes_are_said(few_images: ImageData, size: int, name: str) -> None:
+    trained = ghnfast.GHN(max_shape=(8, 8, 3, 3), num_classes=10, hid=8)
+    trained.trained_on = TrainedOn("few", (3, 32, 32))
+    notice = other_images(trained, replace(few_images, name=name, input_shape=(3, size, size)))
+    assert (notice is None) == (name == "few" and size == 32)
+    if notice is not None and name == "few":
+        assert f"on images of few of the shape 3 x 32 x 32, and these are of 3 x {size} x {size}: lower" in notice
 
 
 def test_a_rate_of_zero_is_a_rate(few_images: ImageData) -> None:
