@@ -73,6 +73,7 @@ def finetune(
         data: images; load them with `validation=False` to have all training images.
         init: see `ghnfast.training.inits.init_of`: "he", "own", "random", "default", a GHN, or a file.
         out: a .json file for the results, written after each training; those that it has already are not made again.
+            Those of other images, or of a network that computes something else, are refused.
         device: where to train.
         progress: called with 1 after each training.
         options: see `Recipe`.

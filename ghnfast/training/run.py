@@ -52,13 +52,14 @@ def train(
 
     Args:
         config: the configuration; that of a run that goes on must be the one it began with, but for `steps`, `epochs`,
-            `workers`, `device` and how often it logs and saves.
+            `workers`, `device`, how often it logs and saves, and `root`: the images must be the same, wherever they
+            are, but for a few that were deleted or mended. `steps` cannot be fewer than there were.
         folder: where the run lives.
         progress: say on stderr how far the run is: a bar on a terminal, where tqdm is installed; else a line at most
             every ten seconds.
         callbacks: functions that are called with each entry of the log, {name: number}, after it is written: `step`,
-            `loss`, `top1`, `lr` and so on. In the first process alone. What they raise ends the run, which goes on
-            from its last checkpoint when it is called again.
+            `lr` and so on, and, where a step had an update, `loss` and `top1`. In the first process alone. What they
+            raise ends the run, which goes on from its last checkpoint when it is called again.
 
     Returns:
         The path of the trained GHN.
