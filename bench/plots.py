@@ -41,7 +41,7 @@ def learning(plt: Any, logs: Mapping[str, Path]) -> Any:
     figure, axes = plt.subplots(figsize=(7, 4))
     for name, file in logs.items():
         if file.exists():
-            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            lines = [line for line in map(json.loads, file.read_text().splitlines()) if "top1" in line]
             axes.plot([line["step"] for line in lines], [line["top1"] for line in lines], label=name, linewidth=1)
     axes.set(xlabel="step", ylabel="top-1 accuracy (%)", ylim=(0, 100))
     axes.set_title("Training networks on training digits, means since the last line of the log", fontsize=10)

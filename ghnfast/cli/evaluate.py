@@ -13,8 +13,9 @@ from ..nn import GHN
 from ..predict import load
 from ..progress import progress
 from ..training import baseline, evaluate, format_results, load_data
+from ..training.accuracy import STATISTICS
 from ..training.data import DATA_SETS, IMAGE_SIZE
-from ..training.evaluate import STATISTICS, other_images
+from ..training.evaluate import other_images
 from .arguments import add_ghn, add_images, check_device, parse_count, parse_seed
 from .shared import check_output, write_text
 
@@ -57,6 +58,11 @@ def run(arguments: argparse.Namespace) -> str:
     out = check_output(arguments.json, (".json",))
     check_device(arguments.device)
     splits = arguments.split.split(",")
+    twice = [split for split in splits if splits.count(split) > 1]
+    if twice:
+        raise UsageError(f"--split has {twice[0]} twice; different ones are accepted")
+    if not arguments.baseline and (arguments.epochs or arguments.steps):
+        raise UsageError("--epochs and --steps say how long --baseline trains, and it was not given")
     ghn = load(arguments.ghn, device=arguments.device)
     name, size = arguments.data or images_of(ghn), arguments.image_size or size_of(ghn)
     data = load_data(name, arguments.root, validation=arguments.validation, image_size=size)

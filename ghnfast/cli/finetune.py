@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from ..progress import progress
 from ..training import load_data
-from ..training.evaluate import STATISTICS
+from ..training.accuracy import STATISTICS
 from ..training.finetune import finetune, format_finetuning
 from ..training.inits import ACCEPTED, DEFAULT_GHN
 from ..training.recipe import RUNNING, Recipe

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from ..training import make_config, read_config, train
 from ..training.config import RECIPES
-from ..training.folder import CONFIG
+from ..training.folder import CHECKPOINT, CONFIG
 from .shared import check_folder
 
 
@@ -45,4 +45,6 @@ def run(arguments: argparse.Namespace) -> str:
     try:
         return f"wrote {train(make_config(values), arguments.out)}"
     except KeyboardInterrupt:
-        raise UsageError(f"interrupted; the same command goes on from the checkpoint in {folder}") from None
+        kept = os.path.exists(folder / CHECKPOINT)
+        what = f"the same command goes on from the checkpoint in {folder}" if kept else "nothing is kept yet"
+        raise UsageError(f"interrupted; {what}") from None

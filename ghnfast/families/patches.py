@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,11 +30,18 @@ def draw_vit(draw: Draw) -> Settings:
 
 def build_vit(settings: Settings, classes: int, size: int) -> nn.Module:
     patch = patch_of(settings, size)
+    used = size - size % patch
     network: nn.Module = models("vision_transformer").VisionTransformer(
-        size - size % patch, patch, settings["layers"], settings["heads"], settings["width"], settings["hidden"],
-        num_classes=classes,
-    )  # fmt: skip
+        used, patch, settings["layers"], settings["heads"], settings["width"], settings["hidden"], num_classes=classes
+    )
+    if used < size:
+        network.register_forward_pre_hook(functools.partial(crop, used))
     return network
+
+
+def crop(size: int, network: nn.Module, images: tuple[Tensor]) -> tuple[Tensor]:
+    """What a network of whole patches sees of images: a convolution, too, leaves out what is too little for a patch."""
+    return (images[0][..., :size, :size],)
 
 
 def draw_mixer(draw: Draw) -> Settings:

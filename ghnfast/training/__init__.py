@@ -1,8 +1,9 @@
 """Training GHNs, evaluating what they predict, and fine-tuning it."""
 
+from .accuracy import accuracies, recalibrated
 from .config import TrainConfig, make_config, read_config
 from .data import ImageData, load_data
-from .evaluate import accuracies, baseline, evaluate, format_results, recalibrated
+from .evaluate import baseline, evaluate, format_results
 from .finetune import finetune, format_finetuning
 from .recipe import Recipe
 from .run import train

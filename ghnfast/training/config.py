@@ -126,6 +126,7 @@ class TrainConfig(GHNSettings):
         ).split()
         for name in positive:
             require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        require(self.batch_size > 1, "batch_size", self.batch_size, "2 or more (one image has no batch statistics)")
         zero_or_more = (
             "weight_decay network_clip identity_steps warmup predicted_decay least_scale steps epochs workers seed"
         ).split()

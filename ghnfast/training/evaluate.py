@@ -5,21 +5,18 @@ Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), secti
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from ..calibration import gather
 from ..deepnets import DeepNets1M
 from ..deepnets.dataset import PREDEFINED, SPLITS
 from ..errors import DomainWarning, TrainingError
@@ -27,14 +24,11 @@ from ..families import HELD_OUT, TRAINED, Families, FamilyNet
 from ..nn import GHN
 from ..progress import Progress
 from ..randomness import drawing_from
+from .accuracy import BATCH_SIZE, accuracies, check_batches, check_statistics, number_of
 from .config import MOST_SEED
 from .data import BIG, Batches, ImageData, Images
 from .networks import Net, Nets, for_large_images, main_logits, placed
 
-STATISTICS = ("batch", "recalibrated")
-BATCH_SIZE = 64
-CALIBRATION_BATCHES = 16
-TOP = 5
 RATES = {"sgd": 0.025, "adam": 1e-3}
 # Members of families that no GHN was trained on; of the families of training, and of others.
 FAMILY_SPLITS = {"families": TRAINED, "unseen": HELD_OUT}
@@ -57,7 +51,7 @@ class Evaluation:
         images: so many of them, the same for every network; all by default.
         batch_statistics: of batch normalization: "batch", those of each batch of images, as in the paper, or
             "recalibrated", estimated on training images.
-        batch_size: images at once.
+        batch_size: images at once; two or more with the statistics of batches. A single last image joins others.
         root: the folder of the published networks; sampled ones by default.
         seed: of sampled networks, and of initialization.
         progress: called with 1 after each network.
@@ -89,14 +83,20 @@ class Evaluation:
             raise TrainingError(f"{self.data.name} was loaded without validation images; it has to be loaded with them")
         if self.batch_size < 1:
             raise TrainingError(f"batch_size is {self.batch_size}; 1 or more is accepted")
-        there = len(self.data.val if self.validation and self.data.val is not None else self.data.test)
+        there = len(self.tested)
         if self.images is not None and not 1 <= self.images <= there:
             raise TrainingError(f"images is {self.images}; 1 to {there}, all that there are, is accepted")
         if not 0 <= self.seed <= MOST_SEED:
             raise TrainingError(f"seed is {self.seed}; 0 to 2^64 - 1 are accepted")
         check_statistics(self.batch_statistics)
+        images = number_of(self.tested, self.images)
+        check_batches(self.batch_statistics, batch_size=self.batch_size, images=images)
         if self.networks is not None and (self.limit is not None or not self.networks):
             raise TrainingError("networks are numbers of networks, one or more, without a limit beside them")
+
+    @property
+    def tested(self) -> Images:
+        return self.data.val if self.validation and self.data.val is not None else self.data.test
 
     def run(self, parameters: Parameters, device: torch.device) -> dict[str, Json]:
         """The results of networks that `parameters` gives parameters to."""
@@ -122,7 +122,6 @@ class Evaluation:
         return [dataset[index] for index in chosen]
 
     def measure(self, items: Sequence[Net], parameters: Parameters, device: torch.device) -> Json:
-        images = self.data.val if self.validation and self.data.val is not None else self.data.test
         top1, top5, seconds = [], [], 0.0
         for item in items:
             with drawing_from(self.seed * BIG + item.index):
@@ -131,7 +130,7 @@ class Evaluation:
             parameters(item, network)
             seconds += time.perf_counter() - start
             found = accuracies(
-                network, images, self.data.calibration, self.batch_statistics, self.batch_size, device, self.images
+                network, self.tested, self.data.calibration, self.batch_statistics, self.batch_size, device, self.images
             )
             top1.append(found[0])
             top5.append(found[1])
@@ -196,10 +195,17 @@ def evaluate(ghn: GHN, data: ImageData, splits: Sequence[str] = ("test",), **opt
 
 def other_images(ghn: GHN, data: ImageData) -> str | None:
     """What is to be said where a GHN was trained on other images than those it is measured on; None where not."""
-    if ghn.trained_on is None or ghn.trained_on.data == data.name:
+    known = ghn.trained_on
+    if known is None or (known.data, known.input_shape) == (data.name, data.input_shape):
         return None
+    if known.data == data.name:
+        shapes = [" x ".join(map(str, shape)) for shape in (known.input_shape, data.input_shape)]
+        return (
+            f"{ghn.name} was trained on images of {data.name} of the shape {shapes[0]}, and these are of {shapes[1]}: "
+            "lower accuracies are to be expected"
+        )
     return (
-        f"{ghn.name} was trained on {ghn.trained_on.data}, and these images are of {data.name}: accuracies near chance "
+        f"{ghn.name} was trained on {known.data}, and these images are of {data.name}: accuracies near chance "
         "are to be expected"
     )
 
@@ -233,108 +239,16 @@ def baseline(
         raise TrainingError(f"lr is {lr!r}; 0 or more, or None for {RATES[optimizer]}, is accepted")
     if (steps > 0) == (epochs > 0) or min(steps, epochs) < 0:
         raise TrainingError(f"steps is {steps} and epochs is {epochs}; one positive number is accepted")
+    if evaluation.batch_size == 1:
+        raise TrainingError(
+            "batch_size is 1, and one image has no batch statistics to train with; 2 or more are accepted"
+        )
     batches = Batches(data.train, evaluation.batch_size, evaluation.seed)
 
     def parameters(item: Net, network: nn.Module) -> None:
         fit(network, batches, steps or epochs * batches.per_epoch, optimizer, lr)
 
     return evaluation.run(parameters, torch.device(device))
-
-
-@torch.no_grad()
-def accuracies(
-    network: nn.Module,
-    images: Images,
-    calibration: Images,
-    batch_statistics: str = "batch",
-    batch_size: int = BATCH_SIZE,
-    device: torch.device | str = "cpu",
-    limit: int | None = None,
-) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy in percent on the first `limit` images, in an order that is always the same.
-
-    Raises:
-        TrainingError: there are no images, or no such batch statistics.
-    """
-    check_statistics(batch_statistics)
-    if not len(images):
-        raise TrainingError("there are no images to measure accuracy on; one or more is accepted")
-    network.eval()
-    if batch_statistics == "recalibrated":
-        network = recalibrated(network, Batches(calibration, batch_size, 0), device)
-    with statistics_of_batches(network) if batch_statistics == "batch" else no_change():
-        return counted(network, images, batch_size, device, limit)
-
-
-@torch.no_grad()
-def counted(
-    network: nn.Module, images: Images, batch_size: int, device: torch.device | str, limit: int | None = None
-) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy in percent, of a network as it is; see `accuracies`."""
-    right, count = torch.zeros(2, dtype=torch.float64), len(images) if limit is None else min(limit, len(images))
-    for chosen, labels in batches_in_order(images, batch_size, count):
-        logits = main_logits(network(placed(chosen, device))).cpu()
-        ranked = logits.nan_to_num(-torch.inf).topk(min(TOP, logits.shape[1])).indices == labels[:, None]
-        right += torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()]).double()
-    top1, top5 = (100 * right / count).tolist()
-    return top1, top5
-
-
-def check_statistics(name: str) -> None:
-    if name not in STATISTICS:
-        names = " and ".join(map(repr, STATISTICS))
-        raise TrainingError(f"batch_statistics is {name!r}; {names} are accepted")
-
-
-def batches_in_order(images: Images, size: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """So many images; in an order that is the same every time, so that batches hold all classes."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count].tolist()
-    for start in range(0, len(order), size):
-        yield images.batch(order[start : start + size], 0)
-
-
-def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-
-
-@contextmanager
-def no_change() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def statistics_of_batches(network: nn.Module) -> Iterator[None]:
-    """Within it, batch normalization uses the statistics of each batch, and leaves its running ones as they are."""
-    layers = batch_norms(network)
-    kept = [(layer.track_running_stats, layer.running_mean, layer.running_var) for layer in layers]
-    for layer in layers:
-        layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
-    try:
-        yield
-    finally:
-        for layer, (tracks, mean, variance) in zip(layers, kept, strict=True):
-            layer.track_running_stats, layer.running_mean, layer.running_var = tracks, mean, variance
-
-
-def recalibrated(
-    network: nn.Module, batches: Batches, device: torch.device | str = "cpu", count: int = CALIBRATION_BATCHES
-) -> nn.Module:
-    """A copy of a network whose batch statistics are those of some batches of training images, in evaluation mode.
-
-    Layers without running statistics get some. Those that are not finite are written, too: what such a network says is
-    wrong, as it is with the statistics of batches.
-    """
-    network = copy.deepcopy(network)
-    for layer in batch_norms(network):
-        if layer.running_mean is None:
-            layer.track_running_stats = True
-            for name, value in (("running_mean", 0.0), ("running_var", 1.0)):
-                setattr(layer, name, torch.full((layer.num_features,), value, device=device))
-            layer.num_batches_tracked = torch.zeros((), dtype=torch.long, device=device)
-    images = (placed(batches[number][0], device) for number in range(min(count, batches.per_epoch)))
-    for tally in gather(network, images):
-        tally.write()
-    return network.eval()
 
 
 def fit(
@@ -376,7 +290,8 @@ def fit(
         made.step()
         schedule.step()
         if recognized is not None:
-            recognized.append(float((logits.detach().argmax(dim=1) == targets).float().mean()))
+            right = (logits.detach().argmax(dim=1) == targets) & ~logits.isnan().any(1)
+            recognized.append(float(right.float().mean()))
         if after is not None:
             after(step + 1)
 

@@ -5,7 +5,6 @@ Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), secti
 
 from __future__ import annotations
 
-import hashlib
 import os
 import statistics
 import time
@@ -22,9 +21,11 @@ from ..postprocessing import postprocess as postprocessed
 from ..progress import Progress
 from ..randomness import drawing_from
 from ..tracing import trace
+from .accuracy import accuracies, check_batches, counted, number_of
 from .cells import Cells
 from .data import BIG, Batches, ImageData, Images
-from .evaluate import Json, accuracies, counted, fit, summary
+from .digests import Operations, digest_of_images, digest_of_network
+from .evaluate import Json, fit, summary
 from .inits import DEFAULT_GHN, Init, Source, init_of
 from .networks import main_logits
 from .recipe import RUNNING, Recipe
@@ -72,6 +73,7 @@ def finetune(
         data: images; load them with `validation=False` to have all training images.
         init: see `ghnfast.training.inits.init_of`: "he", "own", "random", "default", a GHN, or a file.
         out: a .json file for the results, written after each training; those that it has already are not made again.
+            Those of other images, or of a network that computes something else, are refused.
         device: where to train.
         progress: called with 1 after each training.
         options: see `Recipe`.
@@ -91,6 +93,8 @@ def finetune(
     images = Parts.of(data, recipe)
     if len(images.train) < recipe.batch_size:
         raise TrainingError(f"batch_size is {recipe.batch_size}, of {len(images.train)} images; fewer are accepted")
+    tested = number_of(images.test, recipe.test_images)
+    check_batches(recipe.batch_statistics, held_out=recipe.held_out, test_images=tested)
     job = Job(build, data, start, recipe, images, torch.device(device))
     if max(recipe.evaluate_at, default=0) > job.steps:
         raise TrainingError(f"evaluate_at is {recipe.evaluate_at}, of {job.steps} steps; no more are accepted")
@@ -101,14 +105,15 @@ def finetune(
 
 def best_of(job: Job, cells: Cells, progress: Progress | None) -> Json:
     """The results at the best rate, of trainings that are made where they are not there yet."""
-    recipe = job.recipe
+    recipe, told = job.recipe, set[tuple[int, float]]()
 
     def run(seed: int, rate: float) -> Json:
         known = cells.find(seed, rate)
         if known is None:
             known = job.run(seed, rate)
             cells.add(known)
-        if progress is not None:
+        if progress is not None and (seed, rate) not in told:  # once: the best rate's are looked at again
+            told.add((seed, rate))
             progress(1)
         return known
 
@@ -152,20 +157,21 @@ class Job:
         """What a result depends on beside the recipe."""
         with drawing_from(0):
             model = self.build()
-        self.check(model)
-        shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
+        operations = Operations()
+        self.check(model, operations)
         tested = self.recipe.test_images or len(self.images.test)
         return {
-            "model": hashlib.sha256(repr((type(model).__name__, shapes)).encode()).hexdigest()[:16],
+            "model": digest_of_network(model, operations.lines, self.data.input_shape),
             "weights": self.init.digest,
             "images": [len(self.images.train), len(self.images.held_out), tested],
+            "images_digest": digest_of_images(self.data.train, self.data.test),
             "shape": self.data.input_shape,
         }
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, operations: Operations) -> None:
         shape, classes = (2, *self.data.input_shape), self.data.num_classes
         try:
-            with torch.no_grad():
+            with torch.no_grad(), operations:
                 found = tuple(main_logits(model.eval()(torch.zeros(shape))).shape)
         except Exception as error:  # whatever the model raises
             raise TrainingError(f"the model fails on images of shape {shape}: {in_words(error)}") from error
@@ -221,6 +227,7 @@ class Job:
         if self.recipe.batch_statistics == RUNNING:
             return counted(network.eval(), images, CHUNK, self.device, limit)[0]
         kind, size = self.recipe.batch_statistics, min(CHUNK, len(self.images.calibration))
+        size = max(size, 2) if kind == "batch" else size
         return accuracies(network, images, self.images.calibration, kind, size, self.device, limit)[0]
 
 

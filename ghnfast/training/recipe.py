@@ -12,8 +12,8 @@ from typing import Any
 
 from ..deepnets.dataset import is_whole
 from ..errors import TrainingError
+from .accuracy import STATISTICS
 from .config import MOST_SEED
-from .evaluate import STATISTICS
 
 RATES = (0.01, 0.025, 0.05, 0.1)
 RUNNING = "running"

@@ -17,6 +17,9 @@ from .step import StepResult, Trainer
 Callback = Callable[[dict[str, float]], object]  # takes an entry of the log
 
 
+NO_UPDATE = "no update"
+
+
 class Reporter:
     """The log, TensorBoard, callbacks, and how far the run is: a bar on a terminal, with tqdm, else lines."""
 
@@ -53,14 +56,13 @@ class Reporter:
 
 
 def summary(results: Sequence[StepResult], trainer: Trainer) -> dict[str, float]:
-    """Means since the last report."""
+    """Means since the last report; where no step had an update, there are none of `loss` and `top1`."""
     done = [result for result in results if not result.skipped]
     seconds = sum(result.seconds for result in results)
-    count = max(len(done), 1)
+    means = {name: sum(getattr(result, name) for result in done) / len(done) for name in ("loss", "top1") if done}
     return {
         "step": trainer.step,
-        "loss": sum(result.loss for result in done) / count,
-        "top1": sum(result.top1 for result in done) / count,
+        **means,
         "lr": trainer.optimizer.param_groups[0]["lr"],
         "networks_per_second": sum(result.networks for result in results) / seconds,
         "ghn_share": sum(result.ghn_seconds for result in results) / seconds,
@@ -90,10 +92,8 @@ class Lines:
         values, step, steps = summary(self.results, self.trainer), self.trainer.step, self.trainer.steps
         left = seconds / (step - self.first) * (steps - step)
         end = f"{in_time(left)} to go" if step < steps else f"{in_time(seconds)} in all"
-        return (
-            f"step {step} of {steps}: loss {values['loss']:.3f}, top1 {values['top1']:.1f} %, "
-            f"{values['networks_per_second']:.1f} networks a second, {end}"
-        )
+        found = f"loss {values['loss']:.3f}, top1 {values['top1']:.1f} %" if "loss" in values else NO_UPDATE
+        return f"step {step} of {steps}: {found}, {values['networks_per_second']:.1f} networks a second, {end}"
 
     def close(self) -> None:
         pass
@@ -111,7 +111,8 @@ class Bar:
         if self.trainer.step % self.trainer.config.log_every == 0 or self.trainer.step == self.trainer.steps:
             values = summary(self.results, self.trainer)
             names = ("loss", "top1", "networks_per_second", "ghn_share")
-            self.bar.set_postfix({name: f"{values[name]:.3g}" for name in names})
+            shown = {name: f"{values[name]:.3g}" if name in values else NO_UPDATE for name in names}
+            self.bar.set_postfix(shown)
             self.results = []
         self.bar.update(1)
 

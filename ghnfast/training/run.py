@@ -25,6 +25,7 @@ from ..progress import progress as say_progress
 from ..randomness import drawing_from
 from .config import TrainConfig, as_lists
 from .data import Batches, ImageData, load_data
+from .digests import are_alike, marks_of
 from .folder import CHECKPOINT, CONFIG, WEIGHTS, locked, read_checkpoint, save_checkpoint, sync_folder, writing
 from .networks import MetaBatches, Mixture, Nets, ahead, for_large_images
 from .reporting import Callback, Reporter
@@ -51,13 +52,14 @@ def train(
 
     Args:
         config: the configuration; that of a run that goes on must be the one it began with, but for `steps`, `epochs`,
-            `workers`, `device` and how often it logs and saves.
+            `workers`, `device`, how often it logs and saves, and `root`: the images must be the same, wherever they
+            are, but for a few that were deleted or mended. `steps` cannot be fewer than there were.
         folder: where the run lives.
         progress: say on stderr how far the run is: a bar on a terminal, where tqdm is installed; else a line at most
             every ten seconds.
         callbacks: functions that are called with each entry of the log, {name: number}, after it is written: `step`,
-            `loss`, `top1`, `lr` and so on. In the first process alone. What they raise ends the run, which goes on
-            from its last checkpoint when it is called again.
+            `lr` and so on, and, where a step had an update, `loss` and `top1`. In the first process alone. What they
+            raise ends the run, which goes on from its last checkpoint when it is called again.
 
     Returns:
         The path of the trained GHN.
@@ -73,7 +75,8 @@ def train(
         data = load_data(config.data, config.root, image_size=config.image_size)
         batches = make_batches(config, data)
         steps = config.steps if config.steps else config.epochs * batches.per_epoch
-        trainer = Trainer(make_ghn(config, data).to(device), config, steps, rank=rank, world_size=world_size)
+        ghn, marks = make_ghn(config, data).to(device), marks_of(data.train)
+        trainer = Trainer(ghn, config, steps, rank=rank, world_size=world_size, images=marks)
         dataset = make_dataset(config, data)
         with locked(path) if rank == 0 else nullcontext():
             go_on(trainer, dataset, path, progress and rank == 0)
@@ -99,6 +102,12 @@ def go_on(trainer: Trainer, dataset: Nets, path: Path, progress: bool) -> None:
             start_from_identity(trainer.ghn, dataset, steps, trainer.config.seed, told)
     else:
         check_same_run(known["config"], trainer.state()["config"], path)
+        # A run from before they were kept has no marks.
+        if trainer.images and "images" in known and not are_alike(trainer.images, known["images"]):
+            raise TrainingError(
+                f"the run in {path} is trained on other images than those that were given; the same, wherever they "
+                "are, or another folder of a run, are accepted"
+            )
         try:
             trainer.restore(known)
         except Exception as error:  # torch checks what it loads in many ways
@@ -106,6 +115,11 @@ def go_on(trainer: Trainer, dataset: Nets, path: Path, progress: bool) -> None:
                 f"the checkpoint {path / CHECKPOINT} does not fit its configuration: {in_words(error)}; without it, "
                 "the run begins again"
             ) from error
+        if trainer.step > trainer.steps:
+            raise TrainingError(
+                f"the run in {path} has made {trainer.step} steps, and is to have {trainer.steps} in all; as many or "
+                "more, or another folder, are accepted"
+            )
     share_weights(trainer)
 
 
@@ -210,7 +224,7 @@ def run(
             if trainer.rank == 0 and (last or trainer.step % config.save_every == 0):
                 save_checkpoint(path, trainer.state())
     except KeyboardInterrupt:
-        if trainer.rank == 0:
+        if trainer.rank == 0 and trainer.is_whole:
             save_checkpoint(path, trainer.state())
         raise
     finally:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainingError
-from .data import Images, interleaved
+from .data import Images, split_off
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +49,9 @@ def shots_of(labels: Tensor, shots: int | None, held_out: int) -> tuple[Tensor, 
         held_out: how many images.
 
     Raises:
-        TrainingError: there are not so many.
+        TrainingError: there are not so many, or none of a class would be trained on.
     """
-    count = len(labels)
-    if held_out >= count:
-        raise TrainingError(f"held_out is {held_out}, of {count} training images; fewer are accepted")
-    mixed = interleaved(labels, torch.arange(count))
-    kept, held = mixed[: count - held_out].sort().values, mixed[count - held_out :].sort().values
+    kept, held = split_off(labels, held_out, torch.arange(len(labels)))
     if shots is None:
         return kept, held
     chosen = []

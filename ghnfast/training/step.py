@@ -7,6 +7,8 @@ losses it would have had.
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -79,6 +81,8 @@ class Trainer:
     """A GHN, its optimizer, and one step of training.
 
     Attributes:
+        images: marks of the images that it is trained on (`ghnfast.training.digests`), for checkpoints.
+        is_whole: whether it is between updates, and what it has is that of its step.
         skipped: steps in a row that had no finite loss; out_of_memory: that did not fit into memory.
     """
 
@@ -88,6 +92,8 @@ class Trainer:
     step: int = 0
     rank: int = 0
     world_size: int = 1
+    images: list[str] = field(default_factory=list)
+    is_whole: bool = True
     skipped: int = 0
     out_of_memory: int = 0
     all_skipped: int = 0
@@ -133,8 +139,11 @@ class Trainer:
             reason = "out of memory"
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        self.finish(result, reason)
-        self.step += 1
+        with uninterrupted():
+            self.is_whole = False
+            self.finish(result, reason)
+            self.step += 1
+            self.is_whole = True
         result.ghn_seconds = self.watch.read()
         result.seconds = time.perf_counter() - start
         return result
@@ -260,6 +269,7 @@ class Trainer:
             "out_of_memory": self.out_of_memory,
             "all_skipped": self.all_skipped,
             "config": as_lists(self.config),
+            "images": self.images,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -301,6 +311,32 @@ def check_finite(tensors: Mapping[str, Any]) -> None:
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise TrainingError(f"{name} is not finite")
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """An interruption that comes within the block takes effect after it; a second one takes effect at once.
+
+    Python has interruptions in its main thread alone.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    waiting: list[Any] = []
+
+    def wait(*given: Any) -> None:
+        waiting.append(given)
+        if len(waiting) > 1:
+            before(*given)
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if waiting:
+        before(*waiting[0])
 
 
 def clip(leaves: Sequence[Tensor], limit: float) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ghnfast.errors import ConfigError, NetworkIndexError
 from ghnfast.families import HELD_OUT, TRAINED, Families
 from ghnfast.families.dataset import KINDS, traced
+from ghnfast.training.networks import run_network
 
 ALL = TRAINED + HELD_OUT
 # What GHNs do not predict.
@@ -50,6 +52,26 @@ def test_large_images(family: str) -> None:
     net = Families("test", families=[family], num_classes=5, image_size=64)[0]
     assert net.input_shape == (3, 64, 64)
     assert net.build().eval()(torch.randn(1, 3, 64, 64)).shape == (1, 5)
+
+
+@pytest.mark.parametrize("family", ["convnext", "vit", "mixer", "swin"])
+@given(size=st.integers(32, 150), index=st.integers(0, 20))
+@example(size=33, index=0)
+@settings(max_examples=3, deadline=None)
+def test_images_of_any_size(family: str, size: int, index: int) -> None:
+    """Patches need not divide it; and a network is copied with what it does."""
+    net = Families(families=[family], num_classes=5, image_size=size)[index]
+    images = torch.randn(2, 3, size, size)
+    network = copy.deepcopy(net.build().eval())
+    assert network(images).shape == (2, 5)
+    assert net.graph.input_shape == (3, size, size)
+    assert run_network(net.build(light=True).eval(), dict(network.named_parameters()), images).equal(network(images))
+
+
+def test_members_for_small_images_are_as_they_were() -> None:
+    for family in ALL:
+        network = Families(families=[family])[0].build()
+        assert not network._forward_pre_hooks
 
 
 @given(seed=st.integers(0, 2**64 - 1), index=st.integers(0, 499), other=st.integers(0, 2**64 - 1))

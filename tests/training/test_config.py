@@ -61,6 +61,8 @@ def test_a_saved_configuration_is_read_back(tmp_path: Path) -> None:
         ({"steps": 2.5}, "steps is 2.5; an integer is accepted"),
         ({"num_ch": "8"}, r"num_ch is \[8\]; a list of 2 numbers is accepted"),
         ({"num_ch": [8, "many"]}, "num_ch is 'many'; an integer is accepted"),
+        ({"batch_size": 0}, "batch_size is 0; a positive number is accepted"),
+        ({"batch_size": 1}, r"batch_size is 1; 2 or more \(one image has no batch statistics\) is accepted"),
         ({"schedule": "linear"}, "schedule is 'linear'; 'step' or 'cosine' or 'cosine-warmup' or 'constant' is"),
         ({"milestones": [0.9, 0.1]}, r"milestones is \(0.9, 0.1\); rising shares of all steps"),
         ({"amp": "float16"}, "amp is 'float16'; 'bfloat16' or 'none' on the CPU is accepted"),

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import ghnfast.vision  # noqa: F401  (first: it makes torchvision importable beside a CPU torch)
 from ghnfast.errors import TrainingError
 from ghnfast.training import load_data, make_config
-from ghnfast.training.data import CROP_PADDING, MNIST_STATISTICS, Batches, ImagesInMemory, cropped, stratified
+from ghnfast.training.data import (
+    CROP_PADDING,
+    MNIST_STATISTICS,
+    Batches,
+    Images,
+    ImagesInMemory,
+    cropped,
+    split_off,
+    stratified,
+)
+from ghnfast.training.digests import are_alike, digest_of_images, marks_of
 from ghnfast.training.run import image_stream
 
 
@@ -108,6 +122,51 @@ def test_folder(tmp_path: Path) -> None:
     assert not torch.equal(images, data.train.batch([0, 1, 2], 6)[0])
     assert torch.equal(data.test.batch([0], 1)[0], data.test.batch([0], 2)[0])
     assert labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("counts", [[30, 30, 1], [1] * 12, [1, 2, 3, 40], [5] * 12, [3]])
+def test_validation_leaves_an_image_to_each_class(tmp_path: Path, counts: list[int]) -> None:
+    """The classes of few images are trained on, however few there are."""
+    for label, count in enumerate(counts):
+        write_folder(tmp_path, {"train": [f"{label:02}"]}, count)
+        write_folder(tmp_path, {"val": [f"{label:02}"]}, 1)
+    data = load_data("folder", tmp_path, image_size=32)
+    assert data.val is not None
+    found = data.train.all_labels().bincount(minlength=len(counts))
+    assert min(found.tolist()) >= 1
+    total = sum(counts)
+    assert len(data.val) == min(total // 10, total - len(counts))
+    assert len(data.train) + len(data.val) == total
+    held = (torch.tensor(counts) - found).double()
+    assert bool((held <= (torch.tensor(counts) / 10).ceil()).all())  # an equal share of every class
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(0, 60))
+def test_what_is_split_off_leaves_every_class(counts: list[int], held_out: int) -> None:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(held_out))
+    if held_out > len(labels) - len(counts):
+        with pytest.raises(TrainingError, match="which leave an image to each class, are accepted"):
+            split_off(labels, held_out, order)
+        return
+    kept, held = split_off(labels, held_out, order)
+    assert len(held) == held_out
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(len(labels)))
+    assert min(labels[kept].bincount(minlength=len(counts)).tolist()) >= 1
+
+
+PUBLISHED = {True: "b0776490119c3dbb", False: "b1145a15c916c15d"}
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_published_splits_stay(validation: bool) -> None:
+    data = load_data("mnist5k", validation=validation)
+    found = hashlib.sha256()
+    for part in (data.train, data.val, data.test):
+        if isinstance(part, ImagesInMemory):
+            found.update(part.pixels.numpy().tobytes())
+            found.update(part.labels.numpy().tobytes())
+    assert found.hexdigest()[:16] == PUBLISHED[validation]
 
 
 def test_folder_with_other_classes(tmp_path: Path) -> None:
@@ -216,6 +275,44 @@ def test_images_that_cannot_be_read_end_a_run_in_one_sentence(folder: Path, work
     with pytest.raises(TrainingError, match=r"^the image .*train/b/3\.png cannot be read: .+") as raised:
         list(stream)
     assert "\n" not in str(raised.value)
+
+
+def test_digests_are_of_images_wherever_they_are(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of what a folder has, at any place, read in any size; of others after any change; runs bear small ones."""
+
+    def images(root: Path, **options: Any) -> Images:
+        return load_data("folder", root, validation=False, **{"image_size": 32, **options}).train
+
+    def change(name: str) -> Images:
+        root = shutil.copytree(folder, tmp_path_factory.mktemp("other") / "images") / "train"
+        file = root / "b" / "3.png"
+        if name == "gone":
+            file.unlink()
+        elif name == "renamed":
+            file.rename(root / "b" / "33.png")
+        elif name == "another class":
+            file.rename(root / "a" / "33.png")
+        elif name == "as long":
+            content = file.read_bytes()
+            file.write_bytes(content[:-30] + bytes(30))
+        elif name == "all other ones":
+            for number, each in enumerate(sorted(root.glob("*/*.png"))):
+                Image.new("RGB", (40, 50 + number)).save(each)
+        return images(root.parent)
+
+    ours = images(folder)
+    digest, marks = digest_of_images(ours), marks_of(ours)
+    assert digest_of_images(change("nothing"), ours) == digest_of_images(ours, ours)
+    assert digest_of_images(images(folder, image_size=40)) == digest
+    for name in ("gone", "renamed", "another class", "as long", "all other ones"):
+        other = change(name)
+        assert digest_of_images(other) != digest
+        assert are_alike(marks_of(other), marks) == (name != "all other ones")
+    for wrong in (None, 3, "abc", [], [3, [4]], {"a": 1}):
+        assert not are_alike(marks, wrong)
+    (folder / "train" / "b" / "3.png").unlink()
+    with pytest.raises(TrainingError, match=r"the image .*train/b/3\.png cannot be read: No such file"):
+        digest_of_images(ours)
 
 
 def test_batches_of_other_processes_are_the_same(folder: Path) -> None:

@@ -20,8 +20,9 @@ from ghnfast.deepnets import DeepNets1M
 from ghnfast.errors import DomainWarning, TrainingError
 from ghnfast.families import HELD_OUT, TRAINED, Families
 from ghnfast.training import ImageData, accuracies, baseline, evaluate, format_results, recalibrated
+from ghnfast.training.accuracy import STATISTICS, batches_in_order
 from ghnfast.training.data import Batches
-from ghnfast.training.evaluate import fit
+from ghnfast.training.evaluate import fit, other_images
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,45 @@ def test_predictions_that_are_not_numbers_are_wrong(few_images: ImageData) -> No
     network.logits.data[1] = float("nan")
     top1, _ = accuracies(network, few_images.test, few_images.calibration)
     assert top1 == pytest.approx(100 / 12)  # class 2 is next
+
+
+@pytest.mark.parametrize("batch_size", [2, 5, 12])
+@pytest.mark.parametrize("value", [float("nan"), -float("nan")])
+def test_networks_that_say_no_numbers_are_always_wrong(few_images: ImageData, batch_size: int, value: float) -> None:
+    """Whatever the classes of the images: they would be right as often as chance is."""
+    network = Biased([1, 2, 3, 4, 5, 6, 7, 8, 9, 0])
+    network.logits.data.fill_(value)
+    assert accuracies(network, few_images.test, few_images.calibration, batch_size=batch_size) == (0, 0)
+    network.logits.data[[3, 4]] = 1.0  # and what is a number counts
+    found = accuracies(network, few_images.test, few_images.calibration, batch_size=batch_size)
+    assert found == pytest.approx((100 / 12, 200 / 12))
+
+
+def small_channels() -> nn.Sequential:
+    """One value a channel and image where it normalizes."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 10))
+
+
+@pytest.mark.parametrize("batch_statistics", STATISTICS)
+def test_any_number_of_images_is_measured(few_images: ImageData, batch_statistics: str) -> None:
+    """Also where one is left in the end, which has no batch statistics."""
+    network, arguments = small_channels(), (few_images.test, few_images.calibration, batch_statistics)
+    for size in range(2, 13):
+        for limit in range(2, 13):
+            batches = [len(labels) for _, labels in batches_in_order(few_images.test, size, limit)]
+            assert sum(batches) == limit
+            assert min(batches) > 1
+            assert max(batches) <= size + 1
+            top1, _ = accuracies(network, *arguments, size, limit=limit)
+            assert top1 * limit / 100 == pytest.approx(round(top1 * limit / 100))
+    if batch_statistics == "recalibrated":
+        assert accuracies(network, *arguments, 1, limit=1)[0] in (0, 100)
+        return
+    for size, limit, name in ((1, 12, "batch_size"), (6, 1, "images")):
+        with pytest.raises(TrainingError, match=f"{name} is 1, and one image has no batch statistics; 2 or more"):
+            accuracies(network, *arguments, size, limit=limit)
+    assert accuracies(Biased([*range(10)]), *arguments, 1, limit=1)[0] in (0, 100)
 
 
 def normalized_network() -> nn.Sequential:
@@ -128,6 +168,8 @@ def test_a_baseline_learns(few_images: ImageData) -> None:
         ({"networks": []}, "one or more, without a limit"),
         ({"networks": [1], "limit": 1}, "one or more, without a limit"),
         ({"batch_size": 0}, "batch_size is 0; 1 or more is accepted"),
+        ({"batch_size": 1}, "batch_size is 1, and one image has no batch statistics; 2 or more, or"),
+        ({"images": 1}, "images is 1, and one image has no batch statistics; 2 or more, or"),
         ({"seed": 10**23}, "seed is 100000000000000000000000; 0 to 2"),
         ({"seed": -1}, "seed is -1; 0 to 2"),
         ({"batch_statistics": "running"}, "batch_statistics is 'running'; 'batch' and 'recalibrated' are accepted"),
@@ -146,6 +188,8 @@ def test_other_classes(few_images: ImageData) -> None:
 def test_baselines_need_a_length(few_images: ImageData) -> None:
     with pytest.raises(TrainingError, match="steps is 0 and epochs is 0; one positive number is accepted"):
         baseline(few_images)
+    with pytest.raises(TrainingError, match="batch_size is 1, and one image has no batch statistics to train with"):
+        baseline(few_images, steps=1, batch_size=1, batch_statistics="recalibrated")
     with pytest.raises(TrainingError, match="the optimizer is 'lion'; 'sgd' and 'adam' are accepted"):
         baseline(few_images, optimizer="lion", steps=1)
 
@@ -203,6 +247,13 @@ def test_command(
     assert "sgd, 1 steps" in capsys.readouterr().out
     assert main(["evaluate", *arguments[:2], "--data", "mnist5k", "--split", "none"]) == 2
     assert "the split is 'none'" in capsys.readouterr().err
+    for wrong, message in (
+        (["--split", "test,wide,test"], "--split has test twice"),
+        (["--steps", "3"], "--epochs and --steps say how long --baseline trains"),
+        (["--epochs", "3"], "--epochs and --steps say how long --baseline trains"),
+    ):
+        assert main(["evaluate", *arguments, *wrong]) == 2
+        assert message in capsys.readouterr().err
     assert main(["train", "--out", str(tmp_path / "run"), "data"]) == 2
     assert "'data' was given; NAME=VALUE is accepted" in capsys.readouterr().err
 
@@ -242,6 +293,17 @@ def test_images_are_those_of_the_ghn(
     assert ("near chance" in err) == other
     with pytest.warns(DomainWarning) if other else contextlib.nullcontext():
         evaluate(ghnfast.load(tmp_path / "ghn.safetensors"), load(loaded[0]), limit=1)
+
+
+@pytest.mark.parametrize("size", [24, 32, 48, 224])
+@pytest.mark.parametrize("name", ["few", "folder"])
+def test_other_images_and_other_sizes_are_said(few_images: ImageData, size: int, name: str) -> None:
+    trained = ghnfast.GHN(max_shape=(8, 8, 3, 3), num_classes=10, hid=8)
+    trained.trained_on = TrainedOn("few", (3, 32, 32))
+    notice = other_images(trained, replace(few_images, name=name, input_shape=(3, size, size)))
+    assert (notice is None) == (name == "few" and size == 32)
+    if notice is not None and name == "few":
+        assert f"on images of few of the shape 3 x 32 x 32, and these are of 3 x {size} x {size}: lower" in notice
 
 
 def test_a_rate_of_zero_is_a_rate(few_images: ImageData) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.finetuning import QUICK, Small, dark_and_light
+from helpers.finetuning import QUICK, Small, dark_and_light, job_of
 from torch import Tensor, nn
 
 from ghnfast.cli import main
@@ -70,6 +71,7 @@ def test_the_rate_is_chosen_on_held_out_images(data: ImageData, monkeypatch: pyt
     counted: list[int] = []
     results = finetune(Small, data, "own", progress=counted.append, **options)
     assert made == [(5, 0.1), (5, 0.2), (5, 0.3), (5, 0.4), (6, 0.2), (7, 0.2)]  # of equals, the lowest
+    assert counted == [1] * Recipe(**options).runs
     assert (results["rate"], results["at_edge"], results["held_out"]) == (0.2, False, 70)
     assert results["networks"] == [25, 26, 27]
     assert results["stderr"] == pytest.approx(1 / 3**0.5)
@@ -129,6 +131,58 @@ def test_results_of_something_else_are_refused(
     with pytest.raises(TrainingError, match=r"results\.json are of .*; another file, or that of the same call"):
         finetune(**{**call, **change})
     assert out.read_bytes() == before
+
+
+def rescaled(factor: float) -> nn.Module:
+    network = Small()
+    network.scale.data.fill_(factor)
+    return network
+
+
+def unlike(forward: Callable[[Small, Tensor], Tensor]) -> Callable[[], nn.Module]:
+    kind = type("Small", (Small,), {"forward": forward})
+    return lambda: kind()
+
+
+# Each with the parameters of all others; the last two do the same.
+ALIKE: list[Callable[[], nn.Module]] = [
+    unlike(lambda self, x: self.head(self.second(self.norm(self.first(x)).sigmoid().mean((2, 3))).relu() * self.scale)),
+    unlike(lambda self, x: self.head(self.second(self.norm(self.first(x)).relu().mean((2, 3))) * self.scale)),
+    unlike(
+        lambda self, x: self.head(self.second(self.norm(self.first(x * 2)).relu().mean((2, 3))).relu() * self.scale)
+    ),
+    lambda: nn.Sequential(Small(), nn.Identity()),
+    lambda: nn.Sequential(Small(), nn.Dropout(0.5)),
+    lambda: nn.Sequential(Small(), nn.Dropout(0.1)),
+    lambda: nn.Sequential(Small(), nn.LeakyReLU(0.1)),
+    lambda: nn.Sequential(Small(), nn.LeakyReLU(0.2)),
+    lambda: rescaled(1.0),
+    lambda: rescaled(1e-6),
+    Small,
+    lambda: Small(),
+]
+
+
+def test_results_are_of_what_a_network_computes(data: ImageData) -> None:
+    """Not of the names and shapes of its parameters alone; and the same on every call."""
+    found = [replace(job_of(data, "own"), build=build).identity()["model"] for build in ALIKE]
+    assert found[-1] == found[-2]
+    assert len({*found}) == len(found) - 1
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_results_of_other_images_are_refused(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    scored(monkeypatch, lambda seed, rate: 0)
+    out = tmp_path / "results.json"
+    finetune(Small, data, "own", out=out, **QUICK)
+    copied = replace(data, **{part: replace(getattr(data, part), pixels=data.train.pixels.clone())})  # type: ignore[attr-defined]
+    finetune(Small, copied, "own", out=out, **QUICK)
+    for change in ({"pixels": 255 - data.train.pixels}, {"labels": 1 - data.train.all_labels()}):  # type: ignore[attr-defined]
+        other = replace(data, **{part: replace(getattr(data, part), **change)})
+        with pytest.raises(TrainingError, match=r"results\.json are of images_digest = '\w+', not '\w+'; another file"):
+            finetune(Small, other, "own", out=out, **QUICK)
 
 
 CELL = {"seed": 0, "rate": 0.05, "held_out": 1.0, "test": 1.0, "seconds": 1.0, "curve": []}
@@ -196,6 +250,8 @@ def test_results_that_cannot_be_written(data: ImageData, tmp_path: Path, monkeyp
         ({"held_out": 90}, "held_out is 90, of 90 training images"),
         ({"shots": 27}, "class 1 has 26 training images that are not held out"),
         ({"test_images": 1000}, "test_images is 1000; at most 90"),
+        ({"held_out": 1, "batch_statistics": "batch"}, "held_out is 1, and one image has no batch statistics"),
+        ({"test_images": 1, "batch_statistics": "batch"}, "test_images is 1, and one image has no batch statistics"),
         ({"beta": -1, "postprocess": True}, "beta is -1; 0 or more is accepted"),
     ],
 )
@@ -227,6 +283,15 @@ class Failing(Small):
 def test_models_that_do_not_fit(data: ImageData, build: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(GhnfastError, match=message):
         finetune(build, data, "own", **QUICK)
+
+
+@pytest.mark.parametrize("statistics", ["running", "batch", "recalibrated"])
+def test_networks_that_are_lost_are_wrong(data: ImageData, statistics: str) -> None:
+    """A rate at which every number is lost is no rate at which a network is right as often as chance is."""
+    options: dict[str, Any] = {**QUICK, "rates": (1e30, 0.05), "test_images": 65, "batch_statistics": statistics}
+    results = finetune(Small, data, "he", **options)
+    assert [cell["held_out"] > 0 for cell in results["cells"]] == [False, True]
+    assert (results["rate"], results["cells"][0]["test"]) == (0.05, 0)
 
 
 def test_some_test_images(data: ImageData) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import re
@@ -131,6 +132,46 @@ def test_a_checkpoint_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).mkdir()
     with pytest.raises(TrainingError, match=r"checkpoint\.pt cannot be read: Is a directory"):
         train(tiny_config(**FAST), tmp_path, progress=False)
+
+
+def test_a_run_goes_on_with_its_images_alone(
+    tmp_path: Path, few_images: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever they are; a run from before images were kept goes on with any."""
+    train(tiny_config(**FAST), tmp_path, progress=False)
+    train(tiny_config(**FAST | {"steps": 5, "root": "elsewhere"}), tmp_path, progress=False)
+    kept = (tmp_path / CHECKPOINT).read_bytes()
+    for change in ({"pixels": 255 - few_images.train.pixels}, {"labels": 9 - few_images.train.all_labels()}):  # type: ignore[attr-defined]
+        other = dataclasses.replace(few_images, train=dataclasses.replace(few_images.train, **change))  # type: ignore[type-var]
+        monkeypatch.setattr("ghnfast.training.run.load_data", lambda *_, other=other, **__: other)
+        with pytest.raises(TrainingError, match=f"the run in {tmp_path} is trained on other images than"):
+            train(tiny_config(**FAST | {"steps": 6}), tmp_path, progress=False)
+        assert (tmp_path / CHECKPOINT).read_bytes() == kept
+    torch.save(changed(torch.load(tmp_path / CHECKPOINT, weights_only=True), "images", to=None), tmp_path / CHECKPOINT)
+    train(tiny_config(**FAST | {"steps": 6}), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_run_cannot_have_fewer_steps_than_it_has_made(run: Path, steps: int) -> None:
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    with pytest.raises(TrainingError, match=f"has made 4 steps, and is to have {steps} in all; as many or more, or"):
+        train(tiny_config(**FAST | {"steps": steps}), run, progress=False)
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("at", ["Trainer.train_step", "start_from_identity", "save_checkpoint"])
+def test_an_interrupted_command_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], at: str
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"ghnfast.training.run.{at}", interrupted)
+    assert main(["train", "--out", str(tmp_path), *(f"{key}={value}" for key, value in {**TINY, **FAST}.items())]) == 2
+    kept = (tmp_path / CHECKPOINT).exists()
+    assert kept == (at == "Trainer.train_step")
+    what = f"the same command goes on from the checkpoint in {tmp_path}" if kept else "nothing is kept yet"
+    assert f"ghnfast: error: interrupted; {what}\n" in capsys.readouterr().err
 
 
 # Logs -----------------------------------------------------------------------------------------------------------------

@@ -44,8 +44,9 @@ def test_shots(labels: list[int], held_out: int, shots: int | None) -> None:
         kept, held = shots_of(given, shots, held_out)
     except TrainingError:
         few = min(labels.count(label) * (1 - held_out / len(labels)) - len({*labels}) for label in labels)
-        assert held_out >= len(labels) or few < (shots or 0)
+        assert held_out > len(labels) - len({*labels}) or few < (shots or 0)
         return
+    assert {*given[kept].tolist()} == {*labels}
     assert len(held) == held_out
     assert not {*kept.tolist()} & {*held.tolist()}
     for label in {*labels}:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.tiny import FAST, tiny_config
 
 from ghnfast.training import ImageData, Trainer, train
 from ghnfast.training.folder import LOG, read_log
-from ghnfast.training.reporting import Lines
+from ghnfast.training.reporting import Bar, Lines, summary
 from ghnfast.training.run import make_ghn
 from ghnfast.training.step import StepResult
 
@@ -54,6 +56,37 @@ def test_lines_come_at_most_every_ten_seconds(
     ]
     lines.add(StepResult([], networks=4, seconds=1.0, skipped="out of memory"))
     assert capsys.readouterr().err == "step 24 was skipped: out of memory\n"
+
+
+@pytest.mark.parametrize("skipped", range(4))
+def test_steps_without_an_update_have_no_loss(
+    few_images: ImageData, clock: list[float], capsys: pytest.CaptureFixture[str], skipped: int
+) -> None:
+    """A loss of 0 is another thing; where some of them have one, it is the mean of these."""
+    config = tiny_config(**FAST | {"log_every": 3})
+    trainer = Trainer(make_ghn(config, few_images), config, steps=3)
+    results = [
+        StepResult([], networks=4, seconds=1.0, skipped="out of memory")
+        if number < skipped
+        else StepResult([2.0], loss=2.0, top1=25.0, networks=4, seconds=1.0)
+        for number in range(3)
+    ]
+    found = summary(results, trainer)
+    assert ({"loss", "top1"} <= found.keys()) == (skipped < 3)
+    assert found.get("loss", 2.0) == 2.0
+    assert found["networks_per_second"] == 4.0
+    json.dumps(found, allow_nan=False)
+    lines, bar, shown = Lines(trainer), Bar(trainer, SimpleNamespace()), list[dict[str, str]]()
+    bar.bar = SimpleNamespace(write=lambda *_, **__: None, update=lambda _: None, set_postfix=shown.append)
+    for result in results:
+        trainer.step += 1
+        clock[0] += 1
+        lines.add(result)
+        bar.add(result)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert ("no update, " in last) == (skipped == 3)
+    assert ("loss 2.000, top1 25.0 %" in last) == (skipped < 3)
+    assert shown[-1]["loss"] == ("no update" if skipped == 3 else "2")
 
 
 def test_callbacks_get_what_the_log_gets(tmp_path: Path) -> None:

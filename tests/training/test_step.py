@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import tiny_config
+from helpers.tiny import FAST, tiny_config
 from torch import Tensor, nn
 
 from ghnfast.errors import TrainingError
-from ghnfast.training import ImageData, Trainer
+from ghnfast.training import ImageData, Trainer, train
 from ghnfast.training import step as step_module
 from ghnfast.training.data import Batches
+from ghnfast.training.folder import read_checkpoint
 from ghnfast.training.networks import MetaBatch, MetaBatches, run_network
 from ghnfast.training.run import make_batches, make_dataset, make_ghn
 
@@ -128,6 +133,75 @@ def test_out_of_memory_skips_the_step(few_images: ImageData, broken: dict[str, A
     assert all(map(torch.equal, before, weights_of(trainer)))
     broken["what"] = None
     assert not trainer.train_step(images, labels, batch).skipped
+
+
+def interrupted_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, interrupt: Callable[[Any, Any], Any], at: int
+) -> None:
+    """A run in which the update with this number is made by `interrupt`, given it and its optimizer."""
+    made, own = [0], torch.optim.Adam.step
+
+    def step(self: Any, *_: Any, **__: Any) -> Any:
+        made[0] += 1
+        return interrupt(own, self) if made[0] == at else own(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(**FAST | {"steps": 6}), folder, progress=False)
+
+
+def before_update(own: Any, optimizer: Any) -> None:
+    signal.raise_signal(signal.SIGINT)
+    own(optimizer)
+
+
+def after_update(own: Any, optimizer: Any) -> None:
+    own(optimizer)
+    signal.raise_signal(signal.SIGINT)
+
+
+def twice(own: Any, optimizer: Any) -> None:
+    after_update(own, optimizer)
+    signal.raise_signal(signal.SIGINT)
+
+
+def raised(own: Any, optimizer: Any) -> None:
+    own(optimizer)
+    raise KeyboardInterrupt
+
+
+# The step from which each goes on: its own, or the last one that was saved.
+INTERRUPTIONS = {before_update: 0, after_update: 0, twice: -1, raised: -1}
+
+
+@pytest.mark.parametrize("at", [2, 4])
+@pytest.mark.parametrize("interrupt", INTERRUPTIONS)
+@pytest.mark.usefixtures("quick")
+def test_an_interruption_makes_no_update_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: Callable[[Any, Any], Any], at: int
+) -> None:
+    """Nor does it lose one: what is saved is between two updates."""
+    handler = signal.getsignal(signal.SIGINT)
+    train(tiny_config(**FAST | {"steps": 6}), tmp_path / "whole", progress=False)
+    interrupted_run(tmp_path / "parts", monkeypatch, interrupt, at)
+    assert signal.getsignal(signal.SIGINT) is handler
+    state = read_checkpoint(tmp_path / "parts")
+    step = at if INTERRUPTIONS[interrupt] == 0 else at - 2
+    assert (0 if state is None else state["step"]) == step
+    train(tiny_config(**FAST | {"steps": 6}), tmp_path / "parts", progress=False)
+    ours, theirs = (read_checkpoint(tmp_path / name) for name in ("parts", "whole"))
+    assert ours is not None
+    assert theirs is not None
+    assert all(torch.equal(value, ours["ghn"][name]) for name, value in theirs["ghn"].items())
+
+
+def test_steps_of_other_threads_are_not_guarded(few_images: ImageData) -> None:
+    """Python has interruptions in its main thread alone."""
+    trainer, images, labels, batch = make_trainer(few_images)
+    with ThreadPoolExecutor(1) as pool:
+        assert not pool.submit(trainer.train_step, images, labels, batch).result().skipped
+    assert trainer.is_whole
 
 
 def test_other_errors_are_not_hidden(few_images: ImageData, broken: dict[str, Any]) -> None:
