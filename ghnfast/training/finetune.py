@@ -160,12 +160,12 @@ class Job:
         operations = Operations()
         self.check(model, operations)
         tested = self.recipe.test_images or len(self.images.test)
-        return {
+        return {  # the first that differs is named: what a network computes depends on the shape
+            "shape": self.data.input_shape,
             "model": digest_of_network(model, operations.lines, self.data.input_shape),
             "weights": self.init.digest,
             "images": [len(self.images.train), len(self.images.held_out), tested],
             "images_digest": digest_of_images(self.data.train, self.data.test),
-            "shape": self.data.input_shape,
         }
 
     def check(self, model: nn.Module, operations: Operations) -> None:
