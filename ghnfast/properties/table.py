@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from ..deepnets.dataset import SIZES
 from ..errors import GhnfastError, PropertyError
 from ..files import in_words
 from ..training import ImageData
-from ..training.data import ImagesInFolder
+from ..training.digests import digest_of_images
 from ..training.networks import LARGE, SMALL
 from .rows import as_csv, number, rows_in, whole_number
 
@@ -54,23 +53,13 @@ def how_of(data: ImageData, training: Training) -> dict[str, str]:
     """What networks of one table have in common, as its columns have it."""
     values = {
         "data": data.name,
-        "images": digest_of(data),
+        # The first letters: else a spreadsheet may take it for a number.
+        "images": f"sha256:{digest_of_images(data.calibration, data.test)}",
         "classes": data.num_classes,
         "image_size": data.input_shape[1],
         **asdict(training),
     }
     return {name: str(values[name]) for name in HOW}
-
-
-def digest_of(data: ImageData) -> str:
-    """Tells images from others of the same name, without reading them: of their labels, and of the names of files."""
-    digest = hashlib.sha256()
-    for images in (data.calibration, data.test):
-        digest.update(images.all_labels().numpy().astype("<i8").tobytes())
-        if isinstance(images, ImagesInFolder):
-            start = len(os.fspath(images.dataset.root))
-            digest.update(b"\0".join(os.fsencode(path[start:]) for path, _ in images.dataset.samples))
-    return f"sha256:{digest.hexdigest()[:16]}"  # the first letters: else a spreadsheet may take it for a number
 
 
 class MeasuredNetworks:

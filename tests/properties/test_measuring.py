@@ -16,7 +16,7 @@ from ghnfast import PropertyError
 from ghnfast.deepnets import DeepNets1M
 from ghnfast.properties import measuring
 from ghnfast.properties.measuring import NoisyImages, measure, measure_into
-from ghnfast.properties.table import HOW, PROPERTIES, Training, digest_of, how_of
+from ghnfast.properties.table import HOW, PROPERTIES, Training, how_of
 from ghnfast.training import ImageData
 from ghnfast.training.data import (
     CIFAR_STATISTICS,
@@ -183,25 +183,28 @@ def test_files_of_something_else_stay_as_they_are(change: Callable[[str], str], 
 
 
 def test_images_are_told_apart(tmp_path: Path) -> None:
-    """By labels, and in folders by names; not by where they are."""
+    """By labels and pixels, and in folders by names and sizes; not by where they are."""
 
     def folder(at: str, names: Sequence[str]) -> ImageData:
         files: Any = type("Files", (), {})()
-        files.root, files.targets = f"/{at}", [index % 2 for index in range(len(names))]
-        files.samples = [(f"/{at}/{name}", index % 2) for index, name in enumerate(names)]
+        files.root, files.targets = tmp_path / at, [index % 2 for index in range(len(names))]
+        files.samples = [(tmp_path / at / name, index % 2) for index, name in enumerate(names)]
+        for path, _ in files.samples:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"an image")
         images = ImagesInFolder(files, np.arange(len(names)))
         return ImageData("folder", images, images, None, images, 2, (3, 32, 32))
 
     different = [
-        digest_of(data)
+        how_of(data, TRAINING)["images"]
         for data in (
             DATA, replace(DATA, test=images(10, 1)), replace(DATA, calibration=images(14)),
+            replace(DATA, calibration=images(16, 5)),
             folder("x", ["a/1", "b/1"]), folder("x", ["a/1", "b/2"]), folder("x", ["a/1", "b/1", "a/2"]),
         )
     ]  # fmt: skip
     assert len({*different}) == len(different)
-    assert digest_of(folder("elsewhere", ["a/1", "b/1"])) == different[3]
-    assert digest_of(replace(DATA, calibration=images(16, 5))) == different[0]
+    assert how_of(folder("elsewhere", ["a/1", "b/1"]), TRAINING)["images"] == different[4]
     assert [*how_of(DATA, TRAINING)] == list(HOW)
 
 
