@@ -45,9 +45,11 @@ def alone(path: Path, what: str, doing: str, instead: str, error: type[GhnfastEr
     try:
         descriptor = opened(path)
     except HeldError as holder:
-        raise error(f"{what} is being {doing} by {holder}; its end, or {instead}, is to be waited for") from None
+        held_by = error(f"{what} is being {doing} by {holder}; its end, or {instead}, is to be waited for")
+        raise held_by from None
     except (OSError, ValueError) as found:
-        raise error(f"{what} cannot be written: {in_words(found)}") from found
+        not_written = error(f"{what} cannot be written: {in_words(found)}")
+        raise not_written from found
     held.add(descriptor)
     try:
         with contextlib.suppress(OSError):  # a disk without space: the lock holds without a name
@@ -62,8 +64,8 @@ def alone(path: Path, what: str, doing: str, instead: str, error: type[GhnfastEr
             os.close(descriptor)
 
 
-class HeldError(Exception):
-    """By whom, in words."""
+class HeldError(GhnfastError):
+    """By whom, in words; `alone` makes its callers' errors of it."""
 
 
 def opened(path: Path) -> int:

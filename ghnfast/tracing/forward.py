@@ -41,32 +41,49 @@ def run_forward(
     Raises:
         TraceError: the forward failed on shapes, and on numbers.
     """
+    # A call of its own: Python leaves a block with all that it has to do where a call in it is interrupted, and not
+    # where one of its own lines is that begins to handle an error.
     with private_draws(chance):
+        return run_somehow(model, members, args, kwargs, say, chance)
+
+
+def run_somehow(
+    model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], say: Say, chance: Chance
+) -> Recording:
+    """On shapes, on those of the model itself, or on numbers."""
+    try:
+        return *record(model, members, args, kwargs, chance, copied=True), None
+    except Exception:  # the model itself has the last word, and says what is wrong in its own terms
+        reason, wrong = why_not_on_shapes(model, members, args, kwargs, say, chance)
+        if isinstance(reason, tuple):
+            return reason
+    for number, fill in enumerate(FILLS):
         try:
-            return *record(model, members, args, kwargs, chance, copied=True), None
-        except Exception:  # the model itself has the last word, and says what is wrong in its own terms
-            try:
-                return *record(model, members, args, kwargs, chance, copied=False), None
-            except MemoryLost:
-                raise
-            except ShapeError as error:
-                try:  # a rule may know the function's shapes worse than torch does
-                    return *record_on_numbers(model, args, kwargs, chance, FILLS[0]), reason_of(error)
-                except Exception:
-                    raise TraceError(say(error)) from error
-            except Exception as error:
-                reason = reason_of(error)
-                if any(isinstance(module, torch.jit.ScriptModule) for module in members.modules):
-                    raise TraceError(say(error)) from error
-        for number, fill in enumerate(FILLS):
-            try:
-                return *record_on_numbers(model, args, kwargs, chance, fill), reason
-            except MemoryLost:
-                raise
-            except Exception as error:
-                if number + 1 == len(FILLS) or isinstance(error, TraceError):
-                    raise TraceError(say(error)) from error
+            return *record_on_numbers(model, args, kwargs, chance, fill), reason
+        except MemoryLost:
+            raise
+        except Exception as error:
+            if wrong is not None:
+                raise TraceError(say(wrong)) from wrong
+            if number + 1 == len(FILLS) or isinstance(error, TraceError):
+                raise TraceError(say(error)) from error
     raise AssertionError("there is a last kind of numbers")
+
+
+def why_not_on_shapes(
+    model: nn.Module, members: Members, args: tuple[Any, ...], kwargs: dict[str, Any], say: Say, chance: Chance
+) -> tuple[str | Recording, ShapeError | None]:
+    """Why the forward of the model itself cannot run on shapes, or what it gave; and what a rule says of the shapes."""
+    try:
+        return (*record(model, members, args, kwargs, chance, copied=False), None), None
+    except MemoryLost:
+        raise
+    except ShapeError as error:  # a rule may know the function's shapes worse than torch does
+        return reason_of(error), error
+    except Exception as error:
+        if any(isinstance(module, torch.jit.ScriptModule) for module in members.modules):
+            raise TraceError(say(error)) from error
+        return reason_of(error), None
 
 
 def record(
@@ -76,7 +93,7 @@ def record(
     forget_own_weights(chance)
     tracer = Tracer(members, RULES, chance)
     args, kwargs = (map_inputs(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
-    with unchanged(members.modules), deep_state(members.modules):
+    with modes_put_back(), unchanged(members.modules), deep_state(members.modules):
         draw_privately(members.modules, chance)
         runner = private_copy(model, members, tracer) if copied else nullcontext(model)
         with runner as run, torch.no_grad(), eager(), tracer:
@@ -120,7 +137,7 @@ def record_on_numbers(
 
     args, kwargs = (map_inputs(real_input, given) for given in (args, kwargs))
     try:
-        with torch.no_grad(), eager(), HiddenOperations(tracer), tracer:
+        with modes_put_back(), torch.no_grad(), eager(), HiddenOperations(tracer), tracer:
             return tracer, copied(*args, **kwargs)
     except Exception as error:
         if tracer.hidden is None:
@@ -136,6 +153,19 @@ def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
         return tracer.set_value(copy_of(tensor), Origin(0, known=True))
     made = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
     return tracer.set_value(made, Value(0, 1 if tensor.ndim == 4 else None))
+
+
+class modes_put_back:
+    """Within it, modes of torch may stay behind that an interrupt kept from ending: they end with it."""
+
+    def __enter__(self) -> None:
+        self.functions, self.operators = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+
+    def __exit__(self, *error: object) -> None:
+        while torch._C._len_torch_function_stack() > self.functions:
+            torch._C._pop_torch_function_stack()
+        while torch._C._len_torch_dispatch_stack() > self.operators:
+            torch._C._pop_torch_dispatch_stack(None)
 
 
 def eager() -> AbstractContextManager[object]:

@@ -31,17 +31,20 @@ ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 def digest_of_images(*parts: Images) -> str:
     """Of images in files their names, sizes, and some of their contents; of others numbers, labels and some pixels."""
-    everything = (mark for images in parts for mark in (str(len(images)), *outer_marks(images), *marks_of(images)))
+    everything = (
+        mark for images in parts for mark in (str(len(images)), *outer_marks(images, sizes=True), *marks_of(images))
+    )
     return mark_of("\n".join(everything).encode())
 
 
 def marks_of(images: Images) -> list[str]:
     """Of some images, by their content: whichever stay the same have the same ones beside whatever else there is."""
-    outer = outer_marks(images)
+    outer = outer_marks(images, sizes=False)  # asking for those of a million files takes its time
     chosen = sorted(range(len(outer)), key=outer.__getitem__)[:SAMPLE]
     if not isinstance(images, ImagesInFolder):
         return [outer[number] for number in chosen]
-    return [mark_of(outer[number].encode() + head_of(path_of(images, number))) for number in chosen]
+    paths = ((number, path_of(images, number)) for number in chosen)
+    return [mark_of(f"{outer[number]} {size_of(path)} ".encode() + head_of(path)) for number, path in paths]
 
 
 def are_alike(ours: list[str], theirs: Any) -> bool:
@@ -50,18 +53,18 @@ def are_alike(ours: list[str], theirs: Any) -> bool:
     return len(known & {*ours}) >= SHARED * len({*ours})
 
 
-def outer_marks(images: Images) -> list[str]:
-    """By what is there at no cost: of each file its name in its folder and its size, of others a sample."""
-    return [mark_of(described) for described in describe(images)]
+def outer_marks(images: Images, sizes: bool) -> list[str]:
+    """Without reading all: of each file its name in its folder and, where asked for, its size; of others a sample."""
+    return [mark_of(described) for described in describe(images, sizes)]
 
 
-def describe(images: Images) -> Iterator[bytes]:
+def describe(images: Images, sizes: bool) -> Iterator[bytes]:
     if isinstance(images, ImagesInFolder):
         root = os.fspath(images.dataset.root)
         for number in range(len(images)):
             path = path_of(images, number)
             name = path.removeprefix(root).replace(os.sep, "/")
-            yield os.fsencode(f"{name} {size_of(path)}")
+            yield os.fsencode(f"{name} {size_of(path)}" if sizes else name)
         return
     labels = images.all_labels()
     for number in range(0, len(images), max(len(images) // SAMPLE, 1)):
