@@ -11,22 +11,12 @@ from typing import Any
 import pytest
 import torch
 from helpers.models import Net
+from helpers.traced import predict
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import ghnfast
-from ghnfast import GHN, PredictError, Report, TraceError
-
-
-@pytest.fixture(scope="module")
-def ghn() -> GHN:
-    torch.manual_seed(0)
-    return GHN(hid=16, max_shape=(16, 16, 3, 3), num_classes=10).eval()
-
-
-def predict(model: nn.Module, ghn: GHN, *shape: int) -> Report:
-    _, report = ghnfast.predict(model, ghn, input_shape=shape, report=True)
-    return report
+from ghnfast import GHN, PredictError, TraceError
 
 
 def two(layer: nn.Module) -> nn.Sequential:

@@ -12,25 +12,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.models import Net
+from helpers.traced import predict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ghnfast
-from ghnfast import GHN, PredictError, Report, TraceError
+from ghnfast import GHN, PredictError, TraceError
 
 UNTOUCHED = 7.0
-
-
-@pytest.fixture(scope="module")
-def ghn() -> GHN:
-    torch.manual_seed(0)
-    return GHN(hid=16, max_shape=(16, 16, 3, 3), num_classes=10).eval()
-
-
-def predict(model: nn.Module, ghn: GHN, *shape: int) -> Report:
-    _, report = ghnfast.predict(model, ghn, input_shape=shape, report=True)
-    return report
 
 
 # Parts of a parameter -----------------------------------------------------------------------------------------------

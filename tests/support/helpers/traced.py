@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ghnfast
-from ghnfast import ArchGraph
+from ghnfast import GHN, ArchGraph, Report
 from helpers.graph_comparison import difference
 from helpers.models import Net
 
@@ -268,3 +268,9 @@ def attention_network() -> nn.Module:
         pos=weight(1, 16, 8),
         encoder=nn.TransformerEncoder(layer, 2),
     )
+
+
+def predict(model: nn.Module, ghn: GHN, *shape: int) -> Report:
+    """The report of a prediction for inputs of this shape."""
+    _, report = ghnfast.predict(model, ghn, input_shape=shape, report=True)
+    return report
