@@ -24,6 +24,8 @@ DecodeKernels<double> kernels_for(double) { return GHNFAST_DISPATCH(decode_kerne
 constexpr std::int64_t kTileCells = 128;
 // Elements of a block, for each hidden value, that make it worth a copy of it in another matrix.
 constexpr std::int64_t kWorthPacking = 1024;
+// Numbers of a weight that may be rounded to a copy: 8 MiB of it.
+constexpr std::int64_t kMostRounded = 1 << 22;
 // Bytes that one thread writes before it takes new work, where work can be cut so small.
 constexpr std::int64_t kItemBytes = 1 << 18;
 // Models of this size and more are not in a cache, nor would they stay in it: writing past it saves reading them first.
@@ -116,12 +118,13 @@ class Decoding {
  public:
   Decoding(const DecodeSource<T>& source, const std::vector<DecodeTarget>& targets,
            const std::vector<DecodeMemory>& memory, const LateTargets& late, int threads)
-      : source_(source), make_late_(late.make), kernels_(kernels_for(T{})), threads_(threads) {
+      : asked_(source), source_(source), make_late_(late.make), kernels_(kernels_for(T{})), threads_(threads) {
     for (std::size_t index = 0; index < targets.size(); ++index) {
       add_task(targets[index], memory[index]);
     }
     split_tasks(late.targets);
     make_tiles();
+    round_weight();
     make_items();
     make_scratch();
     pack();
@@ -270,6 +273,24 @@ class Decoding {
     }
   }
 
+  // Once, where tiles would do it again and again for the same rows, and it is no large one.
+  void round_weight() {
+    const auto rows = source_.max_rows, row_numbers = source_.max_columns * source_.width;
+    std::int64_t needed = 0;
+    for (const auto& tile : tiles_) {
+      needed += (tile.to - tile.from) * tile.most_columns * source_.width;
+    }
+    if (!source_.rounds || kernels_.round == nullptr || source_.weight.stored == Stored::kBFloat16 ||
+        needed < 2 * rows * row_numbers || rows * row_numbers > kMostRounded) {
+      return;
+    }
+    rounded_ = std::make_unique<Buffer<std::uint16_t>>(rows * row_numbers, Fill::kNothing);
+    parallel_for(rows, threads_, [&](std::int64_t row) {
+      kernels_.round(from(source_.weight, row * row_numbers), row_numbers, rounded_->data() + row * row_numbers);
+    });
+    source_.weight = {rounded_->data(), Stored::kBFloat16};
+  }
+
   void make_items() {
     add_given_items(0, late_);
     late_items_ = items_.size();
@@ -325,7 +346,7 @@ class Decoding {
       scale = std::max(scale, std::abs(task->target.scale));
       limit = std::min(limit, task->limit);
     }
-    const auto bound = bound_of_products(source_, threads_);
+    const auto bound = bound_of_products(asked_, threads_);
     return bound < limit / 2 && bound * scale < limit / 2;
   }
 
@@ -357,7 +378,9 @@ class Decoding {
     return nullptr;
   }
 
-  const DecodeSource<T>& source_;
+  const DecodeSource<T>& asked_;
+  DecodeSource<T> source_;  // the same, but for a weight that was rounded
+  std::unique_ptr<Buffer<std::uint16_t>> rounded_;
   const std::function<void()>& make_late_;
   DecodeKernels<T> kernels_;
   int threads_;

@@ -326,8 +326,16 @@ double largest(const T* values, std::int64_t count) {
 }
 
 template <typename T>
+void round_numbers(const Numbers<T>& numbers, std::int64_t count, std::uint16_t* to) {
+  if constexpr (kTakesPairs<T>) {
+    make_rows(numbers, count, reinterpret_cast<Pair*>(to));
+  }
+}
+
+template <typename T>
 DecodeKernels<T> kernels() {
-  return {kPanelWidth<T>, &pack<T>, &largest<T>, &widen<T>, &product_rows<T>, &given_rows<T>};
+  return {kPanelWidth<T>,   &pack<T>,      &largest<T>, &widen<T>, kTakesPairs<T> ? &round_numbers<T> : nullptr,
+          &product_rows<T>, &given_rows<T>};
 }
 
 }  // namespace

@@ -53,6 +53,8 @@ struct DecodeKernels {
   // The largest absolute value; infinite where a value is not a number.
   double (*largest)(const T* values, std::int64_t count);
   void (*widen)(const Numbers<T>&, std::int64_t count, T* to);
+  // Makes bfloat16 of an even count of numbers; null where products are not of such.
+  void (*round)(const Numbers<T>&, std::int64_t count, std::uint16_t* to);
   // Block rows [from, to) of the targets of a tile: the first task with a value that is not finite, or null.
   const DecodeTask* (*product_rows)(const DecodeSource<T>&, const ProductTile<T>&, std::int64_t from, std::int64_t to,
                                     const RowJob<T>&);

@@ -77,14 +77,79 @@ GHNFAST_FOR_PAIRS inline void make_rows(const Numbers<float>& row, std::int64_t 
 }
 #endif
 
-// Fills the panels of a tile with the hidden states of its cells, each a column. Written in the order of memory: a
-// panel is as large as the nearest cache.
+// `kLanes<T>` operands of as many rows each, from `index` on, as columns of a panel; zeros for null.
+template <typename T, typename Operand>
+inline void transpose(const T* const* rows, std::int64_t index, Operand* to) {
+  for (int k = 0; k < kLanes<T>; ++k) {
+    for (int at = 0; at < kLanes<T>; ++at) {
+      make_operand(rows[at], index + k, to[k * kPanelWidth<T> + at]);
+    }
+  }
+}
+
+#if GHNFAST_PAIRS
+// Sixteen operands of a row, as they lie.
+inline __m512i operands_of(const float* row, std::int64_t index, const float*) {
+  return row == nullptr ? _mm512_setzero_si512() : _mm512_loadu_si512(row + index);
+}
+
+GHNFAST_FOR_PAIRS inline __m512i operands_of(const float* row, std::int64_t index, const Pair*) {
+  if (row == nullptr) {
+    return _mm512_setzero_si512();
+  }
+  row += 2 * index;
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + 16), _mm512_loadu_ps(row)));
+}
+
+// Takes turns in steps of one, two, four and eight rows.
+inline void transpose_lines(__m512i (&lines)[16], std::uint32_t* to) {
+  __m512i other[16];
+  for (int i = 0; i < 16; i += 2) {
+    other[i] = _mm512_unpacklo_epi32(lines[i], lines[i + 1]);
+    other[i + 1] = _mm512_unpackhi_epi32(lines[i], lines[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    for (int half = 0; half < 2; ++half) {
+      lines[i + 2 * half] = _mm512_unpacklo_epi64(other[i + half], other[i + half + 2]);
+      lines[i + 2 * half + 1] = _mm512_unpackhi_epi64(other[i + half], other[i + half + 2]);
+    }
+  }
+  for (int i = 0; i < 4; ++i) {  // lane l of lines[4 q + i] has row 4 q, ..., 4 q + 3 of column 4 l + i
+    const auto even_low = _mm512_shuffle_i32x4(lines[i], lines[4 + i], 0x88);
+    const auto odd_low = _mm512_shuffle_i32x4(lines[i], lines[4 + i], 0xdd);
+    const auto even_high = _mm512_shuffle_i32x4(lines[8 + i], lines[12 + i], 0x88);
+    const auto odd_high = _mm512_shuffle_i32x4(lines[8 + i], lines[12 + i], 0xdd);
+    _mm512_storeu_si512(to + i * kPanelWidth<float>, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
+    _mm512_storeu_si512(to + (4 + i) * kPanelWidth<float>, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
+    _mm512_storeu_si512(to + (8 + i) * kPanelWidth<float>, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
+    _mm512_storeu_si512(to + (12 + i) * kPanelWidth<float>, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
+  }
+}
+
+inline void transpose(const float* const* rows, std::int64_t index, float* to) {
+  __m512i lines[16];
+  for (int at = 0; at < 16; ++at) {
+    lines[at] = operands_of(rows[at], index, to);
+  }
+  transpose_lines(lines, reinterpret_cast<std::uint32_t*>(to));
+}
+
+GHNFAST_FOR_PAIRS inline void transpose(const float* const* rows, std::int64_t index, Pair* to) {
+  __m512i lines[16];
+  for (int at = 0; at < 16; ++at) {
+    lines[at] = operands_of(rows[at], index, to);
+  }
+  transpose_lines(lines, to);
+}
+#endif
+
+// Fills the panels of a tile with the hidden states of its cells, each a column.
 template <typename T, typename Operand>
 inline void pack_as(const DecodeSource<T>& source, const ProductTile<T>& tile) {
   const auto depth = source.width / kNumbers<Operand>;
   auto* to = reinterpret_cast<Operand*>(tile.panels);
   std::int64_t index = 0, cell = 0;
-  for (std::int64_t column = 0; column < tile.cells; column += kPanelWidth<T>) {
+  for (std::int64_t column = 0; column < tile.cells; column += kPanelWidth<T>, to += depth * kPanelWidth<T>) {
     const T* rows[kPanelWidth<T>] = {};
     for (std::int64_t at = 0; at < kPanelWidth<T> && index < tile.count; ++at) {
       const auto& target = tile.parts[index].task->target;
@@ -92,9 +157,15 @@ inline void pack_as(const DecodeSource<T>& source, const ProductTile<T>& tile) {
       cell = cell + 1 < target.cells ? cell + 1 : 0;
       index += cell == 0;
     }
-    for (std::int64_t k = 0; k < depth; ++k, to += kPanelWidth<T>) {
+    std::int64_t k = 0;
+    for (; k + kLanes<T> <= depth; k += kLanes<T>) {
+      for (std::int64_t at = 0; at < kPanelWidth<T>; at += kLanes<T>) {
+        transpose(rows + at, k, to + k * kPanelWidth<T> + at);
+      }
+    }
+    for (; k < depth; ++k) {
       for (std::int64_t at = 0; at < kPanelWidth<T>; ++at) {
-        make_operand(rows[at], k, to[at]);
+        make_operand(rows[at], k, to[k * kPanelWidth<T> + at]);
       }
     }
   }
@@ -256,6 +327,11 @@ inline Rows<T, Operand> rows_of(const DecodeSource<T>& source, const ProductTile
   if (kNumbers<Operand> == 1 && source.weight.stored == Stored::kSame) {
     const auto* weight = reinterpret_cast<const Operand*>(source.weight.data) + numbers;
     return {weight, single ? row_elements : source.width, bias, bias_stride, depth};
+  }
+  if (kNumbers<Operand> == 2 && source.weight.stored == Stored::kBFloat16 &&
+      reinterpret_cast<std::uintptr_t>(source.weight.data) % alignof(Operand) == 0) {
+    const auto* weight = reinterpret_cast<const Operand*>(source.weight.data) + numbers / 2;
+    return {weight, (single ? row_elements : source.width) / 2, bias, bias_stride, depth};
   }
   auto* made = reinterpret_cast<Operand*>(made_here);
   for (std::int64_t now = 0; now < (single ? count : 1); ++now) {
