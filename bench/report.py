@@ -138,11 +138,23 @@ def scaling_text() -> str:
         kind: f"{entry['nodes']:,} nodes in a {kind} graph take {entry['median'] * 1e3:.0f} ms"
         for kind, entry in largest.items()
     }
-    given = {entry["given"]: f"{entry['per_second']:.0f}" for entry in entries("candidates", "test_candidates")}
+    return f"Shortest paths and message passing: {seconds['chain']}, {seconds['dense']}. {candidates_text()}"
+
+
+def candidates_text() -> str:
+    speed = {(entry["given"], entry["precision"]): entry for entry in entries("candidates", "test_candidates")}
+    graphs, halves, modules = (
+        f"{speed[key]['per_second']:.0f}"
+        for key in (("graphs", "float32"), ("graphs", "bfloat16"), ("modules", "float32"))
+    )
+    shares = ", ".join(
+        f"{entry['share']:.2f} in batches of {entry['batch']}"
+        for entry in entries("candidates", "test_share_of_products")
+    )
     return (
-        f"Shortest paths and message passing: {seconds['chain']}, {seconds['dense']}. In batches of 32, "
-        f"{given['graphs']} DeepNets networks a second are predicted from their graphs, {given['modules']} a second "
-        "from modules."
+        f"In batches of {speed['graphs', 'float32']['batch']}, {graphs} DeepNets networks a second are predicted from "
+        f'their graphs ({halves} with `precision="bfloat16"`), {modules} a second from modules. As a share of what '
+        f"torch's products of matrices with as many operations would reach: {shares} ({machine('candidates')})."
     )
 
 
