@@ -6,7 +6,6 @@ import argparse
 import json
 from typing import Any
 
-from ..errors import UsageError
 from ..progress import progress
 from ..training import load_data
 from ..training.accuracy import STATISTICS
@@ -15,7 +14,7 @@ from ..training.inits import ACCEPTED, DEFAULT_GHN
 from ..training.recipe import RUNNING, Recipe
 from .arguments import add_images, add_model, check_device, parse_count, parse_seed
 from .models import adapt, find_model, is_factory
-from .shared import check_output
+from .shared import check_output, kept_in
 
 DEFAULTS = Recipe()
 LARGE = 100  # images of more pixels a side are large ones, for which networks of DeepNets-1M have other stems
@@ -69,20 +68,16 @@ def run(arguments: argparse.Namespace) -> str:
     names += "batch_statistics postprocess beta".split()
     options = {name: getattr(arguments, name) for name in names}
     options["seeds"] = range(arguments.seed, arguments.seed + arguments.seeds)
-    try:
-        with progress("fine-tuning", Recipe(**options).runs, "trainings") as step:
-            results = finetune(
-                lambda: adapt(build(), arguments.small_images),
-                data,
-                arguments.init,
-                out=out,
-                device=device,
-                progress=step,
-                **options,
-            )
-    except KeyboardInterrupt:
-        what = "without --out nothing is kept" if out is None else f"the same command goes on from {out}"
-        raise UsageError(f"interrupted; {what}") from None
+    with kept_in(out), progress("fine-tuning", Recipe(**options).runs, "trainings") as step:
+        results = finetune(
+            lambda: adapt(build(), arguments.small_images),
+            data,
+            arguments.init,
+            out=out,
+            device=device,
+            progress=step,
+            **options,
+        )
     if arguments.json:
         return json.dumps(results)
     return format_finetuning({results["settings"]["init"]: results})

@@ -13,7 +13,7 @@ from ..deepnets.dataset import SIZES
 from ..deepnets.generate import format_statistics, gather_statistics, splits_to_write, write_splits
 from ..progress import progress
 from .arguments import parse_count, parse_seed
-from .shared import check_folder
+from .shared import check_folder, kept_in
 
 GENERATED = ("eval", *SIZES)  # `eval` is all evaluation splits, which share a file
 
@@ -40,11 +40,8 @@ def run(arguments: argparse.Namespace) -> str:
     written: tuple[Path, ...] = ()
     if arguments.out is not None:
         check_folder(arguments.out)
-        try:
-            with progress("writing", total, "networks") as step:
-                written = write_splits(arguments.out, counts, arguments.seed, step)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"the same command goes on from the networks in {arguments.out}") from None
+        with kept_in(Path(arguments.out)), progress("writing", total, "networks") as step:
+            written = write_splits(arguments.out, counts, arguments.seed, step)
     with progress("statistics", total, "networks") as step:
         columns = {
             split: gather_statistics(split, count, arguments.seed, threads, step) for split, count in counts.items()

@@ -16,7 +16,7 @@ from ..progress import progress
 from ..training import load_data
 from .arguments import add_images, parse_count, parse_seed
 from .search import METHODS, POOLS
-from .shared import check_output, write_text
+from .shared import check_output, kept_in, write_text
 
 
 def add(commands: Any) -> None:
@@ -58,10 +58,8 @@ def run(arguments: argparse.Namespace) -> str:
         import_optional("matplotlib.figure", "--svg needs")
     ghns = {name: load(source) for name, source in sources.items()}
     if arguments.measure:
-        try:
+        with kept_in(Path(arguments.file)):
             measure(arguments)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"the same command goes on from the networks in {arguments.file}") from None
     measured = Measured(arguments.file)
     options = {"pool": arguments.pool, "method": arguments.method, "random_ghns": arguments.random}
     with progress("comparing", None, "trials") as step:

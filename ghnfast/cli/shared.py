@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,21 @@ def check_folder(text: str) -> Path:
     if not os.access(first, os.W_OK | os.X_OK):
         raise UsageError(f"cannot write into {text}: no permission to write into {first}")
     return path
+
+
+@contextlib.contextmanager
+def kept_in(path: Path | None) -> Iterator[None]:
+    """Says, where the block is interrupted, what a repeated call goes on from: a file or folder, or None for nothing.
+
+    Raises:
+        KeyboardInterrupt: the one that came, with these words.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = path is not None and os.path.exists(path)
+        words = f"the same command goes on from {path}" if kept else "nothing is kept yet"
+        raise KeyboardInterrupt("without --out nothing is kept" if path is None else words) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..training import make_config, read_config, train
 from ..training.config import RECIPES
 from ..training.folder import CHECKPOINT, CONFIG
-from .shared import check_folder
+from .shared import check_folder, kept_in
 
 
 def add(commands: Any) -> None:
@@ -42,9 +42,5 @@ def run(arguments: argparse.Namespace) -> str:
         if not equals:
             raise UsageError(f"{text!r} was given; NAME=VALUE is accepted")
         values[name] = value
-    try:
+    with kept_in(folder / CHECKPOINT):
         return f"wrote {train(make_config(values), arguments.out)}"
-    except KeyboardInterrupt:
-        kept = os.path.exists(folder / CHECKPOINT)
-        what = f"the same command goes on from the checkpoint in {folder}" if kept else "nothing is kept yet"
-        raise UsageError(f"interrupted; {what}") from None

@@ -25,8 +25,10 @@ class Reporter:
 
     def __init__(self, trainer: Trainer, path: Path | None, progress: bool, callbacks: Sequence[Callback] = ()) -> None:
         self.trainer, self.path, self.callbacks, self.results = trainer, path, callbacks, list[StepResult]()
-        bar = make_bar(trainer) if progress else None
+        bar = make_bar(trainer) if progress and trainer.step < trainer.steps else None
         self.shown = Lines(trainer) if progress and bar is None else bar
+        if progress and trainer.step == trainer.steps:
+            print(finished(trainer, path), file=sys.stderr, flush=True)
         self.board = make_board(path) if path is not None and trainer.config.tensorboard else None
         if path is not None:
             cut_log(path, trainer.step)
@@ -53,6 +55,15 @@ class Reporter:
         for sink in (self.shown, self.board):
             if sink is not None:
                 sink.close()
+
+
+def finished(trainer: Trainer, path: Path | None) -> str:
+    """What is said of a run that has nothing left to do."""
+    name = "steps" if trainer.config.steps else "epochs"
+    return (
+        f"the run in {path} is finished, with all of its {trainer.steps} steps; it goes on with more {name} than "
+        f"{name}={getattr(trainer.config, name)}"
+    )
 
 
 def summary(results: Sequence[StepResult], trainer: Trainer) -> dict[str, float]:

@@ -84,13 +84,15 @@ def test_ctrl_c_says_what_a_repeated_call_goes_on_from(
 
     monkeypatch.setattr("ghnfast.deepnets.generate.put_together", interrupted)
     monkeypatch.setattr("ghnfast.properties.measuring.measure", interrupted)
+    (tmp_path / "empty.csv").touch()
+    goes_on = "the same command goes on from"
     for arguments, kept in (
-        (["generate", "train", "--count", "3", "--out", str(tmp_path)], tmp_path),
-        (["properties", str(tmp_path / "a.csv"), "--measure", "2"], tmp_path / "a.csv"),
+        (["generate", "train", "--count", "3", "--out", f"{tmp_path}"], f"{goes_on} {tmp_path}"),
+        (["properties", f"{tmp_path}/empty.csv", "--measure", "2"], f"{goes_on} {tmp_path}/empty.csv"),
+        (["properties", f"{tmp_path}/new.csv", "--measure", "2"], "nothing is kept yet"),
     ):
         assert main(arguments) == 130
-        message = f"ghnfast: interrupted; the same command goes on from the networks in {kept}\n"
-        assert capsys.readouterr() == ("", message)
+        assert capsys.readouterr() == ("", f"ghnfast: interrupted; {kept}\n")
 
 
 def test_a_reader_that_stops_reading() -> None:

@@ -357,6 +357,11 @@ def test_an_interrupted_command_says_how_to_go_on(
     monkeypatch.setattr("ghnfast.cli.finetune.load_data", lambda *_, **__: data)
     monkeypatch.setattr("ghnfast.cli.finetune.finetune", interrupted)
     (tmp_path / "models.py").write_text(MODELS)
-    for options, words in (["--out", f"{tmp_path}/a.json"], "goes on from"), ([], "without --out nothing is kept"):
-        assert main(["finetune", f"{tmp_path}/models.py:make", *options]) == 2
-        assert words in capsys.readouterr().err
+    (tmp_path / "known.json").write_text("{}")
+    for options, words in (
+        (["--out", f"{tmp_path}/a.json"], "nothing is kept yet"),
+        (["--out", f"{tmp_path}/known.json"], f"the same command goes on from {tmp_path}/known.json"),
+        ([], "without --out nothing is kept"),
+    ):
+        assert main(["finetune", f"{tmp_path}/models.py:make", *options]) == 130
+        assert capsys.readouterr().err == f"ghnfast: interrupted; {words}\n"

@@ -167,11 +167,12 @@ def test_an_interrupted_command_says_what_is_kept(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(f"ghnfast.training.run.{at}", interrupted)
-    assert main(["train", "--out", str(tmp_path), *(f"{key}={value}" for key, value in {**TINY, **FAST}.items())]) == 2
+    values = (f"{key}={value}" for key, value in {**TINY, **FAST}.items())
+    assert main(["train", "--out", str(tmp_path), *values]) == 130
     kept = (tmp_path / CHECKPOINT).exists()
     assert kept == (at == "Trainer.train_step")
-    what = f"the same command goes on from the checkpoint in {tmp_path}" if kept else "nothing is kept yet"
-    assert f"ghnfast: error: interrupted; {what}\n" in capsys.readouterr().err
+    what = f"the same command goes on from {tmp_path / CHECKPOINT}" if kept else "nothing is kept yet"
+    assert f"ghnfast: interrupted; {what}\n" in capsys.readouterr().err
 
 
 # Logs -----------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from helpers.tiny import FAST, tiny_config
 
 from ghnfast.training import ImageData, Trainer, train
-from ghnfast.training.folder import LOG, read_log
+from ghnfast.training.folder import LOG, WEIGHTS, read_log
 from ghnfast.training.reporting import Bar, Lines, summary
 from ghnfast.training.run import make_ghn
 from ghnfast.training.step import StepResult
@@ -29,6 +29,21 @@ def test_lines_say_how_far_a_run_is(run: Path, capsys: pytest.CaptureFixture[str
     assert re.fullmatch(rf"step 7 of 7: {pattern}\d+ s in all", lines[-1])
     train(tiny_config(**FAST | {"steps": 8}), run, progress=False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_finished_run_says_how_it_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    for length in ({"steps": 2}, {"epochs": 1, "steps": 0}):  # an epoch of a dozen images in fours has three steps
+        name, folder = next(iter(length)), tmp_path / next(iter(length))
+        train(tiny_config(**FAST | length), folder, progress=False)
+        weights = (folder / WEIGHTS).read_bytes()
+        monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+        train(tiny_config(**FAST | length), folder)
+        words = f"is finished, with all of its {length['steps'] or 3} steps; it goes on with more {name} than {name}="
+        assert capsys.readouterr().err == f"the run in {folder} {words}{length[name]}\n"
+        assert (folder / WEIGHTS).read_bytes() == weights
 
 
 @pytest.fixture
