@@ -35,7 +35,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     logs = {text: read_log(log_of(text)) for text in arguments.runs}
-    out = check_output(arguments.out or str(log_of(arguments.runs[0]).parent / "curves.svg"), SUFFIXES)
+    default = str(log_of(arguments.runs[0]).parent / "curves.svg")
+    out = check_output(default if arguments.out is None else arguments.out, SUFFIXES)
     assert out is not None  # there is a default
     draw(logs, out)
     return f"wrote {out}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import index as as_index
 
@@ -157,11 +157,13 @@ class Families(Dataset[FamilyNet]):
                 raise ConfigError(f"{name} is {value!r}; an integer from {least} on is accepted")
         if size is not None and not (is_whole(size) and size >= 1):
             raise ConfigError(f"size is {size!r}; an integer from 1 on is accepted")
-        unknown = [name for name in families if name not in KINDS]
-        if isinstance(families, str) or not families or unknown:
-            given = unknown[0] if unknown and not isinstance(families, str) else families
-            raise ConfigError(f"families has {given!r}; a list of {', '.join(KINDS)} is accepted")
-        self.split, self.seed, self.families = split, seed, tuple(families)
+        names = [] if isinstance(families, str) or not isinstance(families, Iterable) else list(families)
+        if not names:
+            raise ConfigError(f"families is {families!r:.80}; a list of {', '.join(KINDS)} is accepted")
+        unknown = [name for name in names if not isinstance(name, str) or name not in KINDS]
+        if unknown:
+            raise ConfigError(f"families has {unknown[0]!r:.80}; a list of {', '.join(KINDS)} is accepted")
+        self.split, self.seed, self.families = split, seed, tuple(names)
         self.num_classes, self.image_size = num_classes, image_size
         self.size = SIZES[split] if size is None else size
 

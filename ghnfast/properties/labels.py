@@ -15,7 +15,7 @@ from ..errors import GhnfastError, PropertyError
 from ..spaces import check_name
 from .embedding import Architecture
 from .rows import number, read_rows
-from .table import HOW, MeasuredNetworks, network_of_row
+from .table import HOW, MeasuredNetworks, check_columns, network_of_row
 
 NETWORKS = "a column 'architecture', or the columns 'split' and 'index',"
 
@@ -44,6 +44,7 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
             message says in which line.
     """
     columns, rows = read_rows(Path(path))
+    check_columns(columns, path)
     if not rows:
         raise PropertyError(
             f"{path} has no line of labels; a line that names columns, and one for each network, is accepted"

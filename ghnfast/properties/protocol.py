@@ -23,7 +23,7 @@ from .embedding import ArchitectureEmbedding
 from .pooling import counts_of, sizes_of
 from .predictor import PropertyPredictor
 from .rows import number, read_rows
-from .table import COLUMNS, PROPERTIES, MeasuredNetworks
+from .table import COLUMNS, PROPERTIES, MeasuredNetworks, check_columns
 
 PERMUTATIONS = 5
 RANDOM_GHNS = 3
@@ -45,6 +45,7 @@ class Measured:
         self.graphs: dict[str, list[ArchGraph]] = {}
         self.labels: dict[str, dict[str, NDArray[np.float64]]] = {}
         columns, rows = read_rows(Path(path))
+        check_columns(columns, path)
         for name in COLUMNS:
             if name not in columns:
                 raise PropertyError(f"{path} has no column {name!r}; a file that --measure wrote is accepted")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,8 @@ class MeasuredNetworks:
             PropertyError: it names none, or was trained in another way.
         """
         split, index = network_of_row(row)
-        how = {name: row[name] for name in HOW}
-        if how != self.how:
-            raise PropertyError(f"it is of other training: {how}; {self.how}, as of the first network, is accepted")
+        if differing := difference({name: row[name] for name in HOW}, self.how):
+            raise PropertyError(f"it is of other training: {differing}, as of the first network, is accepted")
         if split not in self.splits or index >= len(self.splits[split]):
             size = max(index + 1, SIZES[split])
             self.splits[split] = DeepNets1M(split, size=size, large_images=self.large_images, num_classes=self.classes)
@@ -108,6 +107,21 @@ def network_of_row(row: Mapping[str, str]) -> tuple[str, int]:
     if row["split"] not in SIZES:
         raise PropertyError(f"split is {row['split']!r:.40}; {', '.join(SIZES)} are accepted")
     return row["split"], whole_number(row["index"], "index")
+
+
+def check_columns(columns: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """Fail where a table of measured networks does not say all about their training: their networks are not known.
+
+    Raises:
+        PropertyError: it lacks columns of `HOW`.
+    """
+    missing = [name for name in HOW if name not in columns]
+    if missing and {"split", "index", "channels", *PROPERTIES} <= {*columns}:
+        named = " and no column ".join(map(repr, missing))
+        raise PropertyError(
+            f"{path} has measured networks, and no column {named}: an earlier version of ghnfast wrote it; it is read "
+            "with these columns (images: any name for them; classes: how many), and added to is another file"
+        )
 
 
 # Adding to a table ----------------------------------------------------------------------------------------------------
@@ -140,6 +154,7 @@ def check_table(content: bytes, how: dict[str, str], path: Path) -> tuple[set[tu
         return set(), 0, b""  # empty, or the first line was cut off, which is written again
     end = content.rfind(b"\n") + 1
     columns, rows = rows_in(io.BytesIO(content[: end or len(content)]), path)
+    check_columns(columns, path)
     if columns != list(COLUMNS) or not end:
         raise PropertyError(
             f"{path} has the columns {', '.join(columns)}; a file with lines, and {', '.join(COLUMNS)}, is accepted"
@@ -180,8 +195,15 @@ def check_row(row: Mapping[str, str], how: Mapping[str, str], line: int, path: P
 
 
 def check_how(given: Mapping[str, str], how: Mapping[str, str], line: int, path: Path) -> None:
-    if given != how:
-        raise PropertyError(f"line {line} of {path} is of other training: {given}; {how}, or another file, is accepted")
+    if differing := difference(given, how):
+        raise PropertyError(f"line {line} of {path} is of other training: {differing}, or another file, is accepted")
+
+
+def difference(given: Mapping[str, str], how: Mapping[str, str]) -> str:
+    """What differs in one training from another, which comes second, in words; empty where nothing does."""
+    differing = [name for name in how if given[name] != how[name]]
+    theirs, ours = (", ".join(f"{name} {values[name]:.80}" for name in differing) for values in (given, how))
+    return f"{theirs}; {ours}" if differing else ""
 
 
 def format_value(value: float) -> str:

@@ -69,10 +69,7 @@ class Cells:
             raise TrainingError(f"the results {path} are damaged: {in_words(error)}; {ACCEPTED}") from error
         if not isinstance(known, dict) or not isinstance(known.get("settings"), dict):
             raise TrainingError(f"{path} has no results of fine-tuning; {ACCEPTED}")
-        for name in dict.fromkeys([*settings, *known["settings"]]):
-            ours, theirs = settings.get(name), known["settings"].get(name)
-            if ours != theirs:
-                raise TrainingError(f"the results {path} are of {name} = {theirs!r:.80}, not {ours!r:.80}; {ACCEPTED}")
+        check_settings(known["settings"], settings, path)
         cells = known.get("cells")
         if not isinstance(cells, list) or not all(map(is_cell, cells)):
             raise TrainingError(f"the results {path} are damaged: their cells are no results; {ACCEPTED}")
@@ -100,6 +97,21 @@ class Cells:
             except (OSError, ValueError) as error:
                 raise TrainingError(f"the results {self.path} cannot be written: {in_words(error)}") from error
         return content
+
+
+def check_settings(known: Json, given: Json, path: str | os.PathLike[str]) -> None:
+    """Fail where results are of other settings, or do not say all that there are."""
+    for name in (name for name in given if name in known):
+        ours, theirs = given[name], known[name]
+        if ours != theirs:
+            raise TrainingError(f"the results {path} are of {name} = {theirs!r:.80}, not {ours!r:.80}; {ACCEPTED}")
+    missing, more = [name for name in given if name not in known], [name for name in known if name not in given]
+    if missing or more:
+        what = f"do not say {', '.join(missing)}" if missing else f"say {', '.join(more)}"
+        raise TrainingError(
+            f"the results {path} {what}: another version of ghnfast made them, and they cannot be gone on from; "
+            "another file is accepted"
+        )
 
 
 ACCEPTED = "another file, or that of the same call, is accepted"

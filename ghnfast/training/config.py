@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import TrainingError
 from ..families import TRAINED
-from ..files import is_text
+from ..files import in_words, is_text
 from ..nn.config import GHNSettings
 from ..optional import import_optional
 from .data import IMAGE_SIZE
@@ -274,9 +274,9 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{', '.join(RECIPES)}, is accepted"
         )
     try:
-        text = file.read_bytes().decode("utf-8")
+        text = file.read_bytes().decode("utf-8-sig")  # some editors write a mark before UTF-8
     except (OSError, ValueError) as error:
-        raise TrainingError(f"the configuration {file} cannot be read: {error}") from error
+        raise TrainingError(f"the configuration {file} cannot be read: {in_words(error)}") from error
     values = parse_toml(text, file) if file.suffix == ".toml" else parse_yaml(text, file)
     if not isinstance(values, dict):
         raise TrainingError(f"the configuration {file} is no table of names and values")
@@ -297,6 +297,7 @@ def parse_toml(text: str, file: Path) -> Any:
 def parse_yaml(text: str, file: Path) -> Any:
     yaml = import_optional("yaml", "YAML files need")
     try:
-        return yaml.safe_load(text)
+        found = yaml.safe_load(text)
+        return {} if found is None else found  # comments alone
     except Exception as error:  # its own, or that a date does not exist, or that a list in a list has no end
         raise TrainingError(f"the configuration {file} is no YAML: {' '.join(str(error).split())}") from error

@@ -6,6 +6,7 @@ A batch is a function of the seed and its number, so that a run that is resumed 
 from __future__ import annotations
 
 import functools
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -294,7 +295,7 @@ def mnist_digits() -> tuple[Tensor, Tensor]:
     file = Path(package.__file__).parent / "data" / "mnist_5k.csv.gz"
     try:
         table = np.loadtxt(file, delimiter=",", dtype=np.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise TrainingError(f"mnist5k cannot be read from {file}: {error}") from error
     if table.shape != (5000, 785):
         raise TrainingError(f"{file} has the shape {table.shape}; 5000 rows of 784 pixels and a label are accepted")

@@ -107,6 +107,7 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
     return state
 
 
+MOST = 1e300  # no number of a log is larger
 WITHOUT = "without it, the run begins again"
 
 
@@ -158,8 +159,14 @@ def step_of(line: bytes) -> int | None:
     return step if line.endswith(b"\n") and type(step) is int else None
 
 
+def numbers_of(line: bytes) -> dict[str, Any]:
+    """What a line of the log says in numbers; damage may have left others, or too large ones for a drawing."""
+    found = json.loads(line).items()
+    return {name: value for name, value in found if type(value) in (int, float) and abs(value) < MOST}
+
+
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """The entries of a log, in their order; lines that are none, as a power loss leaves, are left out.
+    """The entries of a log, in their order; what is none, as a power loss leaves, is left out.
 
     Raises:
         TrainingError: it cannot be read, or has no entries.
@@ -170,7 +177,8 @@ def read_log(file: Path) -> list[dict[str, Any]]:
         raise TrainingError(
             f"the log {file} cannot be read: {in_words(error)}; the folder of a run is accepted"
         ) from error
-    entries = [json.loads(line) for line in content.splitlines(keepends=True) if step_of(line) is not None]
+    lines = (numbers_of(line) for line in content.splitlines(keepends=True) if step_of(line) is not None)
+    entries = [line for line in lines if "step" in line]
     if not entries:
         raise TrainingError(f"the log {file} has no entries; a run writes one every log_every steps")
     return entries

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from helpers.commands import fail, run, run_json
 
 import ghnfast
 from ghnfast.checkpoints import DEFAULT, INCLUDED, PUBLISHED, available, local_file
+from ghnfast.cli import main
 from ghnfast.cli.plot import CURVES
 from ghnfast.cli.program import COMMANDS
 from ghnfast.ops.backend import BACKENDS
@@ -132,6 +135,24 @@ def test_a_figure_that_fails(
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail_to_draw)
     assert "a font is broken" in fail(capsys, "plot", write_log(tmp_path / "run", 3))
+
+
+NO_NUMBERS = ['"x"', "[1]", "{}", "null", "true", "NaN", "-Infinity", "1e400", "9" * 400, f"-{'9' * 5000}"]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@pytest.mark.parametrize("name", ["step", "loss", "top1", "lr"])
+@pytest.mark.filterwarnings("error")
+def test_damaged_values_of_a_log_are_left_out(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = dict[str, Any]()
+    monkeypatch.setattr("ghnfast.cli.plot.draw", lambda logs, out: drawn.update(logs))
+    folder = write_log(tmp_path / "run", 2, f'{{"step": 3, "loss": 1, "{name}": {value}}}\n')
+    assert main(["plot", str(folder)]) == 0
+    for entries in drawn.values():
+        assert all(math.isfinite(float(number)) for entry in entries for number in entry.values())
+        assert [entry["step"] for entry in entries[:2]] == [1, 2]
 
 
 def test_plots_that_cannot_be_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

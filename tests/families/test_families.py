@@ -110,8 +110,11 @@ def test_graphs_of_equal_settings_are_kept_once() -> None:
         ({"num_classes": 0}, "num_classes is 0; an integer from 1 on"),
         ({"image_size": 28}, "image_size is 28; an integer from 32 on"),
         ({"families": ["resnet", "lenet"]}, "families has 'lenet'; a list of resnet, "),
-        ({"families": "resnet"}, "families has 'resnet'; a list of"),
-        ({"families": []}, r"families has \[\]; a list of"),
+        ({"families": "resnet"}, "families is 'resnet'; a list of"),
+        ({"families": 5}, "families is 5; a list of"),
+        ({"families": None}, "families is None; a list of"),
+        ({"families": [["resnet"]]}, r"families has \['resnet'\]; a list of"),
+        ({"families": []}, r"families is \[\]; a list of"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:

@@ -14,8 +14,9 @@ from torch import nn
 
 from ghnfast import PropertyError
 from ghnfast.deepnets import DeepNets1M
-from ghnfast.properties import measuring
+from ghnfast.properties import measuring, read_labels
 from ghnfast.properties.measuring import NoisyImages, measure, measure_into
+from ghnfast.properties.protocol import Measured
 from ghnfast.properties.table import HOW, PROPERTIES, Training, how_of
 from ghnfast.training import ImageData
 from ghnfast.training.data import (
@@ -234,6 +235,30 @@ def test_files_of_something_else(measured: Any, tmp_path: Path) -> None:
     assert path.read_bytes() == before
     with pytest.raises(PropertyError, match="cannot be written"):
         measure_into(tmp_path / "no" / "a.csv", DATA, {"val": 1}, TRAINING)
+
+
+@pytest.mark.parametrize("missing", [["images", "classes"], ["images"], ["epochs"], ["image_size", "seed"]])
+def test_tables_of_an_earlier_version(missing: list[str], measured: Any, tmp_path: Path) -> None:
+    """Their networks are not taken for others; with the columns that they lack they are read."""
+    path = tmp_path / "a.csv"
+    measure_into(path, DATA, {"val": 2, "test": 2}, TRAINING)
+    whole = [line.split(",") for line in path.read_text().splitlines()]
+    kept = [at for at, name in enumerate(whole[0]) if name not in missing]
+    path.write_text("".join(",".join(line[at] for at in kept) + "\n" for line in whole))
+    before = path.read_bytes()
+    words = (
+        rf"a\.csv has measured networks, and no column {' and no column '.join(map(repr, missing))}: an earlier version"
+    )
+    for call in (read_labels, Measured, lambda path: measure_into(path, DATA, {"val": 3}, TRAINING)):
+        with pytest.raises(PropertyError, match=words):
+            call(path)
+    assert path.read_bytes() == before
+    rows = [[*(line[at] for at in kept), *(line[whole[0].index(name)] for name in missing)] for line in whole]
+    path.write_text("".join(",".join(row) + "\n" for row in rows))
+    found = read_labels(path)
+    assert found.measured is not None
+    assert [network.args["C"] for network in found.networks] == [TRAINING.channels] * 4  # type: ignore[union-attr]
+    assert len(Measured(path).graphs["val"]) == 2
 
 
 @pytest.mark.parametrize("settings", [{"channels": 4}, {"epochs": 0}, {"seed": -1}])

@@ -37,6 +37,17 @@ def test_files(tmp_path: Path, suffix: str) -> None:
     assert (config.lr, config.num_ch, config.ve) == (0.5, (16, 32), False)
 
 
+@pytest.mark.parametrize("suffix", [".toml", ".yaml"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("text", ["", "# lr\n", "# \xe4\n\nlr = 0.5\n"])
+def test_files_as_editors_write_them(tmp_path: Path, suffix: str, encoding: str, end: str, text: str) -> None:
+    path = tmp_path / f"config{suffix}"
+    text = text.replace(" = ", ": ") if suffix == ".yaml" else text
+    path.write_bytes(text.replace("\n", end).encode(encoding))
+    assert read_config(path) == ({"lr": 0.5} if "0.5" in text else {})
+
+
 @pytest.mark.parametrize("text", [".001", "0.001", "1e-3", " 1E-3"])
 def test_numbers_from_the_command_line(text: str) -> None:
     assert make_config({"lr": text}).lr == 0.001

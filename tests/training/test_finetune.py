@@ -185,6 +185,24 @@ def test_results_of_other_images_are_refused(
             finetune(Small, other, "own", out=out, **QUICK)
 
 
+@pytest.mark.parametrize("change", ["images_digest", "shape", "more"])
+def test_results_of_another_version_are_refused(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    scored(monkeypatch, lambda seed, rate: 0)
+    out = tmp_path / "results.json"
+    made = finetune(Small, data, "own", out=out, **QUICK)
+    if change in made["settings"]:
+        del made["settings"][change]
+    else:
+        made["settings"][change] = 1
+    out.write_text(json.dumps(made))
+    words = rf"say {change}: another version of ghnfast made them, and they cannot be gone on from; another file is"
+    with pytest.raises(TrainingError, match=words):
+        finetune(Small, data, "own", out=out, **QUICK)
+    assert json.loads(out.read_text()) == made
+
+
 CELL = {"seed": 0, "rate": 0.05, "held_out": 1.0, "test": 1.0, "seconds": 1.0, "curve": []}
 
 
