@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
         names = wanted[start : start + given.batch]
         batch = [models.get_model(name) for name in names]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ghnfast.DomainWarning)  # the default GHN is for digits
+            warnings.simplefilter("ignore", ghnfast.DomainWarning)  # the default GHN is for clothes
             reports = ghn.predict(batch, report=True)[1]
         for name, model, report in zip(names, batch, reports, strict=True):
             target = given.out / f"{name}.safetensors"

@@ -17,6 +17,17 @@ LINE_SECONDS = 10.0  # between lines, at least
 Progress = Callable[[int], object]  # is told how many more are done
 
 
+def say(text: str) -> None:
+    """A line on stderr. Where that is closed, its reader gone or its disk full, what is done goes on unsaid."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+
+
+def on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int | None, unit: str) -> Iterator[Progress]:
     """Says how far a block is.
@@ -26,7 +37,7 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Progress]:
         total: how many there are, where it is known.
         unit: what they are, in the plural; bytes are counted in MB.
     """
-    bars = kind_of_bars() if sys.stderr.isatty() else None
+    bars = kind_of_bars() if on_terminal() else None
     if bars is not None:
         scale = {"unit": "B", "unit_scale": True} if unit == "bytes" else {"unit": f" {unit}"}
         with bars(desc=what, total=total, delay=QUIET_SECONDS, file=sys.stderr, **scale) as bar:
@@ -83,7 +94,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         self.said = True
-        print(f"{self.what}: {text}", file=sys.stderr, flush=True)
+        say(f"{self.what}: {text}")
 
 
 def in_time(seconds: float) -> str:

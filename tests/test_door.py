@@ -145,3 +145,43 @@ def test_a_part_that_lacks_something_is_not_made() -> None:
             GHN(**SETTINGS, hypernet="nothing")
     finally:
         del HYPERNETS["nothing"]
+
+
+@pytest.mark.parametrize("kind", [None, "Linear", object, nn.Linear, lambda config: Neighbours(config), Neighbours])
+def test_what_is_no_part(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting, known in (("hypernet", HYPERNETS), ("decoder", DECODERS)):
+        if setting == "hypernet" and kind is Neighbours:
+            continue
+        monkeypatch.setitem(known, "own", kind)  # type: ignore[attr-defined]
+        with pytest.raises(ghnfast.ConfigError, match=rf"{setting} 'own' is .*; a subclass of ghnfast\.nn\.\w+ is"):
+            GHN(**SETTINGS, **{setting: "own"})
+        monkeypatch.delitem(known, "own")  # type: ignore[attr-defined]
+
+
+WRONG_STATES: dict[str, Any] = {
+    "fewer nodes": lambda states: states[:-1],
+    "fewer numbers": lambda states: states[:, :4],
+    "another dimension": lambda states: states[None],
+    "nothing": lambda states: None,
+    "an array": lambda states: states.detach().numpy(),
+    "a pair": lambda states: (states, states),
+}
+
+
+@pytest.mark.parametrize("layernorm", [True, False])
+@pytest.mark.parametrize("case", WRONG_STATES)
+def test_states_that_are_none(case: str, layernorm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said as what it is, and no parameter has changed."""
+
+    class Wrong(Hypernet):
+        def forward(self, states: Tensor, batch: GraphBatch) -> Tensor:
+            found: Tensor = WRONG_STATES[case](states)
+            return found
+
+    monkeypatch.setitem(HYPERNETS, "wrong", Wrong)
+    ghn, model = GHN(**SETTINGS, hypernet="wrong", layernorm=layernorm), nn.Conv2d(3, 8, 3)
+    before, graph = model.weight.detach().clone(), ghnfast.trace(model, input_shape=(3, 8, 8))
+    for call in (lambda: ghn.predict(model, graph=graph), lambda: ghn.embed(graph), lambda: ghn([graph])):
+        with pytest.raises(ghnfast.ConfigError, match=r"the hypernet Wrong gives .*; a tensor of states \(\d+, 8\)"):
+            call()
+    assert model.weight.equal(before)

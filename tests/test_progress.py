@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -76,6 +79,20 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     with progress("reading", 4, "files") as told:
         told(4)
     assert capsys.readouterr().err.startswith("reading: 4 files, 0 s in all")
+
+
+class Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("stream", [None, Full()], ids=["closed", "full"])
+def test_what_cannot_be_said_is_no_end(stream: Any, clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress("reading", 10, "files") as told:
+        for _ in range(10):
+            clock[0] += 5
+            told(1)
 
 
 def test_times_in_words() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import warnings
 from typing import Any
 
 from ..errors import DomainWarning, UsageError
 from ..nn import GHN
 from ..predict import load
-from ..progress import progress
+from ..progress import progress, say
 from ..training import baseline, evaluate, format_results, load_data
 from ..training.accuracy import STATISTICS
 from ..training.data import DATA_SETS, IMAGE_SIZE
@@ -67,7 +66,7 @@ def run(arguments: argparse.Namespace) -> str:
     name, size = arguments.data or images_of(ghn), arguments.image_size or size_of(ghn)
     data = load_data(name, arguments.root, validation=arguments.validation, image_size=size)
     if not arguments.baseline and (notice := other_images(ghn, data)) is not None:
-        print(f"ghnfast: notice: {notice}", file=sys.stderr)
+        say(f"ghnfast: notice: {notice}")
     with progress("evaluating", None, "networks") as step:
         options = {
             "limit": arguments.limit,

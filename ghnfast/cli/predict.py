@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..errors import DomainWarning, UsageError
 from ..files import compact_copies, in_words, is_text, replacing
 from ..predict import load, predict
 from ..prediction import Report, other_domain
+from ..progress import say
 from ..tracing import trace
 from .arguments import add_ghn, add_model, check_device
 from .models import SEED, adapt, find_model
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> str:
     notice = other_domain(ghn, graph)
     if notice is not None:
         hint = "pass --input-shape C,H,W if it takes others, or another GHN, such as --ghn ghn2-imagenet"
-        print(f"ghnfast: notice: {notice}; {hint}", file=sys.stderr)
+        say(f"ghnfast: notice: {notice}; {hint}")
     if out is not None:
         write_weights(out, model)
     summary = summarize(arguments.model, ghn.name, notice, model, report, seconds, out)

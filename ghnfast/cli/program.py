@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from ..errors import GhnfastError, UsageError
+from ..files import in_words
+from ..progress import say
 from . import (
     bench,
     completion,
@@ -32,6 +34,7 @@ from .shared import Mismatch
 
 BAD_INPUT = 2  # the exit code
 BROKEN_PIPE = 1
+LAST_STREAM = 2  # stderr's number
 INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 MISMATCH = 1
 # In the order in which --help has them.
@@ -54,21 +57,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after `--help` and `--version`.
     """
+    open_closed_streams()
+    try:
+        return outcome(argv)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            settle(stream)
+
+
+def outcome(argv: Sequence[str] | None) -> int:
     try:
         arguments = make_parser().parse_args(argv)
         result = result_of(arguments)
-        print(printable(result), flush=True)
+        write(result)
     except GhnfastError as error:
-        print("ghnfast: error:", " ".join(str(error).split()), file=sys.stderr)
+        say(f"ghnfast: error: {' '.join(str(error).split())}")
         return BAD_INPUT
     except KeyboardInterrupt as error:  # whose text, if any, says what a repeated call goes on from
-        print("; ".join(["ghnfast: interrupted", *map(str, error.args)]), file=sys.stderr)
+        say("; ".join(["ghnfast: interrupted", *map(str, error.args)]))
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough (`| head`). Python flushes stdout once more at exit, which would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has seen enough (`| head`)
         return BROKEN_PIPE
     return MISMATCH if isinstance(result, Mismatch) else 0
+
+
+def open_closed_streams() -> None:
+    """Put the null device where the caller has closed stdin, stdout or stderr: else files would get their numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= LAST_STREAM:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
+def settle(stream: TextIO) -> None:
+    """Give up what cannot be written: Python flushes once more at exit, and would fail, with a message of its own."""
+    try:
+        stream.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def write(result: str) -> None:
+    try:
+        print(printable(result), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"the result cannot be written to stdout: {in_words(error)}") from error
 
 
 def result_of(arguments: argparse.Namespace) -> str:

@@ -228,10 +228,11 @@ class DeepNets1M(Dataset[DeepNet]):
             raise ConfigError(f"num_classes is {num_classes!r}; 1 to {MOST['num_classes']} are accepted")
         if root is not None and not isinstance(root, (str, os.PathLike)):
             raise ConfigError(f"root is a {type(root).__name__}; the path of a folder is accepted")
+        for name, switch in (("large_images", large_images), ("wider", wider)):
+            if not isinstance(switch, bool):
+                raise ConfigError(f"{name} is {switch!r:.80}; True or False is accepted")
         self.split, self.seed, self.large_images = split, seed, large_images
         self.num_classes = (1000 if large_images else 10) if num_classes is None else num_classes
-        if not isinstance(wider, bool):
-            raise ConfigError(f"wider is {wider!r:.80}; True or False is accepted")
         self.ranges = _C.TrainingRanges(*num_ch, *fc_dim, wider)
         self.published = None
         if root is not None and split != "predefined":

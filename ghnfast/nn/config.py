@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from .registry import DECODERS, HYPERNETS
+from .registry import DECODERS, HYPERNETS, Decoder, Hypernet
 
 MOST_CLASSES = 1 << 22  # there is a row for each number of channels up to it
 MOST_ELEMENTS = 1 << 33
@@ -46,9 +47,8 @@ class GHNConfig(GHNSettings):
             raise ConfigError(f"max_shape is {self.max_shape}; four positive sizes (out, in, S, S) are accepted")
         if not is_count(self.num_classes) or self.num_classes > MOST_CLASSES:
             raise ConfigError(f"num_classes is {self.num_classes!r}; an integer of 1 to {MOST_CLASSES} is accepted")
-        for name, value, known in (("hypernet", self.hypernet, HYPERNETS), ("decoder", self.decoder, DECODERS)):
-            if not isinstance(value, str) or value not in known:
-                raise ConfigError(f"{name} is {value!r}; {accepted_names(list(known))} accepted")
+        check_kind("hypernet", self.hypernet, HYPERNETS, Hypernet)
+        check_kind("decoder", self.decoder, DECODERS, Decoder)
         if not is_count(self.hid) or self.hid % 4:
             raise ConfigError(f"hid is {self.hid!r}; a positive multiple of 4 is accepted")
         for name in ("layers", "heads"):
@@ -80,6 +80,15 @@ def names(settings: type[GHNSettings]) -> tuple[str, ...]:
 def config_of(settings: GHNSettings, num_classes: int) -> GHNConfig:
     """The settings among those of a subclass, for a data set of so many classes."""
     return GHNConfig(num_classes=num_classes, **{name: getattr(settings, name) for name in names(GHNSettings)})
+
+
+def check_kind(setting: str, name: Any, known: Mapping[str, object], base: type) -> None:
+    """Fail where a name stands for nothing in a registry, or for something that it is not made for."""
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(f"{setting} is {name!r}; {accepted_names(list(known))} accepted")
+    kind = known[name]
+    if not isinstance(kind, type) or not issubclass(kind, base):
+        raise ConfigError(f"{setting} {name!r} is {kind!r:.80}; a subclass of ghnfast.nn.{base.__name__} is accepted")
 
 
 def accepted_names(known: list[str]) -> str:

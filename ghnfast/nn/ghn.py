@@ -33,7 +33,7 @@ from .hub import Pretrained
 from .loading import made_of
 from .names import take_published_names, with_published_names
 from .native import Native, NativeForm, NativeLast, Parts, WeightState, state_of, weights_backend
-from .registry import DECODERS, HYPERNETS
+from .registry import DECODERS, HYPERNETS, states_of
 from .sweep import Mlp
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ class GHN(Pretrained):
         from_host = self.host_form.node_states(self, members_of(self), batch) if type(self) is GHN else None
         if from_host is not None:
             return from_host
-        states = self.gnn(self.initial_states(batch), batch)
+        states = states_of(self.gnn, self.initial_states(batch), batch)
         return self.ln(states) if self.settings.layernorm else states
 
     def initial_states(self, batch: GraphBatch) -> Tensor:

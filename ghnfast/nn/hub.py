@@ -14,7 +14,7 @@ from torch import nn
 
 from .. import checkpoints
 from ..checkpoints import PUBLISHED
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, GhnfastError
 from ..files import in_words, replacing
 from .loading import check_dtype, made_of
 
@@ -92,6 +92,8 @@ class Pretrained(nn.Module):
         Raises:
             CheckpointError: the folder cannot be written.
         """
+        if not isinstance(folder, (str, os.PathLike)) or not os.fspath(folder):
+            raise CheckpointError(f"the folder is {folder!r:.80}; the path of one, such as '.', is accepted")
         save(cast("GHN", self), Path(folder), Path(folder).absolute().name)
 
     def push_to_hub(
@@ -193,7 +195,9 @@ def save(ghn: GHN, folder: Path, name: str) -> None:
         if not os.path.lexists(folder / CARD):
             with replacing(folder / CARD) as file:
                 file.write(card(ghn, name).encode("utf-8", "backslashreplace"))
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, GhnfastError):
+            raise
         raise CheckpointError(f"the folder {folder} cannot be written: {in_words(error)}") from error
 
 

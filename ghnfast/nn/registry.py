@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from ..errors import ConfigError
+
 if TYPE_CHECKING:
     from .. import _C
     from ..graph import GraphBatch
@@ -52,6 +54,22 @@ class Hypernet(nn.Module, ABC):
     def native_weights(self) -> Sequence[Tensor] | None:
         """In the order of the C++ forward pass; None where it has none."""
         return None
+
+
+def states_of(hypernet: Hypernet, states: Tensor, batch: GraphBatch) -> Tensor:
+    """What a hypernet makes of states.
+
+    Raises:
+        ConfigError: it is something else than states of as many nodes.
+    """
+    found: object = hypernet(states, batch)
+    if not isinstance(found, Tensor) or found.shape != states.shape:
+        what = f"states of the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise ConfigError(
+            f"the hypernet {type(hypernet).__name__} gives {what}; a tensor of states {tuple(states.shape)}, as it was "
+            "given, is accepted"
+        )
+    return found
 
 
 class Decoder(nn.Module, ABC):

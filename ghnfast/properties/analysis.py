@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def nearest(vectors: ArrayLike, queries: ArrayLike, count: int = 5) -> tuple[NDA
     known, asked = check_vectors(vectors), check_vectors(queries)
     if known.shape[1] != asked.shape[1]:
         raise PropertyError(f"queries have {asked.shape[1]} numbers and vectors {known.shape[1]}; as many are accepted")
-    if not isinstance(count, int) or not 1 <= count <= len(known):
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= len(known):
         raise PropertyError(f"count is {count!r:.80}; 1 to {len(known)} vectors are accepted")
     scaler = preprocessing.StandardScaler().fit(known)
     search = neighbors.NearestNeighbors(n_neighbors=count).fit(scaler.transform(known))
@@ -49,12 +49,14 @@ def project(vectors: ArrayLike, method: str = "pca", seed: int = 0) -> NDArray[n
     """(networks, 2): vectors on a plane, by their principal components or by UMAP (McInnes et al., 2018).
 
     Raises:
-        ConfigError: `method` is something else.
+        ConfigError: `method` is something else, or `seed` no seed.
         PropertyError: the vectors are not finite, or fewer than three.
         MissingPackageError: umap-learn is not installed.
     """
     if method not in PROJECTIONS:
         raise ConfigError(f"method is {method!r:.80}; {', '.join(map(repr, PROJECTIONS))} are accepted")
+    if not isinstance(seed, int) or not 0 <= seed < 1 << 32:
+        raise ConfigError(f"seed is {seed!r:.80}; 0 to 2^32 - 1 is accepted")
     known = check_vectors(vectors)
     if len(known) < 3 or known.shape[1] < 2:
         raise PropertyError(f"vectors have the shape {known.shape}; three or more of two numbers or more are accepted")
@@ -83,9 +85,9 @@ def draw_map(
         MissingPackageError: matplotlib, or umap-learn, is not installed.
     """
     points = project(vectors, method)
-    for what, given in (("families", families), ("names", names)):
-        if given is not None and len(given) != len(points):
-            raise PropertyError(f"there are {len(points)} vectors and {len(given)} {what}; one for each is accepted")
+    check_texts("families", families, len(points))
+    if names is not None:
+        check_texts("names", names, len(points))
     matplotlib = import_optional("matplotlib", "maps need")
     figures = import_optional("matplotlib.figure", "maps need")
     with matplotlib.rc_context({"svg.hashsalt": "ghnfast", "font.size": 8}):
@@ -95,7 +97,7 @@ def draw_map(
             family: axes.scatter(*points[[each == family for each in families]].T, s=14)
             for family in dict.fromkeys(families)
         }
-        for name, point in zip(names or (), points, strict=False):
+        for name, point in zip(() if names is None else names, points, strict=False):
             axes.annotate(name, point, fontsize=5, alpha=0.7, parse_math=False)
         add_legend(axes, shown.keys(), shown.values(), fontsize=7)
         axes.set(xticks=[], yticks=[])
@@ -104,10 +106,18 @@ def draw_map(
     return output.getvalue()
 
 
+def check_texts(what: str, texts: object, count: int) -> None:
+    given = [] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
+    if not given or not all(isinstance(text, str) for text in given):
+        raise PropertyError(f"{what} is {texts!r:.80}; a list of texts is accepted")
+    if len(given) != count:
+        raise PropertyError(f"there are {count} vectors and {len(given)} {what}; one for each is accepted")
+
+
 def check_vectors(vectors: ArrayLike) -> NDArray[np.float64]:
     try:
         array = np.asarray(vectors, dtype=np.float64)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise PropertyError(f"vectors are no numbers ({error}); (networks, numbers) is accepted") from error
     if array.ndim != 2 or not len(array) or not np.isfinite(array).all():
         raise PropertyError(f"vectors have the shape {array.shape}; finite ones (networks, numbers) are accepted")

@@ -6,11 +6,14 @@ win tournaments, children replace the oldest. Here a generation of children is m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..deepnets import OPERATIONS, DeepNets1M, Genotype, graph_of
+from ..deepnets.dataset import check_seed
+from ..deepnets.space import SIGNATURE
 from ..errors import ConfigError
 from ..graph import ArchGraph
 from ..progress import Progress
@@ -64,7 +67,8 @@ def evolve(
         check_positive(name, value)
     if population < 2:
         raise ConfigError("population is 1; two genotypes or more are accepted")
-    sign, settings = 1.0 if largest else -1.0, {**OF_GENOTYPES, **(network or {})}
+    check_seed(seed)
+    sign, settings = 1.0 if largest else -1.0, settings_with(network)
     random = np.random.default_rng(seed)
     known: dict[Genotype, float] = {}
 
@@ -88,6 +92,14 @@ def evolve(
         alive = [*alive, *children][-population:]
     best = sorted(known.items(), key=lambda item: -item[1])[:top]
     return [Evolved(genotype, sign * value) for genotype, value in best]
+
+
+def settings_with(network: Any) -> dict[str, Any]:
+    """The arguments of every network but for its genotype."""
+    known = [name for name in SIGNATURE.parameters if name != "genotype"]
+    if network is not None and not (isinstance(network, Mapping) and network.keys() <= {*known}):
+        raise ConfigError(f"network is {network!r:.80}; a dictionary with some of {', '.join(known)} is accepted")
+    return {**OF_GENOTYPES, **(network or {})}
 
 
 def first_ones(settings: dict[str, Any], count: int, seed: int) -> dict[Genotype, ArchGraph]:

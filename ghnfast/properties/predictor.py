@@ -100,7 +100,7 @@ class PropertyPredictor(base.RegressorMixin, base.BaseEstimator):
             checked: NDArray[np.float64] = validation.validate_data(
                 self, X, reset=reset, dtype=np.float64, ensure_min_samples=2 if reset else 1
             )
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise PropertyError(str(error)) from error
         return checked
 

@@ -37,7 +37,7 @@ def check_labels(labels: ArrayLike, what: str = "labels") -> NDArray[np.float64]
     """
     try:
         array = np.asarray(labels, dtype=np.float64)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise PropertyError(f"{what} are no numbers ({error}); a list of finite numbers is accepted") from error
     if array.ndim == 2 and array.shape[1] == 1:
         array = validation.column_or_1d(array, warn=True)  # as all regressors of scikit-learn do

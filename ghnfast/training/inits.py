@@ -62,6 +62,8 @@ def init_of(source: Source) -> Init:
     if isinstance(source, GHN):
         return from_ghn(source)
     if isinstance(source, Mapping):
+        if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in source.items()):
+            raise TrainingError("init is a mapping with something else than tensors by name; weights are accepted")
         return from_weights("weights", source)
     if not isinstance(source, (str, os.PathLike)):
         raise TrainingError(f"init is a {type(source).__name__}; {ACCEPTED} is accepted")

@@ -5,8 +5,9 @@ Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), secti
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from .config import MOST_SEED
 
 RATES = (0.01, 0.025, 0.05, 0.1)
 RUNNING = "running"
+MOST_LISTED = 100_000  # rates, seeds, or steps
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("rates", "seeds", "evaluate_at"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Iterable):
+                raise TrainingError(f"{name} is {value!r:.80}; a list of numbers is accepted")
+            found = tuple(itertools.islice(value, MOST_LISTED + 1))
+            if len(found) > MOST_LISTED:
+                raise TrainingError(f"{name} has more than {MOST_LISTED:,} numbers; as many are accepted")
+            object.__setattr__(self, name, found)
         for name in ("shots", "epochs", "batch_size", "held_out", "test_images", "search_seeds"):
             value = getattr(self, name)
             if not is_count(value) and not (value is None and name in ("shots", "test_images")):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..optional import import_optional
-from ..progress import LINE_SECONDS, in_time
+from ..progress import LINE_SECONDS, in_time, on_terminal, say
 from .folder import append_line, cut_log
 from .step import StepResult, Trainer
 
@@ -28,7 +28,7 @@ class Reporter:
         bar = make_bar(trainer) if progress and trainer.step < trainer.steps else None
         self.shown = Lines(trainer) if progress and bar is None else bar
         if progress and trainer.step == trainer.steps:
-            print(finished(trainer, path), file=sys.stderr, flush=True)
+            say(finished(trainer, path))
         self.board = make_board(path) if path is not None and trainer.config.tensorboard else None
         if path is not None:
             cut_log(path, trainer.step)
@@ -92,11 +92,11 @@ class Lines:
 
     def add(self, result: StepResult) -> None:
         self.results.append(result)
-        say_skipped(result, self.trainer, lambda text: print(text, file=sys.stderr, flush=True))
+        say_skipped(result, self.trainer, say)
         now = time.monotonic()
         if now >= self.next or self.trainer.step == self.trainer.steps:
             self.next = now + LINE_SECONDS
-            print(self.line(now - self.start), file=sys.stderr, flush=True)
+            say(self.line(now - self.start))
             self.results = []
 
     def line(self, seconds: float) -> str:
@@ -131,14 +131,14 @@ class Bar:
         self.bar.close()
 
 
-def say_skipped(result: StepResult, trainer: Trainer, say: Callable[[str], object]) -> None:
+def say_skipped(result: StepResult, trainer: Trainer, write: Callable[[str], object]) -> None:
     if result.skipped:
-        say(f"step {trainer.step - 1} was skipped: {result.skipped}")
+        write(f"step {trainer.step - 1} was skipped: {result.skipped}")
 
 
 def make_bar(trainer: Trainer) -> Bar | None:
     """A progress bar, where there are tqdm and a terminal."""
-    if not sys.stderr.isatty():
+    if not on_terminal():
         return None
     try:
         from tqdm import tqdm

@@ -68,8 +68,7 @@ def train(
         TrainingError: the data, the configuration or the checkpoint cannot be used; found before any work starts. Or
             too many steps in a row had no update, or the folder cannot be written, or another trainer is at it.
     """
-    if not os.fspath(folder):
-        raise TrainingError("the folder of the run is an empty path; a name, or '.', is accepted")
+    check_arguments(config, folder, callbacks)
     path = Path(folder)
     with processes(config) as (rank, world_size, device):
         data = load_data(config.data, config.root, image_size=config.image_size)
@@ -91,6 +90,17 @@ def train(
                 trainer.ghn.save(path / WEIGHTS)
                 sync_folder(path)
     return path / WEIGHTS
+
+
+def check_arguments(config: object, folder: object, callbacks: object) -> None:
+    if not isinstance(config, TrainConfig):
+        raise TrainingError(f"the configuration is a {type(config).__name__}; what make_config gives is accepted")
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TrainingError(f"the folder of the run is {folder!r:.80}; a path is accepted")
+    if not os.fspath(folder):
+        raise TrainingError("the folder of the run is an empty path; a name, or '.', is accepted")
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise TrainingError(f"callbacks is {callbacks!r:.80}; a list of functions is accepted")
 
 
 def go_on(trainer: Trainer, dataset: Nets, path: Path, progress: bool) -> None:
@@ -275,7 +285,10 @@ class processes:
     """The process group, where torchrun started several: rank, how many, and the device of this one."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config, self.size = config, int(os.environ.get("WORLD_SIZE", "1"))
+        size = os.environ.get("WORLD_SIZE", "1")
+        if not size.isdecimal() or int(size) < 1:
+            raise TrainingError(f"WORLD_SIZE is {size!r}; a number of processes, as torchrun sets it, is accepted")
+        self.config, self.size = config, int(size)
         local = os.environ.get("LOCAL_RANK", "0")
         self.name = f"cuda:{local}" if config.device == "cuda" else config.device
 
@@ -291,7 +304,13 @@ class processes:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         # NCCL refuses processes that share a GPU, as they do where the configuration names one.
-        distributed.init_process_group("nccl" if self.config.device == "cuda" else "gloo")
+        try:
+            distributed.init_process_group("nccl" if self.config.device == "cuda" else "gloo")
+        except (RuntimeError, ValueError) as error:
+            raise TrainingError(
+                f"WORLD_SIZE is {self.size}, and the processes do not find each other: {in_words(error)}; torchrun "
+                "sets what they need; without WORLD_SIZE one process trains alone"
+            ) from error
         return distributed.get_rank(), self.size, device
 
     def __exit__(self, *_: Any) -> None:

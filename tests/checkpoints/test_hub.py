@@ -175,6 +175,14 @@ def test_what_is_no_folder(tmp_path: Path) -> None:
     says(message(small_ghn().save_pretrained, tmp_path / "file" / "in"), "cannot be written")
 
 
+@pytest.mark.parametrize("folder", ["", None, 5, b"ghn", "a\0b"])
+def test_paths_that_are_none(folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message(small_ghn().save_pretrained, folder)
+    message(GHN.from_pretrained, folder)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_dtype_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     for call in (lambda: GHN.from_pretrained(tmp_path, dtype=torch.int8), lambda: ghnfast.load("x", dtype=torch.int8)):
         with pytest.raises(ghnfast.ConfigError, match=r"torch\.int8; torch\.float32, .*bfloat16 are accepted"):

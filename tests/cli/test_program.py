@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +107,54 @@ def test_a_reader_that_stops_reading() -> None:
     os.close(write)
     assert done.stderr == ""
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("command", [["ghns"], ["plot", "no such run"]])
+@pytest.mark.parametrize("closed", ["stdout", "stderr", "both"])
+def test_closed_streams(command: list[str], closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `>&-` and services leave them: Python has None in their place."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None if closed in (name, "both") else io.StringIO())
+    assert main(command) == (0 if command == ["ghns"] else 2)
+
+
+class Full(io.StringIO):
+    """What a full disk, or a reader that is gone, does to a stream."""
+
+    def __init__(self, number: int, file: Any) -> None:
+        super().__init__()
+        self.number, self.file = number, file
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        raise OSError(self.number, os.strerror(self.number))
+
+    def fileno(self) -> int:
+        found: int = self.file.fileno()
+        return found
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EPIPE, errno.EDQUOT])
+def test_streams_that_cannot_be_written(
+    number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open(tmp_path / "stream", "w") as file:
+        monkeypatch.setattr(sys, "stdout", Full(number, file))
+        assert main(["ghns"]) == (1 if number == errno.EPIPE else 2)
+        words = f"ghnfast: error: the result cannot be written to stdout: {os.strerror(number)}\n"
+        assert capsys.readouterr().err == ("" if number == errno.EPIPE else words)
+        monkeypatch.undo()
+        monkeypatch.setattr(sys, "stderr", Full(number, file))
+        assert main(["plot", "no such run"]) == 2
+        assert main(["ghns"]) == 0
+
+
+def test_streams_of_a_process() -> None:
+    command = f"{shlex.quote(sys.executable)} -m ghnfast ghns"
+    for streams, code, words in (("<&- >&- 2>&-", 0, ""), (">/dev/full", 2, "to stdout: No space left on device\n")):
+        done = subprocess.run(["sh", "-c", f"{command} {streams}"], stderr=subprocess.PIPE, text=True)
+        assert done.returncode == code
+        assert done.stderr.endswith(words)
+        assert done.stderr.count("\n") == len(words[:1])

@@ -54,8 +54,11 @@ WRONG: list[tuple[Any, ...]] = [
     (VECTORS, VECTORS[:, :3], 2),
     (VECTORS, VECTORS, 6),
     (VECTORS, VECTORS, 0),
+    (VECTORS, VECTORS, 2.0),
+    (VECTORS, VECTORS, True),
     (np.full((5, 3), np.nan), VECTORS, 1),
     ([["a"]], VECTORS, 1),
+    ([[10**400]], VECTORS, 1),
     ([], VECTORS, 1),
 ]
 
@@ -79,6 +82,12 @@ def test_names_stand_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         assert texts.count(name) == times
 
 
+def test_arguments_of_numpy() -> None:
+    assert nearest(VECTORS, VECTORS, np.int64(2))[0].shape == (len(VECTORS), 2)  # type: ignore[arg-type]
+    names: list[Any] = [[*"abcde"], np.array([*"abcde"])]
+    assert len({draw_map(VECTORS, given, given) for given in names}) == 1
+
+
 def test_maps_that_are_refused() -> None:
     with pytest.raises(PropertyError, match="5 vectors and 1 families"):
         draw_map(VECTORS, ["one"])
@@ -88,3 +97,12 @@ def test_maps_that_are_refused() -> None:
         project(VECTORS[:2])
     with pytest.raises(ConfigError, match="method"):
         project(VECTORS, "tsne")
+    for seed in (-1, 1 << 32, None, "a"):
+        with pytest.raises(ConfigError, match="seed"):
+            project(VECTORS, seed=seed)  # type: ignore[arg-type]
+    for wrong in (None, 5, "abcde", [1] * 5, [["a"]] * 5, []):
+        with pytest.raises(PropertyError, match=r"families is .*accepted"):
+            draw_map(VECTORS, wrong)  # type: ignore[arg-type]
+        if wrong is not None:
+            with pytest.raises(PropertyError, match=r"names is .*accepted"):
+                draw_map(VECTORS, ["a"] * 5, wrong)  # type: ignore[arg-type]

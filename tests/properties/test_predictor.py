@@ -131,6 +131,7 @@ WRONG_LABELS: dict[str, tuple[Any, str]] = {
     "infinity": ([float("inf"), *LABELS[1:]], "position 0"),
     "none at all": ([], "labels|sample"),
     "a text": (["good"] * 80, "numbers"),
+    "too large": ([10**400] * 80, "numbers"),
     "two columns": (np.stack([LABELS, LABELS], axis=1), "shape"),
     "None": (None, "labels"),
 }

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 import ghnfast
 from ghnfast import ConfigError
 from ghnfast.deepnets import DeepNets1M, graph_of
+from ghnfast.families import Families
 from ghnfast.properties import ArchitectureEmbedding, evolve, make_model, search
 from ghnfast.properties.embedding import OF_GENOTYPES
 
@@ -103,6 +104,9 @@ def test_networks_that_are_refused() -> None:
         search(MODEL, "predefined")
     with pytest.raises(ConfigError, match="split"):
         search(MODEL, "everything")
+    for wrong in (None, [1], Families(), 5):
+        with pytest.raises(ConfigError, match=r"networks is .*accepted"):
+            search(MODEL, wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("largest", [True, False])
@@ -126,3 +130,15 @@ def test_evolution_goes_beyond_where_it_began(largest: bool) -> None:
 def test_evolution_where_no_network_can_be() -> None:
     with pytest.raises(ConfigError, match="settings"):
         evolve(MODEL, generations=1, network={"n_cells": 0})
+
+
+NO_ARGUMENTS: list[dict[str, Any]] = [
+    *({"seed": seed} for seed in (-1, 1 << 64, None, "a", 1.5, True)),
+    *({"network": network} for network in ({"foo": 1}, {"genotype": "DARTS"}, {1: 2}, "x", [1])),
+]
+
+
+@pytest.mark.parametrize("given", NO_ARGUMENTS, ids=str)
+def test_arguments_of_evolution_that_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="accepted"):
+        evolve(MODEL, generations=1, **given)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from ghnfast.training.data import (
     Images,
     ImagesInMemory,
     cropped,
+    mnist_digits,
     split_off,
     stratified,
 )
@@ -234,6 +237,35 @@ def test_unknown_data() -> None:
         TrainingError, match="the data set is 'mnist'; fashion, mnist5k, cifar10, cifar100, imagenet, folder are"
     ):
         load_data("mnist")
+
+
+ROOTS: list[dict[str, Any]] = [{"root": root} for root in (None, 5, b"data")]
+IMAGE_SIZES: list[dict[str, Any]] = [{"image_size": size} for size in (0, -1, "x", None, 32.0, True)]
+
+
+@pytest.mark.parametrize("given", [*ROOTS, *IMAGE_SIZES], ids=str)
+@pytest.mark.parametrize("name", ["folder", "imagenet", "cifar10", "fashion", "mnist5k"])
+def test_arguments_that_are_refused(name: str, given: dict[str, Any]) -> None:
+    with pytest.raises(TrainingError, match=f"^{next(iter(given))} is .*accepted"):
+        load_data(name, **given)
+
+
+@pytest.mark.parametrize("change", ["cut off", "empty", "flipped", "no gzip"])
+def test_damaged_digits(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = gzip.compress(b"0,1,2\n" * 5000)
+    half = len(content) // 2
+    file = tmp_path / "data" / "mnist_5k.csv.gz"
+    file.parent.mkdir()
+    file.write_bytes({
+        "cut off": content[:half],
+        "empty": b"",
+        "flipped": content[:half] + bytes([content[half] ^ 0xFF]) + content[half + 1 :],
+        "no gzip": b"hello",
+    }[change])  # fmt: skip
+    package = SimpleNamespace(__file__=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("ghnfast.training.data.import_optional", lambda *_: package)
+    with pytest.raises(TrainingError, match=r"mnist_5k\.csv\.gz"):
+        mnist_digits.__wrapped__()
 
 
 @pytest.fixture

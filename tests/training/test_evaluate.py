@@ -172,12 +172,33 @@ def test_a_baseline_learns(few_images: ImageData) -> None:
         ({"images": 1}, "images is 1, and one image has no batch statistics; 2 or more, or"),
         ({"seed": 10**23}, "seed is 100000000000000000000000; 0 to 2"),
         ({"seed": -1}, "seed is -1; 0 to 2"),
+        *(
+            ({"splits": splits}, r"splits is .*; a list of val, test, .* is accepted")
+            for splits in ("test", [], None, 5)
+        ),
+        *(
+            ({name: value}, f"{name} is .*; a whole number is accepted")
+            for name in ("limit", "images", "batch_size", "seed")
+            for value in ("1", 1.5, [1], True)
+        ),
+        *(({"networks": value}, "networks is .*; a list of whole numbers is accepted") for value in (5, "12", [1.5])),
+        *(({"data": data}, "data is .*; what ghnfast.training.load_data gives") for data in ("mnist5k", None, {})),
+        *(({"ghn": ghn}, "ghn is .*; a GHN, as ghnfast.load gives") for ghn in ("ghn2-mnist5k", None)),
         ({"batch_statistics": "running"}, "batch_statistics is 'running'; 'batch' and 'recalibrated' are accepted"),
     ],
 )
 def test_bad_input(few_images: ImageData, ghn: ghnfast.GHN, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        evaluate(ghn, few_images, **changes)
+        evaluate(**{"ghn": ghn, "data": few_images, **changes})
+    if changes.keys() & {"splits", "limit", "networks", "data"}:
+        with pytest.raises(TrainingError, match=message):
+            baseline(**{"data": few_images, "steps": 1, "batch_size": 4, **changes})
+
+
+@pytest.mark.parametrize("device", ["nowhere", "", None, 1.5])
+def test_devices_that_are_none(few_images: ImageData, device: Any) -> None:
+    with pytest.raises(TrainingError, match=f"the device is {device!r}; cpu, cuda"):
+        baseline(few_images, steps=1, batch_size=4, device=device)
 
 
 def test_other_classes(few_images: ImageData) -> None:

@@ -255,6 +255,17 @@ def test_results_that_cannot_be_written(data: ImageData, tmp_path: Path, monkeyp
             for rates in ((), (0,), (math.nan,), (math.inf,))
         ),
         *(({"seeds": seeds}, "seeds is .* are accepted") for seeds in ((), (-1,), (2**64,), (0, 0))),
+        *(
+            ({name: value}, f"{name} is .*; a list of numbers")
+            for name in ("rates", "seeds", "evaluate_at")
+            for value in (0.1, 5, None, "12")
+        ),
+        *(({"data": data}, "data is .*; what ghnfast.training.load_data gives") for data in ("mnist5k", None)),
+        *(({"build": build}, r"build is a \w+; a function that makes") for build in (None, 5, nn.Linear(1, 1))),
+        *(({"out": out}, "the file of results is .*; the path of a file") for out in (5, "", ".", b"a.json")),
+        *(({"init": init}, "something else than tensors by name") for init in ({"a": 1}, {1: torch.ones(1)})),
+        *(({"seeds": range(count)}, "seeds has more than 100,000 numbers") for count in (10**5 + 1, 10**13, 10**30)),
+        ({"device": "nowhere"}, "the device is 'nowhere'; cpu, cuda"),
         ({"shots": "100"}, "shots is '100'; 1 or more"),
         ({"epochs": None}, "epochs is None; 1 or more"),
         ({"rates": ("0.1",)}, "rates is .*; one or more positive numbers"),
@@ -275,7 +286,7 @@ def test_results_that_cannot_be_written(data: ImageData, tmp_path: Path, monkeyp
 )
 def test_bad_options(data: ImageData, options: dict[str, Any], message: str) -> None:
     with pytest.raises(GhnfastError, match=message):
-        finetune(Small, data, "own", **{**QUICK, **options})
+        finetune(**{"build": Small, "data": data, "init": "own", **QUICK, **options})
 
 
 class Failing(Small):

@@ -174,6 +174,45 @@ def test_nothing_starts_with_bad_input(tmp_path: Path, changes: dict[str, Any], 
     assert not (tmp_path / "run" / LOG).exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *(
+            ({"config": config}, r"the configuration is a \w+; what make_config gives")
+            for config in ({}, None, "a.toml")
+        ),
+        *(({"folder": folder}, "the folder of the run is .*; a path is accepted") for folder in (None, 5, b"run")),
+        *(({"callbacks": given}, "callbacks is .*; a list of functions") for given in (None, print, 5, [None], "ab")),
+    ],
+)
+def test_arguments_that_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train(**{"config": tiny_config(), "folder": tmp_path / "run", **arguments})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        *(({"WORLD_SIZE": size}, f"WORLD_SIZE is '{size}'; a number of processes") for size in ("", "0", "-1", "two")),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, and the processes do not find each other: .*; torchrun sets"),
+        ({"WORLD_SIZE": "2", "RANK": "5"}, "WORLD_SIZE is 2, and the processes do not find each other"),
+        ({"WORLD_SIZE": "2", "RANK": "x"}, "WORLD_SIZE is 2, and the processes do not find each other"),
+    ],
+)
+def test_variables_of_half_a_launcher(
+    tmp_path: Path, variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As schedulers set them, or shells that torchrun was started from."""
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainingError, match=message):
+        train(tiny_config(), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_starting_from_a_ghn(whole_run: Path, few_images: ImageData) -> None:
     path = str(whole_run / "ghn.safetensors")
     ghn = make_ghn(tiny_config(init=path), few_images)
