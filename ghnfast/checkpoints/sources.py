@@ -16,6 +16,9 @@ from .hub import hub_file, hub_file_here
 from .published import INCLUDED, PUBLISHED, entry_of, included_file, names
 from .reading import read
 
+# The GHNs in folders of runs, and in those that `GHN.save_pretrained` writes.
+IN_FOLDERS = "ghn.safetensors", "model.safetensors"
+
 
 def load(source: str | os.PathLike[str], dtype: torch.dtype | None = None) -> Checkpoint:
     """The checkpoint that a source stands for, as `resolve` finds and `read` reads it.
@@ -85,7 +88,13 @@ def names_in_words() -> str:
 
 
 def suggestion(given: str) -> str:
-    """The known name that is nearly what was given, or whose file's name was given, as a question; else nothing."""
+    """The file in a folder that was given; or the known name that is nearly what was given, or whose file's name was
+    given; as a question. Else nothing.
+    """
+    inside = [os.path.join(given, name) for name in IN_FOLDERS]
+    there = [path for path in inside if given and os.path.isfile(os.path.expanduser(path))]
+    if there:
+        return f" (did you mean {there[0]!r}?)"
     stem = os.path.basename(given).lower().replace("_", "-").removesuffix(".pt")
     close = difflib.get_close_matches(stem, names(), n=1, cutoff=0.7)
     return f" (did you mean '{close[0]}'?)" if close else ""

@@ -94,8 +94,8 @@ def factory_builder(name: str, settings: Mapping[str, Any]) -> Callable[[], nn.M
     source, _, attribute = name.rpartition(":")
     is_file = source.endswith(".py") or os.sep in source
     folder = Path(source).absolute().parent if is_file else Path.cwd()
-    what = f"{attribute} in {source}"
-    with importable(folder):
+    what, place = f"{attribute} in {source}", Place()
+    with importable(folder), place.entered():
         module = load_file(Path(source)) if is_file else import_module(source)
         with blaming(what):  # modules make attributes on demand
             factory = find_factory(module, source, attribute)
@@ -103,7 +103,7 @@ def factory_builder(name: str, settings: Mapping[str, Any]) -> Callable[[], nn.M
     settings = {**settings, **quick_settings(factory)}
 
     def build() -> nn.Module:
-        with importable(folder), blaming(what):
+        with importable(folder), place.entered(), blaming(what):
             model = factory(**settings)
         if not isinstance(model, nn.Module):
             raise UsageError(f"{name} returned a {type(model).__name__}; a torch.nn.Module is accepted")
@@ -116,6 +116,23 @@ def quick_settings(factory: Callable[..., object]) -> dict[str, Any]:
     """What makes two of torchvision's factories as quick as the others: by default they take a minute, and scipy."""
     slow = ("torchvision.models.googlenet", "torchvision.models.inception")
     return {"init_weights": False} if getattr(factory, "__module__", None) in slow else {}
+
+
+class Place:
+    """The working directory of a user's code, which may choose its own: results are written from where we are."""
+
+    def __init__(self) -> None:
+        self.theirs = os.curdir
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        ours = os.getcwd()
+        os.chdir(self.theirs)
+        try:
+            yield
+        finally:
+            self.theirs = os.getcwd()
+            os.chdir(ours)
 
 
 @contextlib.contextmanager

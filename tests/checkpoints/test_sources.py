@@ -10,6 +10,8 @@ import pytest
 from helpers.checkpoint_cases import message, says
 
 from ghnfast.checkpoints import PUBLISHED, cache_folder, resolve
+from ghnfast.nn import hub
+from ghnfast.training import folder
 
 
 def test_published_names() -> None:
@@ -90,6 +92,11 @@ def test_resolve_suggests(given: Any, meant: str | None) -> None:
 
 def test_resolve_refuses_other_things(tmp_path: Path) -> None:
     says(message(resolve, tmp_path), tmp_path, "is a folder", "ghn2-cifar10", "the path of a checkpoint file")
+    for name in (folder.WEIGHTS, hub.WEIGHTS):
+        (tmp_path / "my ghn" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "my ghn" / name).touch()
+        says(message(resolve, tmp_path / "my ghn"), f"is a folder (did you mean '{tmp_path}/my ghn/{name}'?)")
+        (tmp_path / "my ghn" / name).unlink()
     for source, kind in ((3, "int"), (None, "NoneType"), (b"ghn.pt", "bytes")):
         says(message(resolve, source), "a name or a path", f"not {kind}", "ghn2-cifar10")
 

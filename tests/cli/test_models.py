@@ -245,3 +245,35 @@ def test_without_torchvision(
     importing.write_text("import torchvision\n")
     assert command("torchvision") in fail(capsys, "predict", f"{importing}:make")
     run(capsys, "predict", f"{factories}:make")
+
+
+AWAY = """
+import os
+from torch import nn
+{0}
+
+def make():
+    {1}
+    assert os.path.basename(os.getcwd()) == "away" and os.path.isfile("own.txt")
+    return nn.Conv2d(3, 4, 3)
+"""
+
+
+@pytest.mark.parametrize("when", ["import", "call"])
+def test_a_model_that_changes_the_directory(
+    when: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds its files there, in every call; results are where they were asked for."""
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "own.txt").touch()
+    move = "os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'away'))"
+    (tmp_path / "models.py").write_text(AWAY.format(*((move, "") if when == "import" else ("", move))))
+    monkeypatch.chdir(tmp_path)
+    run(capsys, "graph", "models.py:make", "--input-shape", "3,8,8", "--svg", "graph.svg")
+    run(capsys, "predict", "models.py:make", "--input-shape", "3,8,8", "--out", "weights.pt")
+    assert Path.cwd() == tmp_path
+    assert (tmp_path / "graph.svg").is_file()
+    assert (tmp_path / "weights.pt").is_file()
+    build = find_model("models.py:make", None)
+    assert build().weight.shape == build().weight.shape
+    assert Path.cwd() == tmp_path
