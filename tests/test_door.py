@@ -152,10 +152,10 @@ def test_what_is_no_part(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for setting, known in (("hypernet", HYPERNETS), ("decoder", DECODERS)):
         if setting == "hypernet" and kind is Neighbours:
             continue
-        monkeypatch.setitem(known, "own", kind)  # type: ignore[attr-defined]
+        monkeypatch.setitem(known, "own", kind)
         with pytest.raises(ghnfast.ConfigError, match=rf"{setting} 'own' is .*; a subclass of ghnfast\.nn\.\w+ is"):
-            GHN(**SETTINGS, **{setting: "own"})
-        monkeypatch.delitem(known, "own")  # type: ignore[attr-defined]
+            GHN(**{**SETTINGS, setting: "own"})
+        monkeypatch.delitem(known, "own")
 
 
 WRONG_STATES: dict[str, Any] = {

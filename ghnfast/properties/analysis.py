@@ -85,9 +85,8 @@ def draw_map(
         MissingPackageError: matplotlib, or umap-learn, is not installed.
     """
     points = project(vectors, method)
-    check_texts("families", families, len(points))
-    if names is not None:
-        check_texts("names", names, len(points))
+    families = texts_of("families", families, len(points))
+    names = () if names is None else texts_of("names", names, len(points))
     matplotlib = import_optional("matplotlib", "maps need")
     figures = import_optional("matplotlib.figure", "maps need")
     with matplotlib.rc_context({"svg.hashsalt": "ghnfast", "font.size": 8}):
@@ -97,7 +96,7 @@ def draw_map(
             family: axes.scatter(*points[[each == family for each in families]].T, s=14)
             for family in dict.fromkeys(families)
         }
-        for name, point in zip(() if names is None else names, points, strict=False):
+        for name, point in zip(names, points, strict=False):
             axes.annotate(name, point, fontsize=5, alpha=0.7, parse_math=False)
         add_legend(axes, shown.keys(), shown.values(), fontsize=7)
         axes.set(xticks=[], yticks=[])
@@ -106,12 +105,13 @@ def draw_map(
     return output.getvalue()
 
 
-def check_texts(what: str, texts: object, count: int) -> None:
+def texts_of(what: str, texts: object, count: int) -> list[str]:
     given = [] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
     if not given or not all(isinstance(text, str) for text in given):
         raise PropertyError(f"{what} is {texts!r:.80}; a list of texts is accepted")
     if len(given) != count:
         raise PropertyError(f"there are {count} vectors and {len(given)} {what}; one for each is accepted")
+    return given
 
 
 def check_vectors(vectors: ArrayLike) -> NDArray[np.float64]:

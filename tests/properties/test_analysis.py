@@ -83,9 +83,9 @@ def test_names_stand_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_arguments_of_numpy() -> None:
-    assert nearest(VECTORS, VECTORS, np.int64(2))[0].shape == (len(VECTORS), 2)  # type: ignore[arg-type]
-    names: list[Any] = [[*"abcde"], np.array([*"abcde"])]
-    assert len({draw_map(VECTORS, given, given) for given in names}) == 1
+    assert nearest(VECTORS, VECTORS, np.int64(2))[0].shape == (len(VECTORS), 2)
+    kinds: list[Any] = [list, tuple, np.array, iter]
+    assert len({draw_map(VECTORS, kind([*"abcde"]), kind([*"abcde"])) for kind in kinds}) == 1
 
 
 def test_maps_that_are_refused() -> None:

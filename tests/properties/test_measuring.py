@@ -257,7 +257,7 @@ def test_tables_of_an_earlier_version(missing: list[str], measured: Any, tmp_pat
     path.write_text("".join(",".join(row) + "\n" for row in rows))
     found = read_labels(path)
     assert found.measured is not None
-    assert [network.args["C"] for network in found.networks] == [TRAINING.channels] * 4  # type: ignore[union-attr]
+    assert [network.args["C"] for network in found.networks] == [TRAINING.channels] * 4
     assert len(Measured(path).graphs["val"]) == 2
 
 
