@@ -28,6 +28,8 @@ def check_output(text: str | None, suffixes: Sequence[str]) -> Path | None:
     if text is None:
         return None
     path = Path(text)
+    if not text:
+        raise UsageError(f"cannot write '': it is no file's name; accepted are names that end in {', '.join(suffixes)}")
     if path.suffix.lower() not in suffixes:
         raise UsageError(f"cannot write {text}: its suffix is '{path.suffix}'; accepted: {', '.join(suffixes)}")
     if os.path.isdir(path):

@@ -17,7 +17,7 @@ from .embedding import Architecture
 from .rows import number, read_rows
 from .table import HOW, MeasuredNetworks, check_columns, network_of_row
 
-NETWORKS = "a column 'architecture', or the columns 'split' and 'index',"
+NETWORKS = "a column 'architecture', or the columns 'split' and 'index', with commas between columns,"
 
 
 class Labels(NamedTuple):
@@ -49,6 +49,9 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
         raise PropertyError(
             f"{path} has no line of labels; a line that names columns, and one for each network, is accepted"
         )
+    if "architecture" not in columns and not {"split", "index"} <= {*columns}:
+        there = ", ".join(repr(name)[:80] for name in columns)
+        raise PropertyError(f"{path} names no networks: it has the columns {there}; {NETWORKS} is accepted")
     names = [name for name in columns if name not in ("architecture", "split", "index")]
     chosen = column or ("accuracy" if "accuracy" in names or len(names) != 1 else names[0])
     if chosen not in names:
@@ -60,7 +63,7 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
         try:
             if network is None:
                 measured = MeasuredNetworks(row) if set(HOW) <= {*columns} else None
-                network = reader_of(columns, path) if measured is None else measured.network
+                network = reader_of(columns) if measured is None else measured.network
             networks.append(network(row))
             labels.append(number(row[chosen], chosen))
         except GhnfastError as error:
@@ -68,12 +71,10 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
     return Labels(networks, np.array(labels), chosen, measured)
 
 
-def reader_of(columns: Sequence[str], path: str | os.PathLike[str]) -> Callable[[dict[str, str]], Architecture]:
+def reader_of(columns: Sequence[str]) -> Callable[[dict[str, str]], Architecture]:
     """What makes a network of a row."""
     if "architecture" in columns:
         return lambda row: named(row["architecture"])
-    if "split" not in columns or "index" not in columns:
-        raise PropertyError(f"{path} names no networks; {NETWORKS} is accepted")
     data_sets: dict[str, DeepNets1M] = {}
 
     def sampled(row: dict[str, str]) -> Architecture:

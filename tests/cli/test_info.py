@@ -160,3 +160,4 @@ def test_plots_that_cannot_be_drawn(capsys: pytest.CaptureFixture[str], tmp_path
     assert "has no entries" in fail(capsys, "plot", write_log(tmp_path / "empty", 0))
     run_folder = write_log(tmp_path / "run", 2)
     assert "accepted: .svg, .png, .pdf" in fail(capsys, "plot", run_folder, "--out", tmp_path / "curves.txt")
+    assert "cannot write '': it is no file's name" in fail(capsys, "plot", run_folder, "--out", "")
