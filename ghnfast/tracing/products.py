@@ -1,4 +1,4 @@
-"""Rules for products of matrices: of two activations (attention), or of an activation with a weight (a linear layer)."""
+"""Rules for products of matrices: of activations (attention), or of one with a weight (a linear layer)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,8 @@ def matmul(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) ->
 @rule([*functions("addmm", "addmv", "baddbmm"), torch._addmm_activation])
 def offset_matmul(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     """A product that is added to something: to a bias, mostly."""
-    left, right = (
-        named(args, kwargs, 1, "mat1", "mat", "batch1"),
-        named(args, kwargs, 2, "mat2", "vec", "batch2"),
-    )
-    return product(tracer, func, args, kwargs, [left, right], args[0])
+    factors = [named(args, kwargs, 1, "mat1", "mat", "batch1"), named(args, kwargs, 2, "mat2", "vec", "batch2")]
+    return product(tracer, func, args, kwargs, factors, args[0])
 
 
 def named(args: Arguments, kwargs: Keywords, position: int, *names: str) -> Any:
