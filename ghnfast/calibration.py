@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, islice
@@ -62,7 +63,7 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
             The model is as it was.
     """
     with in_memory():
-        tallies = gather(model, islice(check_arguments(model, batches, limit), limit))
+        tallies = gather(model, islice(check_arguments(model, batches, limit), limit and min(limit, sys.maxsize)))
         for tally in tallies:
             if tally.broken_at is not None:
                 raise CalibrationError(
