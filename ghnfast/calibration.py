@@ -41,8 +41,8 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
     Nothing else changes: parameters, gradients, modes, momentum, hooks; attributes and buffers that the forward itself
     writes (a counter of its calls) are put back. Layers that no batch reaches keep what they
     have, and so do those that do not normalize by the batch because the model says so as it runs (a frozen backbone,
-    whose `eval()` the forward calls): they are computed with what they have. A model without such layers is returned as
-    it is.
+    whose `eval()` the forward calls): they are computed with what they have. A forward that hands on its own mode
+    (`self.backbone.train(self.training)`) freezes nothing. A model without such layers is returned as it is.
 
     Args:
         model: on any device, in any mode.
