@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from .errors import CalibrationError
+from .graph import PREDICTED_DTYPES
 from .randomness import CPU
-from .tallies import Tally, collecting, has_statistics
-from .tracing.forward import eager
+from .tallies import Collector, Tally, collecting, has_statistics
 from .tracing.inputs import input_dtype
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -40,8 +41,8 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
     Nothing else changes: parameters, gradients, modes, momentum, hooks; attributes and buffers that the forward itself
     writes (a counter of its calls) are put back. Layers that no batch reaches keep what they
     have, and so do those that do not normalize by the batch because the model says so as it runs (a frozen backbone,
-    whose `eval()` the forward calls): they are computed with what they have. A model without such layers is returned as
-    it is.
+    whose `eval()` the forward calls): they are computed with what they have. A forward that hands on its own mode
+    (`self.backbone.train(self.training)`) freezes nothing. A model without such layers is returned as it is.
 
     Args:
         model: on any device, in any mode.
@@ -49,7 +50,8 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
             (batch, channels, height, width), or pairs, the first of which is one; or mappings, as data sets of
             transformers yield them, whose entries are keyword arguments of the model, labels left out. They are brought
             to the device of the model, floating-point numbers to the dtype of its first weight; in a model of several
-            dtypes, those that have another of them, but float32, keep it. One tensor of all images is split into
+            dtypes, those that have another of them, but float32, keep it, and where it fails on such, they are tried as
+            they are given, and in each of its dtypes. One tensor of all images is split into
             batches of 64.
         limit: the first so many batches; all by default, so an endless iterable needs one.
 
@@ -61,7 +63,7 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
             The model is as it was.
     """
     with in_memory():
-        tallies = gather(model, islice(check_arguments(model, batches, limit), limit))
+        tallies = gather(model, islice(check_arguments(model, batches, limit), limit and min(limit, sys.maxsize)))
         for tally in tallies:
             if tally.broken_at is not None:
                 raise CalibrationError(
@@ -112,15 +114,11 @@ def gather(model: nn.Module, batches: Iterable[Any]) -> list[Tally]:
     check_memory(model)
     number = -1
     with torch.no_grad(), collecting(model, tallies) as collector:
-        place = place_of(model)
-        given = (
-            Given(number, *arguments_of(model, batch, number, place)) for number, batch in enumerate(readable(batches))
-        )
+        place, read = fitting_place(model, collector, readable(batches))
+        given = (Given(number, *arguments_of(model, batch, number, place)) for number, batch in enumerate(read))
         for number, args, kwargs in joined(given):
-            collector.start(number)
             try:
-                with eager(), collector:
-                    model(*args, **kwargs)
+                collector.run(model, number, args, kwargs)
             except Exception as error:  # whatever the model raises
                 shapes = ", ".join(str(tuple(value.shape)) for value in (*args, *kwargs.values()) if is_tensor(value))
                 raise CalibrationError(
@@ -203,11 +201,39 @@ class Place(NamedTuple):
         return images.to(self.device, self.default if converted else None)
 
 
-def place_of(model: nn.Module) -> Place:
+def places_of(model: nn.Module) -> list[Place]:
+    """Where a model may take images; the first is the likeliest, and the only one where the model has one dtype."""
     tensors = [*model.parameters(), *model.buffers()]
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
     kept = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {torch.float32}
-    return Place(floating[0].device, frozenset(kept), input_dtype(floating))
+    device = floating[0].device
+    likeliest = Place(device, frozenset(kept), input_dtype(floating))
+    dtypes = dict.fromkeys(tensor.dtype for tensor in floating)
+    as_given = Place(device, frozenset(PREDICTED_DTYPES), likeliest.default)
+    return [likeliest] if len(dtypes) == 1 else [likeliest, as_given, *(Place(device, NONE, dtype) for dtype in dtypes)]
+
+
+NONE: frozenset[torch.dtype] = frozenset()
+
+
+def fitting_place(model: nn.Module, collector: Collector, batches: Iterator[Any]) -> tuple[Place, Iterable[Any]]:
+    """The first place where the model runs on the first batch, if it may be one of several; and the batches."""
+    places = places_of(model)
+    if len(places) == 1 or (first := next(batches, None)) is None:
+        return places[0], batches
+    read = chain([first], batches)
+    for place in places:
+        given = Given(0, *arguments_of(model, first, 0, place))
+        if given.images == 1:
+            given = join(given, given) or given
+        try:
+            collector.run(model, 0, given.args, given.kwargs)
+        except Exception:  # what is wrong with it, the likeliest place says
+            continue
+        finally:
+            collector.forget()
+        return place, read
+    return places[0], read
 
 
 def readable(batches: Iterable[Any]) -> Iterator[Any]:

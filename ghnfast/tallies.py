@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from .errors import CalibrationError
 from .memory import unwritable
+from .randomness import SEED, drawing_from
+from .tracing.forward import eager
 from .tracing.members import unchanged
 
 STATISTICS = ("running_mean", "running_var")
@@ -76,6 +78,13 @@ class Tally:
         self.mean, self.variance = self.mean + values * mean, self.variance + freedom * variance
         self.values, self.freedom, self.calls = self.values + values, self.freedom + freedom, self.calls + 1
 
+    def forget(self) -> None:
+        """What was found is gone."""
+        self.mean = self.variance = 0.0
+        self.values = self.freedom = self.calls = 0
+        self.broken_at = None
+        self.lend_again()
+
     def write(self) -> None:
         if not self.calls:
             return
@@ -126,10 +135,57 @@ class Collector(TorchFunctionMode):
         self.modes = modes
         self.batch = 0
         self.told: set[Tally] = set()  # since the last call of the layer came to its end
+        # For each layer, which of its calls in a batch normalize by the batch in training; None where nobody asked.
+        self.live: dict[Tally, list[bool]] | None = None
+        self.heard: dict[Tally, list[bool]] = {}
+
+    def run(self, model: nn.Module, batch: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Let the model run on a batch.
+
+        A forward that switches layers to evaluation has frozen them, or hands on its own mode, which is evaluation
+        here, too (`self.backbone.train(self.training)`): calls of layers that normalize by the batch in training are
+        `live`, and do so here.
+        """
+        self.start(batch)
+        with eager(), self:
+            model(*args, **kwargs)
+        if self.live is None and not all(tally.layer.training for tally in self.tallies.values()):
+            self.forget()
+            self.live = self.live_in_training(model, args, kwargs)
+            self.forget()
+            self.run(model, batch, args, kwargs)
+
+    def live_in_training(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[Tally, list[bool]]:
+        """The calls that normalize by the batch where the whole model is in training mode; none where it fails so."""
+        self.heard.clear()
+        for module, _ in self.modes:
+            module.training = True
+        try:
+            with drawing_from(SEED), eager(), self:
+                model(*args, **kwargs)
+        except Exception:  # whatever the model raises: it may want labels
+            return {}
+        return dict(self.heard)
+
+    def wake(self, tally: Tally) -> None:
+        """Before a call of a layer: if that is live, the layer is in training mode."""
+        at = len(self.heard.get(tally, ()))
+        if self.live and self.live.get(tally, [])[at : at + 1] == [True]:
+            tally.layer.training = True
+
+    def forget(self) -> None:
+        """What all layers told is gone."""
+        self.told.clear()
+        self.heard.clear()
+        for tally in self.tallies.values():
+            tally.forget()
 
     def start(self, batch: int) -> None:
         """The next call of the model is of this batch; what the last one did to the modes of modules is undone."""
         self.batch = batch
+        self.heard.clear()
         for module, mode in self.modes:
             module.training = mode  # not by `train`, which models override with effects of their own
 
@@ -159,7 +215,9 @@ class Collector(TorchFunctionMode):
         """After a call of a layer: if it told nothing but wrote into its copies, that is what it found in its input."""
         layer, told = tally.layer, tally in self.told
         self.told.discard(tally)
-        if not told and not tally.is_written():
+        by_batch = told or tally.is_written()
+        self.heard.setdefault(tally, []).append(by_batch)
+        if not by_batch:
             return
         if not told:
             if isinstance(layer, _InstanceNorm):
@@ -189,6 +247,7 @@ def collecting(model: nn.Module, tallies: list[Tally]) -> Iterator[Collector]:
                 tally.layer.track_running_stats, tally.layer.momentum = True, 1.0
             collector = Collector(tallies, [(module, module in layers) for module, _ in modes])
             for tally in tallies:
+                tally.layer.register_forward_pre_hook(waking(collector, tally))
                 tally.layer.register_forward_hook(listening(collector, tally), prepend=True, with_kwargs=True)
             yield collector
         finally:
@@ -212,6 +271,13 @@ def overwrite(buffer: Tensor, value: Tensor) -> None:
     # Memory that was made in inference mode may only be written in it.
     with torch.inference_mode(buffer.is_inference()), torch.no_grad():
         buffer.copy_(value)
+
+
+def waking(collector: Collector, tally: Tally) -> Any:
+    def hook(layer: nn.Module, args: Any) -> None:
+        collector.wake(tally)
+
+    return hook
 
 
 def listening(collector: Collector, tally: Tally) -> Any:

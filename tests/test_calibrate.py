@@ -36,7 +36,9 @@ def test_batches_of_one_size_give_what_torch_gives() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(sizes=st.lists(st.integers(2, 6), min_size=1, max_size=5), limit=st.none() | st.integers(1, 7))
+@given(
+    sizes=st.lists(st.integers(2, 6), min_size=1, max_size=5), limit=st.none() | st.integers(1, 7) | st.just(1 << 70)
+)
 def test_a_limit_is_the_first_so_many(sizes: list[int], limit: int | None) -> None:
     batches = [images_of(size, 3, 12, 12, seed=at) for at, size in enumerate(sizes)]
     taken: list[int] = []

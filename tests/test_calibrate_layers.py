@@ -129,6 +129,32 @@ def test_frozen_layers_keep_their_statistics(name: str, dtype: torch.dtype) -> N
     assert model.head.num_batches_tracked == 2
 
 
+PASSES_ON: dict[str, Any] = {
+    "train": lambda m: m.backbone.train(m.training),
+    "all": lambda m: m.train(m.training),
+    "attribute": lambda m: setattr(m.backbone[0], "training", m.training),
+    "each": lambda m: [module.train(m.training) for module in m.backbone.modules()],
+}
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("name", PASSES_ON)
+def test_a_forward_that_hands_on_its_mode_freezes_nothing(name: str, mode: bool) -> None:
+    class Model(FrozenInForward):
+        def forward(self, images: Tensor) -> Tensor:
+            PASSES_ON[name](self)
+            return F.dropout(super().forward(images), 0.5, self.training)
+
+    model, usual = (kind(nn.BatchNorm2d(3), frozen=False).train(mode) for kind in (Model, FrozenInForward))
+    batches = [images_of(size, 3, 5, 4, seed=size) for size in (6, 4)]
+    drawn, before = torch.get_rng_state(), Snapshot(model)
+    ghnfast.calibrate(model, batches)
+    before.check(model, statistics=False)
+    assert torch.equal(drawn, torch.get_rng_state())
+    for one, other in zip(model.buffers(), ghnfast.calibrate(usual, batches).buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
 @pytest.mark.parametrize("first", [True, False])
 def test_frozen_in_one_of_two_branches(norm: Any, first: bool) -> None:
@@ -196,3 +222,31 @@ def test_layers_that_normalize_in_their_own_way(kind: Any) -> None:
         ghnfast.calibrate(model, IMAGES.split(4))
     torch.testing.assert_close(found[0].running_mean, wanted[0].running_mean)
     torch.testing.assert_close(found[0].running_var, wanted[0].running_var)
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("before", "stem"), [
+    (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (torch.float16, torch.float64),
+])  # fmt: skip
+def test_the_first_weight_need_not_be_the_first_that_sees_images(
+    before: torch.dtype, stem: torch.dtype, given: torch.dtype
+) -> None:
+    """Adapters and tables come before the stem, in a dtype of their own."""
+
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.adapter = nn.Linear(4, 4).to(before)
+            self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(stem)
+            self.calls = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.calls += 1
+            features = self.stem(images).mean((2, 3))
+            return features + self.adapter(features.to(before)).to(stem)
+
+    model = Adapted()
+    assert ghnfast.calibrate(model, [IMAGES[:1].to(given), IMAGES[1:].to(given)]).calls == 0
+    features = model.stem[0](IMAGES.to(given).to(stem)).double()
+    torch.testing.assert_close(model.stem[1].running_mean.double(), features.mean((0, 2, 3)), rtol=0.02, atol=0.02)
+    assert model.stem[1].num_batches_tracked == 1

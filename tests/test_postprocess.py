@@ -364,6 +364,18 @@ def test_a_failure_leaves_the_model_as_it_was(how: str) -> None:
     assert all(map(torch.equal, before, (weight_of(model, 0), weight_of(model, 2))))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("script", [torch.jit.script, lambda layer: torch.jit.trace(layer, torch.ones(2, 4))])
+def test_torchscript_is_not_accepted(script: Any, whole: bool) -> None:
+    layers = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model: nn.Module = script(nn.Sequential(*layers)) if whole else nn.Sequential(layers[0], script(layers[1]))
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(PredictError, match=f"the module {'' if whole else '1'!r} is TorchScript"):
+        ghnfast.postprocess(model)
+    assert all(map(torch.equal, before, model.parameters()))
+
+
 def test_noise_that_is_too_large() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).half()
     before = weight_of(model, 0).clone()

@@ -68,8 +68,8 @@ def postprocess(model: Model, orth: bool = True, beta: float = 3e-5, layer: int 
 
     Raises:
         ConfigError: an argument is out of range.
-        PredictError: a weight is not finite, has no memory that can be written, or shares a part of it with another.
-            The model is as it was.
+        PredictError: a weight is not finite, has no memory that can be written, or shares a part of it with another;
+            or is in TorchScript. The model is as it was.
     """
     check_arguments(model, orth, beta, layer, seed)
     if not orth and beta == 0:
@@ -97,6 +97,9 @@ def check_arguments(model: Any, orth: Any, beta: Any, layer: Any, seed: Any) -> 
         raise ConfigError(f"orth is {orth!r:.80}; True or False is accepted")
     if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < math.inf:
         raise ConfigError(f"beta is {beta!r:.80}; 0 or more is accepted")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and next(module.parameters(), None) is not None:
+            raise PredictError(f"the module {name!r} is TorchScript; the model before it was compiled is accepted")
     if isinstance(layer, bool) or not isinstance(layer, int) or layer < 1:
         raise ConfigError(f"layer is {layer!r:.80}; 1, for all weights, or more is accepted")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MOST_SEED:

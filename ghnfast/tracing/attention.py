@@ -28,6 +28,28 @@ def softmax(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -
     return result if dtype in (None, x.dtype) else tracer.set_value(result.to(dtype), tracer.value(result))
 
 
+@rule(functions("where"))
+def where(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """A choice by the scores that an attention is the softmax of (rows that are masked whole) is part of it."""
+    if len(args) != 3 or kwargs or tracer.parameters_of(args):
+        return tracer.generic(func, args, kwargs)
+    condition, *chosen = (args[1], args[0], args[2]) if func is Tensor.where else args
+    sources = tracer.sources(chosen)
+    if len(sources) != 1 or not tracer.is_data(condition) or not is_made_of(tracer, sources[0], condition):
+        return tracer.generic(func, args, kwargs)
+    return tracer.run_meta(func, args, kwargs, tracer.emit(Kind.PASS, sources))
+
+
+def is_made_of(tracer: Tracer, operation: int, scores: Tensor) -> bool:
+    """Whether an operation is the softmax of what `scores` was computed from."""
+    operations = tracer.operations
+    softmax = operations.before_passing(operation)
+    if operations.kinds[softmax] != Kind.SOFTMAX:
+        return False
+    before = operations.before_passing(operations.inputs_of(softmax)[0])
+    return before == operations.before_passing(tracer.value(scores).operation)
+
+
 @rule([F.scaled_dot_product_attention])
 def scaled_dot_product_attention(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     query = argument(args, kwargs, 0, "query")

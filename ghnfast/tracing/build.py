@@ -33,7 +33,7 @@ def outputs_of(returned: Any) -> tuple[list[Tensor], list[str]]:
             pending.extend(reversed(item))
         elif is_dataclass(item) and not isinstance(item, type):
             pending.extend(getattr(item, field.name) for field in reversed(fields(item)))
-        elif not isinstance(item, (int, float, complex, str, bytes, type(None), np.ndarray)):
+        elif not isinstance(item, (str, bytes, type(None))):
             unknown.append(f"{type(item).__module__}.{type(item).__qualname__}")
     return tensors, list(dict.fromkeys(unknown))
 
@@ -48,6 +48,8 @@ def build(
         what = (
             f". It returned {', '.join(unknown)}; tensors in lists, dicts and dataclasses are found" if unknown else ""
         )
+        if tensors:
+            what += ". What another thread computes for it cannot be followed"
         raise TraceError(f"no output of {model_name} depends on its input; there is no graph{what}")
     tracer.note_use(tensors, "the forward returns it, or what is computed from it, and no layer uses it")
     operations = tracer.operations

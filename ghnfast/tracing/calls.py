@@ -16,8 +16,8 @@ class ShapeError(RuntimeError):
 
 def hidden_operation(what: str) -> TraceError:
     return TraceError(
-        f"{what} something that cannot be followed (TorchScript, a torch.func transform); operations written in Python "
-        "with torch functions are accepted"
+        f"{what} something that cannot be followed (TorchScript, a torch.func transform, another thread); operations "
+        "written in Python with torch functions are accepted"
     )
 
 

@@ -36,9 +36,13 @@ def check_parameters(model: nn.Module, members: Members) -> None:
 
 
 def make_inputs(
-    model: nn.Module, parameters: Sequence[nn.Parameter], input_shape: Sequence[int] | None, example_inputs: Any
+    model: nn.Module, dtype: torch.dtype, input_shape: Sequence[int] | None, example_inputs: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any], str]:
-    """Positional and keyword arguments for the forward, and how to name them in a message."""
+    """Positional and keyword arguments for the forward, and how to name them in a message.
+
+    Args:
+        dtype: of images, where nothing else is given.
+    """
     if example_inputs is not None:
         if input_shape is not None:
             raise TraceError("both input_shape and example_inputs are given; one of them is accepted")
@@ -51,7 +55,6 @@ def make_inputs(
             )
         return tuple(example_inputs), {}, f"{len(example_inputs)} example_inputs"
     shape = default_input_shape(model) if input_shape is None else as_sizes(input_shape)
-    dtype = input_dtype(parameters)
     try:
         image = torch.empty((BATCH_SIZE, *shape), dtype=dtype, device=META)
     except (RuntimeError, TypeError, OverflowError):  # more bytes than 64 bits count; torch says so in several ways
@@ -69,6 +72,12 @@ def input_dtype(parameters: Iterable[Tensor]) -> torch.dtype:
     floating = [parameter for parameter in parameters if parameter.dtype in PREDICTED_DTYPES]
     chosen = next((parameter for parameter in floating if parameter.ndim > 1), floating[0] if floating else None)
     return torch.float32 if chosen is None else chosen.dtype
+
+
+def input_dtypes(parameters: Iterable[Tensor]) -> list[torch.dtype]:
+    """The dtypes that images may have, the likeliest first: a model of several may have its first weight elsewhere."""
+    own = [parameter.dtype for parameter in parameters if parameter.dtype in PREDICTED_DTYPES]
+    return list(dict.fromkeys([input_dtype(parameters), *own]))
 
 
 def as_sizes(shape: Any) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Rules for layers with weights: convolutions, linear layers, matrix products and normalizations."""
+"""Rules for layers with weights: convolutions, linear layers and normalizations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from ..graph import embedding_shape
 from .calls import ShapeError, function_name
 from .operations import NO_PATH, Kind
-from .registry import Arguments, Function, Keywords, argument, arguments, functions, pair, rule
+from .overloads import convolution as as_named_convolution
+from .registry import Arguments, Function, Keywords, argument, arguments, pair, rule
 from .tensors import empty, tensors_in
 from .tracer import Rule, Tracer
 from .values import LAYER, Value
@@ -98,6 +99,8 @@ def conv_result(
     return kind, (*shape[:-3], outputs, *plane)
 
 
+# What `torch._convolution` takes besides.
+BACKEND_SETTINGS = ("benchmark", "deterministic", "cudnn_enabled", "allow_tf32")
 CONV2D = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
 
@@ -109,6 +112,14 @@ def conv2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) ->
     padding = padding if isinstance(padding, str) else pair(padding)
     window = pair(stride), padding, pair(dilation), groups
     return convolution(tracer, x, inputs, weight, bias, window)
+
+
+@rule([torch.convolution, torch._convolution])
+def any_convolution(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """What all convolutions of torch come to, as the one that it is."""
+    kwargs = {key: item for key, item in kwargs.items() if key not in BACKEND_SETTINGS}
+    target, args, kwargs = as_named_convolution(*args[:9], **kwargs)
+    return tracer.rules.get(target, Tracer.generic)(tracer, target, args, kwargs)
 
 
 def on_constant(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -147,42 +158,6 @@ def projection(tracer: Tracer, x: Tensor, data: Sequence[int], weight: Tensor, b
         )
     operation = emit_weight(tracer, Kind.POINTWISE_CONV, data, weight, bias)
     return tracer.new((*shape[:-1], outputs), x, operation, len(shape) - 1)
-
-
-@rule([*functions("matmul", "mm", "bmm"), torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm])
-def matmul(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    adds = func.__name__ in ("addmm", "baddbmm")
-    if not adds:
-        return product(tracer, func, args, kwargs, [args[0], argument(args, kwargs, 1, "mat2")], None)
-    names = ("mat1", "mat2") if func.__name__ == "addmm" else ("batch1", "batch2")
-    factors = [argument(args, kwargs, position, name) for position, name in enumerate(names, start=1)]
-    return product(tracer, func, args, kwargs, factors, args[0])
-
-
-@rule([torch.einsum])
-def einsum(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    return product(tracer, func, args, kwargs, tensors_in(args), None)
-
-
-def product(
-    tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords, factors: list[Any], offset: Tensor | None
-) -> Any:
-    """A matrix product: of two activations (attention), or of an activation with a weight (a linear layer)."""
-    data = [factor for factor in factors if tracer.is_data(factor)]
-    weights = [factor for factor in factors if tracer.is_parametric(factor)]
-    if len(data) >= 2:
-        operation = tracer.emit(Kind.MATMUL, tracer.sources(data))
-    elif len(data) == 1 and len(weights) == 1 and weights[0].ndim == 2:
-        operation = emit_weight(tracer, Kind.POINTWISE_CONV, tracer.sources(data), weights[0], offset)
-    else:
-        return tracer.generic(func, args, kwargs)
-    if offset is not None and tracer.is_data(offset):
-        operation = tracer.emit(Kind.SUM, [*tracer.sources(offset), operation])
-    result = tracer.run_meta(func, args, kwargs, operation)
-    channel = None
-    if len(data) == 1 and func is not torch.einsum:
-        channel = result.ndim - (1 if factors[0] is data[0] else 2)
-    return tracer.set_value(result, Value(operation, channel))
 
 
 def normalization(kind: Kind, weight_at: int, bias_at: int) -> Rule:

@@ -73,6 +73,13 @@ class NumbersTracer(Tracer):
         twin = self.memories.get(tensor.untyped_storage()._cdata)
         return twin is not None and self.value(twin).operation >= 0
 
+    def is_made_of_parameters(self, tensor: Tensor) -> bool:
+        """Whether a tensor that is none of the model's own lies in memory of what the forward made of parameters."""
+        if id(tensor) in self.indices or tensor.is_meta or tensor.layout is not torch.strided:
+            return False
+        twin = self.memories.get(tensor.untyped_storage()._cdata)
+        return twin is not None and twin.shape == tensor.shape and bool(self.value(twin).parameters)
+
     def pair(self, real: Tensor, twin: Tensor) -> Tensor:
         """Let a real tensor come from where its twin comes from."""
         self.partners[id(real)] = (real, twin)
@@ -95,7 +102,7 @@ class NumbersTracer(Tracer):
         found = self.partners.get(id(tensor))
         if found is not None:
             return self.value(found[1])
-        if self.is_feature(tensor):  # another object for the same memory
+        if self.is_feature(tensor) or self.is_made_of_parameters(tensor):  # another object for the same memory
             return self.value(self.memories[tensor.untyped_storage()._cdata])
         if self.read_out and is_numpys(tensor):
             self.pair(tensor, self.twin_of_read_out(tensor))

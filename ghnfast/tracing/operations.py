@@ -99,3 +99,13 @@ class Operations:
         self.parameters.append(parameters)
         self.shapes.append(shape)
         return len(self.shapes) - 1
+
+    def inputs_of(self, operation: int) -> Sequence[int]:
+        """The operations that one reads."""
+        return self.inputs[self.input_offsets[operation] : self.input_offsets[operation + 1]]
+
+    def before_passing(self, operation: int) -> int:
+        """The last operation before this one that does more than pass on what it reads; itself, if it does."""
+        while self.kinds[operation] == Kind.PASS and len(inputs := self.inputs_of(operation)) == 1:
+            operation = inputs[0]
+        return operation

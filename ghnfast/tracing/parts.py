@@ -148,7 +148,7 @@ def region_part(region: Region, names: Sequence[str], parameters: Sequence[Tenso
         if start >= size:
             return None
         index[at] = slice(start, start + 1)
-        if kept and kept[0][2] % stride == 0:
+        if kept and kept[0][2] and kept[0][2] % stride == 0:  # what repeats (a stride of 0) is no part
             count, step = kept[0][1], kept[0][2] // stride
             if start + (count - 1) * step < size:
                 index[at] = slice(start, start + (count - 1) * step + 1, step)

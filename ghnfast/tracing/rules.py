@@ -4,7 +4,7 @@ Rules go by the function that is called and the shapes of its arguments, never b
 that is imported here registers some.
 """
 
-from . import arithmetic, attention, attributes, draws, layers, pools, views  # noqa: F401
+from . import arithmetic, attention, attributes, draws, layers, pools, products, views  # noqa: F401
 from .registry import RULES
 
 __all__ = ["RULES"]

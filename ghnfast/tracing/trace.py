@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import TraceError
@@ -15,7 +16,7 @@ from .chance import Chance
 from .containers import check_inputs
 from .failures import failure
 from .forward import run_forward
-from .inputs import check_parameters, make_inputs
+from .inputs import check_parameters, input_dtypes, make_inputs
 from .members import Members, members_of
 
 # Lines of code that draw random numbers which a forward reads; with more of them, the others are not tried.
@@ -59,7 +60,26 @@ def trace_members(
 ) -> ArchGraph:
     """`trace`, for a caller that knows the members of the model."""
     check_parameters(model, members)
-    args, kwargs, described = make_inputs(model, members.parameters, input_shape, example_inputs)
+    if example_inputs is not None:
+        return trace_inputs(model, members, torch.float32, input_shape, example_inputs)
+    failed: TraceError | None = None
+    for dtype in input_dtypes(members.parameters):
+        try:
+            return trace_inputs(model, members, dtype, input_shape, None)
+        except TraceError as error:
+            failed = failed or error  # the likeliest says what is wrong
+    raise failed or AssertionError("there is a likeliest dtype")
+
+
+def trace_inputs(
+    model: nn.Module,
+    members: Members,
+    dtype: torch.dtype,
+    input_shape: Sequence[int] | None,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None,
+) -> ArchGraph:
+    """The graph for these inputs, or for images of this dtype."""
+    args, kwargs, described = make_inputs(model, dtype, input_shape, example_inputs)
     images = tuple(args[0].shape[1:]) if example_inputs is None else None
     if example_inputs is not None:
         check_inputs(args, kwargs)

@@ -123,7 +123,8 @@ class Tracer(Predicted, TorchFunctionMode):
             except Exception:
                 raise error from None  # what is wrong with it, it says of the shapes
         for tensor in tensors_in(result):
-            self.set_value(tensor, Origin(-1, None, parameters, made=made))
+            base = self.base_of(func, args, kwargs, tensor)
+            self.set_value(tensor, Origin(-1, None, parameters, made=made, base=base))
         return result
 
     def run_known(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -70,12 +70,14 @@ def test_graph_and_parameters_of_an_exported_program(exported: tuple[nn.Module, 
 MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "resnet18": (lambda: torchvision_model("resnet18", num_classes=10), (2, 3, 32, 32)),
     "transformer": (lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), (2, 5, 16)),
+    "encoder": (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32), 2), (5, 2, 16)),
 }
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(("name", "training", "decomposed"), [
     ("resnet18", False, False), ("resnet18", True, True), ("transformer", True, False), ("transformer", False, False),
+    ("encoder", False, True),
 ])  # fmt: skip
 def test_exported_layers_are_those_of_the_model(name: str, training: bool, decomposed: bool) -> None:
     build, shape = MODELS[name]

@@ -135,7 +135,21 @@ def attend_by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).reshape(q.shape[0], -1, 8)
 
 
+def attend_safely(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Rows that are masked whole give zeros, as torch has it where it takes its own attention apart."""
+    scores = q @ k.transpose(-2, -1)
+    masked = (scores == float("-inf")).all(-1, keepdim=True)
+    return torch.where(masked, torch.zeros_like(scores), scores.softmax(-1)) @ v
+
+
+def attend_safely_by_method(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = (q @ k.transpose(-2, -1)).clamp(-50, 50)
+    return scores.softmax(-1).where(scores.isfinite(), torch.zeros(())) @ v
+
+
 ATTENTIONS = [
+    attend_safely,
+    attend_safely_by_method,
     attend_fused,
     attend_fused_by_keyword,
     attend_operator,
@@ -161,6 +175,15 @@ def test_attention_with_separate_projections(attend: Callable[..., Tensor]) -> N
 def test_attention_with_one_packed_projection(attend: Callable[..., Tensor]) -> None:
     model = TokenNet(lambda m, x: m.o(attend(*m.qkv(x).chunk(3, -1))), qkv=linear(8, 24), o=linear(8, 8))
     check(trace(model), "input > conv:patch.weight > conv:qkv.weight > msa > conv:o.weight")
+
+
+def test_a_choice_by_something_else_reads_what_it_chooses_by() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.b(torch.where(m.g(x) > 0, m.a(x).softmax(-1), torch.zeros(())))
+
+    model = TokenNet(forward, a=linear(8, 8), b=linear(8, 5), g=linear(8, 8))
+    paths = f"input > conv:patch.weight > {A} > {B}", "conv:patch.weight > conv:g.weight > conv:b.weight"
+    check(trace(model), *paths)
 
 
 def test_softmax_without_a_matrix_product_behind_is_no_attention() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.models import Net
 from helpers.traced import predict
 from torch import Tensor, nn
@@ -294,3 +295,36 @@ def test_cache_of_a_thread_that_does_not_trace() -> None:
         assert model.weight is first
         assert new.weight is second
         assert cache().keys() == {(id(model), "weight"), (id(new), "weight")}
+
+
+# Made of parameters as the forward runs -------------------------------------------------------------------------------
+
+MADE: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "a parameter": lambda m, x: F.linear(x, nn.Parameter(m.weight * 1), m.bias),
+    "a parameter of a view": lambda m, x: F.linear(x, nn.Parameter(m.weight.view(6, 8)), nn.Parameter(m.bias[:])),
+    "a buffer": lambda m, x: F.linear(x, nn.Buffer(m.weight.detach()), m.bias),
+    "a copy of the layer": lambda m, x: copy.deepcopy(m)(x),
+    "quantized": lambda m, x: F.linear(x, torch.fake_quantize_per_tensor_affine(m.weight, 0.1, 0, -128, 127), m.bias),
+    "quantized by channel": lambda m, x: F.linear(
+        x,
+        torch.fake_quantize_per_channel_affine(m.weight, torch.ones(6), torch.zeros(6).int(), 0, -128, 127),
+        m.bias,
+    ),
+}
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("name", MADE)
+def test_weight_that_the_forward_makes_of_a_parameter(name: str, reads: bool, ghn: GHN) -> None:
+    """Whether the forward runs on shapes, or on numbers because it reads some."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = MADE[name](m.layer, m.stem(x).mean((2, 3)))
+        return x if not reads or x.isfinite().all() else x * 0
+
+    plain = Net(lambda m, x: m.layer(m.stem(x).mean((2, 3))), stem=nn.Conv2d(3, 8, 3), layer=nn.Linear(8, 6))
+    model = Net(forward, stem=nn.Conv2d(3, 8, 3), layer=nn.Linear(8, 6))
+    assert predict(model, ghn, 3, 16, 16).skipped == {}
+    predict(plain, ghn, 3, 16, 16)
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -36,6 +37,30 @@ def test_forward_that_raises() -> None:
 def test_output_that_does_not_depend_on_the_input(output: Callable[[Tensor], Any]) -> None:
     with pytest.raises(TraceError, match="no output of Net depends on its input"):
         trace(Net(lambda m, x: output(m.a(x)), a=conv(3, 8)))
+
+
+@pytest.mark.parametrize(
+    ("output", "named"),
+    [
+        (lambda y: float(y.sum()), "builtins.float"),
+        (lambda y: y.detach().numpy(), "numpy.ndarray"),
+        (lambda y: [y.argmax().item(), "label"], "builtins.int"),
+        (lambda y: (part for part in y), "builtins.generator"),
+    ],
+)
+def test_output_that_is_not_followed_is_named(output: Callable[[Tensor], Any], named: str) -> None:
+    with pytest.raises(TraceError, match=f"no output of Net depends on its input.*{named}"):
+        trace(Net(lambda m, x: output(m.a(x)), a=conv(3, 8)))
+
+
+@pytest.mark.parametrize("function", [lambda m, y: y + 1, lambda m, y: m.b(y)])
+def test_output_of_another_thread(function: Callable[[Any, Tensor], Tensor]) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as threads:
+            return threads.submit(function, m, m.a(x)).result()
+
+    with pytest.raises(TraceError, match="another thread"):
+        trace(Net(forward, a=conv(3, 8), b=conv(8, 8)))
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,21 @@ def test_mixed_dtypes_trace() -> None:
     check(trace(model), f"input > {A} > {B}")
 
 
+@pytest.mark.parametrize("stem", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("before", [torch.float16, torch.float32])
+def test_images_that_the_first_weight_does_not_see(before: torch.dtype, stem: torch.dtype) -> None:
+    """An adapter in a dtype of its own comes before the stem; values are read, so that dtypes have to be right."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.b(x).mean((2, 3))
+        x = x if x.isfinite().all() else x * 0
+        return m.a(x.to(before))
+
+    graph = trace(Net(forward, a=linear(8, 5).to(before), b=conv(3, 8).to(stem)))
+    assert graph.ran_on_numbers is not None
+    check(graph, f"input > {B} > glob_avg > {A}")
+
+
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("on_numbers", [False, True])
 def test_mixed_dtypes_with_a_norm_first(low: torch.dtype, on_numbers: bool) -> None:

@@ -14,6 +14,12 @@ from torch.nn.utils import parametrizations
 
 import ghnfast
 
+
+def tokens(x: Tensor) -> Tensor:
+    """(images, length, channels), of an image of one pixel."""
+    return x.mean((2, 3), keepdim=True).flatten(2).transpose(1, 2)
+
+
 MATRIX = {"w": lambda: weight(6, 8), "b": lambda: weight(6)}
 TURNED = {"w": lambda: weight(8, 6), "b": lambda: weight(6)}
 KERNEL = {"w": lambda: weight(6, 8, 3, 3), "b": lambda: weight(6)}
@@ -28,6 +34,26 @@ FUNCTIONAL: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], nn.Par
     "addmm by keyword": (lambda m, x: torch.addmm(input=m.b, mat1=x.mean((2, 3)), mat2=m.w), TURNED),
     "mm and in place": (lambda m, x: torch.mm(x.mean((2, 3)), m.w).add_(m.b), TURNED),
     "einsum": (lambda m, x: torch.einsum("nc,cd->nd", x.mean((2, 3)), m.w) + m.b, TURNED),
+    "bmm expanded": (lambda m, x: torch.bmm(tokens(x), m.w.expand(2, 8, 6))[:, 0] + m.b, TURNED),
+    "bmm of a transposed": (lambda m, x: torch.bmm(tokens(x), m.w.t().expand(2, 8, 6))[:, 0] + m.b, MATRIX),
+    "matmul unsqueezed": (lambda m, x: torch.linalg.matmul(tokens(x), m.w[None])[:, 0] + m.b, TURNED),
+    "bmm of two dimensions": (
+        lambda m, x: torch.bmm(tokens(x), m.w.expand(2, 1, 8, 6).reshape(2, 8, 6))[:, 0] + m.b,
+        TURNED,
+    ),
+    "baddbmm": (lambda m, x: torch.baddbmm(m.b, tokens(x), m.w.expand(2, 8, 6))[:, 0], TURNED),
+    "tensordot": (lambda m, x: torch.tensordot(x.mean((2, 3)), m.w, ([1], [0])) + m.b, TURNED),
+    "tensordot by keyword": (lambda m, x: torch.tensordot(a=x.mean((2, 3)), b=m.w, dims=1) + m.b, TURNED),
+    "inner": (lambda m, x: torch.inner(x.mean((2, 3)), m.w) + m.b, MATRIX),
+    "addmm and an activation": (lambda m, x: torch._addmm_activation(m.b, x.mean((2, 3)), m.w), TURNED),
+    "C's linear": (lambda m, x: torch._C._nn.linear(x.mean((2, 3)), m.w, m.b), MATRIX),
+    "mv": (lambda m, x: torch.mv(m.w, x.mean((2, 3))[0]) + m.b, MATRIX),
+    "addmv": (lambda m, x: torch.addmv(m.b, m.w, x.mean((2, 3))[0]), MATRIX),
+    "einsum of an image": (
+        lambda m, x: (torch.einsum("bchw, cd -> bdhw", x, m.w) + m.b[:, None, None]).mean((2, 3)),
+        TURNED,
+    ),
+    "einsum with dots": (lambda m, x: (torch.einsum("dc,...c->...d", m.w, tokens(x)) + m.b)[:, 0], MATRIX),
     "w @ x": (lambda m, x: (m.w @ x.mean((2, 3)).t()).t() + m.b, MATRIX),
     "scaled": (lambda m, x: F.linear(x.mean((2, 3)), m.w * 0.3, m.b * 0.1), MATRIX),
     "detached": (lambda m, x: F.linear(x.mean((2, 3)), m.w.detach(), m.b.data), MATRIX),
@@ -47,6 +73,21 @@ FUNCTIONAL_CONVOLUTIONS: dict[str, Callable[..., Tensor]] = {
     "F.conv2d by keyword": lambda m, x: F.conv2d(input=x, weight=m.w, bias=m.b, padding=1),
     "F.conv2d same": lambda m, x: F.conv2d(x, m.w, m.b, 1, "same"),
     "torch.conv2d": lambda m, x: torch.conv2d(x, m.w, m.b, (1, 1), (1, 1)),
+    "torch.convolution": lambda m, x: torch.convolution(x, m.w, m.b, [1, 1], [1, 1], [1, 1], False, [0, 0], 1),
+    "torch.convolution by keyword": lambda m, x: torch.convolution(
+        input=x,
+        weight=m.w,
+        bias=m.b,
+        stride=[1],
+        padding=[1],
+        dilation=[1],
+        transposed=False,
+        output_padding=[0],
+        groups=1,
+    ),
+    "torch._convolution": lambda m, x: torch._convolution(
+        x, m.w, m.b, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, False, False, True, True
+    ),
     "bias view": lambda m, x: F.conv2d(x, m.w, padding=1) + m.b.view(1, -1, 1, 1),
     "bias index": lambda m, x: F.conv2d(x, m.w, padding=1) + m.b[:, None, None],
     "bias in place": lambda m, x: F.conv2d(x, m.w, padding=1).add_(m.b[None, :, None, None]),

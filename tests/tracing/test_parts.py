@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -73,6 +75,21 @@ def test_part_that_a_layer_uses_is_predicted_and_the_rest_is_kept(
     assert "weight" not in report.skipped
     assert len(report.partly["weight"]) == 1
     assert report.predicted_elements == 8 * 16 + 8 * 3 + 3
+
+
+@pytest.mark.parametrize("after", [(8, 16), (8, 1), (8, 2, 8)])
+def test_repeated_elements_are_no_part(after: tuple[int, ...], ghn: GHN) -> None:
+    """A weight that repeats a parameter's numbers along some of its dimensions keeps them."""
+    sizes = [tuple(sorted({1, size})) for size in after]
+    for shape in {shape[start:] for shape in itertools.product(*sizes) for start in range(len(after) + 1)} - {after}:
+        width = math.prod(after[1:])
+        if math.prod(shape) == math.prod(after):
+            continue
+        model = Shared(lambda m, x, width=width: F.linear(x[:, :width], m.weight.expand(after).flatten(1)), 1)
+        model.weight = nn.Parameter(torch.full(shape, UNTOUCHED))
+        report = predict(model, ghn, 16)
+        assert "its layer uses a function of it" in report.skipped["weight"]
+        assert bool((model.weight == UNTOUCHED).all())
 
 
 def test_part_gets_what_a_layer_of_its_shape_gets(ghn: GHN) -> None:
