@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP_FILES := $(wildcard csrc/*/*.cpp csrc/*/*.hpp)
 FORMATTED := $(CPP_FILES) $(wildcard kernels/*.cu tests/support/helpers/*.[ch]pp)
-INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# Python compiles a module when it is first imported: most of those that are installed never are.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CPP_FILES)
 # Tests run in parallel, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest

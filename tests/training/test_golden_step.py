@@ -84,7 +84,9 @@ def test_kernels_take_the_step_of_the_definition(name: str, monkeypatch: pytest.
             assert grads[1][weight] is None
             continue
         found, scale = grads[1][weight].cpu(), float(wanted.square().mean().sqrt())
-        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * scale + 1e-9, msg=partial("{}: {}".format, weight))
+        torch.testing.assert_close(
+            found, wanted, rtol=1e-3, atol=1e-3 * scale + 1e-9, msg=partial("{}: {}".format, weight)
+        )
 
 
 @pytest.mark.parametrize("backend", ["torch", "cpp"])

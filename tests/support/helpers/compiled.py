@@ -32,25 +32,29 @@ POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", to
 
 
 class Forms(NamedTuple):
-    """What is compiled: widths of states, those of them without virtual edges, too, in all precisions, and as in
-    training; widths of heads; precisions of parameters that need counters of 64 bits."""
+    """What is compiled: widths of states; those of them without virtual edges, too, and as in training; widths of heads;
+    widths and precisions of decoding; whether parameters that need counters of 64 bits are decoded."""
 
     hids: tuple[int, ...]
     without_virtual_edges: tuple[int, ...]
-    rounded: tuple[int, ...]
     flat: tuple[int, ...]
     head_widths: tuple[int, ...]
-    precisions_in_64_bits: tuple[str, ...]
+    decodings: tuple[tuple[int, str], ...]
+    in_64_bits: bool
 
 
 def forms_for(architecture: int) -> Forms:
     """All for one architecture; for others the width of GHN-2 and a wide one, for kernels are the same on all.
 
-    Registers, which are what widths take, are as many on all of them.
+    Registers, which are what widths take, are as many on all of them. Decoding takes as long to compile as all the rest.
+    It has two forms, of narrow and of wide rows, and within both the same products of matrices, in which alone
+    precisions differ: each precision has one of the two at least, and the exact one both.
     """
+    exact, tf32, bfloat16 = PRECISIONS
     if architecture == 90:
-        return Forms((8, 32, 64, 128), (32, 128), (32, 128), (32, 64), (8, 24, 64, 128), PRECISIONS[::2])
-    return Forms((32, 128), (32,), (32,), (), (8, 128), PRECISIONS[:1])
+        decodings = (8, exact), (32, exact), (32, bfloat16), (64, exact), (128, exact), (128, tf32)
+        return Forms((8, 32, 64, 128), (32, 128), (32, 64), (8, 24, 64, 128), decodings, True)
+    return Forms((32, 128), (32,), (), (8, 128), ((32, exact), (32, bfloat16), (128, tf32)), False)
 
 
 class Recorder:
@@ -189,14 +193,13 @@ def main(architecture: int) -> None:
     for width in forms.head_widths:
         of(f"heads of {width}")
         attentions(width)
-    for hid in forms.hids:
-        for precision in PRECISIONS if hid in forms.rounded else PRECISIONS[:1]:
-            of(f"hid {hid}, {precision}")
-            decodings(hid, precision, hid in forms.flat)
-    of("parameters that need counters of 64 bits")
-    decode_tables.index_type = lambda targets: np.int64
-    for precision in forms.precisions_in_64_bits:
-        decodings(32, precision, False)
+    for hid, precision in forms.decodings:
+        of(f"hid {hid}, {precision}")
+        decodings(hid, precision, hid in forms.flat)
+    if forms.in_64_bits:
+        of("parameters that need counters of 64 bits")
+        decode_tables.index_type = lambda targets: np.int64
+        decodings(32, PRECISIONS[0], False)
     print(json.dumps(found))
 
 
