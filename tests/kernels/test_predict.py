@@ -42,7 +42,8 @@ def test_torchvision_prediction(key: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("key", NETWORKS)
-def test_deepnets_prediction(key: str) -> None:
+def test_deepnets_prediction(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_large_blocks(monkeypatch)
     model = deepnets_model(key).to(DEVICE)
     _, report = copy.deepcopy(golden_ghn("ghn2-cifar10")).to(DEVICE).predict(model, report=True)
     assert_same_prediction(model.cpu(), report, golden("deepnets")[key]["predicted"])
@@ -59,7 +60,8 @@ def test_torchvision_prediction_of_ghn3(key: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("key", GHN3_NETWORKS)
-def test_deepnets_prediction_of_ghn3(key: str) -> None:
+def test_deepnets_prediction_of_ghn3(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_large_blocks(monkeypatch)
     for config, expected in golden("ghn3_deepnets")[key].items():
         if config != "graph_source":
             model = deepnets_model(key).to(DEVICE)
