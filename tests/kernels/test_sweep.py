@@ -23,10 +23,10 @@ def weights_on_device(hid: int, virtual: bool, seed: int = 0) -> SweepWeights:
     return weights
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 1000),
-    shapes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2)), min_size=1, max_size=3),
+    shapes=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 2)), min_size=1, max_size=3),
     hid=st.sampled_from([8, 12, 32]),
     virtual=st.booleans(),
 )
@@ -63,13 +63,15 @@ def test_degenerate_graphs(nodes: int, edges: list[tuple[int, int]], virtual: bo
     assert_same_sweep(topology, weights_on_device(8, virtual), 8)
 
 
-def test_more_senders_than_are_gathered_at_once() -> None:
-    """A chain whose ends are more than 50 hops apart, with messages from more than two blocks of senders."""
-    nodes = 140
+def test_more_senders_than_are_gathered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain with messages from more than two blocks of senders."""
+    share = 4 if DEVICE == "cpu" else 1  # interpreted, each node takes long: blocks are smaller
+    monkeypatch.setattr(sweep, "GATHERED", sweep.GATHERED // share)
+    nodes = 128 // share + 12
     chain = [(i, i + 1) for i in range(nodes - 1)]
     skips = [(i, i + 4) for i in range(0, nodes - 4, 4)]
     topology = topology_of(graph_of(nodes, sorted(chain + skips)))
-    assert np.diff(topology.band_offsets).max() > 128
+    assert np.diff(topology.band_offsets).max() > 128 // share
     assert_same_sweep(topology, weights_on_device(32, True), 32)
 
 
