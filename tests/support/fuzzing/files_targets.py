@@ -33,7 +33,7 @@ PUBLISHED = Path(__file__).parents[2] / "golden" / "deepnets1m"
 SMALL: dict[str, Any] = {"max_shape": (8, 8, 3, 3), "num_classes": 10, "hid": 8}
 RUN = {
     "data": "mnist5k", "batch_size": 2, "meta_batch": 1, "num_ch": (8, 8), "fc_dim": (8, 8), "max_shape": (8, 8, 3, 3),
-    "hid": 8, "steps": 2, "log_every": 1, "save_every": 1, "max_nodes": 150,
+    "hid": 8, "steps": 2, "log_every": 1, "save_every": 1, "nets": "resnet", "members": 4,
 }  # fmt: skip
 
 

@@ -32,8 +32,8 @@ POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", to
 
 
 class Forms(NamedTuple):
-    """What is compiled: widths of states; those of them without virtual edges, too, and as in training; widths of heads;
-    widths and precisions of decoding; whether parameters that need counters of 64 bits are decoded."""
+    """What is compiled: widths of states; those of them without virtual edges, too, and as in training; widths of
+    heads; widths and precisions of decoding; whether parameters that need counters of 64 bits are decoded."""
 
     hids: tuple[int, ...]
     without_virtual_edges: tuple[int, ...]
@@ -46,9 +46,9 @@ class Forms(NamedTuple):
 def forms_for(architecture: int) -> Forms:
     """All for one architecture; for others the width of GHN-2 and a wide one, for kernels are the same on all.
 
-    Registers, which are what widths take, are as many on all of them. Decoding takes as long to compile as all the rest.
-    It has two forms, of narrow and of wide rows, and within both the same products of matrices, in which alone
-    precisions differ: each precision has one of the two at least, and the exact one both.
+    Registers, which are what widths take, are as many on all of them. Decoding takes longer to compile than all the
+    rest. It has two forms, of narrow and of wide rows, and in both the same products of matrices, in which alone
+    precisions differ: each rounded one is compiled with one of the two.
     """
     exact, tf32, bfloat16 = PRECISIONS
     if architecture == 90:
