@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -83,4 +84,6 @@ def main(name: str, options: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or re.fullmatch(r"[a-z0-9][a-z0-9-]*", sys.argv[1]) is None:
+        sys.exit(f"{__doc__}\nNAME is of small letters, digits and hyphens, as in fashion-ghn2.")
     sys.exit(main(sys.argv[1], sys.argv[2:]))
