@@ -15,9 +15,10 @@ Json = dict[str, Any]
 FASHION = {
     "fashion-ghn2": "GHN-2, the default",
     "fashion-random": "GHN-2, random weights",
+    "fashion-sgd-tenth": "SGD, a tenth of an epoch",
 }
 # Trained for as many steps, on the same networks and images, by bench/equal.toml; a file for each seed.
-EQUAL = {"ghn2": "GHN-2", "mlp": "MLP"}
+EQUAL = {"ghn2": "GHN-2", "ghn1": "GHN-1", "mlp": "MLP"}
 DIGITS = {
     "ghn2": "GHN-2 (`ghn2-mnist5k`)",
     "ghn2-short": "GHN-2, 1,850 steps",
@@ -66,16 +67,32 @@ def fashion_text(results: Path) -> str:
     """What the default reaches, beside random weights."""
     found = measured(results, FASHION)
     about = found["fashion-ghn2"]["test"]["about"]
+    predicting = {key: result for key, result in found.items() if "families" in result}
     return (
-        f"{accuracy_table(found, FASHION)}\n\n{families_table(found, FASHION)}\n\nTop-1 accuracy in percent on test "
-        "images of Fashion-MNIST (the first 1,000), mean and standard error over the networks of a split (n of them), "
-        "none of which a GHN has seen; chance is 10; batch statistics of each batch, as in the paper. Commit "
-        f"{about['commit'][:7]}."
+        f"{accuracy_table(found, FASHION)}\n\n{families_table(predicting, FASHION)}\n\nTop-1 accuracy in percent on "
+        "test images of Fashion-MNIST (the first 1,000), mean and standard error over the networks of a split (n of "
+        "them), none of which a GHN has seen; chance is 10; batch statistics of each batch, as in the paper. Commit "
+        f"{about['commit'][:7]}.{training_text(found)}"
+    )
+
+
+def training_text(found: Json) -> str:
+    """How many networks are better predicted than trained for a tenth of an epoch, and what either reaches of each."""
+    if "fashion-sgd-tenth" not in found:
+        return ""
+    trained = found["fashion-sgd-tenth"]["test"]
+    pairs = list(zip(found["fashion-ghn2"]["test"]["networks"], trained["networks"], strict=False))
+    better = sum(predicted > other for predicted, other in pairs)
+    return (
+        f" Of the first {len(pairs)} test networks, {better} are better as predicted than after 86 steps of SGD with "
+        "64 images, a tenth of an epoch, from random initialization: "
+        + ", ".join(f"{predicted:.0f} against {other:.0f}" for predicted, other in pairs)
+        + "."
     )
 
 
 def equal_text(results: Path) -> str:
-    """GHN-2 beside the MLP, after as many steps on the same networks and images."""
+    """GHN-2 beside GHN-1 and the MLP, after as many steps on the same networks and images."""
     rows, about = [], {}
     for key, name in EQUAL.items():
         seeds = [json.loads(file.read_text()) for file in sorted(results.glob(f"accuracy-equal-{key}-*.json"))]
