@@ -17,6 +17,7 @@ from torch.nn.parameter import UninitializedParameter
 from .errors import CalibrationError
 from .graph import PREDICTED_DTYPES
 from .randomness import CPU
+from .surroundings import check_surroundings
 from .tallies import Collector, Tally, collecting, has_statistics
 from .tracing.inputs import input_dtype
 
@@ -62,6 +63,7 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
         CalibrationError: there is no batch, one cannot be read, or the model fails on it; or statistics are not finite.
             The model is as it was.
     """
+    check_surroundings("calibrate", CalibrationError)
     with in_memory():
         tallies = gather(model, islice(check_arguments(model, batches, limit), limit and min(limit, sys.maxsize)))
         for tally in tallies:

@@ -19,6 +19,7 @@ from .nn import GHN, from_checkpoint
 from .nn.ghn import M, S
 from .nn.loading import check_dtype
 from .prediction import Options, Report, run
+from .surroundings import check_surroundings
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -120,6 +121,7 @@ def predict(
         CheckpointError: the GHN cannot be loaded.
         PredictError: the prediction failed. In every case the models are as they were before.
     """
+    check_surroundings("predict", PredictError)  # before a GHN without numbers is kept as the default one
     if ghn is None:
         ghn = default_ghn()
     elif not isinstance(ghn, GHN):

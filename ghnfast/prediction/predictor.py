@@ -12,6 +12,7 @@ from ..checkpoints import TrainedOn
 from ..errors import DomainWarning, PredictError
 from ..graph import ArchGraph, GraphBatch, batch_of
 from ..ops.decode import DecodeSource
+from ..surroundings import check_surroundings
 from ..tracing import trace_members
 from ..tracing.cached import forget_weights
 from ..tracing.members import members_of
@@ -78,6 +79,7 @@ def run(
 
     Writing comes last: what is said and returned is ready before it.
     """
+    check_surroundings("predict", PredictError)
     single = isinstance(model, nn.Module)
     models: list[nn.Module] = as_list(nn.Module, model, "model")
     if not models:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import TraceError
 from ..graph import ArchGraph
+from ..surroundings import check_surroundings
 from .build import build
 from .chance import Chance
 from .containers import check_inputs
@@ -47,6 +48,7 @@ def trace(
     Raises:
         TraceError: the model has no parameters, its forward failed, or its outputs do not depend on its input.
     """
+    check_surroundings("trace", TraceError, numbers=False)
     if not isinstance(model, nn.Module):
         raise TraceError(f"got {type(model).__name__}; a torch.nn.Module is accepted")
     return trace_members(model, members_of(model), input_shape, example_inputs)
