@@ -69,7 +69,8 @@ def outcome(argv: Sequence[str] | None) -> int:
     try:
         arguments = make_parser().parse_args(argv)
         result = result_of(arguments)
-        write(result)
+        if result:  # processes beside the first have none
+            write(result)
     except GhnfastError as error:
         say(f"ghnfast: error: {' '.join(str(error).split())}")
         return BAD_INPUT
