@@ -9,6 +9,7 @@ search spaces) and `ghnfast.properties` (predictors of properties) are imported 
 
 from importlib.metadata import version
 
+from . import starting as starting  # first: the others import torch
 from .calibration import calibrate
 from .checkpoints import available
 from .errors import (

@@ -13,6 +13,7 @@ from typing import NoReturn, TextIO
 from ..errors import GhnfastError, UsageError
 from ..files import in_words
 from ..progress import say
+from ..starting import BAD_INPUT, INTERRUPTED, has_started
 from . import (
     bench,
     completion,
@@ -32,10 +33,8 @@ from . import (
 from .models import in_call
 from .shared import Mismatch
 
-BAD_INPUT = 2  # the exit code
 BROKEN_PIPE = 1
 LAST_STREAM = 2  # stderr's number
-INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 MISMATCH = 1
 # In the order in which --help has them.
 COMMANDS = (
@@ -59,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     open_closed_streams()
     try:
+        has_started()
         return outcome(argv)
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -69,7 +69,8 @@ def outcome(argv: Sequence[str] | None) -> int:
     try:
         arguments = make_parser().parse_args(argv)
         result = result_of(arguments)
-        write(result)
+        if result:  # processes beside the first have none
+            write(result)
     except GhnfastError as error:
         say(f"ghnfast: error: {' '.join(str(error).split())}")
         return BAD_INPUT

@@ -10,6 +10,7 @@ from ..errors import UsageError
 from ..training import make_config, read_config, train
 from ..training.config import RECIPES
 from ..training.folder import CHECKPOINT, CONFIG
+from ..training.processes import is_first
 from .shared import check_folder, kept_in
 
 
@@ -43,4 +44,5 @@ def run(arguments: argparse.Namespace) -> str:
             raise UsageError(f"{text!r} was given; NAME=VALUE is accepted")
         values[name] = value
     with kept_in(folder / CHECKPOINT):
-        return f"wrote {train(make_config(values), arguments.out)}"
+        path = train(make_config(values), arguments.out)
+    return f"wrote {path}" if is_first() else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import TrainedOn
@@ -28,6 +28,7 @@ from .data import Batches, ImageData, load_data
 from .digests import are_alike, marks_of
 from .folder import CHECKPOINT, CONFIG, WEIGHTS, locked, read_checkpoint, save_checkpoint, sync_folder, writing
 from .networks import MetaBatches, Mixture, Nets, ahead, for_large_images
+from .processes import processes, share
 from .reporting import Callback, Reporter
 from .start import start_from_identity
 from .step import Trainer
@@ -149,7 +150,7 @@ def share_weights(trainer: Trainer) -> None:
     """Every process goes on from the first one's weights: theirs may differ by rounding on another machine."""
     if trainer.world_size > 1:
         for value in trainer.ghn.state_dict().values():
-            distributed.broadcast(value, 0)
+            share(value)
 
 
 def make_ghn(config: TrainConfig, data: ImageData) -> GHN:
@@ -279,40 +280,3 @@ class Readable(Dataset[Any]):
             return self.batches[step]
         except TrainingError as error:
             return error
-
-
-class processes:
-    """The process group, where torchrun started several: rank, how many, and the device of this one."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        size = os.environ.get("WORLD_SIZE", "1")
-        if not size.isdecimal() or int(size) < 1:
-            raise TrainingError(f"WORLD_SIZE is {size!r}; a number of processes, as torchrun sets it, is accepted")
-        self.config, self.size = config, int(size)
-        local = os.environ.get("LOCAL_RANK", "0")
-        self.name = f"cuda:{local}" if config.device == "cuda" else config.device
-
-    def __enter__(self) -> tuple[int, int, torch.device]:
-        try:
-            device = torch.empty(1, device=self.name).device
-        except (RuntimeError, AssertionError) as error:
-            raise TrainingError(f"the device {self.name} cannot be used: {in_words(error)}") from error
-        if device.type == "meta":
-            raise TrainingError("the device meta cannot be used: it has no memory; cpu, cuda and the like are accepted")
-        if self.size == 1:
-            return 0, 1, device
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        # NCCL refuses processes that share a GPU, as they do where the configuration names one.
-        try:
-            distributed.init_process_group("nccl" if self.config.device == "cuda" else "gloo")
-        except (RuntimeError, ValueError) as error:
-            raise TrainingError(
-                f"WORLD_SIZE is {self.size}, and the processes do not find each other: {in_words(error)}; torchrun "
-                "sets what they need; without WORLD_SIZE one process trains alone"
-            ) from error
-        return distributed.get_rank(), self.size, device
-
-    def __exit__(self, *_: Any) -> None:
-        if self.size > 1:
-            distributed.destroy_process_group()

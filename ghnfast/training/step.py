@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed
+from torch import Tensor
 
 from ..errors import TrainingError
 from ..memory import is_out_of_memory
@@ -26,6 +26,7 @@ from ..randomness import drawing_from
 from .config import TrainConfig, as_lists
 from .data import BIG
 from .networks import MetaBatch, placed, run_network
+from .processes import add_up
 
 MOST_OUT_OF_MEMORY = 20  # in a row: then nothing will fit
 
@@ -202,7 +203,7 @@ class Trainer:
         totals = torch.tensor([sum(result.losses), result.top1, broken, bool(reason)], dtype=torch.float64)
         if self.world_size > 1:
             totals = totals.to(self.device)
-            distributed.all_reduce(totals)
+            add_up(totals)
         loss, top1, broken_ones, full_ones = totals.tolist()
         result.loss, result.top1 = loss / result.networks, top1 / result.networks
         if full_ones:
@@ -236,7 +237,7 @@ class Trainer:
                 weight.grad = torch.zeros_like(weight)
         if self.world_size > 1:
             flat = torch.cat([weight.grad.flatten() for weight in self.weights if weight.grad is not None])
-            distributed.all_reduce(flat)
+            add_up(flat)
             parts = flat.split([weight.numel() for weight in self.weights])
             for weight, part in zip(self.weights, parts, strict=True):
                 weight.grad = part.view_as(weight)

@@ -158,3 +158,53 @@ def test_streams_of_a_process() -> None:
         assert done.returncode == code
         assert done.stderr.endswith(words)
         assert done.stderr.count("\n") == len(words[:1])
+
+
+# Before torch is imported ---------------------------------------------------------------------------------------------
+
+PRESS = """
+import os, signal, sys
+
+class Press:
+    def find_spec(self, name, *_):
+        if name == {name!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Press())
+"""
+IMPORTED = ["torch", "numpy", "ghnfast.calibration"]
+
+
+def pressing(folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python, with Ctrl-C when it imports a module of this name."""
+    (folder / "sitecustomize.py").write_text(PRESS.format(name=name))
+    line = [sys.executable, *arguments]
+    return subprocess.run(line, env=with_path(str(folder)), capture_output=True, text=True)
+
+
+def with_path(*folders: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*folders, *filter(None, sys.path)])}
+
+
+@pytest.mark.parametrize("name", IMPORTED)
+@pytest.mark.parametrize("as_module", [True, False])
+def test_ctrl_c_while_torch_is_imported(tmp_path: Path, name: str, as_module: bool) -> None:
+    script = tmp_path / "ghnfast"  # as pip writes it
+    script.write_text("import sys\nfrom ghnfast.cli import main\nsys.exit(main())\n")
+    done = pressing(tmp_path, name, *(["-m", "ghnfast"] if as_module else [str(script)]), "info")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "ghnfast: interrupted\n")
+
+
+@pytest.mark.parametrize("name", IMPORTED)
+def test_ctrl_c_in_a_program_that_imports_ghnfast_is_its_own(tmp_path: Path, name: str) -> None:
+    program = "try:\n    import ghnfast\nexcept KeyboardInterrupt:\n    print('mine')"
+    done = pressing(tmp_path, name, "-c", program, "-m", "ghnfast")
+    assert (done.returncode, done.stdout) == (0, "mine\n"), done.stderr
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
+    program = f"cd {shlex.quote(str(tmp_path))} && rmdir ../{tmp_path.name} && exec {sys.executable} -m ghnfast info"
+    done = subprocess.run(["sh", "-c", program], env=with_path(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "ghnfast: error: the working directory cannot be used: No such file or directory\n" in done.stderr
+    assert "MKL" not in done.stderr

@@ -191,13 +191,22 @@ def test_arguments_that_are_refused(tmp_path: Path, arguments: dict[str, Any], m
     assert not (tmp_path / "run").exists()
 
 
+TWO = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        *(({"WORLD_SIZE": size}, f"WORLD_SIZE is '{size}'; a number of processes") for size in ("", "0", "-1", "two")),
+        *(
+            ({"WORLD_SIZE": size}, f"WORLD_SIZE is '{size}.*'; a number, as")
+            for size in ("", "-1", "two", " 2", "9" * 30)
+        ),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is 0; a number of processes"),
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, and the processes do not find each other: .*; torchrun sets"),
-        ({"WORLD_SIZE": "2", "RANK": "5"}, "WORLD_SIZE is 2, and the processes do not find each other"),
-        ({"WORLD_SIZE": "2", "RANK": "x"}, "WORLD_SIZE is 2, and the processes do not find each other"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "WORLD_SIZE is 2, and the processes do not find each other"),
+        *(({"WORLD_SIZE": "2", "RANK": rank}, f"RANK is '{rank}'; a number") for rank in ("", "-1", "x")),
+        # Torch would wait half an hour.
+        *(({**TWO, "RANK": rank}, f"RANK is {rank} and WORLD_SIZE is 2; 0 to 1 are") for rank in ("2", "5")),
     ],
 )
 def test_variables_of_half_a_launcher(
