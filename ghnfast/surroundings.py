@@ -29,10 +29,14 @@ def check_surroundings(what: str, error: type[GhnfastError], numbers: bool = Tru
         `error`: torch records or replaces operators.
     """
     if (found := recorder(numbers)) is not None:
-        raise error(
-            f"{what} was called within {found}; outside of it is accepted: call it first, and do the other with its "
-            "result. Nothing was changed"
-        )
+        raise refusal(what, found, error)
+
+
+def refusal(what: str, found: str, error: type[GhnfastError]) -> GhnfastError:
+    return error(
+        f"{what} was called within {found}; outside of it is accepted: call it first, and do the other with its "
+        "result. Nothing was changed"
+    )
 
 
 def recorder(numbers: bool) -> str | None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+
 import pytest
 from helpers import kernel_device  # noqa: F401  (first: before anything imports Triton)
 from helpers.golden_data import golden_ghn
 
 import ghnfast
+
+# What runs in the background ignores Ctrl-C, and so does what it starts: tests send it, and it is to arrive.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

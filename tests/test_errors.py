@@ -32,7 +32,12 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "kernels" not in path
 # Rules of tracing stand for torch's functions within a model's forward, which may catch what they raise; `trace` makes
 # a TraceError of what leaves the forward. What a parser's types raise is argparse's protocol, and a command may say
 # more of Ctrl-C. An AssertionError is what cannot happen.
-FOREIGN = {"tracing": (RuntimeError,), "cli": (argparse.ArgumentTypeError, KeyboardInterrupt)}
+# What comes before the package is imported ends the command.
+FOREIGN = {
+    "tracing": (RuntimeError,),
+    "cli": (argparse.ArgumentTypeError, KeyboardInterrupt),
+    "starting": (SystemExit,),
+}
 
 
 def raised(path: Path) -> list[tuple[int, Any]]:

@@ -136,7 +136,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("folder.pt", "it is a folder"),
         ("none/a.pt", "the folder none does not exist"),
         ("file/a.pt", "the folder file is no folder"),
-        ("", "its suffix is ''"),
+        ("", "it is no file's name"),
         ("a", "its suffix is ''"),
         ("/dev/null", "its suffix is ''"),
         ("pipe.pt", "a pipe or a device"),
