@@ -33,14 +33,14 @@ POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", to
 
 class Forms(NamedTuple):
     """What is compiled: widths of states; those of them without virtual edges, too, and as in training; widths of
-    heads; widths and precisions of decoding; whether parameters that need counters of 64 bits are decoded."""
+    heads; widths and precisions of decoding; precisions of parameters that need counters of 64 bits."""
 
     hids: tuple[int, ...]
     without_virtual_edges: tuple[int, ...]
     flat: tuple[int, ...]
     head_widths: tuple[int, ...]
     decodings: tuple[tuple[int, str], ...]
-    in_64_bits: bool
+    precisions_in_64_bits: tuple[str, ...]
 
 
 def forms_for(architecture: int) -> Forms:
@@ -48,13 +48,13 @@ def forms_for(architecture: int) -> Forms:
 
     Registers, which are what widths take, are as many on all of them. Decoding takes longer to compile than all the
     rest. It has two forms, of narrow and of wide rows, and in both the same products of matrices, in which alone
-    precisions differ: each rounded one is compiled with one of the two.
+    precisions differ: for others each rounded one is compiled with one of the two.
     """
     exact, tf32, bfloat16 = PRECISIONS
     if architecture == 90:
-        decodings = (8, exact), (32, exact), (32, bfloat16), (64, exact), (128, exact), (128, tf32)
-        return Forms((8, 32, 64, 128), (32, 128), (32, 64), (8, 24, 64, 128), decodings, True)
-    return Forms((32, 128), (32,), (), (8, 128), ((32, exact), (32, bfloat16), (128, tf32)), False)
+        decodings = (8, exact), (64, exact), *((hid, precision) for hid in (32, 128) for precision in PRECISIONS)
+        return Forms((8, 32, 64, 128), (32, 128), (32, 64), (8, 24, 64, 128), decodings, (exact, bfloat16))
+    return Forms((32, 128), (32,), (), (8, 128), ((32, exact), (32, bfloat16), (128, tf32)), ())
 
 
 class Recorder:
@@ -196,10 +196,10 @@ def main(architecture: int) -> None:
     for hid, precision in forms.decodings:
         of(f"hid {hid}, {precision}")
         decodings(hid, precision, hid in forms.flat)
-    if forms.in_64_bits:
-        of("parameters that need counters of 64 bits")
-        decode_tables.index_type = lambda targets: np.int64
-        decodings(32, PRECISIONS[0], False)
+    of("parameters that need counters of 64 bits")
+    decode_tables.index_type = lambda targets: np.int64
+    for precision in forms.precisions_in_64_bits:
+        decodings(32, precision, False)
     print(json.dumps(found))
 
 
