@@ -308,6 +308,10 @@ def test_runs_become_the_default(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["ghn.safetensors", LOG, "stage-1.toml", "stage-2.toml"]
     steps = [json.loads(line)["step"] for line in (folder / LOG).read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5]
+    included.main([tmp_path / "second"], folder, after=True)
+    assert (folder / "stage-3.toml").read_text() == (folder / "stage-2.toml").read_text()
+    steps = [json.loads(line)["step"] for line in (folder / LOG).read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
     shipped, trained = ghnfast.load(folder / "ghn.safetensors"), ghnfast.load(tmp_path / "second" / WEIGHTS)
     for name, weight in trained.state_dict().items():
         assert torch.equal(shipped.state_dict()[name], weight.half().to(weight)), name
