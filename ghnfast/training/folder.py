@@ -45,10 +45,8 @@ def in_folder(path: Path) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, TrainingError):
             raise
-        # When a write fails, torch.save raises a RuntimeError about its archive; the reason is in the error before it.
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise TrainingError(
-            f"the run in {path} cannot be written: {in_words(cause)}; a folder that can be, on a disk with space, is "
+            f"the run in {path} cannot be written: {in_words(error)}; a folder that can be, on a disk with space, is "
             "accepted"
         ) from error
 
