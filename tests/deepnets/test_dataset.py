@@ -395,6 +395,11 @@ def test_a_broken_graph_is_named(tmp_path: Path, damage: Any) -> None:
         ({"root": "nowhere"}, DatasetError, "is not there"),
         ({"num_ch": (64, 32)}, ValueError, "num_ch"),
         ({"fc_dim": (0, 32)}, ValueError, "fc_dim"),
+        *(
+            ({name: value}, ValueError, f"{name} is .*; True or False is accepted")
+            for name in ("large_images", "wider")
+            for value in (None, 1, 224, "no", [])
+        ),
     ],
 )
 def test_bad_arguments(args: dict[str, Any], error: type[Exception], message: str) -> None:
