@@ -62,7 +62,7 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path: Path) -> N
 def test_a_full_disk_is_named_and_leaves_the_last_file(tmp_path: Path, name: str) -> None:
     first = Checkpoint({"hid": 8}, {"w": torch.zeros(2)}, "here")
     write(tmp_path / name, first)
-    with files_of_at_most(10_000), pytest.raises(CheckpointError, match="could not be written: File too large$"):
+    with files_of_at_most(10_000), pytest.raises(CheckpointError, match=r"could not be written: File too large$"):
         write(tmp_path / name, Checkpoint({"hid": 9}, {"w": torch.zeros(10_000)}, "here"))
     assert os.listdir(tmp_path) == [name]
     assert read(tmp_path / name).config == first.config
