@@ -113,6 +113,9 @@ def in_words(error: Exception) -> str:
         return f"the server answered {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError):
         return f"the server cannot be reached ({error.reason})"
+    # When a write fails, torch.save raises a RuntimeError about its archive; the reason is in the error before it.
+    if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+        error = error.__context__
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     # torch's messages open with what went wrong and go on with how to load the file unsafely.

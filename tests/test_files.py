@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.full_disk import files_of_at_most
 
 import ghnfast
+from ghnfast import CheckpointError
 from ghnfast.checkpoints import Checkpoint, read, write
 from ghnfast.cli import main
 from ghnfast.files import replacing
@@ -54,6 +56,16 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path: Path) -> N
     write(path, Checkpoint({"hid": 8}, {"w": torch.zeros(2)}, "here"))
     assert len(temporaries(tmp_path)) == 4
     assert read(path).config == {"hid": 8}
+
+
+@pytest.mark.parametrize("name", ["ghn.pt", "ghn.safetensors"])
+def test_a_full_disk_is_named_and_leaves_the_last_file(tmp_path: Path, name: str) -> None:
+    first = Checkpoint({"hid": 8}, {"w": torch.zeros(2)}, "here")
+    write(tmp_path / name, first)
+    with files_of_at_most(10_000), pytest.raises(CheckpointError, match=r"could not be written: File too large$"):
+        write(tmp_path / name, Checkpoint({"hid": 9}, {"w": torch.zeros(10_000)}, "here"))
+    assert os.listdir(tmp_path) == [name]
+    assert read(tmp_path / name).config == first.config
 
 
 def test_what_is_being_written_stays(tmp_path: Path) -> None:

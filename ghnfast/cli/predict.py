@@ -100,9 +100,7 @@ def write_weights(path: Path, model: nn.Module) -> None:
             else:
                 torch.save({name: tensors.get(name, others.get(name)) for name in state}, file)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        # When a write fails, torch.save raises a RuntimeError about its archive; the reason is in the error before it.
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise UsageError(f"{path} could not be written: {in_words(cause)}") from error
+        raise UsageError(f"{path} could not be written: {in_words(error)}") from error
 
 
 def summarize(

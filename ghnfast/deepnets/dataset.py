@@ -6,6 +6,7 @@ Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", Ne
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -157,6 +158,8 @@ def make_resnet50(num_classes: int, large_images: bool, options: dict[str, Any])
     models = import_optional("torchvision.models", "the predefined ResNet-50 needs")
     if options:
         raise ConfigError(f"a ResNet-50 takes no {', '.join(options)}")
+    if not is_whole(num_classes) or num_classes < 1:
+        raise ConfigError(f"num_classes is {num_classes!r:.80}; a positive number is accepted")
     model: nn.Module = models.resnet50(num_classes=num_classes)
     return model if large_images else adapt_to_small_images(model)
 
@@ -242,7 +245,7 @@ class DeepNets1M(Dataset[DeepNet]):
             there = len(self.published)
         elif split != "predefined" and is_whole(size):
             there = max(there, size)  # sampling has no end
-        if size is not None and not (is_whole(size) and 1 <= size <= there):
+        if size is not None and not (is_whole(size) and 1 <= size <= min(there, sys.maxsize)):
             raise ConfigError(f"size is {size!r}; the split {split} has {there} networks")
         self.size = there if size is None else size
 
@@ -323,10 +326,11 @@ class NodeBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch_size < 1 or max_nodes < 1 or not 0 <= rank < world_size:
+        are_whole = all(map(is_whole, (batch_size, max_nodes, rank, world_size)))
+        if not are_whole or batch_size < 1 or max_nodes < 1 or not 0 <= rank < world_size:
             raise ConfigError(
-                f"batch_size is {batch_size}, max_nodes {max_nodes}, rank {rank} of {world_size}; positive sizes and a "
-                "rank below world_size are accepted"
+                f"batch_size is {batch_size!r:.80}, max_nodes {max_nodes!r:.80}, rank {rank!r:.80} of "
+                f"{world_size!r:.80}; positive sizes and a rank below world_size are accepted"
             )
         check_seed(seed)
         self.dataset, self.batch_size, self.max_nodes, self.shuffle = dataset, batch_size, max_nodes, shuffle

@@ -7,6 +7,7 @@ settings of each network.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from array import array
@@ -38,8 +39,8 @@ DRAWN = {"C": 32, "fc_dim": 256}  # what files may leave open for the splits tra
 IMAGE_SIZES = ("cifar10", "imagenet")  # the names of the numbers of parameters
 
 
-def open_hdf5(path: Path, mode: str = "r") -> Any:
-    """An HDF5 file.
+def open_hdf5(path: Path | io.FileIO, mode: str = "r") -> Any:
+    """An HDF5 file, from its path or what is open already.
 
     Raises:
         MissingPackageError: h5py is not installed.
@@ -49,7 +50,8 @@ def open_hdf5(path: Path, mode: str = "r") -> Any:
     try:
         return h5py.File(path, mode)
     except DAMAGE as error:
-        raise DatasetError(f"{path} cannot be opened as an HDF5 file: {error}") from error
+        name = path.name if isinstance(path, io.FileIO) else path
+        raise DatasetError(f"{name} cannot be opened as an HDF5 file: {error}") from error
 
 
 def hdf5_path(root: str | os.PathLike[str], split: str) -> Path:

@@ -7,6 +7,8 @@ not generated again.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from .. import _C
 from ..errors import DatasetError
-from ..files import replacing
+from ..files import in_words, replacing
 from ..graph import PRIMITIVES
 from ..locks import alone, lock_beside
 from ..progress import Progress
@@ -69,7 +71,7 @@ def write_splits(
         with alone(lock_beside(path), str(path), "written", "another folder", DatasetError):
             write_missing(path, counts, seed, progress)
     except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error}") from error
+        raise DatasetError(f"{path} cannot be written: {in_words(error)}") from error
     return path, meta_path(path)
 
 
@@ -89,6 +91,54 @@ def write_missing(path: Path, counts: dict[str, int], seed: int, progress: Progr
     shutil.rmtree(parts)
 
 
+class Disk(io.FileIO):
+    """A file that keeps what the disk refuses, for `check` to raise, and takes the rest for written.
+
+    HDF5 does not survive a write that fails: what it has open then ends the process as it is closed.
+    """
+
+    refusal: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left and self.refusal is None:  # a disk that is nearly full takes a part
+            with self.keeping():
+                left = left[super().write(left) :]
+        return size
+
+    def truncate(self, size: int | None = None, /) -> int:
+        with self.keeping():
+            super().truncate(size)
+        return self.tell() if size is None else size
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.refusal = error
+
+    def check(self) -> None:
+        """Raise what the disk has refused, if anything."""
+        if self.refusal is not None:
+            raise self.refusal
+
+
+@contextlib.contextmanager
+def written_hdf5(path: Path) -> Iterator[tuple[Any, Disk]]:
+    """A new HDF5 file, and what it is written to; after the block it is on the disk. What fails leaves none."""
+    try:
+        with Disk(path, "w+") as disk:
+            with open_hdf5(disk, "w") as file:
+                yield file, disk
+            disk.check()
+            os.fsync(disk.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def part_paths(parts: Path, split: str, begin: int, end: int) -> tuple[Path, Path]:
     stem = f"{split}-{begin:07d}-{end:07d}"
     return parts / f"{stem}.hdf5", parts / f"{stem}.json"
@@ -99,10 +149,10 @@ def write_part(parts: Path, dataset: DeepNets1M, begin: int, end: int) -> None:
     if graphs.exists() and settings.exists():
         return
     temporary = graphs.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
     networks = []
-    with open_hdf5(temporary, "w") as file:
+    with written_hdf5(temporary) as (file, disk):
         for index in range(begin, end):
+            disk.check()
             item = dataset[index]
             distances, rows = file_rows(item)
             file.create_dataset(f"{index}/adj", data=distances)
@@ -141,8 +191,7 @@ def file_settings(item: DeepNet, nodes: int) -> dict[str, Any]:
 
 def put_together(parts: Path, path: Path, counts: dict[str, int]) -> None:
     temporary = parts / "whole.tmp"
-    temporary.unlink(missing_ok=True)
-    with open_hdf5(temporary, "w") as whole:
+    with written_hdf5(temporary) as (whole, disk):
         whole.attrs["title"] = "DeepNets-1M"
         for split, count in counts.items():
             group = whole.create_group(split)
@@ -150,6 +199,7 @@ def put_together(parts: Path, path: Path, counts: dict[str, int]) -> None:
                 graphs, _ = part_paths(parts, split, begin, min(begin + PART, count))
                 with open_hdf5(graphs) as part:
                     for index in part:
+                        disk.check()
                         part.copy(index, group)
     with replacing(meta_path(path)) as output:
         for text in settings_text(parts, counts):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import index as as_index
@@ -91,9 +92,11 @@ class FamilyNet:
                 and so are buffers.
 
         Raises:
+            ConfigError: `num_classes` is no positive number.
             MissingPackageError: torchvision is not installed.
         """
         classes = self.num_classes if num_classes is None else num_classes
+        check_from(1, num_classes=classes)
         make = functools.partial(KINDS[self.family][1], self.settings, classes, self.image_size)
         if not light:
             return make()
@@ -119,6 +122,13 @@ def kept(family: str, settings: str, num_classes: int, image_size: int) -> dict[
     with drawing_from(0):
         network = KINDS[family][1](json.loads(settings), num_classes, image_size)
     return {name: value.detach() for name, value in network.named_parameters() if name in skipped}
+
+
+def check_from(least: int, **given: object) -> None:
+    """Fail where something given is no integer, too small, or none that a machine counts with."""
+    for name, value in given.items():
+        if not is_whole(value) or not least <= value <= sys.maxsize:
+            raise ConfigError(f"{name} is {value!r:.80}; an integer from {least} on is accepted")
 
 
 class Families(Dataset[FamilyNet]):
@@ -152,11 +162,9 @@ class Families(Dataset[FamilyNet]):
         if not isinstance(split, str) or split not in SPLITS:
             raise ConfigError(f"split is {split!r}; {', '.join(SPLITS)} are accepted")
         check_seed(seed)
-        for name, value, least in (("num_classes", num_classes, 1), ("image_size", image_size, LEAST_SIZE)):
-            if not is_whole(value) or value < least:
-                raise ConfigError(f"{name} is {value!r}; an integer from {least} on is accepted")
-        if size is not None and not (is_whole(size) and size >= 1):
-            raise ConfigError(f"size is {size!r}; an integer from 1 on is accepted")
+        check_from(1, num_classes=num_classes)
+        check_from(LEAST_SIZE, image_size=image_size)
+        check_from(1, size=SIZES[split] if size is None else size)
         names = [] if isinstance(families, str) or not isinstance(families, Iterable) else list(families)
         if not names:
             raise ConfigError(f"families is {families!r:.80}; a list of {', '.join(KINDS)} is accepted")

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..deepnets.dataset import is_whole
 from ..errors import ConfigError, PropertyError
-from ..figures import add_legend
+from ..figures import add_legend, drawable
 from ..optional import import_optional
+from .ranking import NO_NUMBERS, as_numbers, check_size
 
 decomposition: Any = import_optional("sklearn.decomposition", "ghnfast.properties needs")
 neighbors: Any = import_optional("sklearn.neighbors", "ghnfast.properties needs")
@@ -55,7 +57,7 @@ def project(vectors: ArrayLike, method: str = "pca", seed: int = 0) -> NDArray[n
     """
     if method not in PROJECTIONS:
         raise ConfigError(f"method is {method!r:.80}; {', '.join(map(repr, PROJECTIONS))} are accepted")
-    if not isinstance(seed, int) or not 0 <= seed < 1 << 32:
+    if not is_whole(seed) or not 0 <= seed < 1 << 32:
         raise ConfigError(f"seed is {seed!r:.80}; 0 to 2^32 - 1 is accepted")
     known = check_vectors(vectors)
     if len(known) < 3 or known.shape[1] < 2:
@@ -65,7 +67,8 @@ def project(vectors: ArrayLike, method: str = "pca", seed: int = 0) -> NDArray[n
         reducer = import_optional("umap", "a map by UMAP needs").UMAP(n_components=2, random_state=seed)
     else:
         reducer = decomposition.PCA(2, random_state=seed)
-    placed: NDArray[np.float64] = reducer.fit_transform(points)
+    with np.errstate(invalid="ignore"):  # shares of no variance, of networks that are all the same
+        placed: NDArray[np.float64] = reducer.fit_transform(points)
     return placed
 
 
@@ -97,7 +100,7 @@ def draw_map(
             for family in dict.fromkeys(families)
         }
         for name, point in zip(names, points, strict=False):
-            axes.annotate(name, point, fontsize=5, alpha=0.7, parse_math=False)
+            axes.annotate(drawable(name), point, fontsize=5, alpha=0.7, parse_math=False)
         add_legend(axes, shown.keys(), shown.values(), fontsize=7)
         axes.set(xticks=[], yticks=[])
         output = io.StringIO()
@@ -116,9 +119,10 @@ def texts_of(what: str, texts: object, count: int) -> list[str]:
 
 def check_vectors(vectors: ArrayLike) -> NDArray[np.float64]:
     try:
-        array = np.asarray(vectors, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError) as error:
+        array = as_numbers(vectors)
+    except NO_NUMBERS as error:
         raise PropertyError(f"vectors are no numbers ({error}); (networks, numbers) is accepted") from error
-    if array.ndim != 2 or not len(array) or not np.isfinite(array).all():
+    if array.ndim != 2 or not array.size or not np.isfinite(array).all():
         raise PropertyError(f"vectors have the shape {array.shape}; finite ones (networks, numbers) are accepted")
+    check_size(array, "vectors")
     return array

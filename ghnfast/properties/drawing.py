@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from ..figures import drawable
 from ..optional import import_optional
 from .table import PROPERTIES
 
@@ -29,7 +30,7 @@ def draw_bars(results: dict[str, Any]) -> str:
             colours = [f"C{at}" for at in range(len(results))]
             panel.bar(range(len(results)), heights, yerr=errors, color=colours, capsize=2)
             panel.set_title(TITLES[key], fontsize=9)
-            panel.set_xticks(range(len(results)), list(results), rotation=90, parse_math=False)
+            panel.set_xticks(range(len(results)), list(map(drawable, results)), rotation=90, parse_math=False)
             panel.axhline(0, color="black", linewidth=0.5)
         axes[0].set_ylabel("Kendall's tau on the split test")
         output = io.StringIO()

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..graph import ArchGraph
 from ..progress import Progress
 from .embedding import OF_GENOTYPES
-from .searching import check_positive, parts_of
+from .searching import check_positive, parts_of, predictions_of
 
 MOST_TRIES = 1000  # until a child has a graph and is new
 
@@ -60,6 +60,7 @@ def evolve(
 
     Raises:
         ConfigError: an argument out of range, or networks that have no graph.
+        PropertyError: the regressor predicts something else than a finite number for each network.
     """
     parts_of(model)
     given = {"generations": generations, "population": population, "tournament": tournament, "top": top}
@@ -73,7 +74,7 @@ def evolve(
     known: dict[Genotype, float] = {}
 
     def rate(graphs: dict[Genotype, ArchGraph]) -> None:
-        known.update(zip(graphs, (sign * np.asarray(model.predict(list(graphs.values())))).tolist(), strict=True))
+        known.update(zip(graphs, (sign * predictions_of(model, list(graphs.values()))).tolist(), strict=True))
         progress(len(graphs))
 
     living = first_ones(settings, population, seed)

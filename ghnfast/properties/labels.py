@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +42,7 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
         PropertyError: the file cannot be read, names no networks, or has something else than finite numbers; the
             message says in which line.
     """
-    columns, rows = read_rows(Path(path))
+    columns, rows = read_rows(path)
     check_columns(columns, path)
     if not rows:
         raise PropertyError(

@@ -24,7 +24,7 @@ from ..randomness import drawing_from
 from ..training import ImageData, accuracies
 from ..training.data import BIG, Batches, Images
 from ..training.evaluate import fit_epochs
-from ..training.networks import for_large_images
+from ..training.networks import for_large_images, learning
 from .table import PROPERTIES, Training, append, format_value, how_of, known_networks
 
 NOISE = 0.08  # standard deviation, of pixels from 0 to 1
@@ -33,6 +33,7 @@ IMAGES_AT_ONCE = 64
 REPEATS = 15  # of the forward pass that is timed
 
 
+@learning
 def measure(item: DeepNet, data: ImageData, training: Training) -> dict[str, float]:
     """Train a network, and measure its properties.
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ConfigError, PropertyError
 from ..optional import import_optional
-from .ranking import NormalScores, Standardized, check_labels, kendall_tau
+from .ranking import NormalScores, Standardized, check_labels, check_size, kendall_tau, unmasked
 
 base: Any = import_optional("sklearn.base", "ghnfast.properties needs")
 exceptions: Any = import_optional("sklearn.exceptions", "ghnfast.properties needs")
@@ -68,6 +68,7 @@ class PropertyPredictor(base.RegressorMixin, base.BaseEstimator):
         vectors, labels = self.vectors(X, reset=True), check_labels(y)
         if len(vectors) != len(labels):
             raise PropertyError(f"there are {len(vectors)} networks and {len(labels)} labels; one for each is accepted")
+        check_size(labels, "labels")
         if (labels == labels[0]).all():
             raise PropertyError(
                 f"all {len(labels)} labels are {labels[0]:g}; labels of two values or more are accepted"
@@ -96,12 +97,16 @@ class PropertyPredictor(base.RegressorMixin, base.BaseEstimator):
         return kendall_tau(y, self.predict(X))
 
     def vectors(self, X: ArrayLike, reset: bool) -> NDArray[np.float64]:
+        if hasattr(X, "toarray"):
+            raise PropertyError("vectors are sparse; dense ones are accepted, as .toarray() gives them")
         try:
             checked: NDArray[np.float64] = validation.validate_data(
-                self, X, reset=reset, dtype=np.float64, ensure_min_samples=2 if reset else 1
+                self, unmasked(X), reset=reset, dtype=np.float64, ensure_min_samples=2 if reset else 1
             )
-        except (ValueError, OverflowError) as error:
+        # But TypeError, which scikit-learn asks of its estimators for objects that are no numbers.
+        except (ValueError, OverflowError, RuntimeError) as error:
             raise PropertyError(str(error)) from error
+        check_size(checked, "vectors")
         return checked
 
 

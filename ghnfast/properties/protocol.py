@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ class Measured:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.graphs: dict[str, list[ArchGraph]] = {}
         self.labels: dict[str, dict[str, NDArray[np.float64]]] = {}
-        columns, rows = read_rows(Path(path))
+        columns, rows = read_rows(path)
         check_columns(columns, path)
         for name in COLUMNS:
             if name not in columns:

@@ -29,6 +29,34 @@ def kendall_tau(labels: ArrayLike, predictions: ArrayLike) -> float:
     return 0.0 if np.isnan(tau) else tau
 
 
+def unmasked(values: Any) -> Any:
+    """An array whose masked numbers are NaN; anything else as it is. numpy and scikit-learn forget masks."""
+    return np.ma.filled(values.astype(np.float64), np.nan) if isinstance(values, np.ma.MaskedArray) else values
+
+
+def as_numbers(values: Any) -> NDArray[np.float64]:
+    """Values as real numbers; what is masked is none of them.
+
+    Raises:
+        ValueError, TypeError, OverflowError, RuntimeError: they are others; the last one is torch's.
+    """
+    values = unmasked(values)
+    kind = np.asarray(values).dtype.kind
+    if kind in "cmM":  # numpy would leave out a part of them
+        raise TypeError("complex ones" if kind == "c" else "dates or times")
+    return np.asarray(values, dtype=np.float64)
+
+
+NO_NUMBERS = (ValueError, TypeError, OverflowError, RuntimeError)  # what `as_numbers` raises
+LARGEST = 1e100  # squares of larger numbers are none
+
+
+def check_size(numbers: NDArray[np.float64], what: str) -> None:
+    largest = float(np.abs(numbers).max(initial=0.0))
+    if largest > LARGEST:
+        raise PropertyError(f"{what} have a number of the size {largest:g}; up to {LARGEST:g} is accepted")
+
+
 def check_labels(labels: ArrayLike, what: str = "labels") -> NDArray[np.float64]:
     """Labels as (n,) numbers, n >= 2.
 
@@ -36,8 +64,8 @@ def check_labels(labels: ArrayLike, what: str = "labels") -> NDArray[np.float64]
         PropertyError: they are none.
     """
     try:
-        array = np.asarray(labels, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError) as error:
+        array = as_numbers(labels)
+    except NO_NUMBERS as error:
         raise PropertyError(f"{what} are no numbers ({error}); a list of finite numbers is accepted") from error
     if array.ndim == 2 and array.shape[1] == 1:
         array = validation.column_or_1d(array, warn=True)  # as all regressors of scikit-learn do
@@ -86,8 +114,12 @@ class Standardized:
     """Labels with mean 0 and standard deviation 1, and back."""
 
     def __init__(self, labels: NDArray[np.float64]) -> None:
-        self.mean, self.deviation = float(labels.mean()), float(labels.std()) or 1.0
-        self.scores = (labels - self.mean) / self.deviation
+        # Squares of small numbers are 0. By a power of two, which changes nothing else.
+        self.exponent = int(np.frexp(np.abs(labels).max())[1])
+        shares = np.ldexp(labels, -self.exponent)
+        self.mean, self.deviation = float(shares.mean()), float(shares.std()) or 1.0
+        self.scores = (shares - self.mean) / self.deviation
 
     def back(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.mean + self.deviation * scores
+        found: NDArray[np.float64] = np.ldexp(self.mean + self.deviation * scores, self.exponent)
+        return found

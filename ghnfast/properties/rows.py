@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +21,14 @@ MOST_DIGITS = 18  # of a whole number: they fit into 64 bits
 Row: TypeAlias = tuple[int, dict[str, str]]  # the number of its line, and its fields by column
 
 
-def read_rows(path: Path) -> tuple[list[str], list[Row]]:
-    """The columns of a file, and its rows."""
-    with as_csv(path):
-        with open(path, "rb") as raw:
-            compressed = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if compressed else open(path, "rb") as file:
-            return rows_in(file, path)
+def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[Row]]:
+    """The columns of a file, and its rows. It is opened once: it may be a pipe, which is read once."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise PropertyError(f"the file is {path!r:.80}; the path of a CSV file is accepted")
+    with as_csv(Path(path)), open(path, "rb") as raw:
+        compressed = raw.peek(2)[:2] == b"\x1f\x8b"
+        with gzip.open(raw) if compressed else contextlib.nullcontext(raw) as file:
+            return rows_in(file, Path(path))
 
 
 def rows_in(file: gzip.GzipFile | io.BufferedReader | io.BytesIO, path: Path) -> tuple[list[str], list[Row]]:
@@ -36,20 +38,27 @@ def rows_in(file: gzip.GzipFile | io.BufferedReader | io.BytesIO, path: Path) ->
     """
     with as_csv(path):
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        reader = csv.DictReader(text, strict=True, skipinitialspace=True)
-        columns = [name.strip() for name in reader.fieldnames or ()]
-        repeated = [name for at, name in enumerate(columns) if name in columns[:at]]
-        if repeated:
-            raise PropertyError(f"{path} has the column {repeated[0]!r:.40} more than once; once is accepted")
-        reader.fieldnames = columns
-        rows: list[Row] = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise PropertyError(f"line {reader.line_num} of {path} has another number of fields than the first")
-            if len(rows) == MOST_ROWS:
-                raise PropertyError(f"{path} has more than {MOST_ROWS:,} networks; as many are accepted")
-            rows.append((reader.line_num, {name: value.strip() for name, value in row.items()}))
-        return columns, rows
+        try:
+            return rows_of(text, path)
+        finally:
+            text.detach()  # whoever opened the file closes it
+
+
+def rows_of(text: io.TextIOWrapper, path: Path) -> tuple[list[str], list[Row]]:
+    reader = csv.DictReader(text, strict=True, skipinitialspace=True)
+    columns = [name.strip() for name in reader.fieldnames or ()]
+    repeated = [name for at, name in enumerate(columns) if name in columns[:at]]
+    if repeated:
+        raise PropertyError(f"{path} has the column {repeated[0]!r:.40} more than once; once is accepted")
+    reader.fieldnames = columns
+    rows: list[Row] = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise PropertyError(f"line {reader.line_num} of {path} has another number of fields than the first")
+        if len(rows) == MOST_ROWS:
+            raise PropertyError(f"{path} has more than {MOST_ROWS:,} networks; as many are accepted")
+        rows.append((reader.line_num, {name: value.strip() for name, value in row.items()}))
+    return columns, rows
 
 
 @contextlib.contextmanager

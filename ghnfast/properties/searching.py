@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import index as as_index
 from typing import Any, NamedTuple
 
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from ..deepnets import DeepNet, DeepNets1M
 from ..deepnets.batches import SampledBatch
-from ..errors import ConfigError
+from ..errors import ConfigError, PropertyError
 from ..nn import GHN
 from ..optional import import_optional
 from ..progress import Progress
 from .embedding import ArchitectureEmbedding, embedded
 from .pooling import Sizes
 from .predictor import PropertyPredictor
+from .ranking import NO_NUMBERS, as_numbers
 
 pipelines: Any = import_optional("sklearn.pipeline", "ghnfast.properties needs")
 validation: Any = import_optional("sklearn.utils.validation", "ghnfast.properties needs")
@@ -63,6 +64,7 @@ def search(
 
     Raises:
         ConfigError: `model` is no such pipeline, `top` is not positive, or the networks are none that are sampled.
+        PropertyError: the regressor predicts something else than a finite number for each network.
     """
     embedding, regressor = parts_of(model)
     dataset = DeepNets1M(networks) if isinstance(networks, str) else networks
@@ -72,7 +74,7 @@ def search(
     sign = 1.0 if largest else -1.0
     top = check_positive("top", top)
     for begin, vectors in embedded_rounds(embedding, dataset, as_measured):
-        for at, value in enumerate(sign * np.asarray(regressor.predict(vectors), dtype=np.float64)):
+        for at, value in enumerate(sign * predictions_of(regressor, vectors)):
             entry = float(value), -(begin + at)
             if len(best) < top:
                 heapq.heappush(best, entry)
@@ -93,13 +95,35 @@ def parts_of(model: Any) -> tuple[ArchitectureEmbedding, Any]:
     Raises:
         ConfigError: it is none.
     """
-    if not isinstance(model, pipelines.Pipeline) or not isinstance(model[0], ArchitectureEmbedding) or len(model) < 2:
+    is_pipeline = isinstance(model, pipelines.Pipeline) and isinstance(model[0], ArchitectureEmbedding)
+    if not is_pipeline or len(model) < 2 or not hasattr(model, "predict"):
         raise ConfigError(
             f"model is {model!r:.80}; a pipeline of an ArchitectureEmbedding and a regressor is accepted: "
             "make_pipeline(ArchitectureEmbedding(), PropertyPredictor())"
         )
     validation.check_is_fitted(model[0], "ghn_")
     return model[0], model[1:]
+
+
+def predictions_of(model: Any, inputs: Sequence[Any] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """(networks,): what a regressor predicts.
+
+    Raises:
+        PropertyError: that is something else than a finite number for each, with which nothing can be ranked.
+    """
+    predicted = model.predict(inputs)
+    try:
+        found = as_numbers(predicted)
+    except NO_NUMBERS as error:
+        raise PropertyError(f"the regressor predicts {predicted!r:.80}; numbers are accepted") from error
+    if found.shape == (len(inputs), 1):  # of labels in a column
+        found = found[:, 0]
+    if found.shape != (len(inputs),) or not np.isfinite(found).all():
+        what = f"numbers of the shape {found.shape}" if np.isfinite(found).all() else "NaN or infinity"
+        raise PropertyError(
+            f"the regressor predicts {what} for {len(inputs)} networks; a finite number for each is accepted"
+        )
+    return found
 
 
 def check_positive(name: str, value: int) -> int:

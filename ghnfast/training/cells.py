@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..locks import alone, lock_beside
 
 Json = dict[str, Any]
 NUMBERS = ("rate", "held_out", "test", "seconds")
+MOST = 1e300  # no number of results is larger
 
 
 @dataclass(eq=False)
@@ -123,4 +125,8 @@ def is_cell(cell: Any) -> bool:
     if not isinstance(cell, dict) or type(cell.get("seed")) is not int or not isinstance(cell.get("curve"), list):
         return False
     points = [point for point in cell["curve"] if not (isinstance(point, list) and len(point) == 2)]
-    return not points and all(type(cell.get(name)) in (int, float) for name in NUMBERS)
+    return not points and all(map(is_number, (*(cell.get(name) for name in NUMBERS), *chain(*cell["curve"]))))
+
+
+def is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < MOST

@@ -221,6 +221,8 @@ def make_config(values: Mapping[str, Any]) -> TrainConfig:
     Raises:
         TrainingError: an unknown name, or a value that is not accepted.
     """
+    if not isinstance(values, Mapping):
+        raise TrainingError(f"the configuration is {shown(values)}; a table of names and values is accepted")
     kinds = typing.get_type_hints(TrainConfig)
     for name in values:
         if not isinstance(name, str):
@@ -267,6 +269,8 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         TrainingError: it cannot be read, or is no such file.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TrainingError(f"the configuration is {shown(path)}; the path of a file is accepted")
     file = RECIPES.get(os.fspath(path), Path(path))
     if file.suffix not in SUFFIXES:
         raise TrainingError(

@@ -25,7 +25,7 @@ from ..deepnets.dataset import is_whole
 from ..errors import TrainingError
 from ..files import in_words
 from ..optional import import_optional
-from ..randomness import drawing_from
+from ..randomness import CPU, drawing_from
 from .idx import file_of, read_images, read_labels
 
 # Mean and standard deviation of each channel, of values from 0 to 1.
@@ -88,15 +88,16 @@ class ImagesInMemory(Images):
         return self.labels
 
     def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
-        chosen = torch.as_tensor(indices)
-        mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in self.statistics)
-        images, generator = self.pixels[chosen].float() / 255, torch.Generator().manual_seed(seed)
-        if self.crop:
-            images = cropped(images, generator)
-        if self.flip:
-            mirrored = torch.rand(len(images), generator=generator) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        return (images - mean) / deviation, self.labels[chosen]
+        with CPU:  # also where the caller's default device is another
+            chosen = torch.as_tensor(indices)
+            mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in self.statistics)
+            images, generator = self.pixels[chosen].float() / 255, torch.Generator().manual_seed(seed)
+            if self.crop:
+                images = cropped(images, generator)
+            if self.flip:
+                mirrored = torch.rand(len(images), generator=generator) < 0.5
+                images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+            return (images - mean) / deviation, self.labels[chosen]
 
 
 def cropped(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -121,12 +122,13 @@ class ImagesInFolder(Images):
         return len(self.indices)
 
     def all_labels(self) -> Tensor:
-        return torch.tensor(self.dataset.targets)[self.indices]
+        return torch.tensor(self.dataset.targets, device=CPU)[self.indices]
 
     def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
-        with drawing_from(seed):
-            pairs = [self.read(int(self.indices[index])) for index in indices]
-        return torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])
+        with CPU:
+            with drawing_from(seed):
+                pairs = [self.read(int(self.indices[index])) for index in indices]
+            return torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])
 
     def read(self, index: int) -> tuple[Tensor, int]:
         """An image as the data set transforms it.
@@ -175,6 +177,11 @@ def check_images(data: object) -> None:
         raise TrainingError(f"data is {data!r:.80}; what ghnfast.training.load_data gives is accepted")
 
 
+def check_count(name: str, value: object) -> None:
+    if not is_whole(value) or value < 1:
+        raise TrainingError(f"{name} is {value!r:.80}; a positive number is accepted")
+
+
 def load_data(
     name: str, root: str | Path = "data", *, validation: bool = True, image_size: int = IMAGE_SIZE
 ) -> ImageData:
@@ -201,15 +208,15 @@ def load_data(
         raise TrainingError(f"the data set is {name!r}; {', '.join(DATA_SETS)} are accepted")
     if not isinstance(root, (str, Path)):
         raise TrainingError(f"root is {root!r:.80}; the path of a folder is accepted")
-    if not is_whole(image_size) or image_size < 1:
-        raise TrainingError(f"image_size is {image_size!r:.80}; a positive number is accepted")
-    if name == "mnist5k":
-        return load_mnist(validation)
-    if name == "fashion":
-        return load_fashion(Path(root), validation)
-    if name in ("cifar10", "cifar100"):
-        return load_cifar(name, Path(root), validation)
-    return load_folder(name, Path(root), validation, image_size)
+    check_count("image_size", image_size)
+    with CPU:  # also where the caller's default device is another
+        if name == "mnist5k":
+            return load_mnist(validation)
+        if name == "fashion":
+            return load_fashion(Path(root), validation)
+        if name in ("cifar10", "cifar100"):
+            return load_cifar(name, Path(root), validation)
+        return load_folder(name, Path(root), validation, image_size)
 
 
 def parts(pixels: Tensor, labels: Tensor, statistics: Any, **augmentation: bool) -> tuple[Images, Images]:
@@ -410,6 +417,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
     balanced: bool = False
 
     def __post_init__(self) -> None:
+        check_count("batch_size", self.batch_size)
         if len(self.images) < self.batch_size:
             raise TrainingError(f"batch_size is {self.batch_size}; at most {len(self.images)}, all images, is accepted")
 
@@ -419,7 +427,8 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, number = divmod(step, self.per_epoch)
-        order = order_of(self, epoch)
+        with CPU:
+            order = order_of(self, epoch)
         indices = order[number * self.batch_size : (number + 1) * self.batch_size]
         return self.images.batch(indices.tolist(), (self.seed * BIG + step) % (1 << 62))
 

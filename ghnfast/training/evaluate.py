@@ -5,7 +5,6 @@ Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), secti
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 import warnings
@@ -24,13 +23,14 @@ from ..errors import DomainWarning, TrainingError
 from ..families import HELD_OUT, TRAINED, Families, FamilyNet
 from ..nn import GHN
 from ..progress import Progress
-from ..randomness import drawing_from
+from ..randomness import CPU, drawing_from
 from .accuracy import BATCH_SIZE, accuracies, check_batches, check_statistics, number_of
 from .config import MOST_SEED
 from .data import BIG, Batches, ImageData, Images, check_images
-from .networks import Net, Nets, for_large_images, main_logits, placed
+from .networks import Net, Nets, device_of, for_large_images, learning, main_logits, placed
 
 RATES = {"sgd": 0.025, "adam": 1e-3}
+MOST_RATE = 1e30  # that is a number in float32, times a gradient
 # Members of families that no GHN was trained on; of the families of training, and of others.
 FAMILY_SPLITS = {"families": TRAINED, "unseen": HELD_OUT}
 MEMBERS = 10  # of each family, by default
@@ -136,7 +136,7 @@ class Evaluation:
     def measure(self, items: Sequence[Net], parameters: Parameters, device: torch.device) -> Json:
         top1, top5, seconds = [], [], 0.0
         for item in items:
-            with drawing_from(self.seed * BIG + item.index):
+            with CPU, drawing_from(self.seed * BIG + item.index):
                 network = item.build(self.data.num_classes).to(device)
             start = time.perf_counter()
             parameters(item, network)
@@ -224,6 +224,7 @@ def other_images(ghn: GHN, data: ImageData) -> str | None:
     )
 
 
+@learning
 def baseline(
     data: ImageData,
     splits: Sequence[str] = ("test",),
@@ -247,12 +248,12 @@ def baseline(
         TrainingError: not exactly one of `steps` and `epochs` is given; or see `Evaluation`.
     """
     evaluation = Evaluation(data, splits, **options)
-    if optimizer not in RATES:
-        raise TrainingError(f"the optimizer is {optimizer!r}; 'sgd' and 'adam' are accepted")
-    if lr is not None and not 0 <= lr < math.inf:
-        raise TrainingError(f"lr is {lr!r}; 0 or more, or None for {RATES[optimizer]}, is accepted")
-    if (steps > 0) == (epochs > 0) or min(steps, epochs) < 0:
-        raise TrainingError(f"steps is {steps} and epochs is {epochs}; one positive number is accepted")
+    if not isinstance(optimizer, str) or optimizer not in RATES:
+        raise TrainingError(f"the optimizer is {optimizer!r:.80}; 'sgd' and 'adam' are accepted")
+    if lr is not None and not (isinstance(lr, (int, float)) and 0 <= lr < MOST_RATE):
+        raise TrainingError(f"lr is {lr!r:.80}; 0 or more, or None for {RATES[optimizer]}, is accepted")
+    if not (is_whole(steps) and is_whole(epochs)) or (steps > 0) == (epochs > 0) or min(steps, epochs) < 0:
+        raise TrainingError(f"steps is {steps!r:.80} and epochs is {epochs!r:.80}; one positive number is accepted")
     if evaluation.batch_size == 1:
         raise TrainingError(
             "batch_size is 1, and one image has no batch statistics to train with; 2 or more are accepted"
@@ -263,18 +264,6 @@ def baseline(
         fit(network, batches, steps or epochs * batches.per_epoch, optimizer, lr)
 
     return evaluation.run(parameters, place)
-
-
-def device_of(device: torch.device | str) -> torch.device:
-    """The device with this name.
-
-    Raises:
-        TrainingError: it is none.
-    """
-    try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise TrainingError(f"the device is {device!r:.80}; cpu, cuda and the like are accepted") from error
 
 
 def fit(

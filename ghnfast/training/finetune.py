@@ -19,15 +19,15 @@ from ..errors import GhnfastError, TrainingError
 from ..files import in_words
 from ..postprocessing import postprocess as postprocessed
 from ..progress import Progress
-from ..randomness import drawing_from
+from ..randomness import CPU, drawing_from
 from ..tracing import trace
 from .accuracy import accuracies, check_batches, counted, number_of
 from .cells import Cells
 from .data import BIG, Batches, ImageData, Images, check_images
 from .digests import Operations, digest_of_images, digest_of_network
-from .evaluate import Json, device_of, fit, summary
+from .evaluate import Json, fit, summary
 from .inits import DEFAULT_GHN, Init, Source, init_of
-from .networks import main_logits
+from .networks import device_of, learning, main_logits
 from .recipe import RUNNING, Recipe
 from .shots import Chosen, shots_of
 
@@ -46,13 +46,15 @@ class Parts:
 
     @classmethod
     def of(cls, data: ImageData, recipe: Recipe) -> Parts:
-        chosen, held = shots_of(data.train.all_labels(), recipe.shots, recipe.held_out)
+        with CPU:
+            chosen, held = shots_of(data.train.all_labels(), recipe.shots, recipe.held_out)
         plain, there = data.calibration, len(data.test)
         if recipe.test_images is not None and recipe.test_images > there:
             raise TrainingError(f"test_images is {recipe.test_images}; at most {there}, all of them, are accepted")
         return cls(Chosen(data.train, chosen), Chosen(plain, held), Chosen(plain, chosen), data.test)
 
 
+@learning
 def finetune(
     build: Build,
     data: ImageData,
@@ -158,8 +160,7 @@ class Job:
 
     def identity(self) -> Json:
         """What a result depends on beside the recipe."""
-        with drawing_from(0):
-            model = self.build()
+        model = self.built(0)
         operations = Operations()
         self.check(model, operations)
         tested = self.recipe.test_images or len(self.images.test)
@@ -175,7 +176,7 @@ class Job:
         shape, classes = (2, *self.data.input_shape), self.data.num_classes
         try:
             with torch.no_grad(), operations:
-                found = tuple(main_logits(model.eval()(torch.zeros(shape))).shape)
+                found = tuple(main_logits(model.eval()(torch.zeros(shape, device=CPU))).shape)
         except Exception as error:  # whatever the model raises
             raise TrainingError(f"the model fails on images of shape {shape}: {in_words(error)}") from error
         if len(found) != 2 or found[0] != shape[0] or found[1] < classes:
@@ -184,10 +185,21 @@ class Job:
                 f"{self.data.name} has, is accepted"
             )
 
+    def built(self, seed: int) -> nn.Module:
+        try:
+            with drawing_from(seed):
+                network = self.build()
+        except Exception as error:  # whatever the caller's function raises
+            if isinstance(error, GhnfastError):
+                raise
+            raise TrainingError(f"build fails: {type(error).__name__}: {in_words(error)}") from error
+        if not isinstance(network, nn.Module):
+            raise TrainingError(f"build gives a {type(network).__name__}; a torch.nn.Module is accepted")
+        return network
+
     def network(self, seed: int) -> nn.Module:
         """The network that a training starts from."""
-        with drawing_from(seed * BIG):
-            network = self.build()
+        network = self.built(seed * BIG)
         graph = trace(network, input_shape=self.data.input_shape)
         self.init.apply(network, graph, seed)
         if self.recipe.postprocess:

@@ -45,10 +45,8 @@ def in_folder(path: Path) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, TrainingError):
             raise
-        # When a write fails, torch.save raises a RuntimeError about its archive; the reason is in the error before it.
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise TrainingError(
-            f"the run in {path} cannot be written: {in_words(cause)}; a folder that can be, on a disk with space, is "
+            f"the run in {path} cannot be written: {in_words(error)}; a folder that can be, on a disk with space, is "
             "accepted"
         ) from error
 
@@ -138,8 +136,7 @@ def cut_log(path: Path, step: int) -> None:
         except FileNotFoundError:
             return
     kept, last = [], 0
-    for line in content.splitlines(keepends=True):
-        line = line.lstrip(b"\0")  # of a block that a power loss left unwritten
+    for line in lines_of(content):
         found = step_of(line)
         if found is not None and last < found <= step:
             kept.append(line)
@@ -147,6 +144,11 @@ def cut_log(path: Path, step: int) -> None:
     if b"".join(kept) != content:
         with writing(path, LOG) as new:
             new.write(b"".join(kept))
+
+
+def lines_of(content: bytes) -> list[bytes]:
+    """Without what a block that a power loss left unwritten has before them."""
+    return [line.lstrip(b"\0") for line in content.splitlines(keepends=True)]
 
 
 def step_of(line: bytes) -> int | None:
@@ -177,7 +179,7 @@ def read_log(file: Path) -> list[dict[str, Any]]:
         raise TrainingError(
             f"the log {file} cannot be read: {in_words(error)}; the folder of a run is accepted"
         ) from error
-    lines = (numbers_of(line) for line in content.splitlines(keepends=True) if step_of(line) is not None)
+    lines = (numbers_of(line) for line in lines_of(content) if step_of(line) is not None)
     entries = [line for line in lines if "step" in line]
     if not entries:
         raise TrainingError(f"the log {file} has no entries; a run writes one every log_every steps")

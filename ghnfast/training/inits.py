@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import checkpoints
 from ..checkpoints import DEFAULT
+from ..checkpoints.contents import is_plain_tensor
 from ..errors import CheckpointError, DomainWarning, TrainingError
 from ..graph import ArchGraph
 from ..nn import GHN
@@ -62,8 +63,10 @@ def init_of(source: Source) -> Init:
     if isinstance(source, GHN):
         return from_ghn(source)
     if isinstance(source, Mapping):
-        if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in source.items()):
-            raise TrainingError("init is a mapping with something else than tensors by name; weights are accepted")
+        if not all(isinstance(key, str) and is_plain_tensor(value) for key, value in source.items()):
+            raise TrainingError(
+                "init is a mapping with something else than dense tensors in memory by name; weights are accepted"
+            )
         return from_weights("weights", source)
     if not isinstance(source, (str, os.PathLike)):
         raise TrainingError(f"init is a {type(source).__name__}; {ACCEPTED} is accepted")

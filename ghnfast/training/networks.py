@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..files import in_words
 from ..graph import ArchGraph
 from .data import ImageData, shuffled
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 GOLDEN = (5**0.5 - 1) / 2
 # Of images, in pixels a side, that networks of DeepNets-1M are made for: their encodings of positions have a size.
 SMALL, LARGE = 32, 224
@@ -199,7 +202,38 @@ def placed(images: Tensor, device: torch.device | str) -> Tensor:
     return images.to(device, memory_format=torch.channels_last)
 
 
+def learning(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that has gradients, also where its caller has turned them off."""
+
+    @functools.wraps(function)
+    def with_gradients(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(False), torch.enable_grad():
+            return function(*args, **kwargs)
+
+    return with_gradients
+
+
+def device_of(device: torch.device | str) -> torch.device:
+    """The device with this name.
+
+    Raises:
+        TrainingError: it is none, cannot be used here, or has no memory.
+    """
+    if not isinstance(device, (str, torch.device)):
+        raise TrainingError(f"the device is {device!r:.80}; cpu, cuda and the like are accepted")
+    try:
+        found = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # the second: torch was built without it
+        raise TrainingError(
+            f"the device is {str(device)!r:.80}; cpu, cuda and the like are accepted, where they can be used "
+            f"({in_words(error)})"
+        ) from error
+    if found.type == "meta":
+        raise TrainingError("the device is 'meta', which has no memory; cpu, cuda and the like are accepted")
+    return found
+
+
 def main_logits(output: Any) -> Tensor:
     """The logits in what a network returns: auxiliary heads come second."""
-    logits: Tensor = output[0] if isinstance(output, tuple) else getattr(output, "logits", output)
+    logits: Tensor = output[0] if isinstance(output, (tuple, list)) else getattr(output, "logits", output)
     return logits

@@ -22,12 +22,12 @@ from ..nn import GHN
 from ..nn.config import config_of
 from ..predict import load
 from ..progress import progress as say_progress
-from ..randomness import drawing_from
+from ..randomness import CPU, drawing_from
 from .config import TrainConfig, as_lists
 from .data import Batches, ImageData, load_data
 from .digests import are_alike, marks_of
 from .folder import CHECKPOINT, CONFIG, WEIGHTS, locked, read_checkpoint, save_checkpoint, sync_folder, writing
-from .networks import MetaBatches, Mixture, Nets, ahead, for_large_images
+from .networks import MetaBatches, Mixture, Nets, ahead, for_large_images, learning
 from .processes import processes, share
 from .reporting import Callback, Reporter
 from .start import start_from_identity
@@ -37,6 +37,7 @@ from .step import Trainer
 FREE = ("steps", "epochs", "workers", "device", "log_every", "save_every", "max_skipped", "tensorboard", "root")
 
 
+@learning
 def train(
     config: TrainConfig,
     folder: str | os.PathLike[str],
@@ -71,7 +72,7 @@ def train(
     """
     check_arguments(config, folder, callbacks)
     path = Path(folder)
-    with processes(config) as (rank, world_size, device):
+    with CPU, processes(config) as (rank, world_size, device):
         data = load_data(config.data, config.root, image_size=config.image_size)
         batches = make_batches(config, data)
         steps = config.steps if config.steps else config.epochs * batches.per_epoch

@@ -390,16 +390,29 @@ def test_a_broken_graph_is_named(tmp_path: Path, damage: Any) -> None:
         ({"split": "training"}, ValueError, "'training'; train, val"),
         ({"seed": -1}, ValueError, "seed"),
         ({"size": 0}, ValueError, "size"),
+        ({"size": 1 << 70}, ValueError, "size"),
         ({"split": "predefined", "size": 3}, ValueError, "has 2 networks"),
         ({"root": FILES, "size": 9}, ValueError, "has 8 networks"),
         ({"root": "nowhere"}, DatasetError, "is not there"),
         ({"num_ch": (64, 32)}, ValueError, "num_ch"),
         ({"fc_dim": (0, 32)}, ValueError, "fc_dim"),
+        *(
+            ({name: value}, ValueError, f"{name} is .*; True or False is accepted")
+            for name in ("large_images", "wider")
+            for value in (None, 1, 224, "no", [])
+        ),
     ],
 )
 def test_bad_arguments(args: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         DeepNets1M(**args)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_nodes", "rank", "world_size"])
+@pytest.mark.parametrize("value", ["1", 1.5, None, True, -1])
+def test_bad_arguments_of_samplers(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match="positive sizes and a rank below world_size are accepted"):
+        NodeBatchSampler(DeepNets1M("test", size=2), **{name: value})
 
 
 def test_an_index_out_of_range() -> None:

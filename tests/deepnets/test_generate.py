@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from helpers.full_disk import files_of_at_most
 from helpers.golden_data import FOLDER, golden
 from helpers.graph_comparison import difference
 
@@ -160,6 +161,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match="cannot be written"):
         generate.write_splits(tmp_path / "file", {"train": 2}, seed=0)
+
+
+@pytest.mark.parametrize("size", [0, 5_000, 50_000])
+def test_a_full_disk_does_not_end_the_process(tmp_path: Path, size: int) -> None:
+    with files_of_at_most(size), pytest.raises(DatasetError, match="cannot be written: File too large"):
+        generate.write_splits(tmp_path, {"test": 2}, seed=0)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    generate.write_splits(tmp_path, {"test": 2}, seed=0)
+    assert len(DeepNets1M("test", tmp_path)) == 2
 
 
 # Statistics -----------------------------------------------------------------------------------------------------------

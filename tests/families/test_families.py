@@ -11,10 +11,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ghnfast.deepnets import DeepNets1M
 from ghnfast.errors import ConfigError, NetworkIndexError
 from ghnfast.families import HELD_OUT, TRAINED, Families
 from ghnfast.families.dataset import KINDS, traced
-from ghnfast.training.networks import run_network
+from ghnfast.training.networks import Net, run_network
 
 ALL = TRAINED + HELD_OUT
 # What GHNs do not predict.
@@ -106,6 +107,7 @@ def test_graphs_of_equal_settings_are_kept_once() -> None:
     [
         ({"split": "val"}, "split is 'val'; train, test are accepted"),
         ({"size": 0}, "size is 0; an integer from 1 on is accepted"),
+        ({"size": 1 << 70}, "size is .*; an integer from 1 on is accepted"),
         ({"seed": -1}, "seed is -1"),
         ({"num_classes": 0}, "num_classes is 0; an integer from 1 on"),
         ({"image_size": 28}, "image_size is 28; an integer from 32 on"),
@@ -127,3 +129,10 @@ def test_an_index_beyond_the_end() -> None:
         Families(size=2)[2]
     with pytest.raises(IndexError):
         Families(size=2)[-3]
+
+
+@pytest.mark.parametrize("classes", [0, -1, 1.5, "10", True])
+@pytest.mark.parametrize("item", [Families(size=1)[0], DeepNets1M("test", size=1)[0], *DeepNets1M("predefined")])
+def test_networks_of_no_classes(item: Net, classes: Any) -> None:
+    with pytest.raises(ConfigError, match="num_classes"):
+        item.build(num_classes=classes)

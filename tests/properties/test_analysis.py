@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 from ghnfast import ConfigError, MissingPackageError, PropertyError
 from ghnfast.properties import ArchitectureEmbedding, draw_map, nearest, project
@@ -60,6 +61,12 @@ WRONG: list[tuple[Any, ...]] = [
     ([["a"]], VECTORS, 1),
     ([[10**400]], VECTORS, 1),
     ([], VECTORS, 1),
+    (VECTORS[:, :0], VECTORS[:, :0], 1),
+    (VECTORS * 1e200, VECTORS, 1),
+    (VECTORS, VECTORS * 1e200, 1),
+    (VECTORS + 1j, VECTORS, 1),
+    (np.ma.masked_greater(VECTORS, 1), VECTORS, 1),
+    (torch.tensor(VECTORS, requires_grad=True), VECTORS, 1),
 ]
 
 
@@ -82,6 +89,18 @@ def test_names_stand_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         assert texts.count(name) == times
 
 
+@pytest.mark.parametrize("name", ["a\x00b", "\x1b[0m", "\udcff", "\ufffe", "a\nb"])
+def test_names_that_are_no_text_are_drawn(name: str) -> None:
+    bars = draw_bars({name: {key: {"tau": 0.5, "deviation": 0.1} for key in PROPERTIES}})
+    for drawn in (draw_map(VECTORS, [name, *"abab"], [name, *"cdef"]), bars):
+        ElementTree.fromstring(drawn.encode())
+
+
+@pytest.mark.filterwarnings("error")
+def test_networks_that_are_all_the_same_have_a_map() -> None:
+    assert not project(np.ones((4, 3))).any()
+
+
 def test_arguments_of_numpy() -> None:
     assert nearest(VECTORS, VECTORS, np.int64(2))[0].shape == (len(VECTORS), 2)
     kinds: list[Any] = [list, tuple, np.array, iter]
@@ -97,7 +116,7 @@ def test_maps_that_are_refused() -> None:
         project(VECTORS[:2])
     with pytest.raises(ConfigError, match="method"):
         project(VECTORS, "tsne")
-    for seed in (-1, 1 << 32, None, "a"):
+    for seed in (-1, 1 << 32, None, "a", True):
         with pytest.raises(ConfigError, match="seed"):
             project(VECTORS, seed=seed)  # type: ignore[arg-type]
     for wrong in (None, 5, "abcde", [1] * 5, [["a"]] * 5, []):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,19 @@ def test_as_spreadsheets_and_people_write(
         np.testing.assert_array_equal(read.labels, [0.5, 1.5])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_pipe_is_read_once(compress: Callable[[bytes], bytes]) -> None:
+    """As shells give the output of a command."""
+    reading, writing = os.pipe()
+    try:
+        with open(writing, "wb") as pipe:
+            pipe.write(compress(b"architecture,accuracy\n01220211,1\n"))
+        assert read_labels(f"/dev/fd/{reading}").labels.tolist() == [1]
+    finally:
+        os.close(reading)
+
+
 WRONG = {
     "": "no line",
     "architecture,accuracy\n": "no line",
@@ -105,3 +119,6 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.csv"):
         with pytest.raises(PropertyError, match="cannot be read"):
             read_labels(path)
+    for wrong in (None, 3, b"labels.csv"):
+        with pytest.raises(PropertyError, match=r"the file is .*; the path of a CSV file is accepted"):
+            read_labels(wrong)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -134,6 +135,11 @@ WRONG_LABELS: dict[str, tuple[Any, str]] = {
     "too large": ([10**400] * 80, "numbers"),
     "two columns": (np.stack([LABELS, LABELS], axis=1), "shape"),
     "None": (None, "labels"),
+    "complex ones": (LABELS + 1j, "no numbers"),
+    "dates": (np.arange(80).astype("datetime64[D]"), "no numbers"),
+    "masked": (np.ma.masked_less(LABELS, np.median(LABELS)), "NaN"),
+    "larger than any": (LABELS / np.abs(LABELS).max() * 1e300, r"of the size 1e\+300; up to 1e\+100"),
+    "with gradients": (torch.tensor(LABELS, requires_grad=True), "no numbers"),
 }
 
 
@@ -169,8 +175,18 @@ def test_a_ghn_of_another_width(method: str, monkeypatch: pytest.MonkeyPatch) ->
         model.predict(other)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e99])
+def test_scales_of_labels(method: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ghnfast.properties.predictor.GRID", SMALL_GRID)
+    labels = LABELS / np.abs(LABELS).max() * scale
+    assert PropertyPredictor(method).fit(VECTORS, labels).score(VECTORS, labels) > 0.5
+
+
 def test_vectors_that_are_refused() -> None:
-    for vectors in (np.full((80, 3), np.nan), VECTORS[0], [["a"]] * 80, []):
+    others = (scipy.sparse.csr_matrix(VECTORS), np.ma.masked_greater(VECTORS, 1), VECTORS + 1j, VECTORS * 1e200)
+    with_gradients = torch.tensor(VECTORS, requires_grad=True)
+    for vectors in (np.full((80, 3), np.nan), VECTORS[0], [["a"]] * 80, [], *others, with_gradients):
         with pytest.raises(PropertyError):
             PropertyPredictor().fit(vectors, LABELS)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import ghnfast
-from ghnfast import ConfigError
+from ghnfast import ConfigError, PropertyError
 from ghnfast.deepnets import DeepNets1M, graph_of
 from ghnfast.families import Families
 from ghnfast.properties import ArchitectureEmbedding, evolve, make_model, search
@@ -92,11 +94,66 @@ def test_numbers_that_are_refused(top: Any) -> None:
         evolve(MODEL, generations=top)
 
 
-@pytest.mark.parametrize("model", [None, LinearRegression(), make_pipeline(StandardScaler(), LinearRegression())])
+MODELS = [
+    None,
+    LinearRegression(),
+    make_pipeline(StandardScaler(), LinearRegression()),
+    make_pipeline(ArchitectureEmbedding(), StandardScaler()),
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_models_that_are_refused(model: Any) -> None:
     for find in (search, evolve):
         with pytest.raises(ConfigError, match="make_pipeline"):
             find(model)
+
+
+class Predicting(RegressorMixin, BaseEstimator):
+    """Predicts what a function makes of how many networks there are."""
+
+    def __init__(self, predicted: Callable[[int], Any]) -> None:
+        self.predicted = predicted
+
+    def fit(self, X: Any, y: Any) -> Predicting:
+        self.fitted_ = True
+        return self
+
+    def predict(self, X: Any) -> Any:
+        return self.predicted(len(X))
+
+
+PREDICTED: dict[str, tuple[Callable[[int], Any], str]] = {
+    "NaN": (lambda count: np.where(np.arange(count) == 1, np.nan, 1.0), "NaN or infinity"),
+    "infinite": (lambda count: np.full(count, np.inf), "NaN or infinity"),
+    "too few": (lambda count: np.zeros(1), r"numbers of the shape \(1,\)"),
+    "several": (lambda count: np.zeros((count, 2)), "numbers of the shape"),
+    "one": (lambda count: 3.0, r"numbers of the shape \(\)"),
+    "texts": (lambda count: ["good"] * count, "'good'"),
+    "nothing": (lambda count: None, "predicts"),
+    "complex": (lambda count: np.zeros(count) + 1j, "predicts"),
+}
+
+
+@pytest.mark.parametrize("name", PREDICTED)
+def test_predictions_that_rank_nothing(name: str) -> None:
+    predicted, message = PREDICTED[name]
+    model = make_pipeline(ArchitectureEmbedding(tiny()), Predicting(predicted)).fit(TRAINED[:2], DEPTHS[:2])
+    with pytest.raises(PropertyError, match=f"the regressor .*{message}"):
+        search(model, DeepNets1M("search", size=8))
+    with pytest.raises(PropertyError, match=f"the regressor .*{message}"):
+        evolve(model, generations=1, population=4)
+
+
+def test_labels_in_a_column() -> None:
+    flat, column = (
+        make_pipeline(ArchitectureEmbedding(tiny()), LinearRegression()).fit(TRAINED, labels)
+        for labels in (DEPTHS, DEPTHS[:, None])
+    )
+    dataset = DeepNets1M("search", size=20)
+    options: dict[str, Any] = {"generations": 1, "population": 4}
+    assert [each.network for each in search(column, dataset)] == [each.network for each in search(flat, dataset)]
+    assert [each.genotype for each in evolve(column, **options)] == [each.genotype for each in evolve(flat, **options)]
 
 
 def test_networks_that_are_refused() -> None:

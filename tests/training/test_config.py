@@ -105,6 +105,14 @@ def test_files_that_are_not_accepted(tmp_path: Path, name: str, text: str | None
         read_config(tmp_path / name)
 
 
+@pytest.mark.parametrize("wrong", [None, 3, b"a.toml", [("lr", 1)]])
+def test_kinds_that_are_not_accepted(wrong: Any) -> None:
+    with pytest.raises(TrainingError, match=r"the configuration is .*; a table of names and values is accepted"):
+        make_config(wrong)
+    with pytest.raises(TrainingError, match=r"the configuration is .*; the path of a file is accepted"):
+        read_config(wrong)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_configurations(name: str) -> None:
     config = make_config(read_config(name))

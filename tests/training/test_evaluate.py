@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -211,8 +212,14 @@ def test_baselines_need_a_length(few_images: ImageData) -> None:
         baseline(few_images)
     with pytest.raises(TrainingError, match="batch_size is 1, and one image has no batch statistics to train with"):
         baseline(few_images, steps=1, batch_size=1, batch_statistics="recalibrated")
-    with pytest.raises(TrainingError, match="the optimizer is 'lion'; 'sgd' and 'adam' are accepted"):
-        baseline(few_images, optimizer="lion", steps=1)
+    wrong: Any
+    for wrong in ("lion", [], None):
+        with pytest.raises(TrainingError, match=r"the optimizer is .*; 'sgd' and 'adam' are accepted"):
+            baseline(few_images, optimizer=wrong, steps=1)
+    for wrong in ("3", 1.5, True, None):
+        for name in ("steps", "epochs"):
+            with pytest.raises(TrainingError, match="one positive number is accepted"):
+                baseline(few_images, **{name: wrong})
 
 
 def test_families(few_images: ImageData, ghn: ghnfast.GHN) -> None:
@@ -338,9 +345,11 @@ def test_a_rate_of_zero_is_a_rate(few_images: ImageData) -> None:
     assert results[0]["networks"] == results[1]["networks"]
 
 
-@pytest.mark.parametrize("lr", [-1.0, float("nan"), float("inf")])
-def test_rates_that_are_not_accepted(few_images: ImageData, lr: float) -> None:
-    with pytest.raises(TrainingError, match=rf"lr is {lr}; 0 or more, or None for 0\.025, is accepted"):
+@pytest.mark.parametrize("lr", [-1.0, float("nan"), float("inf"), 1e300, "x", ()])
+def test_rates_that_are_not_accepted(few_images: ImageData, lr: Any) -> None:
+    with pytest.raises(
+        TrainingError, match=rf"lr is {re.escape(repr(lr))}; 0 or more, or None for 0\.025, is accepted"
+    ):
         baseline(few_images, steps=1, lr=lr)
 
 

@@ -215,6 +215,8 @@ CELLS: tuple[Any, ...] = (
     [{**CELL, "seed": "0"}],
     [{**CELL, "curve": [3]}],
     [{**CELL, "test": None}],
+    *([{**CELL, "test": number}] for number in (math.nan, math.inf, 10**400)),
+    *([{**CELL, "curve": [[1, number]]}] for number in ("a", None, [], True, math.nan)),
 )
 DAMAGED += [{"cells": cells} for cells in CELLS]
 
@@ -242,7 +244,18 @@ def test_results_that_cannot_be_written(data: ImageData, tmp_path: Path, monkeyp
         finetune(Small, data, "own", out=tmp_path, **QUICK)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_callers_without_gradients(data: ImageData, mode: Callable[[], Any]) -> None:
+    wanted = finetune(Small, data, "own", **QUICK)
+    with mode():
+        found = finetune(Small, data, "own", **QUICK)
+    assert [cell["test"] for cell in found["cells"]] == [cell["test"] for cell in wanted["cells"]]
+
+
 # What is refused -----------------------------------------------------------------------------------------------------
+
+
+WEIGHTS = ({"a": 1}, {1: torch.ones(1)}, {"a": torch.ones(1, device="meta")}, {"a": torch.ones(1).to_sparse()})
 
 
 @pytest.mark.parametrize(
@@ -263,7 +276,7 @@ def test_results_that_cannot_be_written(data: ImageData, tmp_path: Path, monkeyp
         *(({"data": data}, "data is .*; what ghnfast.training.load_data gives") for data in ("mnist5k", None)),
         *(({"build": build}, r"build is a \w+; a function that makes") for build in (None, 5, nn.Linear(1, 1))),
         *(({"out": out}, "the file of results is .*; the path of a file") for out in (5, "", ".", b"a.json")),
-        *(({"init": init}, "something else than tensors by name") for init in ({"a": 1}, {1: torch.ones(1)})),
+        *(({"init": init}, "something else than dense tensors in memory by name") for init in WEIGHTS),
         *(({"seeds": range(count)}, "seeds has more than 100,000 numbers") for count in (10**5 + 1, 10**13, 10**30)),
         ({"device": "nowhere"}, "the device is 'nowhere'; cpu, cuda"),
         ({"shots": "100"}, "shots is '100'; 1 or more"),
@@ -307,9 +320,11 @@ class Failing(Small):
         (lambda: nn.Conv2d(3, 4, 3), r"the model gives \(2, 4, 6, 6\)"),
         (lambda: nn.Linear(3, 4), r"the model fails on images of shape \(2, 3, 8, 8\): mat1 and mat2"),
         (Failing, "the model fails when it is trained: too hot"),
+        (lambda: Small(1 // 0), "build fails: ZeroDivisionError"),
+        (lambda: None, "build gives a NoneType; a torch.nn.Module is accepted"),
     ],
 )
-def test_models_that_do_not_fit(data: ImageData, build: Callable[[], nn.Module], message: str) -> None:
+def test_models_that_do_not_fit(data: ImageData, build: Callable[[], Any], message: str) -> None:
     with pytest.raises(GhnfastError, match=message):
         finetune(build, data, "own", **QUICK)
 

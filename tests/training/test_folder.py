@@ -25,7 +25,7 @@ import ghnfast
 from ghnfast.cli import main
 from ghnfast.errors import TrainingError
 from ghnfast.training import ImageData, Trainer, train
-from ghnfast.training.folder import CHECKPOINT, CONFIG, LOCK, LOG, WEIGHTS, cut_log, locked, read_checkpoint
+from ghnfast.training.folder import CHECKPOINT, CONFIG, LOCK, LOG, WEIGHTS, cut_log, locked, read_checkpoint, read_log
 from ghnfast.training.run import go_on, make_dataset, make_ghn
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -196,6 +196,8 @@ def test_logs_are_cut_to_the_step_of_the_checkpoint(tmp_path: Path, case: str) -
     (tmp_path / LOG).write_bytes(kept + BROKEN_ENDS[case])
     cut_log(tmp_path, 4)
     assert (tmp_path / LOG).read_bytes() == kept
+    (tmp_path / LOG).write_bytes(b"\0" * 7 + LINE % 1 + b"\0" * 7 + LINE % 2)
+    assert [line["step"] for line in read_log(tmp_path / LOG)] == [1, 2]
     (tmp_path / LOG).write_bytes(kept[:-20] + b"\0" * 7 + b"\n" + BROKEN_ENDS[case] + LINE % 3 + LINE % 4)
     cut_log(tmp_path, 4)
     assert [json.loads(line)["step"] for line in (tmp_path / LOG).read_bytes().splitlines()] == [1, 2, 3, 4]
