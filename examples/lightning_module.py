@@ -13,13 +13,14 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-import ghnfast
+import ghnfast.vision  # before lightning, which imports torchvision where it is there
+
+import lightning  # isort: skip
 from ghnfast.families import Families
 from ghnfast.training import load_data
 

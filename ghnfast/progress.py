@@ -1,18 +1,20 @@
 """How far something is that takes a while: a bar on a terminal, where tqdm is installed, else lines; both on stderr.
 
-What is done within two seconds says nothing.
+What is done within two seconds says nothing. What takes long says so before its first part is done, too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 QUIET_SECONDS = 2.0  # in the beginning
 LINE_SECONDS = 10.0  # between lines, at least
+STILL_SECONDS = 60.0  # between lines that say nothing new
 
 Progress = Callable[[int], object]  # is told how many more are done
 
@@ -40,12 +42,31 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Progress]:
     bars = kind_of_bars() if on_terminal() else None
     if bars is not None:
         scale = {"unit": "B", "unit_scale": True} if unit == "bytes" else {"unit": f" {unit}"}
-        with bars(desc=what, total=total, delay=QUIET_SECONDS, file=sys.stderr, **scale) as bar:
+        with bars(desc=what, total=total, delay=QUIET_SECONDS, file=sys.stderr, **scale) as bar, beating(bar.refresh):
             yield bar.update
         return
     lines = Lines(what, total, unit)
-    yield lines.add
+    with beating(lines.beat):
+        yield lines.add
     lines.close()
+
+
+@contextlib.contextmanager
+def beating(beat: Callable[[], object]) -> Iterator[None]:
+    """Calls it every `LINE_SECONDS` from a thread: a part, such as a training, may take minutes."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(LINE_SECONDS):
+            beat()
+
+    thread = threading.Thread(target=run, name="ghnfast-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def kind_of_bars() -> Callable[..., Any] | None:
@@ -66,18 +87,33 @@ class Lines:
         self.done, self.said = 0, False
         self.start = time.monotonic()
         self.next = self.start + QUIET_SECONDS
+        self.still = self.start + LINE_SECONDS
+        self.lock = threading.Lock()
 
     def add(self, count: int) -> None:
-        self.done += count
-        now = time.monotonic()
-        if now >= self.next and self.done != self.total:
-            self.next = now + LINE_SECONDS
-            self.say(self.so_far(now - self.start))
+        with self.lock:
+            self.done += count
+            now = time.monotonic()
+            if now >= self.next and self.done != self.total:
+                self.say_how_far(now)
+
+    def beat(self) -> None:
+        """Says that it goes on, where nothing has been said for long."""
+        with self.lock:
+            now = time.monotonic()
+            if now >= self.still:
+                self.say_how_far(now)
+
+    def say_how_far(self, now: float) -> None:
+        self.next, self.still = now + LINE_SECONDS, now + STILL_SECONDS
+        self.say(self.so_far(now - self.start))
 
     def so_far(self, seconds: float) -> str:
         if not self.total:
             return f"{self.number(self.done)} {self.name}, after {in_time(seconds)}"
-        left = seconds / max(self.done, 1) * (self.total - self.done)
+        if not self.done:
+            return f"0 of {self.number(self.total)} {self.name}, after {in_time(seconds)}"
+        left = seconds / self.done * (self.total - self.done)
         return f"{self.number(self.done)} of {self.number(self.total)} {self.name}, {in_time(left)} to go"
 
     @property

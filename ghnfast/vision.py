@@ -62,10 +62,15 @@ def adapt_to_small_images(model: nn.Module) -> nn.Module:
     Returns:
         The model that was given.
     """
-    family = type(model)
-    if family.__module__.startswith("torchvision.models.") and family.__name__ in ADAPTATIONS:
-        ADAPTATIONS[family.__name__](model)
+    if has_small_version(model):
+        ADAPTATIONS[type(model).__name__](model)
     return model
+
+
+def has_small_version(model: nn.Module) -> bool:
+    """Whether `adapt_to_small_images` changes it."""
+    family = type(model)
+    return family.__module__.startswith("torchvision.models.") and family.__name__ in ADAPTATIONS
 
 
 def shrink_stem(convolution: nn.Conv2d) -> nn.Conv2d:

@@ -99,3 +99,22 @@ def test_times_in_words() -> None:
     assert [in_time(seconds) for seconds in (0.4, 59, 60, 3599, 3600, 90_000)] == [
         "0 s", "59 s", "1 min", "1 h 0 min", "1 h 0 min", "25 h 0 min",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("total", "wanted"), [(3, "0 of 3 trainings, after 0 s"), (None, "0 trainings, after 0 s")])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_takes_long_says_so_before_its_first_part_is_done(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, total: int | None, wanted: str
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr("ghnfast.progress.LINE_SECONDS", 0.01)
+    with progress("fine-tuning", total, "trainings"):
+        limit = time.monotonic() + 5
+        while not stream.getvalue() and time.monotonic() < limit:
+            time.sleep(0.005)
+        said = stream.getvalue()
+        time.sleep(0.05)
+        assert terminal or stream.getvalue() == said  # nothing new: not again for a minute
+    assert "fine-tuning: " in said if terminal else said == f"fine-tuning: {wanted}\n"

@@ -58,6 +58,8 @@ def transformers_builder(name: str, num_classes: int | None) -> Callable[[], nn.
     config = transformers_config(auto, name, {} if num_classes is None else {"num_labels": num_classes})
     if type(config) not in auto.AutoModelForImageClassification._model_mapping:
         raise UsageError(f"hf:{name} is a '{config.model_type}', of which transformers has no image classifier")
+    if config.architectures is None:  # of kinds with several classifiers, transformers looks through it for one
+        config.architectures = []
     return lambda: auto.AutoModelForImageClassification.from_config(config)
 
 

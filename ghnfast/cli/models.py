@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -20,6 +21,7 @@ from torch import nn
 
 from ..errors import GhnfastError, UsageError
 from ..optional import command, import_optional
+from ..progress import say
 from .deepnets_models import deepnets_builder, is_deepnets
 from .library_models import is_library, library_builder
 
@@ -250,6 +252,13 @@ def check_call(factory: Callable[..., object], name: str, settings: Mapping[str,
 def adapt(model: nn.Module, small_images: bool) -> nn.Module:
     if not small_images:
         return model
-    from ..vision import adapt_to_small_images
+    from ..vision import adapt_to_small_images, has_small_version
 
+    if not has_small_version(model):
+        say_unchanged(f"{type(model).__module__}.{type(model).__name__}")
     return adapt_to_small_images(model)
+
+
+@functools.cache  # some commands build a model many times
+def say_unchanged(family: str) -> None:
+    say(f"ghnfast: notice: --small-images leaves a {family} as it is; some models of torchvision have a small stem")

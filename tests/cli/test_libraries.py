@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
 from helpers.commands import fail, run_json
 
 from ghnfast.cli.models import find_model
@@ -45,6 +46,17 @@ def test_models_of_transformers(capsys: pytest.CaptureFixture[str], vit: Path) -
     assert [node["param"] for node in graph["nodes"]][-2:] == ["classifier.weight", "classifier.bias"]
     assert run_json(capsys, "predict", f"hf:{vit}", "--num-classes", 10)["coverage"] > 0.99
     assert find_model("hf:resnet", 3)().config.num_labels == 3
+
+
+@pytest.mark.parametrize("kind", ["deit", "levit", "perceiver"])
+def test_kinds_with_several_classifiers_have_the_first(kind: str) -> None:
+    from transformers import AutoModelForImageClassification as Classifiers
+
+    make = find_model(f"hf:{kind}", 7)
+    with torch.device("meta"):
+        model = make()
+    assert type(model) is Classifiers._model_mapping[type(model.config)][0]
+    assert model.config.num_labels == 7
 
 
 def test_models_of_transformers_in_the_cache_of_the_hub(

@@ -17,6 +17,7 @@ from helpers.models import torchvision_model
 
 import ghnfast
 from ghnfast.cli import main
+from ghnfast.cli.models import say_unchanged
 
 
 def test_predict_writes_what_ghnfast_predicts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -107,8 +108,19 @@ def test_predict_dtype(capsys: pytest.CaptureFixture[str], factories: str, tmp_p
 
 def test_predict_small_images(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "weights.safetensors"
-    run(capsys, "predict", "resnet18", "--small-images", "--input-shape", "3,32,32", "--out", out)
+    _, notices = run(capsys, "predict", "resnet18", "--small-images", "--input-shape", "3,32,32", "--out", out)
     assert safetensors.torch.load_file(out)["conv1.weight"].shape == (64, 3, 3, 3)
+    assert "--small-images" not in notices
+
+
+@pytest.mark.parametrize("command", ["predict", "graph"])
+def test_small_images_of_models_that_have_no_such_stem(
+    capsys: pytest.CaptureFixture[str], factories: str, command: str
+) -> None:
+    say_unchanged.cache_clear()
+    _, first = run(capsys, command, f"{factories}:make", "--small-images")
+    _, second = run(capsys, command, f"{factories}:make", "--small-images")
+    assert (first + second).count("notice: --small-images leaves a ") == 1
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".SAFETENSORS"])
