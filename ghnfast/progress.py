@@ -57,8 +57,9 @@ def beating(beat: Callable[[], object]) -> Iterator[None]:
     over = threading.Event()
 
     def run() -> None:
-        while not over.wait(LINE_SECONDS):
-            beat()
+        with contextlib.suppress(OSError, ValueError):  # of a stream that is closed, or whose reader is gone
+            while not over.wait(LINE_SECONDS):
+                beat()
 
     thread = threading.Thread(target=run, name="ghnfast-progress", daemon=True)
     thread.start()

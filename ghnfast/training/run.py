@@ -72,7 +72,8 @@ def train(
     """
     check_arguments(config, folder, callbacks)
     path = Path(folder)
-    with CPU, processes(config) as (rank, world_size, device):
+    # Where the caller has another default device alone: within such a block, each function of torch takes longer.
+    with nullcontext() if torch.get_default_device() == CPU else CPU, processes(config) as (rank, world_size, device):
         data = load_data(config.data, config.root, image_size=config.image_size)
         batches = make_batches(config, data)
         steps = config.steps if config.steps else config.epochs * batches.per_epoch
