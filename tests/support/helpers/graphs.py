@@ -81,4 +81,4 @@ def assert_same_sweep(topology: Topology, weights: SweepWeights, hid: int, seed:
     # Where there is no message, the naive version does not use the weights that make them.
     wanted_grads = torch.autograd.grad(naive, inputs, grad, allow_unused=True, materialize_grads=True)
     for found, wanted in zip(found_grads, wanted_grads, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * max(1, float(wanted.abs().max())))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * max(1, float(wanted.detach().abs().max())))
