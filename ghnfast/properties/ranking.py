@@ -38,16 +38,17 @@ def as_numbers(values: Any) -> NDArray[np.float64]:
     """Values as real numbers; what is masked is none of them.
 
     Raises:
-        ValueError, TypeError, OverflowError, RuntimeError: they are others; the last one is torch's.
+        ValueError, TypeError, OverflowError, RuntimeError: numpy or torch cannot convert them.
+        PropertyError: they are complex, or dates or times.
     """
     values = unmasked(values)
     kind = np.asarray(values).dtype.kind
     if kind in "cmM":  # numpy would leave out a part of them
-        raise TypeError("complex ones" if kind == "c" else "dates or times")
+        raise PropertyError("complex ones" if kind == "c" else "dates or times")
     return np.asarray(values, dtype=np.float64)
 
 
-NO_NUMBERS = (ValueError, TypeError, OverflowError, RuntimeError)  # what `as_numbers` raises
+NO_NUMBERS = (ValueError, TypeError, OverflowError, RuntimeError, PropertyError)  # what `as_numbers` raises
 LARGEST = 1e100  # squares of larger numbers are none
 
 
