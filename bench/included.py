@@ -27,14 +27,14 @@ def main(runs: list[Path], folder: Path, after: bool = False) -> None:
     trained = checkpoints.read(runs[-1] / WEIGHTS)
     half = {name: weight.half() for name, weight in trained.state_dict.items()}
     checkpoints.write(folder / WEIGHTS, dataclasses.replace(trained, state_dict=half))
-    stages, lines = list(folder.glob("stage-*.toml")), []
+    lines, done, stages = [], 0, list(folder.glob("stage-*.toml"))
     if after:
         lines = (folder / LOG).read_text().splitlines()
+        done = sum(read_config(stage)["steps"] for stage in stages)
     else:
-        while stages:
-            stages.pop().unlink()
-    done = sum(read_config(stage)["steps"] for stage in stages)
-    for number, run in enumerate(runs, start=len(stages) + 1):
+        for stage in stages:
+            stage.unlink()
+    for number, run in enumerate(runs, start=1 + len(stages) * after):
         shutil.copyfile(run / CONFIG, folder / f"stage-{number}.toml")
         for line in map(json.loads, (run / LOG).read_text().splitlines()):
             lines.append(json.dumps({**line, "step": done + line["step"]}))

@@ -39,7 +39,7 @@ def as_numbers(values: Any) -> NDArray[np.float64]:
 
     Raises:
         ValueError, TypeError, OverflowError, RuntimeError: numpy or torch cannot convert them.
-        PropertyError: they are complex, or dates or times.
+        PropertyError: they are complex, or dates or times; it is a ValueError.
     """
     values = unmasked(values)
     kind = np.asarray(values).dtype.kind
@@ -48,7 +48,7 @@ def as_numbers(values: Any) -> NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64)
 
 
-NO_NUMBERS = (ValueError, TypeError, OverflowError, RuntimeError, PropertyError)  # what `as_numbers` raises
+NO_NUMBERS = (ValueError, TypeError, OverflowError, RuntimeError)  # what `as_numbers` raises
 LARGEST = 1e100  # squares of larger numbers are none
 
 

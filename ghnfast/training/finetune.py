@@ -189,9 +189,9 @@ class Job:
         try:
             with drawing_from(seed):
                 network = self.build()
+        except GhnfastError:
+            raise
         except Exception as error:  # whatever the caller's function raises
-            if isinstance(error, GhnfastError):
-                raise
             raise TrainingError(f"build fails: {type(error).__name__}: {in_words(error)}") from error
         if not isinstance(network, nn.Module):
             raise TrainingError(f"build gives a {type(network).__name__}; a torch.nn.Module is accepted")
