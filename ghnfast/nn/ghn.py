@@ -188,9 +188,9 @@ class GHN(Pretrained):
     def forward(self, graphs: ArchGraph | Sequence[ArchGraph]) -> list[dict[str, Tensor]]:
         """The parameters of networks with these graphs, differentiable: for `torch.func.functional_call`, in training.
 
-        Parameters without a path between input and output have no node, and are not predicted. Of position encodings
-        that begin with rows for tokens, which are not predicted either, those rows are zero. Parts of parameters, and
-        weights that are computed from others, are left out: they are no parameters.
+        Parameters without a path between input and output have no node, and are not predicted. Rows for tokens, in
+        front of position encodings, are zero, for they are not predicted either: `ghnfast.training` puts a network's
+        own there. Parts of parameters, and weights that are computed from others, are left out: they are no parameters.
 
         Returns:
             For each graph {name: float tensor in the parameter's shape}.

@@ -83,6 +83,12 @@ class Slots:
         """(slots,): the numbers of all slots."""
         return np.arange(len(self.names))
 
+    @cached_property
+    def tokens(self) -> dict[str, int]:
+        """{name: rows} of the position encodings that begin with rows for tokens, which are not predicted."""
+        found = {name: form.tokens for name, form in zip(self.names, self.forms, strict=True)}
+        return {name: count for name, count in found.items() if count and self.parameters_of(name) == (name,)}
+
     def places_in(self, names: list[str]) -> Chosen | None:
         """Which of a model's parameters, by their names, each slot is; None where they are not the same."""
         known = self.known_places

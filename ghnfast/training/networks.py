@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..files import in_words
 from ..graph import ArchGraph
+from ..prediction.slots import slots_of
 from .data import ImageData, shuffled
 
 T = TypeVar("T")
@@ -22,6 +23,8 @@ R = TypeVar("R")
 GOLDEN = (5**0.5 - 1) / 2
 # Of images, in pixels a side, that networks of DeepNets-1M are made for: their encodings of positions have a size.
 SMALL, LARGE = 32, 224
+# Of the initial position encodings of vision transformers, in torchvision and elsewhere.
+TOKEN_STD = 0.02
 
 
 def for_large_images(data: ImageData) -> bool:
@@ -173,6 +176,23 @@ def use_one_thread() -> None:
     """
     torch.set_num_threads(1)
     torch.zeros(1 << 20).add_(1)
+
+
+def with_tokens(network: nn.Module, graph: ArchGraph, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters as a network has them that they are predicted for: `GHN.forward` leaves rows for tokens zero.
+
+    These rows of position encodings are the network's own, or, where it has no memory, drawn as they are initialized:
+    a layer norm makes as much of them as of predicted rows, so a GHN has to be trained with what it will meet.
+    """
+    found = dict(parameters)
+    for name, count in slots_of(graph).tokens.items():
+        own, predicted = network.get_parameter(name), parameters[name]
+        rows = predicted.detach().narrow(-2, 0, count)
+        rows = (
+            torch.empty_like(rows).normal_(std=TOKEN_STD) if own.is_meta else own.detach().to(rows).narrow(-2, 0, count)
+        )
+        found[name] = torch.cat([rows, predicted.narrow(-2, count, predicted.shape[-2] - count)], -2)
+    return found
 
 
 def run_network(network: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
-from helpers.tiny import tiny_config
+import copy
 
+import pytest
+import torch
+from helpers.tiny import tiny_config
+from torch import Tensor, nn
+
+from ghnfast import trace
 from ghnfast.errors import TrainingError
-from ghnfast.families import TRAINED, FamilyNet
+from ghnfast.families import HELD_OUT, TRAINED, Families, FamilyNet
+from ghnfast.prediction.slots import slots_of
+from ghnfast.randomness import drawing_from
 from ghnfast.training import ImageData
-from ghnfast.training.networks import MetaBatches, ahead
-from ghnfast.training.run import make_dataset
+from ghnfast.training.networks import TOKEN_STD, MetaBatches, ahead, run_network, with_tokens
+from ghnfast.training.run import make_dataset, make_ghn
 
 
 def test_meta_batches_stay_within_their_nodes(few_images: ImageData) -> None:
@@ -86,3 +93,58 @@ def test_no_kind_of_networks(nets: str) -> None:
         TrainingError, match=r"nets is .*; deepnets, families, resnet, .*, mixer, or several with their weights"
     ):
         tiny_config(nets=nets)
+
+
+@pytest.mark.parametrize("family", TRAINED + HELD_OUT)
+def test_networks_are_trained_as_they_are_predicted(family: str, few_images: ImageData) -> None:
+    """What is not predicted is the network's own in training, too, whole parameters and parts of them."""
+    net = Families(families=[family])[1]
+    ghn = make_ghn(tiny_config(), few_images).eval()
+    network, images = net.build().eval(), torch.randn(2, *net.input_shape)
+    (predicted,) = ghn([net.graph])
+    expected = ghn.predict(copy.deepcopy(network), graph=net.graph)(images)
+    found = run_network(network, with_tokens(network, net.graph, predicted), images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    # Nor is it zero without memory where the network's own is not.
+    light = net.build(light=True)
+    given = {**dict(light.named_parameters()), **with_tokens(light, net.graph, predicted)}
+    rows = slots_of(net.graph).tokens
+    for name, own in network.named_parameters():
+        if name in rows:
+            assert given[name].narrow(-2, 0, rows[name]).any() == own.narrow(-2, 0, rows[name]).any()
+        elif name not in predicted:
+            assert given[name].any() == own.any()
+    assert bool(rows) == (family == "vit")
+
+
+@pytest.mark.parametrize("shape", [(1, 17, 24), (17, 24), (1, 18, 24)])
+def test_rows_for_tokens_are_as_they_are_initialized(shape: tuple[int, ...], few_images: ImageData) -> None:
+    class Encoded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 24, 8, 8)
+            self.token = nn.Parameter(torch.zeros(1, shape[-2] - 16, 24))
+            self.positions = nn.Parameter(torch.full(shape, 0.5))
+            self.norm, self.last = nn.LayerNorm(24), nn.Linear(24, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = torch.cat([self.token.expand(len(x), -1, -1), self.patches(x).flatten(2).transpose(1, 2)], 1)
+            result: Tensor = self.last(self.norm(rows + self.positions).mean(1))
+            return result
+
+    network, count = Encoded(), shape[-2] - 16
+    graph = trace(network, input_shape=(3, 32, 32))
+    (predicted,) = make_ghn(tiny_config(), few_images)([graph])
+    own = with_tokens(network, graph, predicted)["positions"]
+    assert own.shape == shape
+    assert own.narrow(-2, 0, count).eq(0.5).all()
+    assert own.narrow(-2, count, 16).equal(predicted["positions"].narrow(-2, count, 16))
+    own.sum().backward()  # through what is predicted
+
+    drawn = []
+    for seed in (0, 0, 1):
+        with drawing_from(seed):
+            drawn.append(with_tokens(network.to("meta"), graph, predicted)["positions"].narrow(-2, 0, count))
+    assert drawn[0].equal(drawn[1])
+    assert not drawn[0].equal(drawn[2])
+    assert 0.5 * TOKEN_STD < drawn[0].std() < 1.5 * TOKEN_STD
