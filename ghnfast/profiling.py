@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import statistics
 import sys
 import time
@@ -113,7 +114,7 @@ def extra_memory(function: Stage) -> int | None:
     None where the system does not tell: only Linux does.
     """
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not sys.platform.startswith("linux") or not clear.exists():
+    if not sys.platform.startswith("linux") or not os.path.exists(clear):
         return None
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it

@@ -20,10 +20,14 @@ Progress = Callable[[int], object]  # is told how many more are done
 
 
 def say(text: str) -> None:
-    """A line on stderr. Where that is closed, its reader gone or its disk full, what is done goes on unsaid."""
+    """A line on stderr. Where that is closed, its reader gone or its disk full, what is done goes on unsaid.
+
+    What it has no characters for, such as a path's, is escaped, also where a stream stands there that would not.
+    """
     if sys.stderr is not None:
+        encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
         with contextlib.suppress(OSError):
-            print(text, file=sys.stderr, flush=True)
+            print(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr, flush=True)
 
 
 def on_terminal() -> bool:

@@ -142,3 +142,11 @@ def test_functions_need_no_scrolling(name: str) -> None:
             start = (node.body[1] if documented and len(node.body) > 1 else first).lineno
             lines = (node.end_lineno or start) - start + 1
             assert lines <= MOST_FUNCTION_LINES, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_paths_are_asked_about_without_an_error(name: str) -> None:
+    """Where the file system refuses, as it does names that are too long, `Path.exists()` raises what nobody expects."""
+    nodes = [node for node in ast.walk(ast.parse(MODULES[name].read_text())) if isinstance(node, ast.Attribute)]
+    asked = [ast.unparse(node) for node in nodes if node.attr in ("exists", "is_dir", "is_file", "is_symlink")]
+    assert set(asked) <= {"os.path.exists", "entry.is_file"}, "os.path.isdir and its like say False"

@@ -15,6 +15,7 @@ from ..files import in_words
 from ..optional import import_optional
 
 TRUE = ("1", "ON", "YES", "TRUE")
+BY_PATH = "A file that was downloaded elsewhere is accepted by its path"
 
 
 def client() -> Any:
@@ -100,17 +101,17 @@ def refusal(hub: Any, error: Exception, repository: str, file: str, revision: st
     errors = hub.errors
     if (variable := offline()) and isinstance(error, errors.LocalEntryNotFoundError):
         where = hub_cache() or hub.constants.HF_HUB_CACHE
-        return f"{what}: {variable} is set, and the file is not in its cache {where}"
+        return f"{what}: {variable} is set, and the file is not in its cache {where}. {BY_PATH}"
     for kind, reason in (
         (errors.GatedRepoError, "the repository asks for a permission that this account has not been given"),
         (errors.RepositoryNotFoundError, "there is no such repository, or this account may not see it"),
         (errors.RevisionNotFoundError, "there is no such revision; a branch, a tag or a commit is accepted"),
-        (errors.LocalEntryNotFoundError, "it cannot be reached, and the file is not in its cache"),
+        (errors.LocalEntryNotFoundError, f"it cannot be reached, and the file is not in its cache. {BY_PATH}"),
         (errors.EntryNotFoundError, "the repository has no such file"),
     ):
         if isinstance(error, kind):
             return f"{what}: {reason}"
-    return f"{what}: {in_words(error)}. A file that was downloaded elsewhere is accepted by its path"
+    return f"{what}: {in_words(error)}. {BY_PATH}"
 
 
 def upload_folder(

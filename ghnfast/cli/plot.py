@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> str:
 
 def log_of(text: str) -> Path:
     path = Path(text)
-    return path / LOG if path.is_dir() else path
+    return path / LOG if os.path.isdir(path) else path
 
 
 def draw(logs: dict[str, list[dict[str, float]]], out: Path) -> None:

@@ -76,7 +76,7 @@ class PublishedFile:
         self.split, self.path = split, hdf5_path(root, split)
         meta = meta_path(self.path)
         for path in (self.path, meta):
-            if not path.is_file():
+            if not os.path.isfile(path):
                 raise DatasetError(f"{path} is not there; the split {split} is read from it")
         self.meta = meta
         try:

@@ -77,7 +77,7 @@ def write_splits(
 
 def write_missing(path: Path, counts: dict[str, int], seed: int, progress: Progress) -> None:
     for existing in (path, meta_path(path)):
-        if existing.exists():
+        if os.path.exists(existing):
             raise DatasetError(f"{existing} is there already; another folder, or one without it, is accepted")
     # The name says what the parts are of, so that those of another call are not taken for it.
     parts = path.parent / f".{path.stem}-seed{seed}"
@@ -146,7 +146,7 @@ def part_paths(parts: Path, split: str, begin: int, end: int) -> tuple[Path, Pat
 
 def write_part(parts: Path, dataset: DeepNets1M, begin: int, end: int) -> None:
     graphs, settings = part_paths(parts, dataset.split, begin, end)
-    if graphs.exists() and settings.exists():
+    if os.path.exists(graphs) and os.path.exists(settings):
         return
     temporary = graphs.with_suffix(".tmp")
     networks = []

@@ -120,7 +120,7 @@ def measure_missing(
     target: Path, data: ImageData, splits: dict[str, int], training: Training, progress: Progress
 ) -> int:
     how = how_of(data, training)
-    done = known_networks(target, how) if target.exists() else set()
+    done = known_networks(target, how) if os.path.exists(target) else set()
     measured = 0
     for split, count in splits.items():
         for item in DeepNets1M(split, size=count, large_images=for_large_images(data), num_classes=data.num_classes):

@@ -6,6 +6,7 @@ A batch is a function of the seed and its number, so that a run that is resumed 
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 import zlib
 from abc import ABC, abstractmethod
@@ -275,7 +276,7 @@ def fashion_folder(root: Path) -> Path:
     """The first folder that has a file of Fashion-MNIST."""
     folders = (root, root / "FashionMNIST" / "raw", FASHION_FOLDER)
     for folder in folders:
-        if file_of(folder, "train-images-idx3-ubyte").is_file():
+        if os.path.isfile(file_of(folder, "train-images-idx3-ubyte")):
             return folder
     download = f'from torchvision.datasets import FashionMNIST; FashionMNIST("{root}", download=True)'
     raise TrainingError(
@@ -376,7 +377,7 @@ def load_folder(name: str, root: Path, validation: bool, size: int) -> ImageData
             raise TrainingError(f"{name} cannot be read from {root / part}: {error}") from error
 
     train, calibration = images("train", augmented), images("train", plain)
-    test = images("test" if (root / "test").is_dir() else "val", plain)
+    test = images("test" if os.path.isdir(root / "test") else "val", plain)
     if train.classes != test.classes:
         raise TrainingError(f"{root} has other classes in {test.root} than in {train.root}; the same are accepted")
     everything = np.arange(len(train))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def read_labels(folder: Path, stem: str, count: int, classes: int) -> Tensor:
 
 def file_of(folder: Path, name: str) -> Path:
     """The file with this name, or with .gz; the first where neither is there."""
-    found = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
+    found = [path for path in (folder / name, folder / f"{name}.gz") if os.path.isfile(path)]
     return found[0] if found else folder / name
 
 
