@@ -15,8 +15,10 @@ Json = dict[str, Any]
 FASHION = {
     "fashion-ghn2": "GHN-2, the default",
     "fashion-random": "GHN-2, random weights",
-    "fashion-sgd-tenth": "SGD, a tenth of an epoch",
+    "fashion-sgd-tenth": "SGD, a tenth of an epoch (on the first 1,000 images)",
 }
+# The default on the networks, and on the images, that SGD was measured on.
+BESIDE_SGD = "fashion-ghn2-first"
 # Trained for as many steps, on the same networks and images, by bench/equal.toml; a file for each seed.
 EQUAL = {"ghn2": "GHN-2", "ghn1": "GHN-1", "mlp": "MLP"}
 DIGITS = {
@@ -30,6 +32,7 @@ DIGITS = {
 }
 # Trained while the machine did other work, and stopped for a while: its seconds say nothing.
 UNTIMED = ("fashion-sgd-tenth",)
+FASHION_IMAGES = 10_000
 ACCURACY_SPLITS = ("test", "wide", "deep", "dense", "bnfree")
 
 
@@ -72,22 +75,37 @@ def fashion_text(results: Path) -> str:
     predicting = {key: result for key, result in found.items() if "families" in result}
     return (
         f"{accuracy_table(found, FASHION)}\n\n{families_table(predicting, FASHION)}\n\nTop-1 accuracy in percent on "
-        "test images of Fashion-MNIST (the first 1,000), mean and standard error over the networks of a split (n of "
-        "them), none of which a GHN has seen; chance is 10; batch statistics of each batch, as in the paper. Commit "
-        f"{about['commit'][:7]}.{training_text(found)}"
+        "test images of Fashion-MNIST, mean and standard error over the networks of a split (n of them), none of which "
+        f"a GHN has seen; chance is 10; batch statistics of each batch, as in the paper. {images_text(found)} Commit "
+        f"{about['commit'][:7]}.{training_text(results)}"
     )
 
 
-def training_text(found: Json) -> str:
+def images_text(found: Json) -> str:
+    """How many images a network of each split is measured on, the same for all or the next ones for each."""
+    splits: dict[str, list[str]] = {}
+    for split, result in found["fashion-ghn2"].items():
+        options = result["about"]["options"].split()
+        count = int(options[options.index("--images") + 1]) if "--images" in options else FASHION_IMAGES
+        splits.setdefault(f"{count:,}" + (" in turn" if "--in-turn" in options else ""), []).append(split)
+    parts = [f"{images} ({', '.join(names)})" for images, names in splits.items()]
+    return (
+        f"Of the {FASHION_IMAGES:,} images the default's networks see so many: {'; '.join(parts)}. In turn: each "
+        "network the next ones."
+    )
+
+
+def training_text(results: Path) -> str:
     """How many networks are better predicted than trained for a tenth of an epoch, and what either reaches of each."""
-    if "fashion-sgd-tenth" not in found:
+    methods = BESIDE_SGD, "fashion-sgd-tenth"
+    found = measured(results, dict.fromkeys(methods, ""))
+    if len(found) < len(methods):
         return ""
-    trained = found["fashion-sgd-tenth"]["test"]
-    pairs = list(zip(found["fashion-ghn2"]["test"]["networks"], trained["networks"], strict=False))
+    pairs = list(zip(*(found[method]["test"]["networks"] for method in methods), strict=True))
     better = sum(predicted > other for predicted, other in pairs)
     return (
-        f" Of the first {len(pairs)} test networks, {better} are better as predicted than after 86 steps of SGD with "
-        "64 images, a tenth of an epoch, from random initialization: "
+        f" Of the first {len(pairs)} test networks, on the same 1,000 images, {better} are better as predicted than "
+        "after 86 steps of SGD with 64 images, a tenth of an epoch, from random initialization: "
         + ", ".join(f"{predicted:.0f} against {other:.0f}" for predicted, other in pairs)
         + "."
     )
@@ -113,7 +131,7 @@ def equal_text(results: Path) -> str:
     head = ["", "seeds", *(f"{split} (n {about[split]['n']})" for split in ("test", "families", "unseen"))]
     return (
         f"{markdown([head, *rows])}\n\nTop-1 accuracy in percent on test images of Fashion-MNIST (the first 1,000): "
-        "the mean over networks, its mean and standard error over seeds of training."
+        "the mean over networks, its mean and standard error over seeds of training. Random weights as above."
     )
 
 

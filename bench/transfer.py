@@ -127,8 +127,11 @@ def transfer_text(folder: Path = RESULTS) -> str:
 def images_text(results: Json) -> str:
     row = next(iter(next(iter(results.values())).values()))
     trained, held_out, tested = row["settings"]["images"]
+    given = row["about"]["options"].split()
+    one = "--rates" in given and "," not in given[given.index("--rates") + 1]
+    chosen = "at one rate for all" if one else f"rates chosen on {held_out} others"
     return (
-        f"{trained:,} training images of {row['settings']['data']}, rates chosen on {held_out} others, top-1 accuracy "
+        f"{trained:,} training images of {row['settings']['data']}, {chosen}, top-1 accuracy "
         f"in percent on {tested:,} test images, mean and standard error over seeds (on {row['about']['machine']}, "
         f"commit {row['about']['commit'][:7]})"
     )

@@ -46,6 +46,8 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: `path` cannot be written. ValueError: it is no path.
     """
+    with contextlib.suppress(FileNotFoundError):
+        path.lstat()  # a name that is too long is none, and that of the temporary file is cut
     temporary, file = open_temporary(path)
     file.close()
     temporary.unlink(missing_ok=True)
@@ -62,7 +64,10 @@ def is_text(name: str) -> bool:
 
 def temporary_prefix(path: Path) -> str:
     # As a file's name may have 255 bytes, long ones are cut: the lock, not the name, says whose a file is.
-    return f".{os.fsdecode(os.fsencode(path.name)[:200])}."
+    name = path.name
+    with contextlib.suppress(UnicodeEncodeError):  # whoever opens it is told
+        name = os.fsdecode(os.fsencode(name)[:200])
+    return f".{name}."
 
 
 def open_temporary(path: Path) -> tuple[Path, BinaryIO]:

@@ -30,6 +30,7 @@ import ghnfast
 from ghnfast import checkpoints, profiling
 from ghnfast.training import ImageData, make_config, train
 from ghnfast.training.data import MNIST_STATISTICS, ImagesInMemory
+from ghnfast.training.evaluate import summary
 from ghnfast.training.finetune import Job
 from ghnfast.training.folder import LOG, WEIGHTS
 
@@ -241,6 +242,32 @@ def test_accuracies_are_written_split_by_split(tmp_path: Path, monkeypatch: pyte
     assert after["again"][0]["networks"] == [1]
 
 
+def test_the_table_says_which_images_were_seen(tmp_path: Path) -> None:
+    def write(name: str, **splits: dict[str, Any]) -> None:
+        (tmp_path / f"accuracy-{name}.json").write_text(json.dumps(splits))
+
+    def split(options: str, *accuracies: float) -> dict[str, Any]:
+        about = {"options": options, "commit": "0" * 40, "machine": "one"}
+        return {**summary(accuracies), "seconds": 1.0, "about": about}
+
+    write(
+        "fashion-ghn2",
+        test=split("--images 250 --in-turn", 70.0, 80.0),
+        wide=split("--images 250 --in-turn", 60.0),
+        deep=split("--images 1000", 50.0),
+        predefined=split("", 40.0, 30.0),
+        families={**split("--images 1000", 20.0), "families": {"vgg": 20.0}},
+    )
+    text = accuracy_tables.fashion_text(tmp_path)
+    assert "so many: 250 in turn (test, wide); 1,000 (deep, families); 10,000 (predefined)." in text
+    assert "as predicted" not in text
+    write("fashion-sgd-tenth", test=split("--images 1000", 60.0, 65.0))
+    write("fashion-ghn2-first", test=split("--images 1000", 75.0, 64.0))
+    text = accuracy_tables.fashion_text(tmp_path)
+    assert "Of the first 2 test networks, on the same 1,000 images, 1 are better as predicted" in text
+    assert "75 against 60, 64 against 65." in text
+
+
 def test_accuracies_of_options_that_do_not_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,7 +317,7 @@ def test_transfer_is_measured_start_by_start(tmp_path: Path, monkeypatch: pytest
     assert [row["settings"]["postprocess"] for row in rows.values()] == [False, True, False, True]
     assert all(len(row["about"]["commit"]) == 40 and row["n"] == 2 for row in rows.values())
     text = transfer.transfer_text(tmp_path)
-    for part in ("| he + post |", "40 training images of few", "after so many steps", "| start | 1 |"):
+    for part in ("| he + post |", "40 training images of few, at one rate for all", "after so many", "| start | 1 |"):
         assert part in text
     monkeypatch.setattr(Job, "run", None)  # nothing is trained again
     assert transfer.main(command) == 0

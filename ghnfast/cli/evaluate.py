@@ -41,6 +41,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--validation", action="store_true", help="on validation images, rather than on test images")
     parser.add_argument("--images", type=parse_count, metavar="N", help="on so many images; default: all")
     parser.add_argument(
+        "--in-turn", action="store_true", help="each network on the next so many images, rather than on the same ones"
+    )
+    parser.add_argument(
         "--batch-statistics", choices=STATISTICS, default=STATISTICS[0], help="of batch normalization; default: batch"
     )
     parser.add_argument("--baseline", choices=("sgd", "adam"), help="train the networks with it")
@@ -73,6 +76,7 @@ def run(arguments: argparse.Namespace) -> str:
             "networks": None if arguments.networks is None else parse_numbers(arguments.networks),
             "validation": arguments.validation,
             "images": arguments.images,
+            "in_turn": arguments.in_turn,
             "batch_statistics": arguments.batch_statistics,
             "batch_size": arguments.batch_size,
             "seed": arguments.seed,

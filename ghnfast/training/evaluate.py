@@ -28,6 +28,7 @@ from .accuracy import BATCH_SIZE, accuracies, check_batches, check_statistics, n
 from .config import MOST_SEED
 from .data import BIG, Batches, ImageData, Images, check_images
 from .networks import Net, Nets, device_of, for_large_images, learning, main_logits, placed
+from .shots import Chosen
 
 RATES = {"sgd": 0.025, "adam": 1e-3}
 MOST_RATE = 1e30  # that is a number in float32, times a gradient
@@ -50,6 +51,7 @@ class Evaluation:
         networks: the numbers of the networks of each split, rather than the first ones.
         validation: use the validation images rather than the test images.
         images: so many of them, the same for every network; all by default.
+        in_turn: other images for every network, the next so many: a mean over networks is one over all images, then.
         batch_statistics: of batch normalization: "batch", those of each batch of images, as in the paper, or
             "recalibrated", estimated on training images.
         batch_size: images at once; two or more with the statistics of batches. A single last image joins others.
@@ -67,6 +69,7 @@ class Evaluation:
     networks: Sequence[int] | None = None
     validation: bool = False
     images: int | None = None
+    in_turn: bool = False
     batch_statistics: str = "batch"
     batch_size: int = BATCH_SIZE
     root: str | None = None
@@ -89,6 +92,10 @@ class Evaluation:
             isinstance(self.networks, Sequence) and all(isinstance(number, Integral) for number in self.networks)
         ):
             raise TrainingError(f"networks is {self.networks!r:.80}; a list of whole numbers is accepted")
+        if not isinstance(self.in_turn, bool):
+            raise TrainingError(f"in_turn is {self.in_turn!r:.80}; True or False is accepted")
+        if self.in_turn and self.images is None:
+            raise TrainingError("images in turn have to be so many; the number of images is accepted with in_turn")
         if self.limit is not None and self.limit < 1:
             raise TrainingError(f"limit is {self.limit}: the splits would be empty; 1 or more is accepted")
         if self.validation and self.data.val is None:
@@ -109,6 +116,14 @@ class Evaluation:
     @property
     def tested(self) -> Images:
         return self.data.val if self.validation and self.data.val is not None else self.data.test
+
+    def seen_by(self, net: Net) -> Images:
+        """The images of which a network sees the first so many, in the order of `accuracies`."""
+        if not self.in_turn or self.images is None:
+            return self.tested
+        count = len(self.tested)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0), device=CPU)
+        return Chosen(self.tested, order[(net.index * self.images + torch.arange(self.images, device=CPU)) % count])
 
     def run(self, parameters: Parameters, device: torch.device) -> dict[str, Json]:
         """The results of networks that `parameters` gives parameters to."""
@@ -142,8 +157,9 @@ class Evaluation:
             parameters(item, network)
             seconds += time.perf_counter() - start
             found = accuracies(
-                network, self.tested, self.data.calibration, self.batch_statistics, self.batch_size, device, self.images
-            )
+                network, self.seen_by(item), self.data.calibration, self.batch_statistics, self.batch_size, device,
+                self.images,
+            )  # fmt: skip
             top1.append(found[0])
             top5.append(found[1])
             if self.progress is not None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import ghnfast
@@ -23,7 +25,7 @@ from ghnfast.families import HELD_OUT, TRAINED, Families
 from ghnfast.training import ImageData, accuracies, baseline, evaluate, format_results, recalibrated
 from ghnfast.training.accuracy import STATISTICS, batches_in_order
 from ghnfast.training.data import Batches
-from ghnfast.training.evaluate import fit, other_images
+from ghnfast.training.evaluate import Evaluation, fit, other_images
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,35 @@ def test_evaluation(few_images: ImageData, ghn: ghnfast.GHN, batch_statistics: s
     assert result["mean"] == pytest.approx(sum(result["networks"]) / 2)
     assert result["max"] == max(result["networks"]) == result["networks"][result["best"]]
     assert result["stderr"] == pytest.approx(abs(result["networks"][0] - result["networks"][1]) / 2)
+
+
+@given(images=st.integers(2, 12), networks=st.integers(1, 12))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_networks_see_images_in_turn(few_images: ImageData, images: int, networks: int) -> None:
+    """As many images as networks see them are seen as often as any other: each network has the next ones."""
+    evaluation = Evaluation(few_images, images=images, in_turn=True)
+    pixels = few_images.test.batch(range(12), 0)[0]
+    seen = torch.zeros(12)
+    for net in (DeepNets1M("test")[index] for index in range(networks)):
+        chosen, _ = evaluation.seen_by(net).batch(range(images), 0)
+        places = [int((pixels == image).flatten(1).all(1).nonzero()) for image in chosen]
+        assert len(set(places)) == images
+        seen[places] += 1
+    assert seen.sum() == images * networks
+    assert seen.max() - seen.min() <= 1
+
+
+def test_a_network_is_measured_on_its_images(few_images: ImageData, ghn: ghnfast.GHN) -> None:
+    options: dict[str, Any] = {"images": 5, "batch_size": 5}
+    found = evaluate(ghn, few_images, ["test"], networks=[0, 3], in_turn=True, **options)["test"]["networks"]
+    for index, accuracy in zip((0, 3), found, strict=True):
+        item = DeepNets1M("test")[index]
+        own = Evaluation(few_images, images=5, in_turn=True).seen_by(item)
+        network = ghn.predict(item.build(), graph=item.graph)
+        assert accuracies(network, own, few_images.calibration, batch_size=5)[0] == accuracy
+    for wrong in ({"in_turn": True}, {"in_turn": 1, "images": 5}):
+        with pytest.raises(TrainingError, match="accepted"):
+            evaluate(ghn, few_images, ["test"], **wrong)
 
 
 def test_a_baseline_learns(few_images: ImageData) -> None:
