@@ -12,6 +12,7 @@ from helpers.golden_data import FOLDER as GOLDEN
 
 import ghnfast
 from ghnfast import checkpoints
+from ghnfast.families import TRAINED
 from ghnfast.nn.config import config_of
 from ghnfast.training import ImageData, TrainConfig, evaluate, load_data, make_config, read_config
 from ghnfast.training.data import FASHION_STATISTICS, ImagesInMemory, padded
@@ -69,3 +70,12 @@ def test_networks_it_has_never_seen_recognize_images(name: str) -> None:
     found = evaluate(ghnfast.load(name), images_for(name), ["test"], limit=3, images=200)
     assert min(found["test"]["networks"]) > 20
     assert found["test"]["mean"] > 30
+
+
+def test_every_family_of_its_training_recognizes_images(name: str) -> None:
+    """Vision transformers, too, whose class tokens are not predicted."""
+    is_known = "families" in stages_of(name)[0].nets
+    assert is_known == (name == "ghn2-fashion")
+    limit = len(TRAINED)
+    found = evaluate(ghnfast.load(name), images_for(name), ["families"], limit=limit, images=128)["families"]
+    assert (min(found["families"].values()) > 40) == is_known
