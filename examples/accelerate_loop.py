@@ -19,7 +19,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 import ghnfast
 from ghnfast.families import Families
-from ghnfast.training import load_data
+from ghnfast.training import load_data, run_network
 
 
 def main(arguments: Sequence[str] | None = None) -> list[float]:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
         images, labels = (part.to(accelerator.device) for part in data.train.batch(chosen.tolist(), seed=step))
         own = []
         for item, parameters in zip(mine, ghn([item.graph for item in mine]), strict=True):
-            outputs = torch.func.functional_call(item.build(light=True).train(), parameters, images)
+            outputs = run_network(item.build(light=True).train(), item.graph, parameters, images)
             own.append(F.cross_entropy(outputs, labels))
         loss = torch.stack(own).mean()
         accelerator.backward(loss)

@@ -22,7 +22,7 @@ import ghnfast.vision  # before lightning, which imports torchvision where it is
 
 import lightning  # isort: skip
 from ghnfast.families import Families
-from ghnfast.training import load_data
+from ghnfast.training import load_data, run_network
 
 
 class Digits(Dataset[tuple[Tensor, Tensor]]):
@@ -55,7 +55,7 @@ class TrainGHN(lightning.LightningModule):
         items = [self.networks[(first + place) % len(self.networks)] for place in range(self.count)]
         losses = []
         for item, parameters in zip(items, self.ghn([item.graph for item in items]), strict=True):
-            outputs = torch.func.functional_call(item.build(light=True).train(), parameters, images)
+            outputs = run_network(item.build(light=True).train(), item.graph, parameters, images)
             losses.append(F.cross_entropy(outputs, labels))
         loss = torch.stack(losses).mean()
         self.log("loss", loss, prog_bar=True)

@@ -189,8 +189,8 @@ class GHN(Pretrained):
         """The parameters of networks with these graphs, differentiable: for `torch.func.functional_call`, in training.
 
         Parameters without a path between input and output have no node, and are not predicted. Rows for tokens, in
-        front of position encodings, are zero, for they are not predicted either: `ghnfast.training` puts a network's
-        own there. Parts of parameters, and weights that are computed from others, are left out: they are no parameters.
+        front of position encodings, are zero, for they are not predicted either: `ghnfast.training.run_network` puts a
+        network's own there. Parts of parameters, and weights computed from others, are left out: they are none.
 
         Returns:
             For each graph {name: float tensor in the parameter's shape}.

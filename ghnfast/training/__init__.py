@@ -5,6 +5,7 @@ from .config import TrainConfig, make_config, read_config
 from .data import ImageData, load_data
 from .evaluate import baseline, evaluate, format_results
 from .finetune import finetune, format_finetuning
+from .networks import run_network
 from .recipe import Recipe
 from .run import train
 from .step import Trainer
@@ -24,5 +25,6 @@ __all__ = [
     "make_config",
     "read_config",
     "recalibrated",
+    "run_network",
     "train",
 ]

@@ -178,6 +178,23 @@ def use_one_thread() -> None:
     torch.zeros(1 << 20).add_(1)
 
 
+def run_network(network: nn.Module, graph: ArchGraph, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """The logits of a network with the parameters that a GHN called with its graph gives, for training the GHN.
+
+    What is not predicted is as the network has it, or, without memory (`build(light=True)`), as it is initialized.
+
+    Args:
+        network: stays as it is.
+        graph: its graph.
+        parameters: {name: tensor}, of `ghn([graph])`; gradients flow through them.
+        images: (images, channels, height, width), on the device of the parameters.
+
+    Returns:
+        (images, classes); of networks with several outputs, the first.
+    """
+    return call(network, with_tokens(network, graph, parameters), images)
+
+
 def with_tokens(network: nn.Module, graph: ArchGraph, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters as a network has them that they are predicted for: `GHN.forward` leaves rows for tokens zero.
 
@@ -195,7 +212,7 @@ def with_tokens(network: nn.Module, graph: ArchGraph, parameters: Mapping[str, T
     return found
 
 
-def run_network(network: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
+def call(network: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
     """The logits of a network with these parameters, which stay as they are.
 
     What is not among them is not predicted: it is as the network has it, or, without memory, has no path to the output,

@@ -28,6 +28,7 @@ from ..errors import TrainingError
 from ..graph import PRIMITIVES
 from ..nn import GHN
 from ..progress import Progress
+from ..randomness import drawing_from
 from .networks import MetaBatches, Net, Nets, run_network
 
 GAIN = 0.7  # the norm of the kernel of a channel; larger ones change their direction more slowly
@@ -140,8 +141,8 @@ class Goal:
         for name in names:
             if name.removesuffix(".weight") in layers:
                 watch(name)
-        with torch.no_grad():
-            run_network(network, parameters, noise(net.input_shape, self.seed).to(self.device))
+        with torch.no_grad(), drawing_from(self.seed):
+            run_network(network, net.graph, parameters, noise(net.input_shape, self.seed).to(self.device))
         return scales
 
     @staticmethod

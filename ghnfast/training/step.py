@@ -25,7 +25,7 @@ from ..nn import GHN
 from ..randomness import drawing_from
 from .config import TrainConfig, as_lists
 from .data import BIG
-from .networks import MetaBatch, placed, run_network, with_tokens
+from .networks import MetaBatch, placed, run_network
 from .processes import add_up
 
 MOST_OUT_OF_MEMORY = 20  # in a row: then nothing will fit
@@ -163,7 +163,7 @@ class Trainer:
             seed = (self.config.seed * BIG + self.step) * BIG + place
             seen, wanted = self.images_of(place, images), self.images_of(place, labels)
             with drawing_from(seed), self.autocast():  # dropout
-                logits = run_network(network.train(), with_tokens(network, graph, parameters), seen)
+                logits = run_network(network.train(), graph, parameters, seen)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, wanted, label_smoothing=self.config.label_smoothing)
             self.scaler.scale(loss / batch.total).backward()

@@ -15,7 +15,7 @@ from ghnfast.deepnets import DeepNets1M
 from ghnfast.errors import ConfigError, NetworkIndexError
 from ghnfast.families import HELD_OUT, TRAINED, Families
 from ghnfast.families.dataset import KINDS, traced
-from ghnfast.training.networks import Net, run_network
+from ghnfast.training.networks import Net, call
 
 ALL = TRAINED + HELD_OUT
 # What GHNs do not predict.
@@ -66,7 +66,7 @@ def test_images_of_any_size(family: str, size: int, index: int) -> None:
     network = copy.deepcopy(net.build().eval())
     assert network(images).shape == (2, 5)
     assert net.graph.input_shape == (3, size, size)
-    assert run_network(net.build(light=True).eval(), dict(network.named_parameters()), images).equal(network(images))
+    assert call(net.build(light=True).eval(), dict(network.named_parameters()), images).equal(network(images))
 
 
 def test_members_for_small_images_are_as_they_were() -> None:

@@ -103,7 +103,7 @@ def test_networks_are_trained_as_they_are_predicted(family: str, few_images: Ima
     network, images = net.build().eval(), torch.randn(2, *net.input_shape)
     (predicted,) = ghn([net.graph])
     expected = ghn.predict(copy.deepcopy(network), graph=net.graph)(images)
-    found = run_network(network, with_tokens(network, net.graph, predicted), images)
+    found = run_network(network, net.graph, predicted, images)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     # Nor is it zero without memory where the network's own is not.
     light = net.build(light=True)

@@ -14,7 +14,7 @@ from ghnfast.deepnets.dataset import DeepNet
 from ghnfast.errors import TrainingError
 from ghnfast.families import TRAINED, Families
 from ghnfast.training import ImageData
-from ghnfast.training.networks import run_network
+from ghnfast.training.networks import call
 from ghnfast.training.run import make_dataset, make_ghn
 from ghnfast.training.start import (
     GAIN,
@@ -147,7 +147,7 @@ def test_targets_keep_the_size_of_what_passes(few_images: ImageData, family: str
             if f"{name}.weight" in targets:
                 module.register_forward_hook(watch)
         with torch.no_grad():
-            run_network(network, {**own, **targets}, noise((3, 32, 32), 0))
+            call(network, {**own, **targets}, noise((3, 32, 32), 0))
         assert len(sizes) > 3
         assert all(0.2 < size < 5 for size in sizes)  # 1, but for biases
 

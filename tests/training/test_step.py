@@ -15,11 +15,12 @@ from helpers.tiny import FAST, tiny_config
 from torch import Tensor, nn
 
 from ghnfast.errors import TrainingError
+from ghnfast.graph import ArchGraph
 from ghnfast.training import ImageData, Trainer, train
 from ghnfast.training import step as step_module
 from ghnfast.training.data import Batches
 from ghnfast.training.folder import read_checkpoint
-from ghnfast.training.networks import MetaBatch, MetaBatches, run_network
+from ghnfast.training.networks import MetaBatch, MetaBatches, call, run_network
 from ghnfast.training.run import make_batches, make_dataset, make_ghn
 
 
@@ -63,7 +64,7 @@ def test_what_has_no_path_is_not_predicted(few_images: ImageData) -> None:
     assert not set(predicted) & set(items[0].graph.skipped)
     network = items[0].build(light=True)
     assert set(predicted) | set(items[0].graph.skipped) == {name for name, _ in network.named_parameters()}
-    assert torch.isfinite(run_network(network, predicted, torch.randn(2, 3, 32, 32))).all()
+    assert torch.isfinite(run_network(network, items[0].graph, predicted, torch.randn(2, 3, 32, 32))).all()
 
 
 def test_predicted_tensors_are_what_predict_writes(few_images: ImageData) -> None:
@@ -81,8 +82,8 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What happens where a network runs, once `what` says so."""
     state: dict[str, Any] = {"what": None}
 
-    def run(network: nn.Module, parameters: Any, images: Tensor) -> Tensor:
-        logits = run_network(network, parameters, images)
+    def run(network: nn.Module, graph: ArchGraph, parameters: Any, images: Tensor) -> Tensor:
+        logits = run_network(network, graph, parameters, images)
         if state["what"] == "nan":
             return logits * float("nan")
         if state["what"] == "gradient":
@@ -331,5 +332,5 @@ def test_what_is_not_predicted_keeps_its_value() -> None:
     network, x = Scaled(), torch.randn(2, 4)
     parameters = {"layer.weight": torch.randn(3, 4), "layer.bias": torch.randn(3)}
     expected = torch.nn.functional.linear(x, *parameters.values()) * torch.tensor([1.0, 2.0, 3.0])
-    torch.testing.assert_close(run_network(network, parameters, x), expected)
-    assert torch.equal(run_network(network.to("meta"), parameters, x), torch.zeros(2, 3))
+    torch.testing.assert_close(call(network, parameters, x), expected)
+    assert torch.equal(call(network.to("meta"), parameters, x), torch.zeros(2, 3))
