@@ -181,7 +181,8 @@ def use_one_thread() -> None:
 def run_network(network: nn.Module, graph: ArchGraph, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
     """The logits of a network with the parameters that a GHN called with its graph gives, for training the GHN.
 
-    What is not predicted is as the network has it, or, without memory (`build(light=True)`), as it is initialized.
+    What is not predicted is as the network has it. Where that is without memory (`build(light=True)`), rows of position
+    encodings for class tokens are drawn as they are initialized, and what has no path to the output is zero.
 
     Args:
         network: stays as it is.
@@ -203,11 +204,9 @@ def with_tokens(network: nn.Module, graph: ArchGraph, parameters: Mapping[str, T
     """
     found = dict(parameters)
     for name, count in slots_of(graph).tokens.items():
-        own, predicted = network.get_parameter(name), parameters[name]
-        rows = predicted.detach().narrow(-2, 0, count)
-        rows = (
-            torch.empty_like(rows).normal_(std=TOKEN_STD) if own.is_meta else own.detach().to(rows).narrow(-2, 0, count)
-        )
+        own, predicted = network.get_parameter(name).detach(), parameters[name]
+        zero = predicted.detach().narrow(-2, 0, count)
+        rows = torch.empty_like(zero).normal_(std=TOKEN_STD) if own.is_meta else own.narrow(-2, 0, count).to(zero)
         found[name] = torch.cat([rows, predicted.narrow(-2, count, predicted.shape[-2] - count)], -2)
     return found
 
