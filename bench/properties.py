@@ -2,8 +2,8 @@
 
 Kendall's tau on 1,000 other networks of the tables in bench/tables, from 100 and from 500 labels; means over choices of
 networks, which are the same for every row. Beside the default GHN stand GHNs with random weights, and what takes no
-GHN: counts of primitives, the number of parameters, one-hot codes, and zero-cost proxies (which need a pass over images
-each). `--columns` measures other properties than accuracy.
+GHN: sums over paths, counts of primitives, the number of parameters, one-hot codes, and zero-cost proxies (which need a
+pass over images each). `--columns` measures other properties than accuracy.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from accuracy import git, machine
 from numpy.typing import NDArray
 
 import ghnfast
-from ghnfast.graph import ArchGraph
+from ghnfast.graph import ArchGraph, GraphBatch
 from ghnfast.properties import ArchitectureEmbedding, PropertyPredictor
+from ghnfast.properties.paths import path_sums
 from ghnfast.properties.pooling import counts_of, parameters_of, sizes_of
 from ghnfast.spaces.nas_bench_201 import OPERATIONS, parse_cell
 
@@ -49,7 +50,12 @@ def one_hot(name: str, architecture: str) -> Vectors:
 def random_ghn(seed: int) -> ghnfast.GHN:
     """A GHN as the default is, with random weights."""
     torch.manual_seed(seed)
-    return ghnfast.GHN(**ghnfast.load("ghn2-mnist5k").config).eval()
+    return ghnfast.GHN(**ghnfast.load("ghn2-fashion").config).eval()
+
+
+def paths_of(graphs: Sequence[ArchGraph]) -> Vectors:
+    """What "stats" has of the networks' paths."""
+    return np.concatenate([np.arcsinh(path_sums(GraphBatch([graph]))) for graph in graphs])
 
 
 def embedded(ghn: Any, pool: str, graphs: Sequence[ArchGraph]) -> Vectors:
@@ -65,6 +71,7 @@ def described(name: str, graphs: Sequence[ArchGraph], random_ghns: int) -> Itera
     yield "random weights, mean", "gp", [embedded(ghn, "mean", graphs) for ghn in ghns]
     yield "default GHN, mean, as published", "svr", [embedded(None, "mean", graphs)]
     yield "random weights, mean, as published", "svr", [embedded(ghns[0], "mean", graphs)]
+    yield "paths and counts, no GHN", "gp", [np.concatenate([paths_of(graphs), counts_of(sizes_of(graphs))], axis=1)]
     yield "counts of primitives", "gp", [counts_of(sizes_of(graphs))]
     yield "number of parameters", "gp", [np.log([[parameters_of(graph)] for graph in graphs])]
     if name == "nas-bench-201":

@@ -126,6 +126,9 @@ def gated_sweep_backward(
 class Relations:
     def __init__(self, graph_offsets: NDArray[int64], codes: NDArray[uint8]) -> None: ...
 
+def path_sums(
+    topology: Topology, kinds: NDArray[int32], weights: NDArray[float64], threads: int
+) -> NDArray[float64]: ...
 def pair_codes(topology: Topology, reach: int, threads: int) -> NDArray[uint8]: ...
 def attention(
     qkv: NDArray[T], table: NDArray[T], relations: Relations, keep: bool, threads: int

@@ -15,6 +15,7 @@ void bind_graph(pybind11::module_& module);
 void bind_layout(pybind11::module_& module);
 void bind_machine(pybind11::module_& module);
 void bind_modules(pybind11::module_& module);
+void bind_properties(pybind11::module_& module);
 void bind_sweep(pybind11::module_& module);
 void bind_tables(pybind11::module_& module);
 void bind_tensors(pybind11::module_& module);

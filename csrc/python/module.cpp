@@ -10,6 +10,7 @@ PYBIND11_MODULE(_C, module) {
   bind_tables(module);
   bind_enums(module);
   bind_modules(module);
+  bind_properties(module);
   bind_tensors(module);
   bind_graph(module);
   bind_sweep(module);

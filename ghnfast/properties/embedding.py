@@ -19,6 +19,7 @@ from ..optional import import_optional
 from ..predict import default_ghn, load
 from ..spaces import network_of
 from ..tracing import trace
+from .paths import path_sums
 from .pooling import Sizes, check_pool, names_of, pooled, sizes_of
 
 base: Any = import_optional("sklearn.base", "ghnfast.properties needs")
@@ -49,7 +50,8 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
 
     Args:
         ghn: a GHN, or what `ghnfast.load` takes; by default `ghn2-fashion`, which comes with the package.
-        pool: "stats", or "mean", as published; see `ghnfast.properties.pooling.pooled`.
+        pool: "stats", or "mean", as published; see `ghnfast.properties.pooling.pooled`. After what that says "stats"
+            has what the graph's paths are made of: asinh of `ghnfast.properties.paths.path_sums`.
         input_shape: of one input of the modules, see `ghnfast.trace`; by default what a module says of itself, else
             (3, 224, 224); for texts (3, 32, 32).
 
@@ -155,4 +157,8 @@ def batches(graphs: Iterable[ArchGraph]) -> Iterator[list[ArchGraph]]:
 
 def embedded(ghn: GHN, batch: GraphBatch, sizes: Sizes, pool: str) -> NDArray[np.float64]:
     """The vectors of a batch of graphs."""
-    return pooled(ghn.embed_batch(batch).detach().float().cpu().numpy(), sizes, pool)
+    vectors = pooled(ghn.embed_batch(batch).detach().float().cpu().numpy(), sizes, pool)
+    if pool == "mean":
+        return vectors
+    # Like a logarithm on both sides of zero: a deep network's are not far out.
+    return np.concatenate([vectors, np.arcsinh(path_sums(batch))], axis=1)

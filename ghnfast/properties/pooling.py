@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..graph import PRIMITIVES, ArchGraph
+from .paths import PATHS
 
 POOLS = ("mean", "stats")
 # Of a graph itself, in the order of `counts_of`.
@@ -88,4 +89,4 @@ def names_of(pool: str, hid: int) -> list[str]:
     """What each number of a vector is."""
     parts = ("mean",) if pool == "mean" else ("mean", "deviation", "largest", "least", "last")
     names = [f"{part} {at}" for part in parts for at in range(hid)]
-    return names if pool == "mean" else [*names, *COUNTS]
+    return names if pool == "mean" else [*names, *COUNTS, *(f"paths {at}" for at in range(PATHS))]

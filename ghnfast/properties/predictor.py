@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import ConfigError, PropertyError
 from ..optional import import_optional
 from .ranking import NormalScores, Standardized, check_labels, check_size, kendall_tau, unmasked
+from .scales import most_probable
 
 base: Any = import_optional("sklearn.base", "ghnfast.properties needs")
-exceptions: Any = import_optional("sklearn.exceptions", "ghnfast.properties needs")
 gaussian_process: Any = import_optional("sklearn.gaussian_process", "ghnfast.properties needs")
 model_selection: Any = import_optional("sklearn.model_selection", "ghnfast.properties needs")
 pipeline: Any = import_optional("sklearn.pipeline", "ghnfast.properties needs")
@@ -37,9 +36,9 @@ class PropertyPredictor(base.RegressorMixin, base.BaseEstimator):
 
     Args:
         method: "gp", a Gaussian process with a Matern kernel over standardized vectors, on the normal scores of the
-            labels (its scales maximize the marginal likelihood); or "svr", as published: a support vector regression
-            with an rbf kernel on standardized labels, its C, gamma and epsilon from the published grid by 5-fold
-            cross-validation.
+            labels, with a scale for each number of the vectors (`ghnfast.properties.scales.most_probable`); or "svr",
+            as published: a support vector regression with an rbf kernel on standardized labels, its C, gamma and
+            epsilon from the published grid by 5-fold cross-validation.
 
     Attributes:
         n_features_in_: the width of the vectors that it was fitted with.
@@ -112,22 +111,16 @@ class PropertyPredictor(base.RegressorMixin, base.BaseEstimator):
 
 def fit_process(vectors: NDArray[np.float64], scores: NDArray[np.float64]) -> Any:
     """A Gaussian process over standardized vectors."""
-    kernels = gaussian_process.kernels
-    width = np.sqrt(vectors.shape[1])  # of a standardized vector: scales are about 1 in any number of dimensions
-    kernel = kernels.ConstantKernel(1.0, (1e-3, 1e3)) * kernels.Matern(width, (1e-2 * width, 1e3 * width), nu=2.5)
-    kernel += kernels.WhiteKernel(0.1, (1e-4, 10.0))
     scaled = preprocessing.StandardScaler().fit(vectors)
     points = scaled.transform(vectors)
     chosen = np.random.default_rng(0).permutation(len(points))[:MOST_SEARCHED]
-    process = gaussian_process.GaussianProcessRegressor(kernel, normalize_y=True)
-    with warnings.catch_warnings():
-        # A scale at the end of its range is an answer: labels without noise, or without a relation.
-        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-        process.fit(points[chosen], scores[chosen])
-    if len(chosen) < len(points):
-        process = gaussian_process.GaussianProcessRegressor(process.kernel_, optimizer=None, normalize_y=True)
-        process.fit(points, scores)
-    return pipeline.make_pipeline(scaled, process)
+    known = scores[chosen]
+    scales = most_probable(points[chosen], (known - known.mean()) / (known.std() or 1.0))
+    kernels = gaussian_process.kernels
+    kernel = kernels.ConstantKernel(scales.amplitude) * kernels.Matern(scales.lengths, nu=2.5)
+    kernel += kernels.WhiteKernel(scales.noise)
+    process = gaussian_process.GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)
+    return pipeline.make_pipeline(scaled, process.fit(points, scores))
 
 
 def fit_svr(vectors: NDArray[np.float64], labels: NDArray[np.float64]) -> Any:

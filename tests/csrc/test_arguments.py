@@ -104,6 +104,10 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         "gated_sweep_backward": (core.gated_sweep_backward, {"grad": states, **sweep}),
         "Relations": (core.Relations, {"graph_offsets": batch.offsets, "codes": core.pair_codes(topology, 50, 1)}),
         "pair_codes": (core.pair_codes, {"topology": topology, "reach": 50, "threads": 2}),
+        "path_sums": (core.path_sums, {
+            "topology": topology, "kinds": np.array([0, 1, 2, 0, 1, 2, 0], np.int32), "weights": np.ones((3, 2)),
+            "threads": 2,
+        }),
         "attention": (core.attention, {**attention, "keep": True, "threads": 2}),
         "attention_backward": (core.attention_backward, {
             "grad": states, **attention, "result": result, "log_sums": log_sums, "threads": 2,
@@ -245,7 +249,7 @@ pair_codes attention attention_backward decode decode_backward largest lay_out G
 decode_inputs class_weights Ghn.decode NetworkSettings TrainingRanges philox sample_network draw_widths statistics
 sample_graphs mean_path environment use_instruction_set walk_modules share_attributes open_attributes
 bare_modules are_untouched copy_modules Snapshot memory_of device_targets device_items largest_count product_runs
-run_items
+run_items path_sums
 """.split()
 
 

@@ -17,8 +17,10 @@ from torch import nn
 import ghnfast
 from ghnfast import ConfigError, GhnfastError
 from ghnfast.deepnets import GENOTYPES, DeepNets1M
+from ghnfast.graph import GraphBatch
 from ghnfast.properties import ArchitectureEmbedding
 from ghnfast.properties.embedding import OF_GENOTYPES
+from ghnfast.properties.paths import PATHS, path_sums
 from ghnfast.properties.pooling import COUNTS, POOLS
 from ghnfast.spaces import nas_bench_macro, network_of
 
@@ -44,8 +46,10 @@ def test_the_statistics() -> None:
     embedding = ArchitectureEmbedding(GHN, pool="stats").fit()
     names = embedding.get_feature_names_out().tolist()
     vectors = embedding.transform(GRAPHS)
-    assert vectors.shape == (len(GRAPHS), len(names)) == (12, 5 * 8 + len(COUNTS))
+    assert vectors.shape == (len(GRAPHS), len(names)) == (12, 5 * 8 + len(COUNTS) + PATHS)
     assert len(set(names)) == len(names)
+    assert names[-PATHS:] == [f"paths {at}" for at in range(PATHS)]
+    np.testing.assert_allclose(vectors[:, -PATHS:], np.arcsinh(path_sums(GraphBatch(GRAPHS))), atol=1e-9)
     for graph, vector in zip(GRAPHS, vectors, strict=True):
         found = dict(zip(names, vector, strict=True))
         states = GHN.embed(graph).double()
@@ -102,7 +106,7 @@ def test_a_module_stays_as_it_is() -> None:
 def test_every_kind_of_ghn(settings: dict[str, Any]) -> None:
     given_settings = {"hypernet": "graphormer", **settings} if "layers" in settings else settings
     vectors = ArchitectureEmbedding(tiny(**given_settings)).fit_transform(GRAPHS)
-    assert vectors.shape == (12, 59)
+    assert vectors.shape == (12, 5 * 8 + len(COUNTS) + PATHS)
     assert np.isfinite(vectors).all()
 
 

@@ -171,7 +171,7 @@ def test_a_ghn_of_another_width(method: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("ghnfast.properties.predictor.GRID", SMALL_GRID)
     model = PropertyPredictor(method).fit(VECTORS, LABELS)
     other = ArchitectureEmbedding(tiny(hid=16)).fit_transform(GRAPHS[:3])
-    with pytest.raises(PropertyError, match="99 features, but PropertyPredictor is expecting 59"):
+    with pytest.raises(PropertyError, match="163 features, but PropertyPredictor is expecting 123"):
         model.predict(other)
 
 

@@ -137,6 +137,15 @@ def sweep(random: Random) -> None:
     core.gated_sweep_backward(grad, states, weights, made, threads)
 
 
+def path_sums(random: Random) -> None:
+    made, nodes = topology(random, 0.1)
+    kinds, directions = (int(random.integers(0, most)) for most in (9, 40))
+    weights = spoil(random, random.standard_normal((kinds, directions)), 0.1)
+    given = spoil(random, integers(random, 0, max(kinds, 1), nodes, np.int32), 0.1)
+    threads = number_of_threads(random)
+    assert core.path_sums(made, given, weights, threads).shape[1] == weights.shape[1]
+
+
 def attention(random: Random) -> None:
     """Codes of a topology, or any; heads and widths that fit, or perhaps not."""
     made, _ = topology(random, 0.05)
@@ -381,7 +390,7 @@ FUNCTIONS = {
     "decode_backward": 7, "gated_sweep": 4, "gated_sweep_backward": 5, "largest": 2, "GhnFloat": 10, "GhnDouble": 10,
     "philox": 2, "sample_network": 5, "draw_widths": 7, "statistics": 6, "TrainingRanges": 5, "environment": 1,
     "use_instruction_set": 1, "attention": 5, "attention_backward": 7, "Relations": 2, "pair_codes": 3,
-    "overlapping": 1, "is_writable": 2, "inspect_tensors": 3,
+    "overlapping": 1, "is_writable": 2, "inspect_tensors": 3, "path_sums": 4,
 }  # fmt: skip
 
 
@@ -393,7 +402,7 @@ def arguments(random: Random) -> None:
 TARGETS = {
     run.__name__: Target(run, ERRORS)
     for run in (
-        build_graph, hop_bands, reversed_bands, sweep, attention, lay_out, decode, decode_backward, ghn, search_space,
-        arguments,
+        build_graph, hop_bands, reversed_bands, sweep, path_sums, attention, lay_out, decode, decode_backward, ghn,
+        search_space, arguments,
     )
 }  # fmt: skip
