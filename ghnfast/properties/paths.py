@@ -15,8 +15,8 @@ SPATIAL, POINTWISE = range(2)
 COUNTED: tuple[tuple[str, ...], ...] = (
     (), (), ("sep_conv", "dil_conv"), ("max_pool", "avg_pool"), ("bn", "ln"), ("msa", "cse"),
 )  # fmt: skip
-KERNEL = len(COUNTED)  # the last count: logarithms of kernel sizes, 1 of 3 x 3
-LARGEST_KERNEL = 255  # larger ones count as this
+KERNEL = len(COUNTED)  # the last count: logarithms of kernels' areas, 1 of 3 x 3
+LARGEST_AREA = 2**16  # larger ones count as this
 
 
 def path_sums(batch: GraphBatch) -> NDArray[np.float64]:
@@ -42,20 +42,21 @@ def directions() -> NDArray[np.float64]:
 
 
 def kinds_of(batch: GraphBatch) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """(nodes,): the kind of each node, and (kinds, 2): the primitive and the kernel size of each kind."""
-    kernels = np.clip(batch.shape_table[:, 2], 1, LARGEST_KERNEL)
-    keys, kinds = np.unique(batch.primitives * np.int64(LARGEST_KERNEL + 1) + kernels, return_inverse=True)
-    return kinds.astype(np.int32), np.stack(np.divmod(keys, LARGEST_KERNEL + 1), axis=1)
+    """(nodes,): the kind of each node, and (kinds, 2): the primitive and the kernel's area of each kind."""
+    sides = np.clip(batch.shape_table[:, 2:], 1, LARGEST_AREA)
+    areas = np.minimum(sides.prod(axis=1), LARGEST_AREA)
+    keys, kinds = np.unique(batch.primitives * np.int64(LARGEST_AREA + 1) + areas, return_inverse=True)
+    return kinds.astype(np.int32), np.stack(np.divmod(keys, LARGEST_AREA + 1), axis=1)
 
 
 def counts_of_kinds(rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """(kinds, 7): what a node of each kind adds to a path's counts."""
     counted = {name: at for at, names in enumerate(COUNTED) for name in names}
     counts = np.zeros((len(rows), KERNEL + 1))
-    for row, (primitive, kernel) in zip(counts, rows.tolist(), strict=True):
+    for row, (primitive, area) in zip(counts, rows.tolist(), strict=True):
         name = PRIMITIVES[primitive]
-        column = (SPATIAL if kernel > 1 else POINTWISE) if name == "conv" else counted.get(name)
+        column = (SPATIAL if area > 1 else POINTWISE) if name == "conv" else counted.get(name)
         if column is not None:
             row[column] = 1
-        row[KERNEL] = np.log(kernel) / np.log(3)
+        row[KERNEL] = np.log(area) / np.log(9)
     return counts

@@ -28,7 +28,7 @@ GRID: dict[str, list[Any]] = {
     "epsilon": [0.05, 0.1, 0.2],
 }
 FOLDS = 5
-MOST_SEARCHED = 1000  # labels that the scales of a Gaussian process are searched with: its time grows with their cube
+MOST_SEARCHED = 500  # labels that the scales of a Gaussian process are searched with: its time grows with their cube
 
 
 class PropertyPredictor(base.RegressorMixin, base.BaseEstimator):

@@ -41,12 +41,12 @@ def counts_of(graph: ArchGraph, path: list[int]) -> list[float]:
     for node in path:
         op, shape = graph.ops[node], graph.shapes[node] or (1, 1, 1, 1)
         if op == "conv":
-            counts[SPATIAL if shape[2] > 1 else POINTWISE] += 1
+            counts[SPATIAL if shape[2] * shape[3] > 1 else POINTWISE] += 1
         counts[DEPTHWISE] += op in ("sep_conv", "dil_conv")
         counts[POOL] += op in ("max_pool", "avg_pool")
         counts[NORM] += op in ("bn", "ln")
         counts[ATTENTION] += op in ("msa", "cse")
-        counts[KERNEL] += math.log(shape[2], 3)
+        counts[KERNEL] += math.log(shape[2] * shape[3], 9)
     return counts
 
 
@@ -61,8 +61,9 @@ def graphs(draw: st.DrawFn) -> ArchGraph:
     plain = random_graph(draw(st.integers(0, 10**6)), draw(st.integers(2, 6)), draw(st.integers(1, 3)), 1)
     nodes = len(plain)
     primitives = draw(st.lists(st.integers(0, len(PRIMITIVES) - 1), min_size=nodes, max_size=nodes))
-    sizes = draw(st.lists(st.sampled_from([None, 1, 3, 5, 11]), min_size=nodes, max_size=nodes))
-    shapes: list[tuple[int, ...] | None] = [None if size is None else (4, 4, size, size) for size in sizes]
+    kernels = st.tuples(st.sampled_from([1, 3, 7, 300]), st.sampled_from([1, 3, 8]))
+    sizes = draw(st.lists(st.none() | kernels, min_size=nodes, max_size=nodes))
+    shapes: list[tuple[int, ...] | None] = [None if size is None else (4, 4, *size) for size in sizes]
     none: list[str | None] = [None] * nodes
     return ArchGraph(np.array(primitives, np.int8), plain.edges, plain.level_offsets, shapes, none, list(none))
 
