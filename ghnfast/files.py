@@ -23,7 +23,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     opened here rather than by `tempfile`, whose files only their owner may read. A writer that is killed leaves its
     temporary file; the next one of the same path removes it. Every writer holds a lock on its own, which ends with the
     process: a file that can be locked belongs to nobody.
+
+    A symbolic link stays one: the file that it leads to is replaced.
     """
+    path = behind_links(path)
     remove_abandoned(path)
     temporary, file = open_temporary(path)
     try:
@@ -46,11 +49,17 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: `path` cannot be written. ValueError: it is no path.
     """
+    path = behind_links(path)
     with contextlib.suppress(FileNotFoundError):
         path.lstat()  # a name that is too long is none, and that of the temporary file is cut
     temporary, file = open_temporary(path)
     file.close()
     temporary.unlink(missing_ok=True)
+
+
+def behind_links(path: Path) -> Path:
+    """What a symbolic link leads to, whether that is there or not; any other path as it is."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
 
 
 def is_text(name: str) -> bool:

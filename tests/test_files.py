@@ -116,6 +116,42 @@ def test_links_and_folders_with_such_names_stay(tmp_path: Path) -> None:
     assert len(temporaries(tmp_path)) == 3
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_what_links_lead_to_is_written(tmp_path: Path, there: bool) -> None:
+    target = tmp_path / "disk" / "real.safetensors"
+    target.parent.mkdir()
+    if there:
+        target.write_bytes(b"old")
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    first.symlink_to(target)
+    second.symlink_to("first.safetensors")
+    with replacing(second) as file:
+        file.write(b"new")
+    assert target.read_bytes() == second.read_bytes() == b"new"
+    assert first.is_symlink()
+    assert second.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["disk", "first.safetensors", "second.safetensors"]
+    assert os.listdir(target.parent) == ["real.safetensors"]
+
+
+def test_a_link_to_a_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("folder")
+    with pytest.raises(IsADirectoryError), replacing(link) as file:
+        file.write(b"new")
+    assert link.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
+
+
+def test_a_model_is_saved_behind_a_link(tmp_path: Path) -> None:
+    link = tmp_path / "model.safetensors"
+    link.symlink_to("real.safetensors")
+    assert main(["predict", "torchvision.models:squeezenet1_1", "--out", str(link)]) == 0
+    assert link.is_symlink()
+    assert (tmp_path / "real.safetensors").stat().st_size > 1e6
+
+
 def test_long_names(tmp_path: Path) -> None:
     path = tmp_path / ("é" * 120 + ".pt")  # 243 bytes of 255
     with replacing(path) as file:
