@@ -30,7 +30,6 @@ from .decode_tables import (
     ELEMENT,
     FINE,
     FIRST,
-    FLOAT16,
     FLOAT32,
     FLOAT64,
     GRADIENT,
@@ -55,7 +54,7 @@ from .decode_tables import (
     blocks_for,
 )  # fmt: skip
 from .launching import launch
-from .stores import repeats_of, store_cells, store_repeats
+from .stores import bits_of, repeats_of, store_cells, store_repeats
 
 # Repeats that are stored at once: of a tile of 32 elements, so many that each of 128 threads stores four.
 REPEATS = 16
@@ -177,10 +176,9 @@ def decode_kernel_cells(
             store_cells(address.to(tl.pointer_type(tl.float32)), target, value, i, j, cell, inside, part, parts, INDEX)
         elif kind == FLOAT64:
             store_cells(address.to(tl.pointer_type(tl.float64)), target, value, i, j, cell, inside, part, parts, INDEX)
-        elif kind == FLOAT16:
-            store_cells(address.to(tl.pointer_type(tl.float16)), target, value, i, j, cell, inside, part, parts, INDEX)
         else:
-            store_cells(address.to(tl.pointer_type(tl.bfloat16)), target, value, i, j, cell, inside, part, parts, INDEX)
+            halves = address.to(tl.pointer_type(tl.int16))
+            store_cells(halves, target, bits_of(value, kind), i, j, cell, inside, part, parts, INDEX)
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------

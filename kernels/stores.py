@@ -37,10 +37,17 @@ def repeats_of(target, INDEX: tl.constexpr):
 
 
 @triton.jit
+def bits_of(value, kind):
+    """Numbers as the bits of float16 or bfloat16: one store is compiled for both, which halves what is to compile."""
+    halves = value.to(tl.float16).to(tl.int16, bitcast=True)
+    return tl.where(kind == FLOAT16, halves, value.to(tl.bfloat16).to(tl.int16, bitcast=True))
+
+
+@triton.jit
 def store_run(
     pointer, target, value, element, elements, part, parts, REPEATS: tl.constexpr, INDEX: tl.constexpr
 ):  # fmt: skip
-    """`store_repeats` to a pointer of the target's dtype: 16 bytes at once, where they lie so."""
+    """`store_repeats` to a pointer of the target's dtype, or to `bits_of`: 16 bytes at once, where they lie so."""
     VECTOR: tl.constexpr = 128 // pointer.dtype.element_ty.primitive_bitwidth
     cells, in_ = size_of(target, CELLS, INDEX), size_of(target, IN, INDEX)
     follow = (tl.load(target + STRIDE_IN) == cells) & ((cells == 1) | (tl.load(target + STRIDE_CELL) == 1))
@@ -98,18 +105,12 @@ def store_repeats(
             store_run(
                 address.to(tl.pointer_type(tl.float32)), target, value, element, elements, part, parts, REPEATS, INDEX
             )
-        elif kind == FLOAT64:
-            store_run(
-                address.to(tl.pointer_type(tl.float64)), target, value, element, elements, part, parts, REPEATS, INDEX
-            )
-        elif kind == FLOAT16:
-            store_run(
-                address.to(tl.pointer_type(tl.float16)), target, value, element, elements, part, parts, REPEATS, INDEX
-            )
+        elif kind == FLOAT64:  # rare, and 8 bytes a lane are much: only one form is compiled
+            doubles = address.to(tl.pointer_type(tl.float64))
+            store_vectors(doubles, target, value, element, elements, part, parts, REPEATS, 1, INDEX)
         else:
-            store_run(
-                address.to(tl.pointer_type(tl.bfloat16)), target, value, element, elements, part, parts, REPEATS, INDEX
-            )
+            halves = address.to(tl.pointer_type(tl.int16))
+            store_run(halves, target, bits_of(value, kind), element, elements, part, parts, REPEATS, INDEX)
 
 
 @triton.jit

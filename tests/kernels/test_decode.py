@@ -169,7 +169,7 @@ def test_vectors_are_aligned(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("dtype", ELEMENTS)
 def test_vectors_are_stored_where_they_can_be(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two repeats of 3 x 16 elements, and of a vector; none where rows are 9 long."""
+    """Of two repeats of 3 x 16 elements, and of a vector; none where rows are 9 long, nor of float64."""
     hints = Hints(monkeypatch)
     for targets, is_whole in (
         ([(3, 16, 1, 3, 32, PRODUCT)], True),
@@ -181,7 +181,7 @@ def test_vectors_are_stored_where_they_can_be(dtype: torch.dtype, monkeypatch: p
         hints.vectors = 0
         with torch.no_grad():
             decode_into(source, table, [output])
-        assert DEVICE != "cpu" or (hints.vectors > 0) == is_whole
+        assert DEVICE != "cpu" or (hints.vectors > 0) == (is_whole and dtype != torch.float64)
 
 
 def test_targets_of_several_dtypes_in_one_call() -> None:
