@@ -32,10 +32,10 @@ def add(commands: Any) -> None:
         required=True,
         metavar="FILE",
         help="CSV with a line that names columns: 'architecture' (a genotype, a cell of NAS-Bench-201, a code of "
-        "NAS-Bench-Macro), or 'split' and 'index'; and a column of numbers",
+        "NAS-Bench-Macro), or 'split', 'index' and perhaps 'seed'; and a column of numbers",
     )
     parser.add_argument("--column", metavar="NAME", help="the column of labels; default: accuracy, or the only one")
-    parser.add_argument("--split", default="search", choices=list(SIZES), help="that is searched; default: search")
+    parser.add_argument("--split", choices=list(SIZES), help="that is searched; default: search")
     parser.add_argument("--limit", type=parse_count, metavar="N", help="the first networks of it; default: all")
     parser.add_argument("--top", type=parse_count, default=20, metavar="N", help="how many to print; default: 20")
     parser.add_argument("--least", action="store_true", help="less is better, as of latency")
@@ -51,6 +51,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> str:
     from .. import properties
 
+    split = check_searched(arguments)
     read = properties.read_labels(arguments.labels, arguments.column)
     if read.measured is not None and arguments.evolve:
         raise UsageError(
@@ -59,12 +60,25 @@ def run(arguments: argparse.Namespace) -> str:
         )
     model = properties.make_model(arguments.ghn, arguments.pool, arguments.method)
     model.fit(read.networks, read.labels)
-    found = evolved(model, arguments) if arguments.evolve else ranked(model, arguments, read.measured)
+    found = evolved(model, arguments) if arguments.evolve else ranked(model, split, arguments, read.measured)
     result = {"labels": len(read.labels), "column": read.column, "networks": found}
     return json.dumps(result) if arguments.json else format_result(result)
 
 
-def ranked(model: Any, arguments: argparse.Namespace, measured: MeasuredNetworks | None) -> list[Json]:
+def check_searched(arguments: argparse.Namespace) -> str:
+    """The split that is searched, all of which may be asked for, and no more."""
+    if arguments.evolve and (arguments.split or arguments.limit):
+        given = "--split" if arguments.split else "--limit"
+        raise UsageError(
+            f"--evolve makes networks, and {given} chooses among those of a split; one of them is accepted"
+        )
+    split: str = arguments.split or "search"
+    if arguments.limit and arguments.limit > SIZES[split]:
+        raise UsageError(f"--limit is {arguments.limit}; the split {split} has {SIZES[split]:,} networks")
+    return split
+
+
+def ranked(model: Any, split: str, arguments: argparse.Namespace, measured: MeasuredNetworks | None) -> list[Json]:
     """The first networks of a split, each as the labels were measured."""
     from ..properties import search
 
@@ -73,14 +87,14 @@ def ranked(model: Any, arguments: argparse.Namespace, measured: MeasuredNetworks
     if measured is not None:
         options["as_measured"] = measured.training.network
         kind = {"large_images": measured.large_images, "num_classes": measured.classes}
-    dataset = DeepNets1M(arguments.split, seed=arguments.seed, size=arguments.limit, **kind)
+    dataset = DeepNets1M(split, seed=arguments.seed, size=arguments.limit, **kind)
     with progress("searching", len(dataset), "networks") as step:
         found = search(model, dataset, progress=step, **options)
     rows = []
     for each in found:
         item = dataset[each.network]
         rows.append({
-            "split": item.split, "index": each.network, "predicted": each.predicted,
+            "split": item.split, "index": each.network, "seed": arguments.seed, "predicted": each.predicted,
             "parameters": item.num_params["cifar10"], "genotype": repr(item.genotype),
         })  # fmt: skip
     return rows
@@ -98,7 +112,12 @@ def evolved(model: Any, arguments: argparse.Namespace) -> list[Json]:
 def format_result(result: Json) -> str:
     rows = result["networks"]
     names = [f"{row['split']} {row['index']}" if "index" in row else "" for row in rows]
+    seeds = {row["seed"] for row in rows if row.get("seed")}
     width = max(map(len, ["network", *names]))
-    lines = [f"predicted from {result['labels']:,} labels", f"{'network':{width}} {result['column']:>12}  genotype"]
+    of_seed = "".join(f", networks of seed {seed}" for seed in seeds)
+    lines = [
+        f"predicted from {result['labels']:,} labels{of_seed}",
+        f"{'network':{width}} {result['column']:>12}  genotype",
+    ]
     pairs = zip(names, rows, strict=True)
     return "\n".join([*lines, *(f"{name:{width}} {row['predicted']:12.6g}  {row['genotype']}" for name, row in pairs)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from ..deepnets import DeepNet, Genotype, graph_of
 from ..deepnets.dataset import WithoutMemory
-from ..errors import ConfigError
+from ..errors import ConfigError, TraceError
 from ..graph import ArchGraph, GraphBatch
 from ..nn import GHN
 from ..optional import import_optional
@@ -88,15 +89,25 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
 
         Raises:
             ConfigError: something is no network; the message says which, and what is accepted.
-            TraceError: a module cannot be traced.
+            TraceError: a module cannot be traced; the message says which.
+
+        Warns:
+            UserWarning: most of a module is in layers that its graph does not have, such as 3-D convolutions.
         """
         validation.check_is_fitted(self, "ghn_")
         check_pool(self.pool)
         parts = [
             embedded(self.ghn_, GraphBatch(graphs), sizes_of(graphs), self.pool)
-            for graphs in batches(map(self.graph, checked(X)))
+            for graphs in batches(self.graphs(checked(X)))
         ]
         return np.concatenate(parts)
+
+    def graphs(self, networks: Sequence[Architecture]) -> Iterator[ArchGraph]:
+        for position, item in enumerate(networks):
+            try:
+                yield self.graph(item)
+            except TraceError as error:
+                raise TraceError(f"network {position} of {len(networks)}: {error}") from error
 
     def graph(self, item: Architecture) -> ArchGraph:
         """The graph of a network in any form."""
@@ -109,8 +120,10 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
         if isinstance(item, str):
             with WithoutMemory():
                 network = network_of(item)
-            return trace(network, input_shape=self.input_shape or IMAGE_SHAPE)
-        return trace(item, input_shape=self.input_shape)
+            return trace(network, input_shape=IMAGE_SHAPE if self.input_shape is None else self.input_shape)
+        graph = trace(item, input_shape=self.input_shape)
+        warn_of_unknown(item, graph)
+        return graph
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """What each number of a vector is."""
@@ -122,6 +135,19 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.requires_fit = True
         return tags
+
+
+def warn_of_unknown(model: nn.Module, graph: ArchGraph) -> None:
+    """Say where most of a network is in layers that have no node, and that nothing is known of them."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    unknown = [name for name in sizes if name in graph.skipped]
+    share = sum(sizes[name] for name in unknown) / max(1, sum(sizes.values()))
+    if share > 0.5:
+        warnings.warn(
+            f"{share:.0%} of the numbers in the parameters of {type(model).__name__} have no node in its graph "
+            f"({unknown[0]}: {graph.skipped[unknown[0]]}): its vector says nothing of them",
+            stacklevel=2,
+        )
 
 
 def checked(networks: Iterable[Architecture]) -> list[Architecture]:

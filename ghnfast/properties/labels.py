@@ -13,7 +13,7 @@ from ..deepnets import DeepNets1M, Genotype
 from ..errors import GhnfastError, PropertyError
 from ..spaces import check_name
 from .embedding import Architecture
-from .rows import number, read_rows
+from .rows import number, read_rows, whole_number
 from .table import HOW, MeasuredNetworks, check_columns, network_of_row
 
 NETWORKS = "a column 'architecture', or the columns 'split' and 'index', with commas between columns,"
@@ -34,8 +34,8 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
     Args:
         path: a file whose first line names its columns. Networks are named by `architecture`: a text that names a
             network of `ghnfast.spaces`, or a genotype (`DARTS`, or as its `repr` is); or by `split` and `index`, of
-            `ghnfast.deepnets.DeepNets1M`. Those of a table that `ghnfast properties --measure` wrote are as they were
-            measured: with its channels and classes.
+            `ghnfast.deepnets.DeepNets1M`, and by its `seed`, where there is such a column. Those of a table that
+            `ghnfast properties --measure` wrote are as they were measured: with its channels and classes.
         column: the one of the labels; by default `accuracy`, or the only one.
 
     Raises:
@@ -51,7 +51,7 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
     if "architecture" not in columns and not {"split", "index"} <= {*columns}:
         there = ", ".join(repr(name)[:80] for name in columns)
         raise PropertyError(f"{path} names no networks: it has the columns {there}; {NETWORKS} is accepted")
-    names = [name for name in columns if name not in ("architecture", "split", "index")]
+    names = [name for name in columns if name not in ("architecture", "split", "index", "seed")]
     chosen = column or ("accuracy" if "accuracy" in names or len(names) != 1 else names[0])
     if chosen not in names:
         raise PropertyError(f"{path} has no column {chosen!r}; it has {', '.join(names) or 'none of labels'}")
@@ -74,13 +74,14 @@ def reader_of(columns: Sequence[str]) -> Callable[[dict[str, str]], Architecture
     """What makes a network of a row."""
     if "architecture" in columns:
         return lambda row: named(row["architecture"])
-    data_sets: dict[str, DeepNets1M] = {}
+    data_sets: dict[tuple[str, int], DeepNets1M] = {}
 
     def sampled(row: dict[str, str]) -> Architecture:
         split, index = network_of_row(row)
-        if split not in data_sets:
-            data_sets[split] = DeepNets1M(split)
-        return data_sets[split][index]
+        known = split, whole_number(row.get("seed", "0"), "seed")
+        if known not in data_sets:
+            data_sets[known] = DeepNets1M(split, seed=known[1])
+        return data_sets[known][index]
 
     return sampled
 

@@ -46,6 +46,8 @@ def rows_in(file: gzip.GzipFile | io.BufferedReader | io.BytesIO, path: Path) ->
 
 def rows_of(text: io.TextIOWrapper, path: Path) -> tuple[list[str], list[Row]]:
     reader = csv.DictReader(text, strict=True, skipinitialspace=True)
+    while reader.fieldnames == []:  # a blank line, as others are between rows
+        reader.fieldnames = None
     columns = [name.strip() for name in reader.fieldnames or ()]
     repeated = [name for at, name in enumerate(columns) if name in columns[:at]]
     if repeated:

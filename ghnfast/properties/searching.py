@@ -22,6 +22,7 @@ from .pooling import Sizes
 from .predictor import PropertyPredictor
 from .ranking import NO_NUMBERS, as_numbers
 
+sklearn: Any = import_optional("sklearn", "ghnfast.properties needs")
 pipelines: Any = import_optional("sklearn.pipeline", "ghnfast.properties needs")
 validation: Any = import_optional("sklearn.utils.validation", "ghnfast.properties needs")
 
@@ -99,7 +100,7 @@ def parts_of(model: Any) -> tuple[ArchitectureEmbedding, Any]:
     if not is_pipeline or len(model) < 2 or not hasattr(model, "predict"):
         raise ConfigError(
             f"model is {model!r:.80}; a pipeline of an ArchitectureEmbedding and a regressor is accepted: "
-            "make_pipeline(ArchitectureEmbedding(), PropertyPredictor())"
+            "make_pipeline(ArchitectureEmbedding(), PropertyPredictor()), or the best_estimator_ of a search over such"
         )
     validation.check_is_fitted(model[0], "ghn_")
     return model[0], model[1:]
@@ -136,6 +137,21 @@ def check_positive(name: str, value: int) -> int:
     return number
 
 
+def is_plain(embedding: ArchitectureEmbedding) -> bool:
+    """Whether vectors are those that C++ makes of sampled graphs: no subclass makes others, and no data frames."""
+    set_output = getattr(embedding, "_sklearn_output_config", {}).get("transform")
+    output = set_output or sklearn.get_config()["transform_output"]
+    return type(embedding) is ArchitectureEmbedding and output == "default"
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Arrays, or data frames, one behind the other."""
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    package = type(parts[0]).__module__.partition(".")[0]
+    return import_optional(package, "its data frames need").concat(parts)
+
+
 def embedded_rounds(
     embedding: ArchitectureEmbedding, dataset: DeepNets1M, change: Callable[[DeepNet], DeepNet] | None = None
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
@@ -144,12 +160,13 @@ def embedded_rounds(
     first = 0
     for begin in range(0, len(dataset), BATCH):
         end = min(begin + BATCH, len(dataset))
-        if change is None:
+        if change is None and is_plain(embedding):
             batch = SampledBatch(dataset, begin, end)
             sizes = Sizes(batch.offsets, batch.primitives, batch.elements, batch.depths, batch.edge_counts)
             parts.append(embedded(embedding.ghn_, batch, sizes, embedding.pool))
         else:
-            parts.append(embedding.transform([change(dataset[index]) for index in range(begin, end)]))
+            items = (dataset[index] for index in range(begin, end))
+            parts.append(embedding.transform([item if change is None else change(item) for item in items]))
         if len(parts) == ROUND or end == len(dataset):
-            yield first, np.concatenate(parts)
+            yield first, joined(parts)
             first, parts = end, []

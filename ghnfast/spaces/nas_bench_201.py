@@ -30,7 +30,8 @@ def nas_bench_201(architecture: str, num_classes: int = 10) -> nn.Module:
     """A network of NAS-Bench-201, `(N, 3, H, W) -> (N, num_classes)`, with torch's initial weights.
 
     What no path connects with the output is there all the same, as in the published counts of parameters; a node that
-    nothing reaches is zero.
+    nothing reaches is zero. A graph has no node of what multiplies by zero, or adds a value to itself: all cells of
+    `none` and `skip_connect` alone have the same one, and the same embedding.
 
     Args:
         architecture: its cell, as the benchmark writes it: `|nor_conv_3x3~0|+|none~0|skip_connect~1|+|...|`, the edges

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers.commands import fail, run, run_json
 
-from ghnfast.deepnets import DeepNets1M, Genotype
+from ghnfast.deepnets import DeepNet, DeepNets1M, Genotype
+from ghnfast.properties import read_labels
 from ghnfast.properties.pooling import parameters_of
 from ghnfast.properties.table import COLUMNS, Training
 
@@ -61,7 +62,7 @@ def test_labels_of_measured_networks(
     found = run_json(capsys, *command)["networks"]
     for row in found:
         assert row["predicted"] == pytest.approx(sizes[row["index"]], abs=0.2)
-    assert f"measured with {channels}" in fail(capsys, *command, "--evolve", 1)
+    assert f"measured with {channels}" in fail(capsys, *command[:5], "--evolve", 1)
 
 
 def test_what_is_refused(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,3 +72,32 @@ def test_what_is_refused(labels: Path, tmp_path: Path, capsys: pytest.CaptureFix
     one = tmp_path / "one.csv"
     one.write_text("architecture,accuracy\n01220211,90\n")
     assert "1 sample" in fail(capsys, "search", "--labels", one)
+
+
+def test_networks_of_a_seed_are_read_back(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["search", "--labels", labels, "--column", "depth", "--limit", 40, "--top", 3]
+    found = run_json(capsys, *options, "--seed", 5)["networks"]
+    text, _ = run(capsys, *options, "--seed", 5)
+    assert "networks of seed 5" in text.splitlines()[0]
+    path = tmp_path / "found.csv"
+    rows = [f"{row['split']},{row['index']},{row['seed']},{at}" for at, row in enumerate(found)]
+    path.write_text("\n".join(["split,index,seed,accuracy", *rows]))
+    read = read_labels(path)
+    assert read.column == "accuracy"
+    assert [network.genotype for network in read.networks if isinstance(network, DeepNet)] == [
+        Genotype.of(row["genotype"]) for row in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--evolve", 2, "--split", "val"], "--evolve makes networks, and --split"),
+        (["--evolve", 2, "--limit", 5], "--evolve makes networks, and --limit"),
+        (["--split", "val", "--limit", 501], "--limit is 501; the split val has 500 networks"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    labels: Path, capsys: pytest.CaptureFixture[str], options: list[str | int], words: str
+) -> None:
+    assert words in fail(capsys, "search", "--labels", labels, "--column", "depth", *options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 import ghnfast
-from ghnfast import ConfigError, GhnfastError
+from ghnfast import ConfigError, GhnfastError, TraceError
 from ghnfast.deepnets import GENOTYPES, DeepNets1M
 from ghnfast.graph import GraphBatch
 from ghnfast.properties import ArchitectureEmbedding
@@ -149,3 +149,30 @@ def test_settings_that_are_refused(settings: dict[str, Any]) -> None:
 def test_a_module_that_cannot_be_traced() -> None:
     with pytest.raises(GhnfastError):
         ArchitectureEmbedding(GHN, input_shape=(3, 32, 32)).fit_transform([nn.Linear(7, 7)])
+
+
+class Volumes(nn.Sequential):
+    def __init__(self, depth: int) -> None:
+        layers = [nn.Conv3d(4, 4, 3, padding=1) for _ in range(depth)]
+        super().__init__(nn.Conv3d(3, 4, 3), *layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 2))
+
+
+def test_it_is_said_that_layers_are_not_known() -> None:
+    embedding = ArchitectureEmbedding(GHN, input_shape=(3, 8, 8, 8)).fit()
+    with pytest.warns(UserWarning, match=r"9\d% of the numbers in the parameters of Volumes .*conv3d"):
+        embedding.transform([Volumes(3)])
+
+
+def test_a_network_that_cannot_be_traced_is_named() -> None:
+    networks = [nn.Sequential(nn.Flatten(), nn.Linear(size, 2)) for size in (192, 192, 7)]
+    with pytest.raises(TraceError, match="network 2 of 3: the forward of Sequential failed"):
+        ArchitectureEmbedding(GHN, input_shape=(3, 8, 8)).fit_transform(networks)
+
+
+def test_an_array_as_input_shape() -> None:
+    text, shape = "01220211", cast(Any, np.array([3, 32, 32]))
+    wanted = ArchitectureEmbedding(GHN).fit_transform([text])
+    found = ArchitectureEmbedding(GHN, input_shape=shape).fit_transform([text])
+    np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(TraceError):
+        ArchitectureEmbedding(GHN, input_shape=()).fit_transform([text])

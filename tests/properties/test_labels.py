@@ -45,17 +45,20 @@ def test_networks_of_splits_compressed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["no mark", "mark"])
 @pytest.mark.parametrize("comma", [",", ", ", " ,", " , "])
+@pytest.mark.parametrize("blank", [0, 2], ids=["no blank lines", "blank lines"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
 def test_as_spreadsheets_and_people_write(
-    mark: str, comma: str, end: str, compress: Callable[[bytes], bytes], tmp_path: Path
+    mark: str, comma: str, blank: int, end: str, compress: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     path, genotype = tmp_path / "labels.csv", f'"{GENOTYPES["PDARTS"]!r}"' if comma[0] == "," else "PDARTS"
     for names, rows in (
         (["split", "index", "genauigkeit in %"], [["val", "3", "0.5"], ["test", "499", "1.5"]]),
         (["accuracy", "architecture", "größe"], [["0.5", genotype, "1"], ["1.5", "DARTS", "2"]]),
     ):
-        path.write_bytes(compress((mark + "".join(comma.join(line) + end for line in (names, *rows))).encode()))
+        path.write_bytes(
+            compress((mark + end * blank + "".join(comma.join(line) + end for line in (names, *rows))).encode())
+        )
         read = read_labels(path)
         assert read.column in names
         np.testing.assert_array_equal(read.labels, [0.5, 1.5])

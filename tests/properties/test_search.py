@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -199,3 +202,40 @@ NO_ARGUMENTS: list[dict[str, Any]] = [
 def test_arguments_of_evolution_that_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="accepted"):
         evolve(MODEL, generations=1, **given)
+
+
+class FirstTen(ArchitectureEmbedding):
+    def transform(self, X: Any) -> Any:
+        return super().transform(X)[:, :10]
+
+
+def framed() -> Any:
+    columns = ColumnTransformer([("some", "passthrough", ["log parameters", "levels"])])
+    model = make_pipeline(ArchitectureEmbedding(tiny()), columns, LinearRegression())
+    return model.set_output(transform="pandas")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        framed,
+        lambda: make_model(tiny()).set_output(transform="pandas"),
+        lambda: make_pipeline(FirstTen(tiny()), LinearRegression()),
+    ],
+    ids=["columns by name", "data frames", "a subclass"],
+)
+def test_vectors_are_those_of_the_pipeline(make: Callable[[], Any]) -> None:
+    """Whatever becomes of vectors between the two, and without a warning."""
+    items = [DeepNets1M("train")[index] for index in range(30)]
+    dataset = DeepNets1M("search", size=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = make().fit(items, [float(item.graph.depth) for item in items])
+        found = search(model, dataset, top=3)
+        wanted = model.predict([dataset[index] for index in range(100)])
+    np.testing.assert_allclose([each.predicted for each in found], np.sort(wanted)[:-4:-1], rtol=1e-6)
+
+
+def test_a_search_over_models_is_not_one() -> None:
+    with pytest.raises(ConfigError, match="best_estimator_"):
+        search(GridSearchCV(make_model(tiny()), {}), DeepNets1M("search", size=2))
