@@ -10,10 +10,10 @@ PYBIND11_MODULE(_C, module) {
   bind_tables(module);
   bind_enums(module);
   bind_modules(module);
-  bind_properties(module);
   bind_tensors(module);
   bind_graph(module);
   bind_sweep(module);
+  bind_properties(module);
   bind_attention(module);
   bind_layout(module);
   bind_forward(module);
