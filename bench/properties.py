@@ -26,10 +26,10 @@ from accuracy import git, machine
 from numpy.typing import NDArray
 
 import ghnfast
-from ghnfast.graph import ArchGraph, GraphBatch
+from ghnfast.graph import ArchGraph
 from ghnfast.properties import ArchitectureEmbedding, PropertyPredictor
-from ghnfast.properties.paths import path_sums
-from ghnfast.properties.pooling import counts_of, parameters_of, sizes_of
+from ghnfast.properties.paths import PATHS
+from ghnfast.properties.pooling import COUNTS, counts_of, parameters_of, sizes_of
 from ghnfast.spaces.nas_bench_201 import OPERATIONS, parse_cell
 
 TARGET = Path(__file__).resolve().parent / "results" / "properties.json"
@@ -53,11 +53,6 @@ def random_ghn(seed: int) -> ghnfast.GHN:
     return ghnfast.GHN(**ghnfast.load("ghn2-fashion").config).eval()
 
 
-def paths_of(graphs: Sequence[ArchGraph]) -> Vectors:
-    """What "stats" has of the networks' paths."""
-    return np.concatenate([np.arcsinh(path_sums(GraphBatch([graph]))) for graph in graphs])
-
-
 def embedded(ghn: Any, pool: str, graphs: Sequence[ArchGraph]) -> Vectors:
     return ArchitectureEmbedding(ghn, pool).fit_transform(graphs)
 
@@ -71,7 +66,7 @@ def described(name: str, graphs: Sequence[ArchGraph], random_ghns: int) -> Itera
     yield "random weights, mean", "gp", [embedded(ghn, "mean", graphs) for ghn in ghns]
     yield "default GHN, mean, as published", "svr", [embedded(None, "mean", graphs)]
     yield "random weights, mean, as published", "svr", [embedded(ghns[0], "mean", graphs)]
-    yield "paths and counts, no GHN", "gp", [np.concatenate([paths_of(graphs), counts_of(sizes_of(graphs))], axis=1)]
+    yield "paths and counts, no GHN", "gp", [embedded(None, "stats", graphs)[:, -PATHS - len(COUNTS) :]]
     yield "counts of primitives", "gp", [counts_of(sizes_of(graphs))]
     yield "number of parameters", "gp", [np.log([[parameters_of(graph)] for graph in graphs])]
     if name == "nas-bench-201":

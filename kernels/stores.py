@@ -38,7 +38,7 @@ def repeats_of(target, INDEX: tl.constexpr):
 
 @triton.jit
 def bits_of(value, kind):
-    """Numbers as the bits of float16 or bfloat16: one store is compiled for both, which halves what is to compile."""
+    """Numbers as the bits of float16 or bfloat16: one store is compiled for both."""
     halves = value.to(tl.float16).to(tl.int16, bitcast=True)
     return tl.where(kind == FLOAT16, halves, value.to(tl.bfloat16).to(tl.int16, bitcast=True))
 
