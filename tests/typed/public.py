@@ -1,4 +1,4 @@
-"""What type checkers make of the public names. It is checked by mypy (tests/test_types.py) and never run."""
+"""What type checkers make of the public names. It is checked by mypy (`make lint`) and never run."""
 
 from __future__ import annotations
 
