@@ -6,7 +6,7 @@ import signal
 import threading
 
 import pytest
-from helpers import kernel_device  # noqa: F401  (first: before anything imports Triton)
+from helpers import kernel_device  # (first: before anything imports Triton)
 from helpers.golden_data import golden_ghn
 
 import ghnfast
@@ -19,6 +19,11 @@ if threading.current_thread() is threading.main_thread():
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes comes first, so that no process waits for it in the end."""
     items.sort(key=lambda item: "test_compile.py" not in item.nodeid)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_interpreter() -> None:
+    kernel_device.patch_the_language_once()
 
 
 @pytest.fixture(scope="session")
