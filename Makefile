@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP_FILES := $(wildcard csrc/*/*.cpp csrc/*/*.hpp)
 FORMATTED := $(CPP_FILES) $(wildcard kernels/*.cu tests/support/helpers/*.[ch]pp)
-# Python compiles a module when it is first imported: most of those that are installed never are.
+# Python compiles a module when it is first imported, and keeps that, whatever the environment says: most of those that
+# are installed never are, and those that are, by each of the processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CPP_FILES)
 # Tests run in parallel, one thread each.
