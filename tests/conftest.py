@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 
@@ -10,6 +11,11 @@ from helpers import kernel_device  # (first: before anything imports Triton)
 from helpers.golden_data import golden_ghn
 
 import ghnfast
+
+# What the Makefile says of memory is for the processes that run tests: some of those that they start measure it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+        os.environ.pop(name, None)
 
 # What runs in the background ignores Ctrl-C, and so does what it starts: tests send it, and it is to arrive.
 if threading.current_thread() is threading.main_thread():
