@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from .errors import CalibrationError
 from .graph import PREDICTED_DTYPES
+from .plain import plain
 from .randomness import CPU
 from .surroundings import check_surroundings
 from .tallies import Collector, Tally, collecting, has_statistics
@@ -64,6 +65,7 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
             The model is as it was.
     """
     check_surroundings("calibrate", CalibrationError)
+    limit = plain(limit)
     with in_memory():
         tallies = gather(model, islice(check_arguments(model, batches, limit), limit and min(limit, sys.maxsize)))
         for tally in tallies:

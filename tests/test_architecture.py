@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ghnfast"
 # From the ground up: what stands in one line may import what stands in the lines above it, and nothing else.
 FLOORS = (
-    "errors starting",
+    "errors starting plain",
     "optional files memory randomness progress figures surroundings",
     "locks",
     "graph",

@@ -22,6 +22,7 @@ from .. import _C
 from ..errors import ConfigError, NetworkIndexError
 from ..graph import ArchGraph
 from ..optional import import_optional
+from ..plain import with_plain_numbers
 from ..randomness import drawing_from
 from ..tracing import trace
 from .checks import MOST
@@ -209,6 +210,7 @@ class DeepNets1M(Dataset[DeepNet]):
         DatasetError: the files are not there, are not those of the data set, or are broken.
     """
 
+    @with_plain_numbers
     def __init__(
         self,
         split: str = "train",
@@ -315,6 +317,7 @@ class NodeBatchSampler(Sampler[list[int]]):
         rank, world_size: which share of the networks this process gets, of how many.
     """
 
+    @with_plain_numbers
     def __init__(
         self,
         dataset: DeepNets1M,

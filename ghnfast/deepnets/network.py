@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..plain import with_plain_numbers
 from .cells import AuxiliaryHead, Cell
 from .checks import check_settings, check_switches
 from .genotype import Genotype
@@ -64,6 +65,7 @@ class Network(nn.Module):
         ConfigError: settings that are out of range or cannot work together.
     """
 
+    @with_plain_numbers
     def __init__(
         self,
         *,

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from ..deepnets.dataset import check_seed, is_whole, light_build
 from ..errors import ConfigError, NetworkIndexError
 from ..graph import ArchGraph
+from ..plain import with_plain_numbers
 from ..randomness import drawing_from
 from ..tracing import trace
 from . import convolutional, mobile, patches
@@ -149,6 +150,7 @@ class Families(Dataset[FamilyNet]):
         ConfigError: an argument out of range.
     """
 
+    @with_plain_numbers
     def __init__(
         self,
         split: str = "train",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from ..plain import make_plain
 from .registry import DECODERS, HYPERNETS, Decoder, Hypernet
 
 MOST_CLASSES = 1 << 22  # there is a row for each number of channels up to it
@@ -42,6 +43,7 @@ class GHNConfig(GHNSettings):
     num_classes: int = 1000
 
     def __post_init__(self) -> None:
+        make_plain(self)
         sizes = list(self.max_shape) if isinstance(self.max_shape, (tuple, list)) else []
         if len(sizes) != 4 or not all(map(is_count, sizes)) or sizes[2] != sizes[3]:
             raise ConfigError(f"max_shape is {self.max_shape}; four positive sizes (out, in, S, S) are accepted")

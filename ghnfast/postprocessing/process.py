@@ -13,6 +13,7 @@ from ..files import in_words
 from ..graph import Reparametrization
 from ..memory import is_distributed, unwritable
 from ..ops.decode import copy_all
+from ..plain import with_plain_numbers
 from ..prediction.inversion import inversions_for
 from ..tracing.cached import forget_weights
 from ..tracing.members import members_of
@@ -24,6 +25,7 @@ MOST_SEED = (1 << 64) - 1
 BIG = 1_000_003  # a prime: seeds and the numbers of weights are mixed with it
 
 
+@with_plain_numbers
 def postprocess(model: Model, orth: bool = True, beta: float = 3e-5, layer: int = 1, seed: int = 0) -> Model:
     """Add a little noise to the weights of a model, and make them orthogonal, in place: before fine-tuning.
 

@@ -13,6 +13,7 @@ from ..deepnets.dataset import is_whole
 from ..errors import ConfigError, PropertyError
 from ..figures import add_legend, drawable
 from ..optional import import_optional
+from ..plain import plain
 from .ranking import NO_NUMBERS, as_numbers, check_size
 
 decomposition: Any = import_optional("sklearn.decomposition", "ghnfast.properties needs")
@@ -57,6 +58,7 @@ def project(vectors: ArrayLike, method: str = "pca", seed: int = 0) -> NDArray[n
     """
     if method not in PROJECTIONS:
         raise ConfigError(f"method is {method!r:.80}; {', '.join(map(repr, PROJECTIONS))} are accepted")
+    seed = plain(seed)
     if not is_whole(seed) or not 0 <= seed < 1 << 32:
         raise ConfigError(f"seed is {seed!r:.80}; 0 to 2^32 - 1 is accepted")
     known = check_vectors(vectors)

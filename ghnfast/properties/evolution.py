@@ -16,6 +16,7 @@ from ..deepnets.dataset import check_seed
 from ..deepnets.space import SIGNATURE
 from ..errors import ConfigError
 from ..graph import ArchGraph
+from ..plain import with_plain_numbers
 from ..progress import Progress
 from .embedding import OF_GENOTYPES
 from .searching import check_positive, parts_of, predictions_of
@@ -30,6 +31,7 @@ class Evolved(NamedTuple):
     predicted: float
 
 
+@with_plain_numbers
 def evolve(
     model: Any,
     *,

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..deepnets import DeepNet, DeepNets1M
-from ..deepnets.dataset import SIZES
+from ..deepnets.dataset import SIZES, is_whole
 from ..errors import GhnfastError, PropertyError
 from ..files import in_words
+from ..plain import make_plain
 from ..training import ImageData
 from ..training.digests import digest_of_images
 from ..training.networks import LARGE, SMALL
@@ -40,9 +41,10 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, value, least in (("channels", self.channels, 8), ("epochs", self.epochs, 1), ("seed", self.seed, 0)):
-            if value < least:
-                raise PropertyError(f"{name} is {value}; {least} or more is accepted")
+            if not is_whole(value) or value < least:
+                raise PropertyError(f"{name} is {value!r:.80}; {least} or more is accepted")
 
     def network(self, item: DeepNet) -> DeepNet:
         """The network that is measured for one of a split."""

@@ -20,6 +20,7 @@ from ..families import TRAINED
 from ..files import in_words, is_text
 from ..nn.config import GHNSettings
 from ..optional import import_optional
+from ..plain import plain
 from .data import IMAGE_SIZE
 
 SCHEDULES = ("step", "cosine", "cosine-warmup", "constant")
@@ -236,6 +237,7 @@ def make_config(values: Mapping[str, Any]) -> TrainConfig:
 
 def converted(name: str, value: Any, kind: Any) -> Any:
     """A value as its type."""
+    value = plain(value)
     if isinstance(value, str) and kind is not str:
         try:
             if kind is float:  # Python's numbers: JSON has no .001

@@ -26,6 +26,7 @@ from ..deepnets.dataset import is_whole
 from ..errors import TrainingError
 from ..files import in_words
 from ..optional import import_optional
+from ..plain import with_plain_numbers
 from ..randomness import CPU, drawing_from
 from .idx import file_of, read_images, read_labels
 
@@ -183,6 +184,7 @@ def check_count(name: str, value: object) -> None:
         raise TrainingError(f"{name} is {value!r:.80}; a positive number is accepted")
 
 
+@with_plain_numbers
 def load_data(
     name: str, root: str | Path = "data", *, validation: bool = True, image_size: int = IMAGE_SIZE
 ) -> ImageData:

@@ -22,6 +22,7 @@ from ..deepnets.dataset import PREDEFINED, SPLITS, is_whole
 from ..errors import DomainWarning, TrainingError
 from ..families import HELD_OUT, TRAINED, Families, FamilyNet
 from ..nn import GHN
+from ..plain import make_plain, with_plain_numbers
 from ..progress import Progress
 from ..randomness import CPU, drawing_from
 from .accuracy import BATCH_SIZE, accuracies, check_batches, check_statistics, number_of
@@ -77,6 +78,7 @@ class Evaluation:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_images(self.data)
         accepted = [name for name in (*SPLITS, *FAMILY_SPLITS) if name != "train"]
         if isinstance(self.splits, str) or not isinstance(self.splits, Sequence) or not self.splits:
@@ -241,6 +243,7 @@ def other_images(ghn: GHN, data: ImageData) -> str | None:
 
 
 @learning
+@with_plain_numbers
 def baseline(
     data: ImageData,
     splits: Sequence[str] = ("test",),

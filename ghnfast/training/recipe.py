@@ -13,6 +13,7 @@ from typing import Any
 
 from ..deepnets.dataset import is_whole
 from ..errors import TrainingError
+from ..plain import make_plain
 from .accuracy import STATISTICS
 from .config import MOST_SEED
 
@@ -64,6 +65,7 @@ class Recipe:
     beta: float = 3e-5
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("rates", "seeds", "evaluate_at"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, Iterable):
