@@ -13,19 +13,26 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def plain(value: Any) -> Any:
+LEVELS = 6  # of lists in lists: a genotype has four, and a list may be within itself
+
+
+def plain(value: Any, levels: int = LEVELS) -> Any:
     """A scalar of numpy as Python's, an array of one dimension as a tuple; in lists, tuples and dictionaries, too.
 
     Anything else as it is.
     """
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        return value.item()
     if isinstance(value, np.ndarray) and value.ndim == 1:
-        return tuple(value.tolist())
-    if type(value) in (list, tuple):
-        return type(value)(map(plain, value))
-    if type(value) is dict:
-        return {key: plain(item) for key, item in value.items()}
+        value = tuple(value)
+    elif isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, np.longdouble):
+        return float(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple) and levels:
+        return type(value)(plain(item, levels - 1) for item in value)
+    if type(value) is dict and levels:
+        return {key: plain(item, levels - 1) for key, item in value.items()}
     return value
 
 

@@ -17,11 +17,11 @@ from torch import nn
 
 import ghnfast
 from ghnfast.deepnets import GENOTYPES, DeepNets1M, Network, NodeBatchSampler
-from ghnfast.errors import GhnfastError
+from ghnfast.errors import ConfigError, GhnfastError
 from ghnfast.families import Families
 from ghnfast.plain import plain
 from ghnfast.properties.table import Training
-from ghnfast.training import Recipe, make_config
+from ghnfast.training import Recipe, TrainConfig, make_config
 
 
 def numpy_of(value: Any) -> Any:
@@ -75,6 +75,7 @@ DOORS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     ),
     (processed, {"layer": 2, "seed": 7, "beta": 1e-3, "orth": True}),
     (calibrated, {"limit": 2}),
+    (lambda **given: asdict(TrainConfig(**given)), {**TINY, "seed": 3, "warmup": 2}),
     (lambda **given: asdict(make_config(given)), {**TINY, "seed": 3, "warmup": 2}),
     (
         lambda **given: asdict(Recipe(**given)),
@@ -108,4 +109,9 @@ def test_what_python_has_stays(value: Any) -> None:
 def test_other_things_stay() -> None:
     for value in (torch.ones(2), np.ones((2, 2)), nn.Linear(2, 2), range(3), {1, 2}):
         assert plain(value) is value
+    assert plain(np.longdouble(0.5)) == 0.5
+    within: list[Any] = [np.int64(8)]
+    within.append(within)
+    with pytest.raises(ConfigError, match="max_shape"):
+        ghnfast.GHN(max_shape=within)  # type: ignore[arg-type]
     assert plain({"a": (np.int8(1), [np.float32(0.5)])}) == {"a": (1, [0.5])}

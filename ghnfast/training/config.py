@@ -121,6 +121,8 @@ class TrainConfig(GHNSettings):
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        for name, kind in typing.get_type_hints(TrainConfig).items():
+            object.__setattr__(self, name, converted(name, getattr(self, name), kind))
         positive = (
             "image_size batch_size meta_batch max_nodes networks members hid lr grad_clip gamma scale_growth "
             "max_skipped log_every save_every"
@@ -232,7 +234,7 @@ def make_config(values: Mapping[str, Any]) -> TrainConfig:
             close = difflib.get_close_matches(name, kinds, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; accepted are {', '.join(kinds)}"
             raise TrainingError(f"the configuration has no {shown(name)}{hint}")
-    return TrainConfig(**{name: converted(name, value, kinds[name]) for name, value in values.items()})
+    return TrainConfig(**values)
 
 
 def converted(name: str, value: Any, kind: Any) -> Any:
