@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CPP_FILES)
 # Tests run in parallel, one thread each; memory that a model took stays for the next: giving it back and taking it
-# again, page by page, was a tenth of their time.
+# again, page by page, was a good part of their time.
 PYTEST := OMP_NUM_THREADS=1 MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_MMAP_THRESHOLD_=1000000000 $(BIN)/python -m pytest
 
 .PHONY: setup predict test quick lint unit sanitize fuzz bench gpu gpu-tests gpu-measurements gpu-profile has-gpu \
