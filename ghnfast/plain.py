@@ -11,8 +11,6 @@ import numpy as np
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
 LEVELS = 6  # of lists in lists: a genotype has four, and a list may be within itself
 
 

@@ -7,7 +7,7 @@ import signal
 import threading
 
 import pytest
-from helpers import kernel_device  # (first: before anything imports Triton)
+from helpers import kernel_device  # first: before anything imports Triton
 from helpers.golden_data import golden_ghn
 
 import ghnfast

@@ -44,18 +44,17 @@ class Forms(NamedTuple):
 
 
 def forms_for(architecture: int) -> Forms:
-    """All for one architecture; for others every kernel at one width, for kernels are the same on all.
+    """All for one architecture; for others the width of GHN-2 and a wide one, for kernels are the same on all.
 
     Registers, which are what widths take, are as many on all of them. Decoding takes longer to compile than all the
     rest. It has two forms, of narrow and of wide rows, and in both the same products of matrices, in which alone
-    precisions differ: for others each form is compiled once, one of them rounded.
+    precisions differ: for others each rounded one is compiled with one of the two.
     """
     exact, tf32, bfloat16 = PRECISIONS
     if architecture == 90:
-        decodings = (8, exact), *((hid, precision) for hid in (32, 128) for precision in PRECISIONS)
-        return Forms((8, 32, 64, 128), (32, 128), (32,), (8, 24, 64, 128), decodings, (exact,))
-    rounded = tf32 if architecture < 90 else bfloat16
-    return Forms((32,), (32,), (), (128,), ((32, exact), (128, rounded)), ())
+        decodings = (8, exact), (64, exact), *((hid, precision) for hid in (32, 128) for precision in PRECISIONS)
+        return Forms((8, 32, 64, 128), (32, 128), (32, 64), (8, 24, 64, 128), decodings, (exact, bfloat16))
+    return Forms((32, 128), (32,), (), (8, 128), ((32, exact), (32, bfloat16), (128, tf32)), ())
 
 
 class Recorder:
