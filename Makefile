@@ -93,9 +93,10 @@ gpu gpu-tests gpu-measurements gpu-profile: export PYTHONSAFEPATH := 1
 gpu:
 	status=0; for part in tests measurements profile; do $(MAKE) gpu-$$part || status=$$?; done; exit $$status
 
-# What has to be compiled for any GPU is tested without one.
+# What has to be compiled for any GPU, and what takes place on one that is none, is tested without one.
 gpu-tests: has-gpu
-	$(PYTHON) -m pytest -n 8 tests/kernels tests/gpu --ignore tests/kernels/test_compile.py
+	$(PYTHON) -m pytest -n 8 tests/kernels tests/gpu \
+		$(foreach part,compile launches chain,--ignore tests/kernels/test_$(part).py)
 
 gpu-measurements: has-gpu
 	name=$$($(PYTHON) -c 'import torch; print("-".join(torch.cuda.get_device_name().lower().split()))') && \

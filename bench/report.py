@@ -190,8 +190,8 @@ def search_text() -> str:
 def precision_text() -> str:
     errors = {entry["precision"]: f"{entry['largest_error']:.0e}" for entry in entries("precision", "test_precision")}
     return (
-        f'`ghn.precision = "tf32"` or `"bfloat16"` lets a GPU round the operands of the last product for kernels of '
-        f"several cells: by rounding of the same kind, emulated on the CPU, the kernels of a ResNet-50 move by "
+        f'`ghn.precision = "tf32"` or `"bfloat16"` lets a GPU round the operands of the last product: '
+        f"by rounding of the same kind, emulated on the CPU, the kernels of a ResNet-50 move by "
         f"{errors['tf32']} and {errors['bfloat16']} of their largest value at most."
     )
 
@@ -258,9 +258,41 @@ def gpu_text() -> str:
         ]
         title = f"On one {info['gpu']} (torch {info['torch']}, triton {info['triton']}, commit {commit}), medians:"
         parts += [title, table(head, rows), "\n".join(f"- {line}" for line in lines)]
-    return "\n\n".join(parts) or (
-        "GPU figures are missing: no GPU has been at hand. The kernels are tested interpreted, and compiled for "
-        "sm_80, sm_90 and sm_100; how fast they are nobody has measured."
+    return "\n\n".join([*parts, first_gpu_text()])
+
+
+def first_gpu_text() -> str:
+    """What the first runs on a GPU showed, kernel by kernel."""
+    found: Json = json.loads((ROOT / "bench" / "results" / "first-h100.json").read_text())
+    before, after = (run["kernels_us"] for run in found["runs"])
+    names = {"ghn2": "GHN-2", "ghn3-t": "GHN-3-T"}
+    rows = [
+        [
+            names[ghn],
+            f"`{kernel}`",
+            *(f"{run[ghn][kernel]:.0f}" if kernel in run[ghn] else "-" for run in (before, after)),
+        ]
+        for ghn in names
+        for kernel in {**before[ghn], **after[ghn]}
+    ]
+    rows += [
+        [names[ghn], "all", *(f"{sum(run[ghn].values()):.0f}" for run in (before, after))] for ghn in names
+    ]  # fmt: skip
+    walls, parts = (run["wall_us"] for run in found["runs"]), found["runs"][1]["parts_us"]
+    first, second = walls
+    info = found["machine_info"]
+    return (
+        f"The first runs on one {info['gpu']} (torch {info['torch']}, triton {info['triton']}): microseconds of the "
+        "device for a ResNet-50 from its graph, before and after the last step was split into products and stores, "
+        f"products went to tensor cores, and weights were fetched ahead:\n\n"
+        f"{table(['', 'kernels', 'before', 'after'], rows)}\n\n"
+        f"Storing the 25.6 million parameters takes {parts['stores of resnet50']:.0f} us, `fill_` of as many numbers "
+        f"{parts['fill_ of 25,557,032 numbers']:.0f} us. As the host sees it, a prediction took "
+        f"{first['ghn2, sweep cuda'] / 1e3:.2f} ms before and {second['ghn2, sweep cuda'] / 1e3:.2f} after, on a "
+        f"machine whose host was slower (with the sweep on the CPU {first['ghn2, sweep cpp'] / 1e3:.2f} and "
+        f"{second['ghn2, sweep cpp'] / 1e3:.2f} ms): the host is what it waits for. What was done about that since, "
+        "and about the rounding of products, has not been on a GPU again. `bench/results/first-h100.json` says what "
+        "ran, and which tests passed."
     )
 
 

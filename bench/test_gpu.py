@@ -1,4 +1,4 @@
-"""On a GPU: predicting models, a batch as in training, the last step's bandwidth, and what launch parameters do.
+"""On a GPU: predicting models and batches of networks, training, the last step's bandwidth, what launch parameters do.
 
 Times of kernels are medians of `triton.testing.do_bench`, which empties the cache between runs; others are host times
 up to the end of the work.
@@ -6,6 +6,7 @@ up to the end of the work.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,30 +14,46 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import triton
 from helpers.graphs import sweep_weights, tensors_of
 from helpers.models import torchvision_model
 from sizes import size
+from torch import nn
 from turns import versus
 
 import ghnfast
 from ghnfast.deepnets import DeepNets1M
-from ghnfast.graph import GraphBatch
+from ghnfast.graph import ArchGraph, GraphBatch
+from ghnfast.graph.batch import batch_of
 from ghnfast.kernels import decode as decode_kernels
 from ghnfast.kernels import decode_tables as table_kernels
 from ghnfast.kernels import sweep as sweep_kernels
 from ghnfast.kernels.decode_tables import Tables
+from ghnfast.kernels.products import multiply
+from ghnfast.nn.attending import Attending
 from ghnfast.nn.names import with_published_names
+from ghnfast.nn.native import state_of
 from ghnfast.nn.sweep import GatedSweep
+from ghnfast.ops.attention import relations_of
+from ghnfast.ops.attention.operators import triton_tables as attention_tables
 from ghnfast.ops.decode import DecodeSource, decode_into_op, memory_table
 from ghnfast.ops.decode import triton_tables as decode_tables
+from ghnfast.ops.layers.operators import Launches
 from ghnfast.ops.sweep import gated_sweep, naive_gated_sweep, triton_tables
 from ghnfast.prediction import prepare
 from ghnfast.prediction.plan import decoded_part
 from ghnfast.profiling import Stage, fill
 from ghnfast.tracing.members import members_of
+from ghnfast.training import Trainer, make_config
+from ghnfast.training.networks import MetaBatches, main_logits
 
 MODELS = ("resnet50", "densenet121", "vgg16", "vit_b_16", "convnext_tiny", "wide_resnet50_2", "mobilenet_v3_large")
+OTHERS = (
+    "alexnet", "convnext_base", "densenet201", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "mnasnet1_0",
+    "mobilenet_v2", "regnet_y_8gf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x1_0", "squeezenet1_1",
+)  # fmt: skip
+KINDS = ("cpp", "cuda", "triton")  # of sweeps
 LARGE = ("resnet50", "convnext_tiny", "wide_resnet50_2", "vit_b_16", "vgg16")  # over 20 million parameters
 TRAINING_NODES = size(2200, 200)  # of eight networks, as meta-batches have
 
@@ -110,6 +127,95 @@ def test_model(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
     versus(benchmark, finished(given), {name: finished(function) for name, function in others.items()}, 25)
 
 
+def predicting_by(ghn: ghnfast.GHN, models: list[nn.Module], graphs: list[ArchGraph], kind: str) -> Stage:
+    """Predicts models from their graphs, with a kind of sweep."""
+
+    def run() -> None:
+        with asking_for("GHNFAST_SWEEP", kind):
+            ghn.predict(models, graph=graphs)
+
+    return finished(run)
+
+
+def by_each_kind(
+    benchmark: Any, ghn: ghnfast.GHN, models: list[nn.Module], graphs: list[ArchGraph], rounds: int
+) -> dict[str, float]:
+    """Main: as `chosen_sweep` chooses; and with each kind of sweep. Returns median seconds."""
+    others = {kind: predicting_by(ghn, models, graphs, kind) for kind in KINDS}
+    return versus(benchmark, finished(lambda: ghn.predict(models, graph=graphs)), others, rounds)
+
+
+@pytest.mark.parametrize("name", size(OTHERS, OTHERS[-1:]))
+def test_other_models(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
+    """Main: everything, with the graph given."""
+    model = torchvision_model(name).cuda()
+    graph = ghnfast.trace(model)
+    benchmark.extra_info.update(
+        model=name, nodes=len(graph), parameters=sum(parameter.numel() for parameter in model.parameters())
+    )
+    versus(benchmark, finished(lambda: gpu_ghn.predict(model, graph=graph)), {"fill": finished(fill(model))}, 25)
+
+
+@pytest.mark.parametrize("count", size((8, 64), (2,)))
+def test_batches(benchmark: Any, count: int) -> None:
+    """Test networks of DeepNets-1M, predicted as one batch from their graphs."""
+    ghn, split = ghnfast.GHN(num_classes=10).eval().cuda(), DeepNets1M("test")
+    models: list[nn.Module] = [split[index].build().cuda() for index in range(count)]
+    graphs = [split[index].graph for index in range(count)]
+    medians = by_each_kind(benchmark, ghn, models, graphs, 15)
+    benchmark.extra_info.update(
+        graphs=count, nodes=sum(map(len, graphs)),
+        us_a_network={name: value * 1e6 / count for name, value in medians.items()},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def gpu_ghn3() -> ghnfast.GHN:
+    """A GHN-3-T."""
+    return ghnfast.GHN(hypernet="graphormer", hid=64, layers=3, heads=8, max_shape=(64, 64, 16, 16)).eval().cuda()
+
+
+@pytest.mark.parametrize("name", size(("resnet50", "densenet121"), ("squeezenet1_1",)))
+def test_ghn3(benchmark: Any, gpu_ghn3: ghnfast.GHN, name: str) -> None:
+    """Main: everything, with the graph given. `attending`: its layers alone, from embedding to the last, replayed as a
+    CUDA graph, of which only the device's time is left."""
+    model = torchvision_model(name).cuda()
+    graph = ghnfast.trace(model)
+    others = {"fill": finished(fill(model))}
+    versus(benchmark, finished(lambda: gpu_ghn3.predict(model, graph=graph)), others, 25)
+    benchmark.extra_info.update(model=name, nodes=len(graph), states_ms=states_ms(gpu_ghn3, model, graph))
+
+
+def replayed_ms(function: Stage) -> float:
+    """Milliseconds of the device alone: what a captured CUDA graph takes."""
+    with torch.no_grad():
+        function()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            function()
+        return kernel_ms(graph.replay)
+
+
+def states_ms(ghn: ghnfast.GHN, model: nn.Module, graph: ArchGraph) -> float:
+    """Of the layers of a GHN-3, from the embedding on."""
+    batch = batch_of([graph])
+    layout = prepare([model], [members_of(model)], batch, True, ghn.request).layout
+    ghn.source(batch, layout)
+    own = members_of(ghn)
+    device = ghn.device_form.of(ghn, own, state_of(own.parameters))
+    assert device is not None
+    assert device.weights is not None
+    plan, prepared = layout.known[device.key], device.prepare(device.weights)
+    relations = attention_tables(relations_of(batch.topology(device.cutoff)), device.device)
+    scratch, status = torch.empty(plan.elements, device="cuda"), torch.empty((), dtype=torch.int32, device="cuda")
+    attending = Attending(
+        device.widths, plan.places, device.weights, device.numbers["0.ln1"], prepared.table, relations, plan.indices,
+        plan.tables, plan.launches.setdefault(device.weights, Launches()),
+    )  # fmt: skip
+    return replayed_ms(lambda: attending.run(scratch, status))
+
+
 @pytest.mark.parametrize("name", ["resnet50", "densenet121"])
 def test_reference(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
     """Beside the published implementation on the same GPU, both from their graphs, where PYTHONPATH has it."""
@@ -130,6 +236,21 @@ def test_reference(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
 
     others = {"reference": finished(published)}
     medians = versus(benchmark, finished(lambda: gpu_ghn.predict(ours, graph=graph)), others, 9)
+    benchmark.extra_info.update(model=name, times_faster=medians["reference"] / medians["main"])
+
+
+@pytest.mark.parametrize("name", ["resnet50", "densenet121"])
+def test_reference_ghn3(benchmark: Any, gpu_ghn3: ghnfast.GHN, name: str) -> None:
+    """GHN-3-T beside its published code on the same GPU, which traces its graph each time; ours traces, too."""
+    pytest.importorskip("ghn3", reason="the published code of GHN-3 (ghn3) is not on PYTHONPATH")
+    from ghn3.nn import GHN3
+    from test_reference import make, quietly
+
+    reference = GHN3(**{**gpu_ghn3.config, "hypernet": "gatedgnn"}, debug_level=0).eval().cuda()
+    reference.load_state_dict(with_published_names(gpu_ghn3.state_dict()))
+    ours, theirs = make(name).cuda(), make(name).cuda().eval()
+    others = {"reference": finished(lambda: quietly(reference, theirs))}
+    medians = versus(benchmark, finished(lambda: gpu_ghn3.predict(ours)), others, 7)
     benchmark.extra_info.update(model=name, times_faster=medians["reference"] / medians["main"])
 
 
@@ -176,41 +297,63 @@ def test_training_batch(benchmark: Any, training_problem: Any) -> None:
     benchmark.extra_info.update(nodes=len(states), graphs=8, both_ms=both, forward_ms=forward)
 
 
+def test_training_step(benchmark: Any) -> None:
+    """A step of the published size, of random images, beside the same networks' own forward and backward passes."""
+    count, images, turns = size(8, 1), 64, 3
+    config = make_config({"data": "mnist5k", "meta_batch": count, "batch_size": images, "device": "cuda"})
+    split = DeepNets1M("train")
+    networks = MetaBatches(split, count, config.max_nodes, config.seed)
+    trainer = Trainer(ghnfast.GHN(num_classes=10).cuda(), config, config.steps)
+    pixels, labels = torch.randn(images, 3, 32, 32, device="cuda"), torch.randint(10, (images,), device="cuda")
+    batches = itertools.cycle([networks[step] for step in range(turns)])
+    own = itertools.cycle([[split[i].build().cuda().train() for i in networks.chosen(step)] for step in range(turns)])
+
+    def ours() -> None:
+        trainer.train_step(pixels, labels, next(batches))
+        torch.cuda.synchronize()
+
+    def plain() -> None:
+        for network in next(own):
+            F.cross_entropy(main_logits(network(pixels)), labels).backward()
+        torch.cuda.synchronize()
+
+    for _ in range(turns):  # convolutions of new shapes are looked up
+        ours()
+        plain()
+    medians = versus(benchmark, ours, {"plain": plain}, 3 * turns)
+    benchmark.extra_info.update(networks=count, images=images, ratio=medians["main"] / medians["plain"])
+
+
 @pytest.mark.parametrize("nodes", size((30, 130, 300, 600), (30,)))
-@pytest.mark.parametrize("graphs", size((1, 2, 8, 64), (1,)))
-def test_choice_of_sweeps(benchmark: Any, gpu_ghn: ghnfast.GHN, graphs: int, nodes: int) -> None:
-    """What `ghnfast.ops.sweep.chosen_sweep` is to be decided by: node states by each kind of sweep that it can choose,
-    from embedding to the end of the work, with the graphs' tables at hand; and of the kernels alone, also a step of the
-    longest chain (the goal of "cuda" is 0.3 us on an H100)."""
-    batch = GraphBatch(graphs_of_about(nodes, graphs))
-    assert isinstance(gpu_ghn.gnn, GatedSweep)
-    topology, weights = batch.topology(), gpu_ghn.gnn.weights
+@pytest.mark.parametrize("graphs", size((1, 2, 4, 8), (1,)))
+def test_choice_of_sweeps(benchmark: Any, graphs: int, nodes: int) -> None:
+    """What `ghnfast.ops.sweep.chosen_sweep` is to be decided by: predictions of one batch of small networks from their
+    graphs, by each kind of sweep that it can choose; and of the kernels alone, also a step of the longest chain (the
+    goal of "cuda" is 0.3 us on an H100)."""
+    ghn, split = ghnfast.GHN(num_classes=10).eval().cuda(), DeepNets1M("train")
+    chosen = sorted(range(400), key=lambda index: abs(split.num_nodes(index) - nodes))[:graphs]
+    own = [split[index].graph for index in chosen]
+    models: list[nn.Module] = [split[index].build().cuda() for index in chosen]
+    medians = by_each_kind(benchmark, ghn, models, own, 15)
+    batch = GraphBatch(own)
+    assert isinstance(ghn.gnn, GatedSweep)
+    topology, weights = batch.topology(), ghn.gnn.weights
     with torch.no_grad():
-        initial = gpu_ghn.initial_states(batch)
-
-    def states_by(kind: str) -> Stage:
-        def run() -> None:
-            with asking_for("GHNFAST_SWEEP", kind):
-                gpu_ghn.node_states(batch, None)
-
-        return finished(run)
-
-    others = {kind: states_by(kind) for kind in ("cuda", "triton")}
-    medians = versus(benchmark, states_by("cpp"), others, 25)
+        initial = ghn.initial_states(batch)
     kernels_ms = {}
-    for kind in others:
+    for kind in KINDS[1:]:
         with asking_for("GHNFAST_SWEEP", kind):
             kernels_ms[kind] = kernel_ms(lambda: gated_sweep(initial, topology, weights))
     steps = 2 * topology.largest
     benchmark.extra_info.update(
-        graphs=len(batch.graphs), nodes=len(initial), largest=topology.largest,
-        fastest=min(medians, key=medians.__getitem__).replace("main", "cpp"),
+        graphs=graphs, nodes=len(initial), largest=topology.largest,
+        fastest=min(KINDS, key=medians.__getitem__),
         kernels_ms=kernels_ms, us_a_step={kind: ms * 1e3 / steps for kind, ms in kernels_ms.items()},
     )  # fmt: skip
 
 
 def writing(ghn: ghnfast.GHN, name: str) -> tuple[Stage, Stage, int]:
-    """The last step for a model without the preparation of the host, what it is without the check, and its bytes."""
+    """The last step for a model without the preparation of the host, its stores alone, and its bytes."""
     model = torchvision_model(name).cuda()
     batch = GraphBatch([ghnfast.trace(model)])
     job = prepare([model], [members_of(model)], batch, True, ghn.request)
@@ -225,8 +368,10 @@ def writing(ghn: ghnfast.GHN, name: str) -> tuple[Stage, Stage, int]:
     def whole() -> None:
         decode_into_op(*source, tables, outputs, "float32")
 
+    products = multiply(*source, kernel_tables, "float32")
+
     def store() -> None:
-        decode_kernels.run(*source, source.hidden, kernel_tables, fine, False, "float32")
+        decode_kernels.store(products, source.blocks, products, kernel_tables, fine, False)
 
     return whole, store, sum(output.numel() * output.element_size() for output in outputs)
 
@@ -298,10 +443,9 @@ def test_tuning_of_sweeps(
 @pytest.mark.parametrize(
     ("name", "value"),
     [(None, None)]
-    + [("STORED", 1 << size) for size in (14, 18, 20)]
-    + [("GROUP", count) for count in (1, 2, 8)]
-    + [("REPEATS", count) for count in (8, 32)]
-    + [("KERNEL_TILE", size) for size in (64,)]
+    + [("STORED", 1 << size) for size in (12, 15)]
+    + [("TILE", size) for size in (128, 256, 1024)]
+    + [("REPEATS", count) for count in (2, 8)]
     + [("num_warps", count) for count in (2, 8)],
 )
 @pytest.mark.parametrize("model", ["resnet50", "vgg16"])

@@ -108,6 +108,37 @@ def arguments_for(
     return Arguments(states.data_ptr(), middle, final, *kept, mlps, *gru, *tables, len(states), cutoff)
 
 
+class Walk:
+    """The sweep without a backward pass, for one batch and the same weights each time: what does not change is looked
+    up once.
+
+    tables: the topology. Weights are others' to keep.
+    """
+
+    def __init__(
+        self, weights: Sequence[Tensor], topology: Sequence[Tensor], cutoff: int, largest: int, hid: int
+    ) -> None:
+        """Of contiguous weights; largest: nodes of the largest graph."""
+        heads, width, device = 2 if len(weights) == 12 else 1, len(weights[1]), weights[0].device
+        nothing, self.tables = weights[0].new_empty(0), topology
+        self.arguments = bytes(arguments_for(nothing, weights, topology, cutoff, [nothing] * 5))
+        self.device, self.blocks, self.shared = (
+            weights[0].get_device(),
+            len(topology[0]) - 1,
+            shared_bytes(heads, largest),
+        )
+        self.kernel = function(device, macros(heads, hid, width, False))
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """The final states of contiguous ones, on the current device."""
+        final, middle = torch.empty_like(states), torch.empty_like(states)
+        arguments = Arguments.from_buffer_copy(self.arguments)
+        arguments.states, arguments.middle, arguments.final = states.data_ptr(), middle.data_ptr(), final.data_ptr()
+        arguments.nodes = len(states)
+        self.kernel.launch(self.blocks, THREADS, self.shared, arguments, self.device)
+        return final
+
+
 def gated_sweep(
     states: Tensor, weights: Sequence[Tensor], topology: Sequence[Tensor], cutoff: int, keep: bool, largest: int
 ) -> list[Tensor]:
@@ -126,5 +157,5 @@ def gated_sweep(
     with torch.cuda.device(states.device):
         defined = macros(heads, states.shape[1], width, keep)
         kernel = function(states.device, defined)
-        kernel.launch(len(topology[0]) - 1, THREADS, shared_bytes(heads, largest), arguments)
+        kernel.launch(len(topology[0]) - 1, THREADS, shared_bytes(heads, largest), arguments, states.get_device())
     return outputs if keep else outputs[:1]

@@ -50,6 +50,47 @@ def rounded_to_bfloat16(x):
     return tl.where(x == x, x.to(tl.bfloat16).to(tl.float32), x)
 
 
+@triton.jit
+def split_for_tf32(x):
+    """Numbers that TensorFloat-32 has: two whose sum is x but for 2^-23 of it, all of what is not finite in the first;
+    and the first again, 0 where it is not finite."""
+    high = rounded_to_tf32(x)
+    is_finite = tl.abs(high) < float("inf")
+    rest = tl.where(is_finite, x - high, 0.0).to(tl.int32, bitcast=True)
+    return high, tl.where(is_finite, high, 0.0), ((rest + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def add_exact(total, a, b):
+    """total + a b on tensor cores, of operands of float32: each is the sum of two, and the product of the lesser ones
+    is left out, which is 2^-22 of all. What tensor cores add up they cut off, so they start from nothing here: the
+    total is rounded."""
+    a_high, a_finite, a_low = split_for_tf32(a)
+    b_high, b_finite, b_low = split_for_tf32(b)
+    part = tl.dot(a_low, b_finite, input_precision="tf32")  # infinity times nothing would be no number
+    part = tl.dot(a_finite, b_low, part, input_precision="tf32")
+    return total + tl.dot(a_high, b_high, part, input_precision="tf32")
+
+
+@triton.jit
+def fetch(addresses, weights, program, programs, LINES: tl.constexpr):
+    """Bring weights into the cache of the GPU, for the kernels that follow: this program's part of one.
+
+    Args:
+        addresses: (weights, 2) int64: of float32, and how many there are.
+    """
+    LINE: tl.constexpr = 32  # elements: 128 bytes
+    own = addresses + 2 * (program % weights)
+    weight, elements = tl.load(own).to(tl.pointer_type(tl.float32)), tl.load(own + 1)
+    step = tl.cdiv(programs, weights) * LINES * LINE
+    for start in range(program // weights * LINES * LINE, elements, step):
+        place = start + tl.arange(0, LINES) * LINE
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [weight + tl.minimum(place, elements - 1)],
+            dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
 def blocks_of(count: int, size: int) -> int:
     """How many of a size it takes to cover so many. Triton's own `cdiv`, outside of kernels, takes microseconds."""
     return -(-count // size)

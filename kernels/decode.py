@@ -1,8 +1,9 @@
-"""The last step of decoding in one launch: product, normalization, and the store of every repeat.
+"""The last step of decoding: products (kernels/products.py), normalization, and the store of every repeat.
 
-All tensors of a model, or of a batch of models, are one launch over a list of work items. An item computes a tile of a
+All tensors of a model, or of a batch of models, are one launch over a list of work items. An item holds a tile of a
 block in registers and stores it wherever the parameter repeats it, through a table of addresses, in the parameter's own
-dtype. The backward kernel sums over the repeats. Sums have one order: results are the same in every run.
+dtype. Blocks are small beside what repeats them, and stay in the cache between the launches. The backward kernel sums
+over the repeats. Sums have one order: results are the same in every run.
 
 `ghnfast.ops.decode.naive_blocks` and `tile` define what is computed. Source: Parameter Prediction for Unseen Deep
 Architectures (NeurIPS 2021), section 3.3 and appendix B.2.
@@ -19,224 +20,73 @@ import triton.language as tl
 from torch import Tensor
 
 from . import decode_tables
-from .check import Largest, check
-from .common import on_device_of, rounded_to_bfloat16, rounded_to_tf32, sigmoid, tanh
-from .decode_blocks import load_bias, load_weight, normalized, scale_of, size_of
+from .check import Largest
+from .common import on_device_of, sigmoid, tanh
+from .decode_blocks import normalized, place_in_product, scale_of, size_of
 from .decode_tables import (
     ADDRESS,
     BIAS,
     CELLS,
     COLUMNS,
-    ELEMENT,
     FINE,
     FIRST,
-    FLOAT32,
-    FLOAT64,
-    GRADIENT,
+    FIRST_PRODUCT,
     IN,
-    ITEM_COUNT,
-    ITEM_DOES,
     ITEM_PART,
     ITEM_PARTS,
     ITEM_TARGET,
     ITEM_TILE,
     ITEM_WIDTH,
-    KERNEL,
-    KERNEL_CELLS,
     KIND,
     NORM_WEIGHT,
-    ONE_CELL,
     OUT,
     PRODUCT,
     ROWS,
     TABLE_WIDTH,
     Tables,
-    blocks_for,
-)  # fmt: skip
+)
 from .launching import launch
-from .stores import bits_of, repeats_of, store_cells, store_repeats
+from .products import multiply
+from .stores import repeats_of, store_repeats
 
-# Repeats that are stored at once: of a tile of 32 elements, so many that each of 128 threads stores four.
-REPEATS = 16
-# The width of a tile of a product that is one of matrices.
-KERNEL_CHUNK = 32
-# With 168 registers a thread, which is enough not to spill (tests/kernels/test_compile.py), a multiprocessor runs three
-# programs.
-OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 168}
-ROUNDING_OPTIONS = {**OPTIONS, "maxnreg": 200}  # rounding operands takes more: two programs
-WIDE_OPTIONS = {**OPTIONS, "maxnreg": 255}  # and so does counting in 64 bits
-
-# Device functions -----------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def add_product(total, a, b, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
-    """total + a b, of operands that are rounded."""
-    if PRECISION == "bfloat16":
-        if INTERPRETED:  # Triton's interpreter would multiply the bits
-            total = tl.dot(rounded_to_bfloat16(a), rounded_to_bfloat16(b), total)
-        else:
-            total = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), total)
-    elif PRECISION == "tf32":
-        total = tl.dot(rounded_to_tf32(a), rounded_to_tf32(b), total, input_precision="tf32")
-    else:
-        total = tl.dot(a, b, total, input_precision="ieee")
-    return total
-
-
-@triton.jit
-def decode_one_cell(
-    hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
-    WIDTH: tl.constexpr, TILE: tl.constexpr, REPEATS: tl.constexpr, FLAT: tl.constexpr, INDEX: tl.constexpr,
-):  # fmt: skip
-    """Products of one cell, of targets with blocks of equal size: weight . hidden + bias."""
-    target = targets + first * TABLE_WIDTH
-    columns = size_of(target, COLUMNS, INDEX)
-    element, elements = tile * TILE + tl.arange(0, TILE), size_of(target, ROWS, INDEX) * columns
-    matrix = load_weight(weight, element, elements, columns, max_columns, width, WIDTH)
-    offset = load_bias(bias, element, elements, columns, max_columns)
-    k = tl.arange(0, WIDTH)
-    for _ in range(count):
-        x = tl.load(hidden + tl.load(target + FIRST) * width + k, mask=k < width, other=0.0)
-        value = (tl.sum(matrix * x[None, :], axis=1) + offset) * scale_of(target)
-        store_repeats(flat, target, value, element, elements, part, parts, REPEATS, FLAT, INDEX)
-        target += TABLE_WIDTH
-
-
-@triton.jit
-def decode_wide_cells(
-    hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
-    TILE: tl.constexpr, TARGETS: tl.constexpr, CHUNK: tl.constexpr, REPEATS: tl.constexpr, FLAT: tl.constexpr,
-    PRECISION: tl.constexpr, INTERPRETED: tl.constexpr, INDEX: tl.constexpr,
-):  # fmt: skip
-    """The same where rows of the weight are too wide to be held: as a matrix, (out * in, targets), in chunks."""
-    target = targets + first * TABLE_WIDTH
-    columns = size_of(target, COLUMNS, INDEX)
-    element, elements = tile * TILE + tl.arange(0, TILE), size_of(target, ROWS, INDEX) * columns
-    row = (element // columns) * max_columns + element % columns
-    own = tl.arange(0, TARGETS)
-    states = tl.load(target + own * TABLE_WIDTH + FIRST, mask=own < count, other=0) * width
-    total = tl.zeros([TILE, TARGETS], dtype=tl.float32)
-    for start in range(0, width, CHUNK):
-        k = start + tl.arange(0, CHUNK)
-        a = tl.load(
-            weight + row.to(tl.int64)[:, None] * width + k[None, :],
-            mask=(element < elements)[:, None] & (k < width)[None, :],
-            other=0.0,
-        )
-        b = tl.load(
-            hidden + states[None, :] + k[:, None], mask=(own < count)[None, :] & (k < width)[:, None], other=0.0
-        )
-        total = add_product(total, a, b, PRECISION, INTERPRETED)
-    offset = load_bias(bias, element, elements, columns, max_columns)
-    for number in range(count):
-        value = tl.sum(tl.where((own == number)[None, :], total, 0.0), axis=1)
-        value = (value + offset) * scale_of(target)
-        store_repeats(flat, target, value, element, elements, part, parts, REPEATS, FLAT, INDEX)
-        target += TABLE_WIDTH
-
-
-@triton.jit
-def decode_kernel_cells(
-    hidden, weight, bias, flat, target, tile, part, parts, width, max_columns,
-    TILE: tl.constexpr, CELLS_TILE: tl.constexpr, CHUNK: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr, INDEX: tl.constexpr,
-):  # fmt: skip
-    """Products of several cells, as matrices: (out * in, cells)."""
-    rows, columns, cells = (
-        size_of(target, ROWS, INDEX), size_of(target, COLUMNS, INDEX), size_of(target, CELLS, INDEX)
-    )  # fmt: skip
-    first, scale = tl.load(target + FIRST), scale_of(target)
-    element, elements = tile * TILE + tl.arange(0, TILE), rows * columns
-    i, j = element // columns, element % columns
-    offset = load_bias(bias, element, elements, columns, max_columns)
-    row_of_weight = (i * max_columns + j).to(tl.int64)[:, None] * width
-    address, kind = tl.load(target + ADDRESS), tl.load(target + ELEMENT)
-    for start_cell in range(0, cells, CELLS_TILE):
-        cell = start_cell + tl.arange(0, CELLS_TILE)
-        total = tl.zeros([TILE, CELLS_TILE], dtype=tl.float32)
-        for start in range(0, width, CHUNK):
-            k = start + tl.arange(0, CHUNK)
-            a = tl.load(
-                weight + row_of_weight + k[None, :],
-                mask=(element < elements)[:, None] & (k < width)[None, :],
-                other=0.0,
-            )
-            b = tl.load(
-                hidden + (first + cell)[None, :] * width + k[:, None],
-                mask=(cell < cells)[None, :] & (k < width)[:, None],
-                other=0.0,
-            )
-            total = add_product(total, a, b, PRECISION, INTERPRETED)
-        value = (total + offset[:, None]) * scale
-        inside = (element < elements)[:, None] & (cell < cells)[None, :]
-        if FLAT:
-            store_cells(flat + address, target, value, i, j, cell, inside, part, parts, INDEX)
-        elif kind == FLOAT32:
-            store_cells(address.to(tl.pointer_type(tl.float32)), target, value, i, j, cell, inside, part, parts, INDEX)
-        elif kind == FLOAT64:
-            store_cells(address.to(tl.pointer_type(tl.float64)), target, value, i, j, cell, inside, part, parts, INDEX)
-        else:
-            halves = address.to(tl.pointer_type(tl.int16))
-            store_cells(halves, target, bits_of(value, kind), i, j, cell, inside, part, parts, INDEX)
-
+# Repeats that are stored at once: of a tile of 512 elements, so many that each of 128 threads stores 16.
+REPEATS = 4
+OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 128}
+WIDE_OPTIONS = {**OPTIONS, "maxnreg": 255}  # counting in 64 bits takes more
 
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
 def decode_kernel(
-    hidden,  # (hidden rows, width) float32
-    weight,  # (max rows, max columns, width) float32
-    bias,  # (max rows, max columns) float32
+    products,  # (elements,) float32: of one target behind the other, (cells, rows, columns) each, before the scale
     blocks,  # (elements,) float32
     flat,  # all targets one behind the other, float32, written if FLAT
     targets,  # (targets, TABLE_WIDTH) int64
     items,  # (items, ITEM_WIDTH), see `index_type`
     status,  # () int32: unless it is FINE, nothing is written
-    width,
-    max_columns,
-    WIDTH: tl.constexpr,
     TILE: tl.constexpr,
-    WIDE: tl.constexpr,
-    GIVEN_TILE: tl.constexpr,
     REPEATS: tl.constexpr,
-    KERNEL_TILE: tl.constexpr,
-    KERNEL_CELLS: tl.constexpr,
-    KERNEL_CHUNK: tl.constexpr,
     FLAT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
 ):
-    """target[o, p, c] = normalize(weight[i, j] . hidden[first + c] + bias[i, j]), i = o mod rows, j = p mod columns."""
+    """target[o, p, c] = normalize(block[o mod rows, p mod columns, c])."""
     item = items + tl.program_id(0) * ITEM_WIDTH
-    what, first, count = tl.load(item + ITEM_DOES), tl.load(item + ITEM_TARGET), tl.load(item + ITEM_COUNT)
     tile, part, parts = tl.load(item + ITEM_TILE), tl.load(item + ITEM_PART), tl.load(item + ITEM_PARTS)
-    target = targets + first * TABLE_WIDTH
+    target = targets + tl.load(item + ITEM_TARGET).to(tl.int64) * TABLE_WIDTH
     INDEX: tl.constexpr = items.dtype.element_ty
+    columns, cells, rows = (
+        size_of(target, COLUMNS, INDEX), size_of(target, CELLS, INDEX), size_of(target, ROWS, INDEX)
+    )  # fmt: skip
     if tl.load(status) == FINE:
-        if what == ONE_CELL:
-            if WIDE:
-                decode_wide_cells(
-                    hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
-                    KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, REPEATS, FLAT, PRECISION, INTERPRETED, INDEX,
-                )  # fmt: skip
-            else:
-                decode_one_cell(
-                    hidden, weight, bias, flat, targets, first, count, tile, part, parts, width, max_columns,
-                    WIDTH, TILE, REPEATS, FLAT, INDEX,
-                )  # fmt: skip
-        elif what == KERNEL:
-            decode_kernel_cells(
-                hidden, weight, bias, flat, target, tile, part, parts, width, max_columns,
-                KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, FLAT, PRECISION, INTERPRETED, INDEX,
-            )  # fmt: skip
+        element, elements = tile * TILE + tl.arange(0, TILE), rows * columns * cells
+        kind, scale = tl.load(target + KIND), scale_of(target)
+        if kind == PRODUCT:
+            place = tl.load(target + FIRST_PRODUCT) + place_in_product(element, rows, columns, cells)
+            value = tl.load(products + place, mask=element < elements, other=0.0) * scale
         else:
-            elements = size_of(target, ROWS, INDEX) * size_of(target, COLUMNS, INDEX) * size_of(target, CELLS, INDEX)
-            element = tile * GIVEN_TILE + tl.arange(0, GIVEN_TILE)
             block = tl.load(blocks + tl.load(target + FIRST) + element, mask=element < elements, other=0.0)
-            value = normalized(block, tl.load(target + KIND), scale_of(target))
-            store_repeats(flat, target, value, element, elements, part, parts, REPEATS, FLAT, INDEX)
+            value = normalized(block, kind, scale)
+        store_repeats(flat, target, value, element, elements, part, parts, REPEATS, FLAT, INDEX)
 
 
 @triton.jit
@@ -274,7 +124,7 @@ def decode_backward_kernel(
     summed = tl.sum(total, axis=0)
     first, kind, scale = tl.load(target + FIRST), tl.load(target + KIND), scale_of(target)
     if kind == PRODUCT:
-        place = tl.load(target + GRADIENT) + (cell * rows + i) * columns + j
+        place = tl.load(target + FIRST_PRODUCT) + place_in_product(element, rows, columns, cells)
         tl.store(grad_products + place, summed * scale, mask=element < elements)
     else:
         block = tl.load(blocks + first + element, mask=element < elements, other=0.0)
@@ -290,10 +140,11 @@ def decode(
     hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, tables: Tables, elements: int, precision: str
 ) -> Tensor:
     """The values of all targets one behind the other: (elements,)."""
+    hidden, weight, bias, blocks = (tensor.contiguous() for tensor in (hidden, weight, bias, blocks))
+    products = multiply(hidden, weight, bias, blocks, tables, precision)
     flat = hidden.new_empty(elements)
     fine = torch.full((), FINE.value, dtype=torch.int32, device=hidden.device)
-    hidden, weight, bias, blocks = (tensor.contiguous() for tensor in (hidden, weight, bias, blocks))
-    run(hidden, weight, bias, blocks, flat, tables, fine, True, precision)
+    store(products, blocks, flat, tables, fine, True)
     return flat
 
 
@@ -306,8 +157,8 @@ def decode_into(
 
     Args:
         status: () int32, `FINE`, where something has made it.
-        largest: see `check`.
-        launches: what launches the check, and what launches the decoding.
+        largest: see `multiply`.
+        launches: what launches the products, and the stores.
 
     Returns:
         The status, () int32 on the device: the number of the first target with a value that is not finite, or `FINE`.
@@ -315,30 +166,25 @@ def decode_into(
     hidden, weight, bias, blocks = (tensor.contiguous() for tensor in (hidden, weight, bias, blocks))
     if status is None:
         status = torch.full((), FINE.value, dtype=torch.int32, device=hidden.device)
-    check(hidden, weight, bias, blocks, tables, status, largest, launches[0])
-    run(hidden, weight, bias, blocks, hidden, tables, status, False, precision, launches[1])
+    products = multiply(hidden, weight, bias, blocks, tables, precision, status, largest, launches[0])
+    store(products, blocks, products, tables, status, False, launches[1])
     return status
 
 
-def run(
-    hidden: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor, flat: Tensor, tables: Tables, status: Tensor,
-    is_flat: bool, precision: str, launch: Callable[..., Any] = launch,
+def store(
+    products: Tensor, blocks: Tensor, flat: Tensor, tables: Tables, status: Tensor, is_flat: bool,
+    launch: Callable[..., Any] = launch,
 ) -> None:  # fmt: skip
-    width = hidden.shape[1]
-    with on_device_of(hidden):
+    """Store all repeats of all blocks: to the addresses in the table, or one behind the other into `flat`."""
+    with on_device_of(blocks):
         launch(
-            decode_kernel, (len(tables.items),), hidden, weight, bias, blocks, flat, tables.targets, tables.items,
-            status, width, weight.shape[1], *blocks_for(width), width > decode_tables.HELD_WIDTH,
-            decode_tables.GIVEN_TILE, REPEATS, decode_tables.KERNEL_TILE, KERNEL_CELLS, KERNEL_CHUNK, is_flat,
-            precision, not hidden.is_cuda,
-            **options_for(tables, precision),
+            decode_kernel, (len(tables.items),), products, blocks, flat, tables.targets, tables.items, status,
+            decode_tables.TILE, REPEATS, is_flat, **options_for(tables),
         )  # fmt: skip
 
 
-def options_for(tables: Tables, precision: str) -> dict[str, int]:
-    if tables.items.dtype == torch.int64:
-        return WIDE_OPTIONS
-    return OPTIONS if precision == "float32" else ROUNDING_OPTIONS
+def options_for(tables: Tables) -> dict[str, int]:
+    return WIDE_OPTIONS if tables.items.dtype == torch.int64 else OPTIONS
 
 
 def decode_backward(grad: Tensor, blocks: Tensor, tables: Tables, product_elements: int) -> tuple[Tensor, Tensor]:
@@ -351,7 +197,6 @@ def decode_backward(grad: Tensor, blocks: Tensor, tables: Tables, product_elemen
     with on_device_of(blocks):
         launch(
             decode_backward_kernel, (len(tables.backward_items),), grad.contiguous(), blocks.contiguous(), products,
-            grad_blocks, tables.targets, tables.backward_items,
-            decode_tables.GIVEN_TILE, REPEATS, **options_for(tables, "float32"),
+            grad_blocks, tables.targets, tables.backward_items, decode_tables.TILE, REPEATS, **options_for(tables),
         )  # fmt: skip
     return products, grad_blocks

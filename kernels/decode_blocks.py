@@ -1,4 +1,4 @@
-"""What the kernels of decoding share: sizes and scales of targets, rows of the decoder's last layer, normalization."""
+"""What the kernels of decoding share: sizes and scales of targets, their products, normalization."""
 
 from __future__ import annotations
 
@@ -26,16 +26,7 @@ def normalized(x, kind, scale):
 
 
 @triton.jit
-def load_weight(weight, element, elements, columns, max_columns, width, WIDTH: tl.constexpr):
-    """(elements, WIDTH): the rows of the last layer for elements of a block (rows, columns)."""
-    k = tl.arange(0, WIDTH)[None, :]
-    row = (element // columns) * max_columns + element % columns
-    return tl.load(
-        weight + row.to(tl.int64)[:, None] * width + k, mask=(element < elements)[:, None] & (k < width), other=0.0
-    )
-
-
-@triton.jit
-def load_bias(bias, element, elements, columns, max_columns):
-    row = (element // columns) * max_columns + element % columns
-    return tl.load(bias + row, mask=element < elements, other=0.0)
+def place_in_product(element, rows, columns, cells):
+    """Where the elements of a block (rows, columns, cells) lie in its product, (cells, rows, columns)."""
+    in_row = columns * cells
+    return (element % cells * rows + element // in_row) * columns + element // cells % columns

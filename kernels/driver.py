@@ -34,6 +34,12 @@ def shared_memory(device: torch.device) -> int:
     return size.value
 
 
+def current_stream(device: int) -> int:
+    """The handle of torch's current stream on a device."""
+    handle: int = torch._C._cuda_getCurrentRawStream(device)
+    return handle
+
+
 class Function:
     """A kernel of a binary, on the current device. Its module stays loaded: captured CUDA graphs may launch it."""
 
@@ -43,9 +49,10 @@ class Function:
         check(library().cuModuleLoadData(ctypes.byref(module), binary))
         check(library().cuModuleGetFunction(ctypes.byref(self.handle), module, name.encode()))
         check(library().cuFuncSetAttribute(self.handle, DYNAMIC_SHARED, shared))
+        self.run = library().cuLaunchKernel
 
-    def launch(self, blocks: int, threads: int, shared: int, arguments: ctypes.Structure) -> None:
-        """On the current stream. arguments: the kernel's one parameter."""
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+    def launch(self, blocks: int, threads: int, shared: int, arguments: ctypes.Structure, device: int) -> None:
+        """On the current stream of the current device, whose number is given. arguments: the kernel's one parameter."""
+        stream = ctypes.c_void_p(current_stream(device))
         parameters = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-        check(library().cuLaunchKernel(self.handle, blocks, 1, 1, threads, 1, 1, shared, stream, parameters, None))
+        check(self.run(self.handle, blocks, 1, 1, threads, 1, 1, shared, stream, parameters, None))

@@ -17,9 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import blocks_of, power_of_two
+from .common import add_exact, blocks_of, fetch, power_of_two
 from .launching import launch
-from .layers import embedding, gelu, weight_of
+from .layers import FETCHED, embedding, fetchers_of, gelu, weight_of
 
 # Nodes of a program, the fewest that `tl.dot` takes; outputs of a layer that it computes at once, and inputs of them.
 ROWS, OUTPUTS, CHUNK = 16, 64, 32
@@ -53,7 +53,7 @@ def product(
     for start in range(0, inputs, CHUNK):
         k = start + tl.arange(0, CHUNK)
         matrix = load_part(weight, output, outputs, k, inputs)
-        total = tl.dot(load_part(x, row, rows, k, inputs), tl.trans(matrix), total, input_precision="ieee")
+        total = add_exact(total, load_part(x, row, rows, k, inputs), tl.trans(matrix))
     return total
 
 
@@ -100,7 +100,7 @@ def store_queries(
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["nodes", "first"])
+@triton.jit(do_not_specialize=["nodes", "first", "weights"])
 def begin_kernel(
     states,  # (nodes, hid) float32, written
     status,  # () int32, written: `fine`
@@ -113,18 +113,25 @@ def begin_kernel(
     fine,
     first,  # the number of the first weight of the first layer
     epsilon,  # of its first norm
+    weights,  # how many there are
     HID: tl.constexpr,
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     CHUNK: tl.constexpr,
+    FETCHED: tl.constexpr,
 ):
-    """The initial states, and the first layer's queries, keys and values: programs (nodes / ROWS,)."""
-    if tl.program_id(0) == 0:
-        tl.store(status, fine)
-    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, HID)
-    x = embedding(indices, addresses, row[:, None], column[None, :], nodes, hid, True)
-    store_part(states, x, row, nodes, column, hid)
-    store_queries(x, normed, qkv, row, nodes, addresses + 2 * first, epsilon, hid, HID, ROWS, OUTPUTS, CHUNK)
+    """The initial states, and the first layer's queries, keys and values: programs (nodes / ROWS,), and those that
+    fetch weights meanwhile."""
+    tiles = tl.cdiv(nodes, ROWS)
+    if tl.program_id(0) >= tiles:
+        fetch(addresses, weights, tl.program_id(0) - tiles, tl.num_programs(0) - tiles, FETCHED)
+    else:
+        if tl.program_id(0) == 0:
+            tl.store(status, fine)
+        row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, HID)
+        x = embedding(indices, addresses, row[:, None], column[None, :], nodes, hid, True)
+        store_part(states, x, row, nodes, column, hid)
+        store_queries(x, normed, qkv, row, nodes, addresses + 2 * first, epsilon, hid, HID, ROWS, OUTPUTS, CHUNK)
 
 
 @triton.jit(do_not_specialize=["nodes", "first"])
@@ -197,8 +204,9 @@ def begin(
     """Write the initial states of nodes, the status, and what the first layer attends with."""
     nodes, hid = states.shape
     launch(
-        begin_kernel, (blocks_of(nodes, ROWS),), states, status, room.normed, room.qkv, indices, addresses, nodes,
-        hid, fine, first, epsilon, power_of_two(hid), ROWS, OUTPUTS, CHUNK, **OPTIONS,
+        begin_kernel, (blocks_of(nodes, ROWS) + fetchers_of(addresses),), states, status, room.normed, room.qkv,
+        indices, addresses, nodes, hid, fine, first, epsilon, len(addresses), power_of_two(hid), ROWS, OUTPUTS, CHUNK,
+        FETCHED, **OPTIONS,
     )  # fmt: skip
 
 

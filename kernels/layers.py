@@ -16,9 +16,10 @@ from typing import Any
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.jit import JITFunction
 
 from . import layer_tables
-from .common import blocks_of, power_of_two, relu
+from .common import add_exact, blocks_of, fetch, power_of_two, relu
 from .launching import launch
 from .layer_tables import (
     ACTIVATION,
@@ -55,9 +56,10 @@ from .layer_tables import (
     Y,
 )
 
-OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 144}
-# Nodes that a program embeds.
-NODES = 8
+OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 168}
+# Nodes that a program embeds; of programs that fetch a weight, how many there are, and the lines that one asks for at
+# once.
+NODES, FETCHERS, FETCHED = 8, 4, 256
 
 # Device functions -----------------------------------------------------------------------------------------------------
 
@@ -175,7 +177,7 @@ def layers_kernel(
         value = tl.where((k < inputs)[None, :], value, 0.0)
         place = tl.max_contiguous(places[:, None] + k[None, :] * weight_in, [1, 2])
         matrix = tl.load(weight + place, mask=(output < outputs)[:, None] & (k < inputs)[None, :], other=0.0)
-        total = tl.dot(value, tl.trans(matrix), total, input_precision="ieee")
+        total = add_exact(total, value, tl.trans(matrix))
 
     number = tl.load(layer + BIAS)
     bias = weight_of(addresses, 2 * tl.maximum(number, 0)) + tl.load(layer + BIAS_FIRST)
@@ -194,7 +196,7 @@ def layers_kernel(
     tl.store(scratch + tl.load(layer + Y) + place, total, mask=inside)
 
 
-@triton.jit(do_not_specialize=["nodes"])
+@triton.jit(do_not_specialize=["nodes", "weights"])
 def embed_kernel(
     states,  # (nodes, hid) float32, written
     status,  # () int32, written: `fine`
@@ -203,17 +205,23 @@ def embed_kernel(
     nodes,
     hid,
     fine,
+    weights,  # how many there are
     HID: tl.constexpr,
     NODES: tl.constexpr,
     POSITIONS: tl.constexpr,
+    FETCHED: tl.constexpr,
 ):
-    """Programs (nodes / NODES,): see `embedding`."""
-    if tl.program_id(0) == 0:
-        tl.store(status, fine)
-    node = (tl.program_id(0) * NODES + tl.arange(0, NODES))[:, None]
-    column = tl.arange(0, HID)[None, :]
-    value = embedding(indices, addresses, node, column, nodes, hid, POSITIONS)
-    tl.store(states + node * hid + column, value, mask=(node < nodes) & (column < hid))
+    """Programs (nodes / NODES,): see `embedding`; and those that fetch weights meanwhile."""
+    tiles = tl.cdiv(nodes, NODES)
+    if tl.program_id(0) >= tiles:
+        fetch(addresses, weights, tl.program_id(0) - tiles, tl.num_programs(0) - tiles, FETCHED)
+    else:
+        if tl.program_id(0) == 0:
+            tl.store(status, fine)
+        node = (tl.program_id(0) * NODES + tl.arange(0, NODES))[:, None]
+        column = tl.arange(0, HID)[None, :]
+        value = embedding(indices, addresses, node, column, nodes, hid, POSITIONS)
+        tl.store(states + node * hid + column, value, mask=(node < nodes) & (column < hid))
 
 
 # Launchers ------------------------------------------------------------------------------------------------------------
@@ -241,6 +249,11 @@ def embed(
     """Write the initial states of nodes, and the status."""
     nodes, hid = states.shape
     launch(
-        embed_kernel, (blocks_of(nodes, NODES),), states, status, indices, addresses, nodes, hid, fine,
-        power_of_two(hid), NODES, indices.shape[1] == 8, **OPTIONS,
+        embed_kernel, (blocks_of(nodes, NODES) + fetchers_of(addresses),), states, status, indices, addresses, nodes,
+        hid, fine, len(addresses), power_of_two(hid), NODES, indices.shape[1] == 8, FETCHED, **OPTIONS,
     )  # fmt: skip
+
+
+def fetchers_of(addresses: Tensor) -> int:
+    """How many programs fetch weights: none where kernels are interpreted, which has no word for it."""
+    return FETCHERS * len(addresses) if isinstance(embed_kernel, JITFunction) else 0

@@ -111,21 +111,3 @@ def store_repeats(
         else:
             halves = address.to(tl.pointer_type(tl.int16))
             store_run(halves, target, bits_of(value, kind), element, elements, part, parts, REPEATS, INDEX)
-
-
-@triton.jit
-def store_cells(pointer, target, value, i, j, cell, inside, part, parts, INDEX: tl.constexpr):
-    """Store a tile (elements, cells) of a block to this part of its repeats, to a pointer of the target's dtype."""
-    columns = size_of(target, COLUMNS, INDEX)
-    rows, out, in_ = size_of(target, ROWS, INDEX), size_of(target, OUT, INDEX), size_of(target, IN, INDEX)
-    stride_out, stride_in, stride_cell = (
-        tl.load(target + STRIDE_OUT), tl.load(target + STRIDE_IN), tl.load(target + STRIDE_CELL)
-    )  # fmt: skip
-    within = (i * stride_out + j * stride_in)[:, None] + (cell * stride_cell)[None, :]
-    repeats, along = repeats_of(target, INDEX)
-    values = value.to(pointer.dtype.element_ty)
-    for repeat in range(share_of(repeats, part, parts), share_of(repeats, part + 1, parts)):
-        row, column = repeat // along * rows, repeat % along * columns
-        mask = inside & ((row + i < out) & (column + j < in_))[:, None]
-        offset = tl.max_contiguous(row * stride_out + column * stride_in + within, [1, 2])  # see `store_run`
-        tl.store(pointer + offset, values, mask=mask)

@@ -211,6 +211,7 @@ def test_gpu_results_make_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "benchmarks": benchmarks,
     }
     (tmp_path / "gpu-a.json").write_text(json.dumps(result))
+    assert "The first runs on one NVIDIA H100" in report.gpu_text()
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     text = report.gpu_text()
     for part in ("On one A GPU", "0123456)", "| resnet50 |", "12.3 times faster", "2,200 nodes", "2,000 GB/s"):

@@ -15,17 +15,14 @@ std::int64_t size_of(const DecodeTarget& target) { return target.out * target.in
 
 std::int64_t block_of(const DecodeTarget& target) { return target.rows * target.columns * target.cells; }
 
-// Targets that share their items.
+// The items of a target.
 struct Unit {
-  Work work;
-  std::int64_t first, count, tiles, parts;
-
-  // Programs are in the order of their units: a given block takes least.
-  std::int64_t weight() const { return work == Work::kGiven ? 0 : count; }
+  std::int64_t target, tiles, parts;
+  std::int64_t weight;  // of an item: those that do most come first
 };
 
 std::vector<DeviceItem> expanded(std::vector<Unit> units) {
-  std::stable_sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) { return a.weight() > b.weight(); });
+  std::stable_sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) { return a.weight > b.weight; });
   std::int64_t count = 0;
   for (const auto& unit : units) {
     if (!is_within({unit.parts, unit.tiles}, kMostItems - count)) {
@@ -38,15 +35,11 @@ std::vector<DeviceItem> expanded(std::vector<Unit> units) {
   for (const auto& unit : units) {
     for (std::int64_t part = 0; part < unit.parts; ++part) {
       for (std::int64_t tile = 0; tile < unit.tiles; ++tile) {
-        items.push_back({unit.work, unit.first, unit.count, tile, part, unit.parts});
+        items.push_back({unit.target, tile, part, unit.parts});
       }
     }
   }
   return items;
-}
-
-Work work_of(const DecodeTarget& target) {
-  return !target.is_product() ? Work::kGiven : target.cells == 1 ? Work::kOneCell : Work::kKernel;
 }
 
 }  // namespace
@@ -55,48 +48,38 @@ std::vector<DeviceTarget> device_targets(const std::vector<DecodeTarget>& target
                                          const std::vector<DecodeMemory>& memory) {
   std::vector<DeviceTarget> found;
   found.reserve(targets.size());
-  std::int64_t address = 0, gradient = 0;
+  std::int64_t address = 0, product = 0;
   for (std::size_t at = 0; at < targets.size(); ++at) {
     const auto& target = targets[at];
     if (memory.empty()) {
-      found.push_back({target, {address, Element::kFloat32, {target.in * target.cells, target.cells, 1}}, gradient});
+      found.push_back({target, {address, Element::kFloat32, {target.in * target.cells, target.cells, 1}}, product});
       address += size_of(target);
     } else {
-      found.push_back({target, memory[at], gradient});
+      found.push_back({target, memory[at], product});
     }
-    gradient += target.is_product() ? block_of(target) : 0;
+    product += target.is_product() ? block_of(target) : 0;
   }
   return found;
 }
 
 std::vector<DeviceItem> device_items(const std::vector<DecodeTarget>& targets, const ItemSizes& sizes) {
   std::vector<Unit> units;
-  std::size_t at = 0;
-  while (at < targets.size()) {
-    const auto& head = targets[at];
-    const auto work = work_of(head);
-    std::size_t next = at + 1;
-    std::int64_t stored = size_of(head);
-    // Targets of one cell with blocks of equal size follow each other.
-    while (work == Work::kOneCell && next < targets.size() && work_of(targets[next]) == work &&
-           targets[next].rows == head.rows && targets[next].columns == head.columns &&
-           static_cast<std::int64_t>(next - at) < sizes.targets) {
-      stored += size_of(targets[next++]);
-    }
-    const auto tile = work == Work::kGiven ? sizes.given : work == Work::kKernel ? sizes.kernel : sizes.one_cell;
-    const auto tiles = quotient_up(work == Work::kGiven ? block_of(head) : head.rows * head.columns, tile);
-    const auto parts = std::max<std::int64_t>(stored / sizes.stored / tiles, 1);
-    units.push_back({work, static_cast<std::int64_t>(at), static_cast<std::int64_t>(next - at), tiles, parts});
-    at = next;
+  units.reserve(targets.size());
+  for (std::size_t at = 0; at < targets.size(); ++at) {
+    const auto tiles = quotient_up(block_of(targets[at]), sizes.tile);
+    const auto stored = size_of(targets[at]) / tiles;  // for a tile
+    const auto parts = std::max<std::int64_t>(stored / sizes.stored, 1);
+    units.push_back({static_cast<std::int64_t>(at), tiles, parts, stored / parts});
   }
   return expanded(std::move(units));
 }
 
 std::vector<DeviceItem> backward_items(const std::vector<DecodeTarget>& targets, std::int64_t tile) {
   std::vector<Unit> units;
+  units.reserve(targets.size());
   for (std::size_t at = 0; at < targets.size(); ++at) {
-    units.push_back(
-        {work_of(targets[at]), static_cast<std::int64_t>(at), 1, quotient_up(block_of(targets[at]), tile), 1});
+    const auto tiles = quotient_up(block_of(targets[at]), tile);
+    units.push_back({static_cast<std::int64_t>(at), tiles, 1, size_of(targets[at]) / tiles});
   }
   return expanded(std::move(units));
 }

@@ -8,27 +8,22 @@
 
 namespace ghnfast {
 
-// A target, where it is written, and the first element of its product's gradient.
+// A target, where it is written, and the first element of its product where products lie one behind the other: (cells,
+// rows, columns) of each.
 struct DeviceTarget {
   DecodeTarget target;
   DecodeMemory memory;
-  std::int64_t gradient = 0;
+  std::int64_t product = 0;
 };
 
-// What an item does.
-enum class Work : std::int64_t { kOneCell, kKernel, kGiven, kCount };
-
-// A unit of work: `count` targets from `target` on that share their weights, a tile of their blocks, and a part of the
-// repeats, of so many.
+// A unit of work: a tile of a target's block, and a part of its repeats, of so many.
 struct DeviceItem {
-  Work work = Work::kGiven;
-  std::int64_t target = 0, count = 1, tile = 0, part = 0, parts = 1;
+  std::int64_t target = 0, tile = 0, part = 0, parts = 1;
 };
 
-// How much an item does at most: elements of the blocks of products of one cell, of kernels and of given blocks;
-// targets of one cell; and elements that are stored.
+// How much an item does at most: elements of a block, and elements that are stored.
 struct ItemSizes {
-  std::int64_t one_cell = 1, kernel = 1, given = 1, targets = 1, stored = 1;
+  std::int64_t tile = 1, stored = 1;
 };
 
 // How many items a table may have.
@@ -44,10 +39,10 @@ struct ProductRun {
 std::vector<DeviceTarget> device_targets(const std::vector<DecodeTarget>& targets,
                                          const std::vector<DecodeMemory>& memory);
 
-// Those that take longest come first. Throws std::invalid_argument where there are more than `kMostItems`.
+// Those that store most come first. Throws std::invalid_argument where there are more than `kMostItems`.
 std::vector<DeviceItem> device_items(const std::vector<DecodeTarget>& targets, const ItemSizes& sizes);
 
-// For the backward pass: each target's block in tiles of so many elements; those that are products come first.
+// For the backward pass: each target's block in tiles of so many elements; those that read most come first.
 std::vector<DeviceItem> backward_items(const std::vector<DecodeTarget>& targets, std::int64_t tile);
 
 // The most that kernels count: rows, columns, repeats, elements of a block.

@@ -59,11 +59,10 @@ py::array_t<T> matrix(const std::vector<std::array<std::int64_t, columns>>& rows
 
 template <typename T>
 py::array item_matrix(const std::vector<DeviceItem>& items) {
-  py::array_t<T> found({static_cast<py::ssize_t>(items.size()), py::ssize_t{6}});
+  py::array_t<T> found({static_cast<py::ssize_t>(items.size()), py::ssize_t{4}});
   auto* out = found.mutable_data();
   for (const auto& item : items) {
-    for (const auto number :
-         {static_cast<std::int64_t>(item.work), item.target, item.count, item.tile, item.part, item.parts}) {
+    for (const auto number : {item.target, item.tile, item.part, item.parts}) {
       *out++ = static_cast<T>(number);
     }
   }
@@ -83,12 +82,11 @@ Table<DeviceTarget> device_targets(const Table<DecodeTarget>& table, const std::
   return Table<DeviceTarget>(ghnfast::device_targets(targets, places));
 }
 
-py::tuple device_items(const Table<DecodeTarget>& table, std::int64_t one_cell, std::int64_t kernel, std::int64_t given,
-                       std::int64_t group, std::int64_t stored, bool wide) {
+py::tuple device_items(const Table<DecodeTarget>& table, std::int64_t tile, std::int64_t stored, bool wide) {
   const auto targets = sized_targets(table);
-  const ItemSizes sizes{positive(one_cell), positive(kernel), positive(given), positive(group), positive(stored)};
+  const ItemSizes sizes{positive(tile), positive(stored)};
   return py::make_tuple(as_matrix(ghnfast::device_items(targets, sizes), wide),
-                        as_matrix(ghnfast::backward_items(targets, given), wide));
+                        as_matrix(ghnfast::backward_items(targets, tile), wide));
 }
 
 std::int64_t largest_count(const Table<DecodeTarget>& table) { return ghnfast::largest_count(sized_targets(table)); }
@@ -101,20 +99,30 @@ py::array_t<std::int64_t> product_runs(const Table<DecodeTarget>& table) {
   return matrix<std::int64_t>(runs);
 }
 
-py::array_t<std::int32_t> run_items(const Int64Array& runs, std::int64_t tile) {
+py::array_t<std::int32_t> run_items(const Int64Array& runs, std::int64_t rows, std::int64_t elements) {
   if (runs.ndim() != 2 || runs.shape(1) != 5) {
     throw std::invalid_argument("runs have another shape than (runs, 5)");
   }
-  positive(tile);
-  std::vector<std::array<std::int64_t, 2>> items;
+  positive(rows), positive(elements);
+  std::vector<std::array<std::int64_t, 4>> items;
+  std::int64_t before = 0;
   for (py::ssize_t run = 0; run < runs.shape(0); ++run) {
+    const auto height = *runs.data(run, 0), width = *runs.data(run, 1);
     const auto first = *runs.data(run, 2), last = *runs.data(run, 3);
-    if (first < 0 || last < first || (last - first) / tile >= kMostItems - static_cast<std::int64_t>(items.size())) {
-      throw std::invalid_argument("runs have hidden rows that no products have");
+    if (first < 0 || last < first || height < 1 || width < 1 || !is_within({height, width}, kMostElements)) {
+      throw std::invalid_argument("runs have hidden rows or blocks that no products have");
     }
-    for (auto at = first; at < last; at += std::min(tile, last - at)) {
-      items.push_back({run, (at - first) / tile});
+    const auto down = (last - first) / rows + ((last - first) % rows != 0);
+    const auto along = (height * width - 1) / elements + 1;
+    if (!is_within({down, along}, kMostItems - static_cast<std::int64_t>(items.size()))) {
+      throw std::invalid_argument("runs take more than " + std::to_string(kMostItems) + " items of these sizes");
     }
+    for (std::int64_t tile = 0; tile < down; ++tile) {
+      for (std::int64_t part = 0; part < along; ++part) {
+        items.push_back({run, tile, part, before + tile * rows});
+      }
+    }
+    before += last - first;
   }
   return matrix<std::int32_t>(items);
 }
@@ -124,17 +132,18 @@ py::array_t<std::int32_t> run_items(const Int64Array& runs, std::int64_t tile) {
 void bind_device_tables(py::module_& module) {
   module.def("device_targets", &device_targets, py::arg("targets"), py::arg("memory"),
              "(targets) DeviceTarget; without memory of targets one behind the other.");
-  module.def("device_items", &device_items, py::arg("targets"), py::arg("one_cell"), py::arg("kernel"),
-             py::arg("given"), py::arg("group"), py::arg("stored"), py::arg("wide").noconvert(),
-             "Items, (items, 6): what they do, the first target, how many, the tile, the part, of how many; and those "
-             "of the backward pass. int32, or where they are wide int64. The sizes are the most that an item does.");
+  module.def("device_items", &device_items, py::arg("targets"), py::arg("tile"), py::arg("stored"),
+             py::arg("wide").noconvert(),
+             "Items, (items, 4): the target, the tile of its block, the part of its repeats, of how many; and those of "
+             "the backward pass. int32, or where they are wide int64. The sizes are the most that an item does.");
   module.def("largest_count", &largest_count, py::arg("targets"),
              "The most rows, columns, repeats or elements of a block that a target has.");
   module.def("product_runs", &product_runs, py::arg("targets"),
              "Products with blocks of equal size, from hidden rows side by side, (runs, 5): the rows and columns of a "
              "block, the first hidden row, the one behind the last, and where the products begin.");
-  module.def("run_items", &run_items, py::arg("runs"), py::arg("tile"),
-             "(items, 2) int32: runs, and tiles of so many of their hidden rows.");
+  module.def("run_items", &run_items, py::arg("runs"), py::arg("rows"), py::arg("elements"),
+             "(items, 4) int32: runs, tiles of so many of their hidden rows, and of so many elements of their blocks; and "
+             "how many rows all runs have before the first one of the tile.");
 }
 
 }  // namespace ghnfast::python

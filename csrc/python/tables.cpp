@@ -26,7 +26,7 @@ void register_rows() {
     PYBIND11_NUMPY_DTYPE(DecodeMemory, address, element, strides);
   }
   if (!is_known<DeviceTarget>()) {
-    PYBIND11_NUMPY_DTYPE(DeviceTarget, target, memory, gradient);
+    PYBIND11_NUMPY_DTYPE(DeviceTarget, target, memory, product);
   }
   if (!is_known<TensorMemory>()) {
     PYBIND11_NUMPY_DTYPE(TensorMemory, address, element, bytes, device);

@@ -186,7 +186,7 @@ class Device:
         wanted = self.wanted(batch, layout, given is not None)
         written: list[Uploaded] = []
         if memory is not None and memory.device == self.device:
-            wanted.append(of_decoding.wanted_tables(targets, memory.table, self.device, width, written))
+            wanted.append(of_decoding.wanted_tables(targets, memory.table, self.device, written))
         upload(wanted, self.device)
         plan: Plan = layout.known[self.key if given is None else self.key_of_given]
         assert self.weights is not None
@@ -236,8 +236,7 @@ class Prepared:
 
         # Imported here and not in each prediction: even that a module is there takes time to see.
         self.decode, self.tables, self.sweeps = decode, decode_tables.Tables, kernels
-        number = device.numbers["last"]
-        self.largest = check.Largest(check.largest_of(weights.addresses), number, number + 1, len(device.tensors))
+        self.largest = check.Largest(check.largest_of(weights.addresses), len(device.tensors))
         self.layers: kernels.Layers | None = None
         self.table = self.largest.values
         self.flat: list[Tensor] = []
@@ -262,13 +261,16 @@ class Prepared:
         assert self.layers is not None
         heads, width, hid = self.layers.weight_1.shape
         sweep = Sweep(len(tables[0]) - 1, topology.largest, heads, hid, width, False)
-        given = states, self.flat, tables, topology.cutoff, False
-        found: list[Tensor]
         if chosen_sweep(sweep, states.device) == "cuda":
-            found = of_sweep.device_gated_sweep(*given, topology.largest)
-        else:
-            found = self.sweeps.gated_sweep(*given, self.layers, launches["sweep"])
-        return found[0]
+            walk = launches.get("walk")
+            if walk is None or walk.tables is not tables:
+                walk = launches["walk"] = of_sweep.walk(self.flat, tables, topology, hid)
+            final: Tensor = walk(states)
+            return final
+        (final,) = self.sweeps.gated_sweep(
+            states, self.flat, tables, topology.cutoff, False, self.layers, launches["sweep"]
+        )
+        return final
 
 
 class DeviceLast(NamedTuple):
@@ -294,7 +296,7 @@ class DeviceLast(NamedTuple):
             tables = prepared.tables(*of_decoding.tables_in_use(self.written[0]))
         else:
             tables = prepared.tables(*of_decoding.triton_tables(targets, memory, source.hidden))
-        launches = self.launches["check"], self.launches[precision]
+        launches = self.launches[precision], self.launches["store"]
         prepared.decode.decode_into(*source, tables, precision, self.status, prepared.largest, launches)
         torch.autograd.graph.increment_version(outputs)
         if is_capturing(device.device):

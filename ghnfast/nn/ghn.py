@@ -126,10 +126,10 @@ class GHN(Pretrained):
     @property
     def precision(self) -> str:
         """How the operands of the decoder's last product may be rounded: "float32" (they are not), "tf32" (on a GPU) or
-        "bfloat16" (there, and on a CPU with AVX-512 BF16). On a GPU those of kernels of several cells are, and of all
-        weights where the decoder's hidden layer is wider than 512. A value, a sum of w x, is wrong by (2 u + u^2)
-        sum |w x| at most, u being 2^-11 or 2^-8: up to 1 % of a kernel's largest, of a ResNet-50's 3e-4 and 3e-3. All
-        else is float32, but for what torch multiplies in training, which is as `torch.backends` says: not rounded.
+        "bfloat16" (there, and on a CPU with AVX-512 BF16: kernels of several cells). A value, a sum of w x, is wrong by
+        (2 u + u^2) sum |w x| at most, u being 2^-11 or 2^-8: up to 1 % of a kernel's largest, of a ResNet-50's 3e-4 and
+        3e-3. All else is float32, but for what torch multiplies in training, which is as `torch.backends` says: not
+        rounded. On a GPU, tensor cores make a product of float32 of three in TF32, as exactly.
         """
         return self.rounding
 

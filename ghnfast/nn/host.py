@@ -1,7 +1,7 @@
 """Node states of a GHN on a GPU, from a copy of it on the CPU.
 
-A small batch's states are computed there, in C++, and uploaded (nodes x hid floats) before a GPU has walked its chain
-of nodes: `ghnfast.ops.sweep.chosen_sweep` says when.
+A small batch's states are computed there, in C++, and uploaded (nodes x hid floats): where `GHNFAST_SWEEP` asks for it,
+for a GPU of one's own may walk a chain of nodes more slowly than an H100.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..graph import GraphBatch
 from ..ops.backend import backend_asked_for, is_plain
-from ..ops.sweep import Sweep, chosen_sweep
+from ..ops.sweep import Sweep, chosen_sweep, sweep_asked_for
 from ..ops.uploads import is_capturing
 from ..tracing.members import Members, has_global_hooks
 from .native import WeightState, are_untouched, state_of, weights_backend
@@ -37,6 +37,8 @@ class HostForm:
 
     def node_states(self, ghn: GHN, own: Members, batch: GraphBatch) -> Tensor | None:
         """`ghn.node_states` on the device of `ghn`, whose members are given, where the CPU computes them; else None."""
+        if sweep_asked_for() != "cpp":
+            return None
         gnn = ghn.gnn
         first = own.parameters[0]
         if not isinstance(gnn, GatedSweep) or weights_backend(own) != "triton" or backend_asked_for():

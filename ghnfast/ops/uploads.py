@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import BackendError
+from ..kernels import driver
 
 ALIGNMENT = 16  # bytes
 
@@ -27,19 +28,26 @@ def is_capturing(device: torch.device) -> bool:
 
 
 class Made(NamedTuple):
-    """When something is made on a stream of a GPU: what uses it on another one has to wait for it."""
+    """When something is made on a stream of a GPU: what uses it on another one has to wait for it.
 
-    stream: torch.cuda.Stream
+    stream: its handle.
+    """
+
+    stream: int
     event: torch.cuda.Event
 
     @classmethod
     def now(cls, device: torch.device) -> Made:
-        stream = torch.cuda.current_stream(device)
-        return cls(stream, stream.record_event())
+        event = torch.cuda.current_stream(device).record_event()
+        return cls(driver.current_stream(number_of(device)), event)
 
 
-# Of what is uploaded, by the memory that it goes to, until it is there.
-ON_THEIR_WAY: dict[int, Made] = {}
+def number_of(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+# When tensors were uploaded: an attribute of theirs.
+MADE = "ghnfast_made"
 # The tables that captured CUDA graphs read: nobody tells when such a graph is gone. By the memory they are in, so that
 # a loop that captures keeps each of them once.
 CAPTURED: dict[int, Sequence[Tensor]] = {}
@@ -48,8 +56,8 @@ CAPTURED: dict[int, Sequence[Tensor]] = {}
 def in_use(*groups: Sequence[Tensor], made: Made | None = None) -> None:
     """Groups of tensors, each in memory that its members share, are about to be used on their device's current stream.
 
-    This need not be the one they were uploaded on: it waits for them, and their memory is not given to others before
-    what it does with them is done. Where a CUDA graph is being captured that will read them, they stay for good.
+    This need not be the one they were made on: it waits for them, and their memory is not given to others before what
+    it does with them is done. Where a CUDA graph is being captured that will read them, they stay for good.
 
     Args:
         made: when they were made, where they were computed.
@@ -60,18 +68,13 @@ def in_use(*groups: Sequence[Tensor], made: Made | None = None) -> None:
     if is_capturing(device):
         CAPTURED.update((group[0].untyped_storage().data_ptr(), group) for group in groups)
         return
-    stream = torch.cuda.current_stream(device)
-    if made is not None and made.stream != stream:
-        stream.wait_event(made.event)
+    here = driver.current_stream(number_of(device))
     for first, *_ in groups:
-        first.record_stream(stream)
-        if ON_THEIR_WAY:
-            memory = first.untyped_storage().data_ptr()
-            made = ON_THEIR_WAY.get(memory)
-            if made is not None and made.event.query():
-                ON_THEIR_WAY.pop(memory, None)
-            elif made is not None and made.stream != stream:
-                stream.wait_event(made.event)
+        known = made or getattr(first, MADE)
+        if known.stream != here:
+            stream = torch.cuda.current_stream(device)
+            stream.wait_event(known.event)
+            first.record_stream(stream)
 
 
 @torch.inference_mode(False)  # what is uploaded is used again, where gradients are asked for
@@ -93,11 +96,14 @@ def uploaded(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tenso
     for array, start, size in zip(arrays, starts, sizes, strict=False):
         packed[start : start + size] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     there = here.to(device, non_blocking=True)
-    if device.type == "cuda":
-        ON_THEIR_WAY[there.untyped_storage().data_ptr()] = Made.now(there.device)
     parts = [there.narrow(0, start, size) for start, size in zip(starts, sizes, strict=False)]
     dtypes = [torch.from_numpy(array[:0]).dtype for array in arrays]
-    return [part.view(dtype).view(a.shape) for part, dtype, a in zip(parts, dtypes, arrays, strict=True)]
+    found = [part.view(dtype).view(a.shape) for part, dtype, a in zip(parts, dtypes, arrays, strict=True)]
+    if device.type == "cuda":
+        made = Made.now(there.device)
+        for tensor in found:
+            setattr(tensor, MADE, made)
+    return found
 
 
 class Wanted(NamedTuple):

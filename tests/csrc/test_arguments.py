@@ -123,12 +123,11 @@ def calls(core: ModuleType) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         }),
         "device_targets": (core.device_targets, {"targets": decode["targets"], "memory": memory}),
         "device_items": (core.device_items, {
-            "targets": decode["targets"], "one_cell": 6, "kernel": 4, "given": 10, "group": 3, "stored": 50,
-            "wide": False,
+            "targets": decode["targets"], "tile": 10, "stored": 50, "wide": False,
         }),
         "largest_count": (core.largest_count, {"targets": decode["targets"]}),
         "product_runs": (core.product_runs, {"targets": decode["targets"]}),
-        "run_items": (core.run_items, {"runs": core.product_runs(decode["targets"]), "tile": 2}),
+        "run_items": (core.run_items, {"runs": core.product_runs(decode["targets"]), "rows": 2, "elements": 5}),
         "lay_out": (core.lay_out, {"table": slots, "vector": 6, "classes": 23}),
         "GhnFloat": (core.GhnFloat, weights),
         "GhnDouble": (core.GhnDouble, {

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 PRODUCT, SCALED = 0, 1
-ONE_CELL, KERNEL, GIVEN = range(3)
-SIZES = {"one_cell": 6, "kernel": 4, "given": 10, "group": 3, "stored": 50}
+SIZES = {"tile": 10, "stored": 50}
 
 
 @st.composite
@@ -33,35 +32,16 @@ def targets(draw: Any) -> list[tuple[int, ...]]:
     return found
 
 
-def work_of(target: tuple[int, ...]) -> int:
-    return GIVEN if target[6] != PRODUCT else ONE_CELL if target[3] == 1 else KERNEL
-
-
-def groups_of(given: list[tuple[int, ...]]) -> list[list[int]]:
-    """Targets of one cell with blocks of equal size that follow each other share items, up to so many."""
-    groups: list[list[int]] = []
-    for index, target in enumerate(given):
-        last = groups[-1] if groups else None
-        is_same = last is not None and all(work_of(each) == ONE_CELL for each in (target, given[last[0]]))
-        if last is not None and is_same and given[last[0]][1:3] == target[1:3] and len(last) < SIZES["group"]:
-            last.append(index)
-        else:
-            groups.append([index])
-    return groups
-
-
-def items_of(given: list[tuple[int, ...]], groups: list[list[int]], tile: dict[int, int], most: int) -> Any:
+def items_of(given: list[tuple[int, ...]], most: int | None) -> Any:
+    """Those that store most come first."""
     units = []
-    for own in groups:
-        _, rows, columns, cells, *_ = head = given[own[0]]
-        work = work_of(head)
-        elements = rows * columns * (cells if work == GIVEN or most < 0 else 1)
-        tiles = -(-elements // tile[work])
-        stored = sum(given[index][4] * given[index][5] * given[index][3] for index in own)
-        parts = 1 if most < 0 else max(stored // (tiles * most), 1)
-        items = [(work, own[0], len(own), each, part, parts) for part, each in product(range(parts), range(tiles))]
-        units.append((0 if work == GIVEN else -len(own), items))
-    return [item for _, items in sorted(units, key=lambda unit: unit[0]) for item in items]
+    for index, (_, rows, columns, cells, out, in_, _) in enumerate(given):
+        tiles = -(-rows * columns * cells // SIZES["tile"])
+        stored = out * in_ * cells // tiles
+        parts = 1 if most is None else max(stored // most, 1)
+        items = [(index, tile, part, parts) for part, tile in product(range(parts), range(tiles))]
+        units.append((stored // parts, items))
+    return [item for _, items in sorted(units, key=lambda unit: -unit[0]) for item in items]
 
 
 @given(targets(), st.booleans())
@@ -69,27 +49,25 @@ def items_of(given: list[tuple[int, ...]], groups: list[list[int]], tile: dict[i
 def test_items(core: ModuleType, given: list[tuple[int, ...]], wide: bool) -> None:
     found, backward = core.device_items(targets_of(given), *SIZES.values(), wide)
     assert found.dtype == backward.dtype == (np.int64 if wide else np.int32)
-    tile = {ONE_CELL: SIZES["one_cell"], KERNEL: SIZES["kernel"], GIVEN: SIZES["given"]}
-    assert list(map(tuple, found.tolist())) == items_of(given, groups_of(given), tile, SIZES["stored"])
-    each, same = [[index] for index in range(len(given))], dict.fromkeys(range(3), SIZES["given"])
-    assert list(map(tuple, backward.tolist())) == items_of(given, each, same, -1)
+    assert list(map(tuple, found.tolist())) == items_of(given, SIZES["stored"])
+    assert list(map(tuple, backward.tolist())) == items_of(given, None)
 
 
 @given(targets())
 @settings(max_examples=40, deadline=None)
 def test_targets(core: ModuleType, given: list[tuple[int, ...]]) -> None:
-    """Without memory, they lie one behind the other; so do the gradients of products in any case."""
+    """Without memory, they lie one behind the other; so do products in any case."""
     places, rows = table(MEMORY, [(1 + index, 2, (index, 3, 1)) for index in range(len(given))]), targets_of(given)
     flat, placed = core.device_targets(rows, None), core.device_targets(rows, places)
-    address = gradient = 0
+    address = place = 0
     for index, (_, block_rows, columns, cells, out, in_, kind) in enumerate(given):
         lies = table(MEMORY, [(address, 0, (in_ * cells, cells, 1))])
         for row, memory in ((flat[index], lies[0]), (placed[index], places[index])):
             assert row["target"] == rows[index]
             assert row["memory"] == memory
-            assert row["gradient"] == gradient
+            assert row["product"] == place
         address += out * in_ * cells
-        gradient += block_rows * columns * cells if kind == PRODUCT else 0
+        place += block_rows * columns * cells if kind == PRODUCT else 0
 
 
 @given(targets())
@@ -110,8 +88,12 @@ def test_runs(core: ModuleType, given: list[tuple[int, ...]]) -> None:
     assert found == wanted
     for before, after in zip(runs[:-1].tolist(), runs[1:].tolist(), strict=True):
         assert before[:2] != after[:2] or before[3] != after[2]
-    tiles = [[run, tile] for run, (_, _, first, last, _) in enumerate(runs) for tile in range(-(-(last - first) // 3))]
-    assert core.run_items(runs, 3).tolist() == tiles
+    tiles, before = [], 0
+    for run, (rows, columns, first, last, _) in enumerate(runs.tolist()):
+        down, along = range(-(-(last - first) // 3)), range(-(-rows * columns // 5))
+        tiles += [[run, tile, part, before + 3 * tile] for tile, part in product(down, along)]
+        before += last - first
+    assert core.run_items(runs, 3, 5).tolist() == tiles
 
 
 @pytest.mark.parametrize(
@@ -138,7 +120,7 @@ def test_sizes_of_items_are_positive(core: ModuleType, name: str) -> None:
 def test_runs_have_five_columns(core: ModuleType) -> None:
     for runs in (np.zeros((2, 4), np.int64), np.zeros(5, np.int64)):
         with pytest.raises(ValueError, match=r"another shape than \(runs, 5\)"):
-            core.run_items(runs, 1)
+            core.run_items(runs, 1, 1)
 
 
 BYTES = [4, 8, 2, 2]

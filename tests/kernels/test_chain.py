@@ -150,7 +150,7 @@ def emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=emulation.STREAM))
+    monkeypatch.setattr(driver, "current_stream", lambda device: emulation.STREAM)
     kept = driver.shared_memory, chain.function, chain.trouble
     for function in kept:
         function.cache_clear()
@@ -182,6 +182,20 @@ def test_launching(monkeypatch: pytest.MonkeyPatch) -> None:
     chain.trouble.cache_clear()
     monkeypatch.setattr(chain, "SOURCE", SimpleNamespace(read_text=lambda: "no C++", name="chain.cu"))
     assert re.match(r"NVRTC does not compile chain\.cu for sm_90: .*error", chain.trouble(CPU, defined), re.DOTALL)
+
+
+@pytest.mark.usefixtures("emulated_gpu")
+def test_launching_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same batch and weights, other states."""
+    library = emulation.emulated(chain.macros(2, 32, 16, False))
+    monkeypatch.setattr(driver, "library", lambda: library)
+    topology, weights = topology_of(random_graph(3, 4, 3, 2), graph_of(1, [])), fixed_weights(32, True)
+    tables = triton_tables(topology, CPU)
+    walk = chain.Walk(tensors_of(weights), tables, topology.cutoff, topology.largest, 32)
+    for states in (states_of(topology, 32), states_of(topology, 32).flip(0)):
+        wanted = naive_gated_sweep(states, topology, weights)
+        torch.testing.assert_close(walk(states), wanted, rtol=1e-5, atol=1e-5)
+    assert walk.tables is tables
 
 
 def test_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

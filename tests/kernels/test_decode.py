@@ -75,23 +75,19 @@ def test_random_targets(data: st.DataObject) -> None:
     assert_same_decoding(*made(targets, sizes))
 
 
-def test_many_targets_of_one_cell_share_items() -> None:
-    """More than share one item, with different repeats, and others between them."""
-    targets = [(6, 5, 1, 6 + index, 5 + 3 * index, PRODUCT) for index in range(decode_tables.GROUP + 3)]
+def test_many_targets_of_one_cell() -> None:
+    """With different repeats, and others between them."""
+    targets = [(6, 5, 1, 6 + index, 5 + 3 * index, PRODUCT) for index in range(7)]
     targets += [(6, 4, 1, 6, 4, PRODUCT), (2, 4, 1, 2, 40, PRODUCT), (2, 4, 1, 2, 4, PRODUCT)]
-    source, table = made(targets)
-    arrays = decode_tables.tables(table.table, None, 16)
-    counts = {(first, count) for _, first, count, *_ in arrays[1].tolist()}
-    assert counts == {(0, 4), (4, 3), (7, 1), (8, 2)}
-    assert_same_decoding(source, table)
+    assert_same_decoding(*made(targets))
 
 
 @pytest.mark.parametrize("cells", [1, 4])
 def test_repeats_are_shared_between_items(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_tables, "STORED", 64)
     source, table = made([(4, 4, cells, 33, 29, PRODUCT), (1, 5, 1, 1, 700, NORM_WEIGHT)])
-    items = decode_tables.tables(table.table, None, 16)[1]
-    assert items[:, 5].max() > 5
+    items = decode_tables.item_tables(table.table)[0]
+    assert items[:, 3].max() > 5
     assert_same_decoding(source, table)
 
 
@@ -288,7 +284,7 @@ def test_precisions(precision: str, bits: int, cells: int, width: int) -> None:
     source, targets = made([(6, 5, cells, 20, 17, PRODUCT), (6, 5, cells, 6, 30, PRODUCT)], (6, 5, width))
     doubles = DecodeSource(*(tensor.double() for tensor in source))
     sizes = doubles._replace(hidden=doubles.hidden.abs(), weight=doubles.weight.abs(), bias=0 * doubles.bias)
-    rounds = precision != "float32" and (cells > 1 or width > 512)
+    rounds = precision != "float32"
     unit = 2.0 ** -(bits if rounds else 24)
     values = decode(source, targets, precision), naive(doubles, targets), naive(sizes, targets)
     for found, wanted, most in zip(*values, strict=True):
@@ -352,26 +348,27 @@ def large_memory(elements: int) -> torch.Tensor:
     return torch.frombuffer(mmap.mmap(-1, 4 * elements, flags=flags), dtype=torch.float32)
 
 
-def of_one_item(arrays: list[Any], index: int, tile: int, part: int = 0, parts: int = 1) -> decode_tables.Tables:
-    """Tables whose lists of items are one, of the first target: this tile, and this part of its repeats."""
-    table, *items = arrays
-    what = items[index][0, 0]
-    one = np.array([[what, 0, 1, tile, part, parts]], dtype=items[index].dtype)
-    return decode_tables.Tables(*(torch.from_numpy(array).to(DEVICE) for array in (table, one, one)))
+def of_one_item(targets: Any, memory: Any, tile: int, part: int = 0, parts: int = 1) -> decode_tables.Tables:
+    """Tables whose list of items is one, of the first target: this tile, and this part of its repeats."""
+    items = decode_tables.item_tables(targets)
+    assert all(array.dtype == np.int32 for array in items)
+    one = np.array([[0, tile, part, parts]], dtype=np.int32)
+    arrays = [decode_tables.target_table(targets, memory), one, one]
+    tables = decode_tables.Tables(*(torch.from_numpy(array).to(DEVICE) for array in [*arrays, *[one] * 6]))
+    assert decode_tables.TILE * (tile + 1) == ROW
+    return tables
 
 
 def test_gradients_of_more_than_two_to_the_31_elements() -> None:
     """The last elements of the last repeats: their places take 64 bits."""
     rows = 65
     targets = targets_of([(0, 1, ROW, 1, rows, ROW, SCALED)])
-    arrays = decode_tables.tables(targets, None, 16)
-    assert all(array.dtype == np.int32 for array in arrays[1:])
     grad, blocks = large_memory(rows * ROW), large_memory(ROW)
     at = torch.tensor([0, 17, rows - 2, rows - 1])
     for row in at.tolist():
         grad[row * ROW + ROW - 3 :][:3] = torch.tensor([1.0, 2.0, 3.0]) * (row + 1)
-    last = ROW // decode_tables.GIVEN_TILE - 1
-    _, found = kernels.decode_backward(grad, blocks, of_one_item(arrays, 1, last), 0)
+    tables = of_one_item(targets, None, ROW // decode_tables.TILE - 1)
+    _, found = kernels.decode_backward(grad, blocks, tables, 0)
     wanted = torch.tensor([1.0, 2.0, 3.0]) * float((at + 1).sum())
     assert torch.equal(found[-3:].cpu(), wanted)
 
@@ -382,12 +379,9 @@ def test_writing_beyond_two_to_the_31_elements() -> None:
     blocks, output = large_memory(ROW), large_memory(rows * ROW)
     blocks[-2:] = torch.tensor([5.0, 6.0])
     memory = table(MEMORY, [(output.data_ptr(), 0, (ROW, 1, 1))])
-    tables = of_one_item(
-        decode_tables.tables(targets, memory, 16), 0, ROW // decode_tables.GIVEN_TILE - 1, rows - 1, rows
-    )
-    nothing = torch.zeros(1, 16, device=DEVICE), torch.zeros(1, 1, 16, device=DEVICE), torch.zeros(1, 1, device=DEVICE)
+    tables = of_one_item(targets, memory, ROW // decode_tables.TILE - 1, rows - 1, rows)
     status = torch.tensor(decode_tables.FINE.value, dtype=torch.int32, device=DEVICE)
-    kernels.run(*nothing, blocks, blocks, tables, status, False, "float32")
+    kernels.store(blocks, blocks, blocks, tables, status, False)
     assert output[-2:].tolist() == [5.0, 6.0]
     assert output[-ROW - 2 : -ROW].tolist() == [0.0, 0.0]  # the row before is another item's
 

@@ -89,7 +89,7 @@ def native_decode(source: DecodeSource, targets: DecodeTargets, elements: int, p
 def triton_tables(targets: DecodeTargets, memory: Table | None, hidden: Tensor) -> list[Tensor]:
     """`Tables` of kernels/decode_tables.py on the device of hidden states; `memory` None for targets side by side."""
     found: list[Uploaded] = []
-    upload([wanted_tables(targets, memory, hidden.device, hidden.shape[1], found)], hidden.device)
+    upload([wanted_tables(targets, memory, hidden.device, found)], hidden.device)
     return tables_in_use(found[0])
 
 
@@ -100,7 +100,7 @@ def tables_in_use(known: Uploaded) -> list[Tensor]:
 
 
 def wanted_tables(
-    targets: DecodeTargets, memory: Table | None, device: torch.device, width: int, found: list[Uploaded]
+    targets: DecodeTargets, memory: Table | None, device: torch.device, found: list[Uploaded]
 ) -> Wanted | None:
     """What a device has not yet of `triton_tables`.
 
@@ -109,19 +109,22 @@ def wanted_tables(
     """
     from ...kernels import decode_tables, products
 
-    known, key = targets.uploaded.get((device, width)), b"" if memory is None else memory.tobytes()
+    known, key = targets.uploaded.get(device), b"" if memory is None else memory.tobytes()
     if known is not None and known.memory == key:
         found.append(known)
         return None
     rows = decode_tables.target_table(targets.table, memory)
     items: list[NDArray[Any]] = []
+    counts: list[Tensor] = []
     if known is None:
-        items = decode_tables.item_tables(targets.table, width)
-        items += products.run_tables(product_runs(targets.table).numpy())
+        runs = product_runs(targets.table).numpy()
+        items = [*decode_tables.item_tables(targets.table), *products.run_tables(runs)]
+        items += decode_tables.check_tables(targets.table)
+        counts.append(torch.tensor(products.count_of(runs)))
 
     def keep(there: list[Tensor]) -> None:
-        found.append(Uploaded(key, there[0], there[1:] if known is None else known.items))
-        targets.uploaded[device, width] = found[-1]
+        found.append(Uploaded(key, there[0], [*there[1:], *counts] if known is None else known.items))
+        targets.uploaded[device] = found[-1]
 
     return Wanted([rows, *items], keep)
 
@@ -297,10 +300,11 @@ def triton_decode_backward(
     known = runs.tolist()
     elements = sum((last - first) * rows * columns for rows, columns, first, last, _ in known)
     products, grad_blocks = kernels.decode_backward(grad, blocks, own, elements)
-    if own.runs is None or own.run_items is None or is_read_twice(known):
+    if is_read_twice(known):
         with torch.autocast(grad.device.type, enabled=False):
             return [*product_gradients(products, hidden, weight, bias, runs), grad_blocks]
-    return [*of_products.product_gradients(products, hidden, weight, bias, own.runs, own.run_items), grad_blocks]
+    items = own.backward_items_of_runs
+    return [*of_products.product_gradients(products, hidden, weight, bias, own.runs, items), grad_blocks]
 
 
 def is_read_twice(runs: list[list[int]]) -> bool:

@@ -19,9 +19,8 @@ from ...errors import ConfigError, PredictError
 from ...graph import PREDICTED_DTYPES
 
 # How the operands of a product may be rounded where that is faster, with sums in float32: not at all, to the 10 bits of
-# TensorFloat-32, or to bfloat16. On a GPU kernels of several cells, and what is made of wide hidden states
-# (`HELD_WIDTH` of kernels/decode_tables.py), are faster with either, and nothing else rounds. On a CPU with such
-# instructions (AVX-512 BF16) all kernels are faster with bfloat16; without, nothing rounds.
+# TensorFloat-32, or to bfloat16. On a GPU all products are faster with either. On a CPU with such instructions
+# (AVX-512 BF16) all kernels are faster with bfloat16; without, nothing rounds.
 FLOAT32, TF32, BFLOAT16 = PRECISIONS = ("float32", "tf32", "bfloat16")
 
 # An array of numpy with one dimension and named fields.
@@ -98,8 +97,8 @@ class DecodeTargets:
     """What is decoded: table (targets,) of `TARGET`."""
 
     table: Table
-    # Tables as the Triton kernels take them, by device and width of hidden states; with the last memory alone.
-    uploaded: dict[tuple[torch.device, int], Uploaded] = field(default_factory=dict, repr=False)
+    # Tables as the Triton kernels take them, by device; with the last memory alone.
+    uploaded: dict[torch.device, Uploaded] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[Target]:
         return itertools.starmap(Target, self.table.tolist())

@@ -6,7 +6,7 @@ equations 3 and 4, and Parameter Prediction for Unseen Deep Architectures (NeurI
 edges.
 """
 
-from .choice import Sweep, chosen_sweep
+from .choice import Sweep, chosen_sweep, sweep_asked_for
 from .dispatch import gated_sweep
 from .naive import apply_mlp, naive_gated_sweep
 from .operators import gated_sweep_op, triton_tables
@@ -22,5 +22,6 @@ __all__ = [
     "gated_sweep",
     "gated_sweep_op",
     "naive_gated_sweep",
+    "sweep_asked_for",
     "triton_tables",
 ]

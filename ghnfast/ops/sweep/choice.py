@@ -1,4 +1,5 @@
-"""What computes a sweep on a GPU: `GHNFAST_SWEEP`, or what is taken to be the fastest."""
+"""What computes a sweep on a GPU: `GHNFAST_SWEEP`, or what was measured to be the fastest (bench/test_gpu.py,
+`test_choice_of_sweeps`, on an H100)."""
 
 from __future__ import annotations
 
@@ -11,9 +12,6 @@ from ...errors import BackendError
 
 VARIABLE = "GHNFAST_SWEEP"
 KINDS = ("cpp", "cuda", "triton")
-# Not measured on a GPU yet (bench/test_gpu.py, test_choice_of_sweeps, does): up to so many graphs, the C++ sweep on the
-# CPU and the upload of the states are taken to be the fastest for a prediction, which are 16 KB for a ResNet-50.
-HOST_GRAPHS = 1
 
 
 class Sweep(NamedTuple):
@@ -43,10 +41,10 @@ def chosen_sweep(sweep: Sweep, device: torch.device, on_host: bool = False) -> L
     Raises:
         BackendError: `GHNFAST_SWEEP` asks for one that does not exist, or for "cuda" where it does not work.
     """
-    asked = _C.environment(VARIABLE)
+    asked = sweep_asked_for()
     if asked and asked not in KINDS:
         raise BackendError(f"{VARIABLE} is {asked!r}; {', '.join(map(repr, KINDS))} are accepted")
-    if on_host and (asked == "cpp" or (not asked and sweep.graphs <= HOST_GRAPHS)):
+    if on_host and asked == "cpp":
         return "cpp"
     if asked == "triton" or device.type != "cuda":
         return "triton"
@@ -54,6 +52,11 @@ def chosen_sweep(sweep: Sweep, device: torch.device, on_host: bool = False) -> L
     if asked == "cuda" and reason:
         raise BackendError(f"{VARIABLE} is 'cuda', and {reason}")
     return "triton" if reason else "cuda"
+
+
+def sweep_asked_for() -> str | None:
+    """What `GHNFAST_SWEEP` asks for."""
+    return _C.environment(VARIABLE)
 
 
 def cuda_refusal(sweep: Sweep, device: torch.device) -> str:

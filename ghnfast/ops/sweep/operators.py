@@ -6,7 +6,7 @@ The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,15 @@ def device_gated_sweep(
     from ...kernels import sweep as kernels
 
     return kernels.gated_sweep(states, weights, topology, cutoff, keep)
+
+
+def walk(
+    weights: Sequence[Tensor], tables: Sequence[Tensor], topology: Topology, hid: int
+) -> Callable[[Tensor], Tensor]:
+    """What computes the final states of this batch from its initial ones in CUDA C++, again and again."""
+    from ...kernels import chain
+
+    return chain.Walk(weights, tables, topology.cutoff, topology.largest, hid)
 
 
 @gated_sweep_op.register_fake

@@ -130,15 +130,17 @@ def decodings(hid: int, precision: str, flat: bool = True) -> None:
         torch.zeros(8),
     )
     targets = targets_of([(0, 64, 64, 1, 64, 64, 0), (1, 64, 64, 2, 64, 64, 0), (0, 1, 8, 1, 1, 8, 2)])
-    arrays = decode_tables.tables(targets, None, width)
-    tables = decode_tables.Tables(*map(torch.from_numpy, arrays))
-    decode.decode_into(hidden, weight, bias, blocks, tables, precision)
+    arrays = [decode_tables.target_table(targets, None), *decode_tables.item_tables(targets)]
+    arrays += [*products.run_tables(np.array([[64, 64, 0, 3, 0]])), *decode_tables.check_tables(targets)]
+    tables = decode_tables.Tables(*map(torch.from_numpy, [*arrays, np.array(64 * 64 * 3)]))
+    largest = check.Largest(torch.zeros(9), 9)
+    fine = torch.zeros((), dtype=torch.int32)
+    decode.decode_into(hidden, weight, bias, blocks, tables, precision, fine, largest)
     if flat:
         decode.decode(hidden, weight, bias, blocks, tables, 64 * 64 * 3 + 8, precision)
     if precision == "float32":
         decode.decode_backward(torch.zeros(64 * 64 * 3 + 8), blocks, tables, 64 * 64 * 3)
-        runs = [torch.from_numpy(array) for array in products.run_tables(np.array([[64, 64, 0, 3, 0]]))]
-        products.product_gradients(blocks, hidden, weight, bias, *runs)
+        products.product_gradients(blocks, hidden, weight, bias, tables.runs, tables.backward_items_of_runs)
 
 
 def attentions(width: int) -> None:

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from ghnfast import _C
-from ghnfast.kernels import attention, check, decode, graphormer, layers, products, sweep
+from ghnfast.kernels import attention, check, decode, driver, graphormer, layers, products, sweep
 from ghnfast.nn.graphormer import rows_of_codes
 from ghnfast.ops import backend, uploads
 from ghnfast.ops.decode import FINE
@@ -196,17 +196,16 @@ class CountedGpu(contextlib.ExitStack):
         patch.setenv("GHNFAST_SWEEP", "triton")
         patch.setattr(backend, "PLAIN_TYPES", {*backend.PLAIN_TYPES, GpuTensor})
         patch.setattr(backend, "capability_of", lambda device: (9, 0))
-        patch.setattr(uploads, "ON_THEIR_WAY", {})
         patch.setattr(uploads, "CAPTURED", {})
         patch.setattr(torch.cuda, "current_device", lambda: 0)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
         patch.setattr(torch.cuda, "current_stream", lambda device=None: self.stream)
+        patch.setattr(driver, "current_stream", lambda device: self.stream.number)
         self.callback(rows_of_codes.cache_clear)
         rows_of_codes.cache_clear()  # of one GPU, for all GHNs
         if self.interpret:
             use_large_blocks(patch)
-            for name in ("PARTS", "WEIGHT_PARTS"):
-                patch.setattr(check, name, getattr(check, f"INTERPRETED_{name}"))
+            patch.setattr(check, "WEIGHT_PARTS", check.INTERPRETED_WEIGHT_PARTS)
         inspect = _C.inspect_tensors
 
         def inspect_tensors(tensors: list[Any], *others: Any) -> Any:

@@ -42,10 +42,8 @@ def use_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     from ghnfast.kernels import attention, decode, decode_tables, graphormer, layer_tables, layers, products, sweep
 
     if DEVICE == "cpu":
-        large = {"HELD_ROWS": 1024, "HELD": 1 << 20, "GIVEN_TILE": 4096, "KERNEL_TILE": 1024, "STORED": 1 << 30}
-        for name, size in large.items():
+        for name, size in {"TILE": 4096, "STORED": 1 << 30, "GIVEN_TILE": 1 << 15}.items():
             monkeypatch.setattr(decode_tables, name, size)
-        monkeypatch.setattr(decode, "KERNEL_CHUNK", 256)
         monkeypatch.setattr(decode, "REPEATS", 64)
         monkeypatch.setattr(sweep, "GATHERED", 1 << 15)
         monkeypatch.setattr(attention, "BLOCK", 64)
@@ -53,5 +51,12 @@ def use_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(layer_tables, name, size)
             monkeypatch.setattr(graphormer, name, size)
         monkeypatch.setattr(layers, "NODES", 128)
-        for name, size in {"TILE": 128, "WIDTH": 256, "CHUNK": 256}.items():
+        for name, size in {
+            "TILE": 128,
+            "WIDTH": 256,
+            "CHUNK": 256,
+            "ROWS_TILE": 128,
+            "ELEMENTS": 1024,
+            "DEPTH": 256,
+        }.items():
             monkeypatch.setattr(products, name, size)
