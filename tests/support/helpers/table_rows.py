@@ -17,7 +17,7 @@ def of_numbers(names: str) -> list[tuple[str, Any]]:
 SLOT = np.dtype([*of_numbers("node decoder height width columns rows cells out in kind kept"), ("scale", np.float64)])
 TARGET = np.dtype([*of_numbers("first rows columns cells out in kind"), ("scale", np.float64)])
 MEMORY = np.dtype([*of_numbers("address element"), ("strides", np.int64, (3,))])
-DEVICE = np.dtype([("target", TARGET), ("memory", MEMORY), ("gradient", np.int64)])
+DEVICE = np.dtype([("target", TARGET), ("memory", MEMORY), ("product", np.int64)])
 TENSOR = np.dtype(of_numbers("address element bytes device"))
 
 
