@@ -213,14 +213,51 @@ def named_entries(part: str) -> list[Json]:
 
 
 def choice_line(extra: dict[str, Any]) -> str:
-    named = {"cpp" if name == "main" else name: ms for name, ms in extra["median_ms"].items()}
-    states = ", ".join(f"`{name}` {ms:.2f} ms" for name, ms in sorted(named.items()))
+    names = ("cpp", "cuda", "triton")
+    states = ", ".join(f"`{name}` {extra['median_ms'][name]:.2f} ms" for name in names)
     steps = ", ".join(f"`{name}` {us:.2f} us" for name, us in extra["us_a_step"].items())
     networks = "network" if extra["graphs"] == 1 else "networks"
     return (
-        f"Node states of {extra['graphs']} {networks} of up to {extra['largest']} nodes: {states}; a step of the chain "
-        f"in the kernels: {steps}."
+        f"{extra['graphs']} {networks} of up to {extra['largest']} nodes, by kinds of sweep: {states}; a step of the "
+        f"chain in the kernels: {steps}."
     )
+
+
+def other_models_line(found: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    own = [f"{extra['model']} {extra['median_ms']['main']:.2f}" for test, extra in found if test == "test_other_models"]
+    return [f"Others, from their graphs, in milliseconds: {', '.join(own)}."] if own else []
+
+
+# What is said of a benchmark's result.
+GPU_LINES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "test_reference": lambda extra: (
+        f"{extra['model']}: {times(extra)} times faster than the published implementation on the same GPU."
+    ),
+    "test_reference_ghn3": lambda extra: (
+        f"{extra['model']} by GHN-3-T, graphs included: {times(extra)} times faster than its published code."
+    ),
+    "test_batches": lambda extra: (
+        f"{extra['graphs']} test networks of DeepNets-1M in a batch, from their graphs: "
+        f"{extra['us_a_network']['main']:,.0f} us a network."
+    ),
+    "test_ghn3": lambda extra: (
+        f"{extra['model']} by GHN-3-T, from its graph: {extra['median_ms']['main']:.2f} ms; its node states take the "
+        f"device {extra['states_ms']:.3f} ms."
+    ),
+    "test_training_batch": lambda extra: (
+        f"A batch of {extra['graphs']} training networks with {extra['nodes']:,} nodes: the sweep takes "
+        f"{extra['forward_ms']:.2f} ms forward, {extra['both_ms']:.2f} ms forward and backward."
+    ),
+    "test_training_step": lambda extra: (
+        f"A training step with {extra['networks']} networks and {extra['images']} images takes {extra['ratio']:.2f} "
+        "times as long as the networks' own passes."
+    ),
+    "test_choice_of_sweeps": choice_line,
+    "test_bandwidth": lambda extra: (
+        f"{extra['model']}: the last step writes {extra['written_per_second'] / 1e9:,.0f} GB/s; a copy moves "
+        f"{extra['copied_per_second'] / 1e9:,.0f} GB/s."
+    ),
+}
 
 
 def gpu_text() -> str:
@@ -238,24 +275,8 @@ def gpu_text() -> str:
         ]
         head = ["milliseconds", "node states", "decoders' first layers", "last step", "all three", "graph given",
                 "plain PyTorch", "`fill_`"]  # fmt: skip
-        lines = [
-            f"{extra['model']}: {times(extra)} times faster than the published implementation on the same GPU."
-            for test, extra in found
-            if test == "test_reference"
-        ]
-        lines += [
-            f"A batch of {extra['graphs']} training networks with {extra['nodes']:,} nodes: the sweep takes "
-            f"{extra['forward_ms']:.2f} ms forward, {extra['both_ms']:.2f} ms forward and backward."
-            for test, extra in found
-            if test == "test_training_batch"
-        ]
-        lines += [choice_line(extra) for test, extra in found if test == "test_choice_of_sweeps"]
-        lines += [
-            f"{extra['model']}: the last step writes {extra['written_per_second'] / 1e9:,.0f} GB/s; a copy moves "
-            f"{extra['copied_per_second'] / 1e9:,.0f} GB/s."
-            for test, extra in found
-            if test == "test_bandwidth"
-        ]
+        lines = other_models_line(found)
+        lines += [said(extra) for name, said in GPU_LINES.items() for test, extra in found if test == name]
         title = f"On one {info['gpu']} (torch {info['torch']}, triton {info['triton']}, commit {commit}), medians:"
         parts += [title, table(head, rows), "\n".join(f"- {line}" for line in lines)]
     return "\n\n".join([*parts, first_gpu_text()])

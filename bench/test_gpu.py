@@ -197,6 +197,7 @@ def replayed_ms(function: Stage) -> float:
         return kernel_ms(graph.replay)
 
 
+@torch.no_grad()
 def states_ms(ghn: ghnfast.GHN, model: nn.Module, graph: ArchGraph) -> float:
     """Of the layers of a GHN-3, from the embedding on."""
     batch = batch_of([graph])
@@ -382,7 +383,7 @@ def copy_rate() -> float:
     return a.numel() * 4 / (kernel_ms(lambda: b.copy_(a)) / 1e3)
 
 
-@pytest.mark.parametrize("name", size(LARGE, LARGE[:1]))
+@pytest.mark.parametrize("name", size(LARGE, ("squeezenet1_1",)))
 def test_bandwidth(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
     """Bytes of parameters written a second, beside bytes copied a second."""
     whole, store, size = writing(gpu_ghn, name)
@@ -419,8 +420,8 @@ def test_precision(benchmark: Any, gpu_ghn: ghnfast.GHN, precision: str) -> None
     benchmark.extra_info.update(model="resnet50", precision=precision, largest_error=max(errors))
 
 
-@pytest.mark.parametrize("warps", [4, 8, 16])
-@pytest.mark.parametrize("gathered", [2048, 4096, 8192])
+@pytest.mark.parametrize("warps", size((4, 8, 16), (4,)))
+@pytest.mark.parametrize("gathered", size((2048, 4096, 8192), (2048,)))
 def test_tuning_of_sweeps(
     benchmark: Any, training_problem: Any, monkeypatch: pytest.MonkeyPatch, warps: int, gathered: int
 ) -> None:
@@ -442,13 +443,15 @@ def test_tuning_of_sweeps(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [(None, None)]
-    + [("STORED", 1 << size) for size in (12, 15)]
-    + [("TILE", size) for size in (128, 256, 1024)]
-    + [("REPEATS", count) for count in (2, 8)]
-    + [("num_warps", count) for count in (2, 8)],
+    [
+        (None, None),
+        *(("STORED", stored) for stored in size((1 << 12, 1 << 15), ())),
+        *(("TILE", elements) for elements in size((128, 256, 1024), (128,))),
+        *(("REPEATS", count) for count in size((2, 8), ())),
+        *(("num_warps", count) for count in size((2, 8), (2,))),
+    ],
 )
-@pytest.mark.parametrize("model", ["resnet50", "vgg16"])
+@pytest.mark.parametrize("model", size(("resnet50", "vgg16"), ("squeezenet1_1",)))
 def test_tuning_of_decoding(
     benchmark: Any,
     gpu_ghn: ghnfast.GHN,

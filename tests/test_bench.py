@@ -53,7 +53,7 @@ if torch.cuda.is_available():
     GROUPS["gpu"] = (["gpu"], [report.gpu_text])
 
 
-def run_once(part: str, results: Path) -> dict[str, Any]:
+def run_once(part: str, results: Path, *options: str) -> dict[str, Any]:
     """One round of the benchmarks of a file, in a process as `make bench` starts it."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     target = results / f"{'gpu-any' if part == 'gpu' else f'cpu-{part}'}.json"
@@ -66,6 +66,7 @@ def run_once(part: str, results: Path) -> dict[str, Any]:
         "no:cacheprovider",
         "--benchmark-json",
         target,
+        *options,
     ]
     done = subprocess.run(
         [*pytest_once, BENCH / f"test_{part}.py"],
@@ -116,9 +117,19 @@ def test_benchmarks_beside_the_published_implementation(part: str, tmp_path: Pat
     assert run_once(part, tmp_path)["benchmarks"]
 
 
-def test_benchmarks_of_gpus_import_without_one() -> None:
-    module = importlib.import_module("test_gpu")
-    assert {name for name in vars(module) if name.startswith("test_")} == defined_in("gpu")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="they run in earnest")
+def test_benchmarks_of_gpus_run_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, on a GPU that is none: they call what there is."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "support"))
+    result = run_once("gpu", tmp_path, "-p", "helpers.dry_gpu")
+    ran = {entry["name"].partition("[")[0] for entry in result["benchmarks"]}
+    assert ran == {name for name in defined_in("gpu") if NEEDS_PPUDA not in name}
+    result["machine_info"] |= {"gpu": "none", "triton": "3"}
+    (tmp_path / "gpu-any.json").write_text(json.dumps(result))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    assert {name for name in report.GPU_LINES if NEEDS_PPUDA not in name} < ran
+    for part in ("On one none", "us a network", "nodes, by kinds of sweep", "GB/s", "by GHN-3-T", "A training step"):
+        assert part in report.gpu_text()
 
 
 def test_an_unknown_size_is_refused() -> None:

@@ -32,29 +32,27 @@ POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", to
 
 
 class Forms(NamedTuple):
-    """What is compiled: widths of states; those of them without virtual edges, too, and as in training; widths of
-    heads; widths and precisions of decoding; precisions of parameters that need counters of 64 bits."""
+    """What is compiled: widths of states; those of them without virtual edges, too; widths of heads; precisions of
+    products, and those of which the last step is compiled as in training, too; and whether for parameters that need
+    counters of 64 bits."""
 
     hids: tuple[int, ...]
     without_virtual_edges: tuple[int, ...]
-    flat: tuple[int, ...]
     head_widths: tuple[int, ...]
-    decodings: tuple[tuple[int, str], ...]
-    precisions_in_64_bits: tuple[str, ...]
+    precisions: tuple[str, ...]
+    flat: tuple[str, ...]
+    in_64_bits: bool
 
 
 def forms_for(architecture: int) -> Forms:
     """All for one architecture; for others the width of GHN-2 and a wide one, for kernels are the same on all.
 
-    Registers, which are what widths take, are as many on all of them. Decoding takes longer to compile than all the
-    rest. It has two forms, of narrow and of wide rows, and in both the same products of matrices, in which alone
-    precisions differ: for others each rounded one is compiled with one of the two.
+    Registers, which are what widths take, are as many on all of them. Decoding does not depend on widths.
     """
     exact, tf32, bfloat16 = PRECISIONS
     if architecture == 90:
-        decodings = (8, exact), (64, exact), *((hid, precision) for hid in (32, 128) for precision in PRECISIONS)
-        return Forms((8, 32, 64, 128), (32, 128), (32, 64), (8, 24, 64, 128), decodings, (exact, bfloat16))
-    return Forms((32, 128), (32,), (), (8, 128), ((32, exact), (32, bfloat16), (128, tf32)), ())
+        return Forms((8, 32, 64, 128), (32, 128), (8, 24, 64, 128), (exact, tf32, bfloat16), (exact, bfloat16), True)
+    return Forms((32, 128), (32,), (8, 128), (exact, bfloat16), (), False)
 
 
 class Recorder:
@@ -120,9 +118,9 @@ def sweeps(hid: int, virtual: bool) -> None:
     sweep.gated_sweep_backward(states, states, kept, weights, topology, 50)
 
 
-def decodings(hid: int, precision: str, flat: bool = True) -> None:
+def decodings(precision: str, flat: bool) -> None:
     """Launch the last step of decoding; if it is `flat`, as in training, too; and its backward pass."""
-    width = 8 * hid
+    width = 256
     hidden, weight, bias, blocks = (
         torch.zeros(3, width),
         torch.zeros(64, 64, width),
@@ -195,13 +193,13 @@ def main(architecture: int) -> None:
     for width in forms.head_widths:
         of(f"heads of {width}")
         attentions(width)
-    for hid, precision in forms.decodings:
-        of(f"hid {hid}, {precision}")
-        decodings(hid, precision, hid in forms.flat)
-    of("parameters that need counters of 64 bits")
-    decode_tables.index_type = lambda targets: np.int64
-    for precision in forms.precisions_in_64_bits:
-        decodings(32, precision, False)
+    for precision in forms.precisions:
+        of(precision)
+        decodings(precision, precision in forms.flat)
+    if forms.in_64_bits:
+        of("parameters that need counters of 64 bits")
+        decode_tables.index_type = lambda targets: np.int64
+        decodings(PRECISIONS[0], False)
     print(json.dumps(found))
 
 
