@@ -24,7 +24,8 @@ KERNELS = {
     "keys_backward_kernel", "hidden_gradient_kernel", "weight_gradient_kernel", "begin_kernel",
     "rest_kernel",
 }  # fmt: skip
-# Barriers of a block a node, in each form that is launched: forward without a backward pass and with one; backward.
+# Barriers of a block a node at most, in each form that is launched: forward without a backward pass and with one;
+# backward. Triton 3.6 takes a few less.
 BARRIERS = {
     ("sweep_kernel", "hid 32, with virtual edges"): [12, 20],
     ("sweep_kernel", "hid 32, without virtual edges"): [12, 20],
@@ -62,7 +63,10 @@ def test_kernels_compile(architecture: int, tmp_path: Path) -> None:
             loops = [loop for loop in entry["loops"] if loop["barriers"] >= 10]
             chain_loop = min(loops, key=lambda loop: (loop["products"], loop["barriers"]))
             barriers.setdefault((entry["kernel"], entry["for"]), []).append(chain_loop["barriers"])
-    assert barriers == BARRIERS
+    assert barriers.keys() == BARRIERS.keys()
+    for form, most in BARRIERS.items():
+        assert len(barriers[form]) == len(most)
+        assert all(found <= limit for found, limit in zip(barriers[form], most, strict=True)), (form, barriers[form])
 
 
 # MLPs, the widths of states and of the MLPs' hidden layers, and whether there is a backward pass.
