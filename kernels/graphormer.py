@@ -198,15 +198,15 @@ class Room(NamedTuple):
 
 
 def begin(
-    states: Tensor, status: Tensor, room: Room, indices: Tensor, addresses: Tensor, fine: int, first: int,
-    epsilon: float, launch: Callable[..., Any] = launch,
+    states: Tensor, status: Tensor, room: Room, indices: Tensor, addresses: Tensor, fine: int, fetches: bool,
+    first: int, epsilon: float, launch: Callable[..., Any] = launch,
 ) -> None:  # fmt: skip
-    """Write the initial states of nodes, the status, and what the first layer attends with."""
+    """Write the initial states of nodes, the status, and what the first layer attends with; `fetches` as of `embed`."""
     nodes, hid = states.shape
     launch(
-        begin_kernel, (blocks_of(nodes, ROWS) + fetchers_of(addresses),), states, status, room.normed, room.qkv,
-        indices, addresses, nodes, hid, fine, first, epsilon, len(addresses), power_of_two(hid), ROWS, OUTPUTS, CHUNK,
-        FETCHED, **OPTIONS,
+        begin_kernel, (blocks_of(nodes, ROWS) + fetchers_of(addresses, fetches),), states, status, room.normed,
+        room.qkv, indices, addresses, nodes, hid, fine, first, epsilon, len(addresses), power_of_two(hid), ROWS,
+        OUTPUTS, CHUNK, FETCHED, **OPTIONS,
     )  # fmt: skip
 
 

@@ -243,17 +243,17 @@ def run_stage(
 
 
 def embed(
-    states: Tensor, status: Tensor, indices: Tensor, addresses: Tensor, fine: int,
+    states: Tensor, status: Tensor, indices: Tensor, addresses: Tensor, fine: int, fetches: bool,
     launch: Callable[..., Any] = launch,
 ) -> None:  # fmt: skip
-    """Write the initial states of nodes, and the status."""
+    """Write the initial states of nodes, and the status; and bring weights into the cache, if it `fetches`."""
     nodes, hid = states.shape
     launch(
-        embed_kernel, (blocks_of(nodes, NODES) + fetchers_of(addresses),), states, status, indices, addresses, nodes,
-        hid, fine, len(addresses), power_of_two(hid), NODES, indices.shape[1] == 8, FETCHED, **OPTIONS,
+        embed_kernel, (blocks_of(nodes, NODES) + fetchers_of(addresses, fetches),), states, status, indices, addresses,
+        nodes, hid, fine, len(addresses), power_of_two(hid), NODES, indices.shape[1] == 8, FETCHED, **OPTIONS,
     )  # fmt: skip
 
 
-def fetchers_of(addresses: Tensor) -> int:
+def fetchers_of(addresses: Tensor, fetches: bool) -> int:
     """How many programs fetch weights: none where kernels are interpreted, which has no word for it."""
-    return FETCHERS * len(addresses) if isinstance(embed_kernel, JITFunction) else 0
+    return FETCHERS * len(addresses) if fetches and isinstance(embed_kernel, JITFunction) else 0

@@ -8,13 +8,14 @@ far as torch counts writes, which it does not through `.data`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..errors import PredictError
 from ..graph import GraphBatch, Topology
 from ..ops.attention import operators as of_attention
 from ..ops.attention import relations_of
@@ -25,7 +26,7 @@ from ..ops.decode.targets import Uploaded
 from ..ops.layers import Launches, StageTables, Weights, addresses_of, arrays_of, embed, run_layers
 from ..ops.sweep import Sweep, chosen_sweep
 from ..ops.sweep import operators as of_sweep
-from ..ops.uploads import Made, Wanted, in_use, is_capturing, upload
+from ..ops.uploads import Made, Wanted, in_use, is_capturing, on_device, upload
 from ..prediction.layout import Layout, Memory
 from ..tracing.members import Members, has_global_hooks
 from .attending import Attending
@@ -142,8 +143,11 @@ class Device:
         if self.weights is not None:
             return None
 
+        # In the memory that the addresses are of: a weight may be given other memory, through `.data`.
+        tensors = [tensor.detach() for tensor in self.tensors]
+
         def keep(there: list[Tensor]) -> None:
-            self.weights = Weights(self.tensors, there[0])
+            self.weights = Weights(tensors, there[0])
 
         return Wanted([addresses_of(self.tensors)], keep)
 
@@ -182,6 +186,18 @@ class Device:
             refuse: see `DeviceLast`.
             given: the final states, (nodes, hid), of a sweep where the CPU has computed them.
         """
+        with on_device(self.device):
+            return self.source_here(batch, layout, memory, refuse, given)
+
+    def source_here(
+        self,
+        batch: GraphBatch,
+        layout: Layout,
+        memory: Memory | None,
+        refuse: Callable[[], None],
+        given: Tensor | None,
+    ) -> tuple[DecodeSource, DeviceLast]:
+        """`source`, on the current device."""
         width, targets = self.last.weight.shape[2], layout.targets
         wanted = self.wanted(batch, layout, given is not None)
         written: list[Uploaded] = []
@@ -214,14 +230,15 @@ class Device:
         run_layers(scratch, states, self.weights, plan.tables, first, len(plan.tables.ends) - 1, launches)
         hidden = scratch.as_strided((layout.hidden_rows, width), (width, 1), places.hidden)
         blocks = scratch.as_strided((layout.elements,), (1,), places.blocks)
-        return DecodeSource(hidden, *self.last, blocks), DeviceLast(self, status, refuse, launches, written)
+        return DecodeSource(hidden, *self.last, blocks), DeviceLast(self, prepared, status, refuse, launches, written)
 
     def prepare(self, weights: Weights) -> Prepared:
         """What is computed of weights alone, once for each state of theirs."""
-        if self.prepared is None:
-            self.prepared = Prepared(self, weights)
-        self.prepared.use()
-        return self.prepared
+        prepared = self.prepared  # another thread may forget it meanwhile
+        if prepared is None:
+            prepared = self.prepared = Prepared(self, weights)
+        prepared.use()
+        return prepared
 
 
 class Prepared:
@@ -260,7 +277,7 @@ class Prepared:
         in_use(tables)
         assert self.layers is not None
         heads, width, hid = self.layers.weight_1.shape
-        sweep = Sweep(len(tables[0]) - 1, topology.largest, heads, hid, width, False)
+        sweep = Sweep(topology.largest, heads, hid, width, False)
         if chosen_sweep(sweep, states.device) == "cuda":
             walk = launches.get("walk")
             if walk is None or walk.tables is not tables:
@@ -281,6 +298,7 @@ class DeviceLast(NamedTuple):
     """
 
     device: Device
+    prepared: Prepared
     status: Tensor
     refuse: Callable[[], None]
     launches: Launches
@@ -290,8 +308,7 @@ class DeviceLast(NamedTuple):
         self, source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor], precision: str
     ) -> None:
         """See `ghnfast.prediction.job.LastStep`."""
-        device, prepared = self.device, self.device.prepared
-        assert prepared is not None
+        device, prepared = self.device, self.prepared
         if self.written:
             tables = prepared.tables(*of_decoding.tables_in_use(self.written[0]))
         else:
@@ -303,18 +320,27 @@ class DeviceLast(NamedTuple):
             return
         verdict = int(self.status)  # this waits
         if verdict == BROKEN:
-            self.refuse()
+            self.refuse_all()
         elif verdict != FINE:
             raise NotFinite(verdict)
         device.finite = True
 
+    def refuse_all(self) -> NoReturn:
+        """Nothing was written, for a weight was not finite when weights were last looked at."""
+        self.device.prepared = None
+        self.refuse()
+        raise PredictError(
+            "the GHN's weights were not finite when they were last looked at, and are now: something has written to "
+            "them that torch does not count, as `.data` does. No parameter was changed; the next prediction looks at "
+            "them again."
+        )
+
     def complete(self, source: DecodeSource) -> None:
         """See `ghnfast.prediction.job.LastStep`: nothing is missing but the verdict on the weights."""
         device = self.device
-        assert device.prepared is not None
         if not device.finite and not is_capturing(device.device):
-            if not torch.isfinite(device.prepared.largest.values).all():
-                self.refuse()
+            if not torch.isfinite(self.prepared.largest.values).all():
+                self.refuse_all()
             device.finite = True
 
 

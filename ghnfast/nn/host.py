@@ -30,7 +30,8 @@ class HostForm:
     """
 
     def __init__(self) -> None:
-        self.known: tuple[WeightState, GHN] | None = None
+        # With the memory that the state names: as long as it is kept, it is no other weight's.
+        self.known: tuple[WeightState, GHN, list[Tensor]] | None = None
 
     def __reduce__(self) -> tuple[type[HostForm], tuple[()]]:
         return HostForm, ()
@@ -49,7 +50,7 @@ class HostForm:
             return None
         topology = batch.topology(gnn.cutoff)
         heads, width, hid = 2 if gnn.ve else 1, gnn.weights.direct.weight_1.shape[0], ghn.settings.hid
-        sweep = Sweep(len(topology.graph_offsets) - 1, topology.largest, heads, hid, width, False)
+        sweep = Sweep(topology.largest, heads, hid, width, False)
         if chosen_sweep(sweep, first.device, on_host=True) != "cpp":
             return None
         there = self.copy_of(ghn, own)
@@ -66,7 +67,7 @@ class HostForm:
             return None
         if self.known is None or self.known[0] != state:
             there: dict[int, object] = {id(weight): on_cpu(weight) for weight in members.parameters}
-            self.known = state, copy.deepcopy(ghn, there)
+            self.known = state, copy.deepcopy(ghn, there), [weight.detach() for weight in members.parameters]
         return self.known[1]
 
 

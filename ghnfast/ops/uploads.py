@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -33,17 +34,29 @@ class Made(NamedTuple):
     stream: its handle.
     """
 
+    device: torch.device
     stream: int
     event: torch.cuda.Event
 
     @classmethod
     def now(cls, device: torch.device) -> Made:
         event = torch.cuda.current_stream(device).record_event()
-        return cls(driver.current_stream(number_of(device)), event)
+        return cls(device, driver.current_stream(number_of(device)), event)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of what was made is made when it is copied."""
+        return Made.now, (self.device,)
 
 
 def number_of(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
+
+
+def on_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Kernels are launched on the current device: make it this one."""
+    if device.type != "cuda" or number_of(device) == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)
 
 
 # When tensors were uploaded: an attribute of theirs.
@@ -91,7 +104,7 @@ def uploaded(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tenso
     sizes = [array.nbytes for array in arrays]
     starts = list(itertools.accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes), initial=0))
     # Torch gives this memory to nobody else before it is copied.
-    here = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=True)
+    here = torch.empty(starts[-1], dtype=torch.uint8, device="cpu", pin_memory=True)
     packed = here.numpy()
     for array, start, size in zip(arrays, starts, sizes, strict=False):
         packed[start : start + size] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -12,7 +12,7 @@ from ghnfast.kernels import driver, nvrtc
 from ghnfast.ops.sweep import Sweep, chosen_sweep
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
-ONE, BATCH = Sweep(1, 127, 2, 32, 16, False), Sweep(8, 280, 2, 32, 16, True)
+ONE, BATCH = Sweep(127, 2, 32, 16, False), Sweep(280, 2, 32, 16, True)
 
 
 @pytest.fixture(autouse=True)
@@ -76,4 +76,4 @@ def test_the_operator_takes_what_is_chosen(monkeypatch: pytest.MonkeyPatch, kind
     mlp = [torch.zeros(16, 32), torch.zeros(16), torch.zeros(32, 16), torch.zeros(32)]
     tables = [torch.tensor([0, 2, 5])]
     operators.device_gated_sweep(torch.zeros(5, 32), [*mlp, *mlp, *mlp], tables, 50, True, 3)
-    assert called == [Sweep(2, 3, 2, 32, 16, True), (kind, 3 if kind == "cuda" else True)]
+    assert called == [Sweep(3, 2, 32, 16, True), (kind, 3 if kind == "cuda" else True)]

@@ -93,6 +93,12 @@ def triton_tables(targets: DecodeTargets, memory: Table | None, hidden: Tensor) 
     return tables_in_use(found[0])
 
 
+@torch.inference_mode(False)  # it is used again, where gradients are asked for
+def of_number(number: int) -> Tensor:
+    """() int64 on the CPU, whatever torch's default device is."""
+    return torch.from_numpy(np.array(number, dtype=np.int64))
+
+
 def tables_in_use(known: Uploaded) -> list[Tensor]:
     """`triton_tables` that are there."""
     in_use([known.rows], known.items)
@@ -120,7 +126,7 @@ def wanted_tables(
         runs = product_runs(targets.table).numpy()
         items = [*decode_tables.item_tables(targets.table), *products.run_tables(runs)]
         items += decode_tables.check_tables(targets.table)
-        counts.append(torch.tensor(products.count_of(runs)))
+        counts.append(of_number(products.count_of(runs)))
 
     def keep(there: list[Tensor]) -> None:
         found.append(Uploaded(key, there[0], [*there[1:], *counts] if known is None else known.items))
@@ -165,7 +171,7 @@ def decode_into_op(
         decode_to(DecodeSource(hidden, weight, bias, blocks), targets, memory, precision=precision)
     except NotFinite as error:
         status = error.index
-    return torch.tensor(status, dtype=torch.int32)
+    return torch.tensor(status, dtype=torch.int32, device=hidden.device)
 
 
 @decode_into_op.register_kernel("cuda")

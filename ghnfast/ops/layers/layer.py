@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -11,6 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+# GPUs that the kernels are for have 40 MB of cache and more.
+FETCHED_BYTES = 32 << 20
 
 
 class Activation(IntEnum):
@@ -101,6 +105,11 @@ class Weights:
 
     tensors: Sequence[Tensor]
     addresses: Tensor
+
+    @functools.cached_property
+    def fit_into_cache(self) -> bool:
+        """Whether they leave most of a GPU's cache to others."""
+        return sum(tensor.nbytes for tensor in self.tensors) <= FETCHED_BYTES
 
 
 def addresses_of(tensors: Sequence[Tensor]) -> NDArray[np.int64]:

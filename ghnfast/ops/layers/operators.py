@@ -108,7 +108,7 @@ def embed(
         indices: (nodes, 5) or (nodes, 8) int32, rows of the first weights, see `naive_embedding`.
         launches: what launches it, by "embed".
     """
-    kernels().embed(states, status, indices, weights.addresses, FINE, launches["embed"])
+    kernels().embed(states, status, indices, weights.addresses, FINE, weights.fit_into_cache, launches["embed"])
 
 
 def begin_attention(
@@ -130,7 +130,16 @@ def begin_attention(
     """
     kernels = attention_kernels()
     kernels.begin(
-        states, status, kernels.Room(*room), indices, weights.addresses, FINE, first, epsilon, launches["embed"]
+        states,
+        status,
+        kernels.Room(*room),
+        indices,
+        weights.addresses,
+        FINE,
+        weights.fit_into_cache,
+        first,
+        epsilon,
+        launches["embed"],
     )
 
 

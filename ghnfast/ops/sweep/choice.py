@@ -15,10 +15,9 @@ KINDS = ("cpp", "cuda", "triton")
 
 
 class Sweep(NamedTuple):
-    """What is to be computed: graphs of a batch and nodes of the largest one; MLPs, and the widths of states and of the
-    MLPs' hidden layers; whether there is a backward pass."""
+    """What is to be computed: nodes of the largest graph; MLPs, and the widths of states and of the MLPs' hidden
+    layers; whether there is a backward pass."""
 
-    graphs: int
     largest: int
     heads: int
     hid: int
@@ -63,7 +62,7 @@ def cuda_refusal(sweep: Sweep, device: torch.device) -> str:
     """Why CUDA C++ cannot compute a sweep on a GPU; empty where it can."""
     from ...kernels import chain, driver
 
-    _, largest, heads, hid, width, keep = sweep
+    largest, heads, hid, width, keep = sweep
     return chain.refusal(heads, hid, width, largest, driver.shared_memory(device)) or chain.trouble(
         device, chain.macros(heads, hid, width, keep)
     )

@@ -89,7 +89,7 @@ def device_gated_sweep(
 ) -> list[Tensor]:
     """By the kernel that `chosen_sweep` says."""
     heads = 2 if len(weights) == 12 else 1
-    sweep = Sweep(len(topology[0]) - 1, largest, heads, states.shape[1], len(weights[1]), keep)
+    sweep = Sweep(largest, heads, states.shape[1], len(weights[1]), keep)
     if chosen_sweep(sweep, states.device) == "cuda":
         from ...kernels import chain
 

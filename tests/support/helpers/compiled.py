@@ -160,14 +160,14 @@ def stages(hid: int, positions: bool) -> None:
     nodes = 20
     indices, addresses = torch.zeros(nodes, 8 if positions else 5, dtype=torch.int32), torch.zeros(9, 2).long()
     states, status = torch.zeros(nodes, hid), torch.zeros((), dtype=torch.int32)
-    layers.embed(states, status, indices, addresses, 0)
+    layers.embed(states, status, indices, addresses, 0, True)
     tables = torch.zeros(1, layer_tables.TABLE_WIDTH.value).long(), torch.zeros(1, 3, dtype=torch.int32)
     rows = torch.zeros(nodes, dtype=torch.int32), torch.zeros(8)
     layers.run_stage(states, states, addresses, (*tables, *rows), 0, 1)
     check.largest_of(addresses)
     if positions:
         room = graphormer.Room(states, torch.zeros(nodes, 4 * hid), torch.zeros(nodes, 3 * hid))
-        graphormer.begin(states, status, room, indices, addresses, 0, 6, 1e-5)
+        graphormer.begin(states, status, room, indices, addresses, 0, True, 6, 1e-5)
         for following in (1e-5, None):
             graphormer.rest(states, states, room, addresses, 6, 1e-5, following)
 
