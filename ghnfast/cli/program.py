@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -66,13 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def outcome(argv: Sequence[str] | None) -> int:
+    arguments = argparse.Namespace()
     try:
         arguments = make_parser().parse_args(argv)
         result = result_of(arguments)
         if result:  # processes beside the first have none
             write(result)
     except GhnfastError as error:
-        say(f"ghnfast: error: {' '.join(str(error).split())}")
+        words = sys.argv[1:] if argv is None else argv
+        say(f"ghnfast: error: {in_options(' '.join(str(error).split()), arguments, words)}")
         return BAD_INPUT
     except KeyboardInterrupt as error:  # whose text, if any, says what a repeated call goes on from
         say("; ".join(["ghnfast: interrupted", *map(str, error.args)]))
@@ -80,6 +84,29 @@ def outcome(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:  # the reader has seen enough (`| head`)
         return BROKEN_PIPE
     return MISMATCH if isinstance(result, Mismatch) else 0
+
+
+def in_options(text: str, arguments: argparse.Namespace, words: Sequence[str]) -> str:
+    """An error of the library in words of the command line: what it says of arguments of Python, of its options.
+
+    Args:
+        arguments: of the command; what has an underscore is one of its options.
+        words: of the command line. Of an option that is among them, or that is to be passed, the name is replaced.
+    """
+    given = [word.partition("=")[0] for word in words if word.startswith("--") and word != "--"]
+    for name in filter(lambda name: "_" in name, vars(arguments)):
+        option = f"--{name.replace('_', '-')}"
+        with_values = rf"\b([Pp]ass (?:the )?){name}=\((\w+(?:, \w+)*)\)"
+        text = re.sub(with_values, functools.partial(hint, option), text)
+        text = re.sub(rf"\b([Pp]ass (?:the )?){name}\b(?!=)", rf"\1{option}", text)
+        if any(option.startswith(word) for word in given):
+            text = re.sub(rf"(?<![\w.'\"-]){name}\b(?![.(='\"])", option, text)
+    return text.replace(" or example_inputs=(...)", " or, in Python, example_inputs=(...)")
+
+
+def hint(option: str, found: re.Match[str]) -> str:
+    """`Pass --input-shape CHANNELS,HEIGHT,WIDTH`."""
+    return f"{found[1]}{option} {found[2].upper().replace(' ', '')}"
 
 
 def open_closed_streams() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import io
 import json
@@ -17,7 +18,7 @@ from helpers.commands import fail
 
 import ghnfast
 from ghnfast.cli import main
-from ghnfast.cli.program import COMMANDS
+from ghnfast.cli.program import COMMANDS, in_options
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,41 @@ def test_usage_errors(capsys: pytest.CaptureFixture[str], arguments: list[str], 
     message = fail(capsys, *arguments)
     assert reason in message
     assert "--help')" in message
+
+
+LINEAR = "import torch\n\n\ndef make():\n    return torch.nn.Linear(7, 3)\n"
+
+
+@pytest.mark.parametrize("command", ["predict", "graph", "bench"])
+def test_hints_are_in_words_of_the_command_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "linear.py").write_text(LINEAR)
+    model = f"{tmp_path}/linear.py:make"
+    assert "Pass --input-shape CHANNELS,HEIGHT,WIDTH or, in Python, example_inputs=" in fail(capsys, command, model)
+    assert "Pass the --input-shape that it takes" in fail(capsys, command, model, "--input-shape", "3,8,8")
+    assert "--input-shape is (99999999, 99999999, " in fail(
+        capsys, command, model, "--input-sh=99999999,99999999,99999999"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "wanted"),
+    [
+        ("batch_size is 1", ["--batch-size", "1"], "--batch-size is 1"),
+        ("batch_size is 1", ["--batch", "1"], "--batch-size is 1"),
+        ("batch_size is 1", [], "batch_size is 1"),  # of a file, or of a default
+        ("batch_size is 1", ["--", "x"], "batch_size is 1"),
+        ("of my_batch_size", ["--batch-size=1"], "of my_batch_size"),
+        ("'batch_size' and /a/batch_size.py and x.batch_size", ["--batch-size=1"], ""),
+        ("pass the batch_size", [], "pass the --batch-size"),
+        ("Pass batch_size=(a, b) or less", [], "Pass --batch-size A,B or less"),
+        ("--batch-size is 1", ["--batch-size=1"], ""),
+    ],
+)
+def test_names_of_options(text: str, words: list[str], wanted: str) -> None:
+    arguments = argparse.Namespace(batch_size=1, limit=2)
+    assert in_options(text, arguments, words) == (wanted or text)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["graph", "--help"], ["--version"]])
