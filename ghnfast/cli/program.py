@@ -91,7 +91,8 @@ def in_options(text: str, arguments: argparse.Namespace, words: Sequence[str]) -
 
     Args:
         arguments: of the command; what has an underscore is one of its options.
-        words: of the command line. Of an option that is among them, or that is to be passed, the name is replaced.
+        words: of the command line. An option that is among them is named where the text says what it is, and one that is
+            to be passed.
     """
     given = [word.partition("=")[0] for word in words if word.startswith("--") and word != "--"]
     for name in filter(lambda name: "_" in name, vars(arguments)):
@@ -100,7 +101,7 @@ def in_options(text: str, arguments: argparse.Namespace, words: Sequence[str]) -
         text = re.sub(with_values, functools.partial(hint, option), text)
         text = re.sub(rf"\b([Pp]ass (?:the )?){name}\b(?!=)", rf"\1{option}", text)
         if any(option.startswith(word) for word in given):
-            text = re.sub(rf"(?<![\w.'\"-]){name}\b(?![.(='\"])", option, text)
+            text = re.sub(rf"(?<![\w.'\"-]){name}(?= is\b)", option, text)
     return text.replace(" or example_inputs=(...)", " or, in Python, example_inputs=(...)")
 
 

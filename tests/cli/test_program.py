@@ -63,8 +63,8 @@ def test_hints_are_in_words_of_the_command_line(
         ("batch_size is 1", ["--batch", "1"], "--batch-size is 1"),
         ("batch_size is 1", [], "batch_size is 1"),  # of a file, or of a default
         ("batch_size is 1", ["--", "x"], "batch_size is 1"),
-        ("of my_batch_size", ["--batch-size=1"], "of my_batch_size"),
-        ("'batch_size' and /a/batch_size.py and x.batch_size", ["--batch-size=1"], ""),
+        ("my_batch_size is 1", ["--batch-size=1"], ""),
+        ("'batch_size' is, and x.batch_size is, what batch_size takes", ["--batch-size=1"], ""),
         ("pass the batch_size", [], "pass the --batch-size"),
         ("Pass batch_size=(a, b) or less", [], "Pass --batch-size A,B or less"),
         ("--batch-size is 1", ["--batch-size=1"], ""),
