@@ -91,8 +91,8 @@ def in_options(text: str, arguments: argparse.Namespace, words: Sequence[str]) -
 
     Args:
         arguments: of the command; what has an underscore is one of its options.
-        words: of the command line. An option that is among them is named where the text says what it is, and one that is
-            to be passed.
+        words: of the command line. An option that is among them is named where the text says what it is, and one that
+            is to be passed.
     """
     given = [word.partition("=")[0] for word in words if word.startswith("--") and word != "--"]
     for name in filter(lambda name: "_" in name, vars(arguments)):
