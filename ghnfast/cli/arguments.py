@@ -14,7 +14,8 @@ from .deepnets_models import NAMES_HELP
 from .library_models import NAMES_HELP as LIBRARIES_HELP
 
 MODEL_HELP = (
-    f"a torchvision classification model (resnet50), or {LIBRARIES_HELP}, or {NAMES_HELP}, or FILE.py:FACTORY or "
+    f"a torchvision classification model (resnet50), or {LIBRARIES_HELP}, or {NAMES_HELP}, or a cell of NAS-Bench-201 "
+    "('|nor_conv_3x3~0|+...') or a code of NAS-Bench-Macro (01220211), or FILE.py:FACTORY or "
     "PACKAGE.MODULE:FACTORY, "
     "where FACTORY is a function that returns a torch.nn.Module and needs no arguments"
 )

@@ -22,6 +22,7 @@ from torch import nn
 from ..errors import GhnfastError, UsageError
 from ..optional import command, import_optional
 from ..progress import say
+from ..spaces import check_name, is_name, network_of
 from .deepnets_models import deepnets_builder, is_deepnets
 from .library_models import is_library, library_builder
 
@@ -37,13 +38,16 @@ def find_model(name: str, num_classes: int | None, *, large_images: bool = False
         large_images: whether networks of DeepNets-1M are for 224 x 224 images, else for 32 x 32.
 
     Raises:
-        ConfigError, NetworkIndexError: DeepNets-1M has no such network.
+        ConfigError, NetworkIndexError: DeepNets-1M, or a space, has no such network.
         UsageError: there is no such model; the message says what there is. The function that is returned raises it
             where a factory returns something else than a module.
     """
     settings = {} if num_classes is None else {"num_classes": num_classes}
     if is_deepnets(name):
         build = deepnets_builder(name, num_classes, large_images)
+    elif is_name(name):
+        check_name(name)
+        build = functools.partial(network_of, name, **settings)
     elif is_library(name):
         build = blamed(library_builder(name, num_classes), name)
     else:

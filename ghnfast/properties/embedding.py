@@ -18,7 +18,7 @@ from ..graph import ArchGraph, GraphBatch
 from ..nn import GHN
 from ..optional import import_optional
 from ..predict import default_ghn, load
-from ..spaces import network_of
+from ..spaces import check_name, network_of
 from ..tracing import trace
 from .paths import path_sums
 from .pooling import Sizes, check_pool, names_of, pooled, sizes_of
@@ -30,10 +30,9 @@ validation: Any = import_optional("sklearn.utils.validation", "ghnfast.propertie
 Architecture: TypeAlias = nn.Module | ArchGraph | DeepNet | Genotype | str
 
 ACCEPTED = (
-    "modules, ghnfast.ArchGraphs, ghnfast.deepnets.Genotypes and DeepNets, and texts that name networks of "
-    "ghnfast.spaces are accepted"
+    "modules, ghnfast.ArchGraphs, ghnfast.deepnets.Genotypes and DeepNets, and texts that name genotypes, or networks "
+    "of ghnfast.spaces, are accepted"
 )
-IMAGE_SHAPE = (3, 32, 32)  # of the networks of spaces
 # The network that stands for a genotype.
 OF_GENOTYPES: dict[str, Any] = {"C": 32, "n_cells": 8, "num_classes": 10, "is_imagenet_input": False}
 MOST_NODES = 10_000  # of a batch, whose states are in memory at once
@@ -44,8 +43,8 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
 
     It takes lists of networks in any form: modules; their graphs (`ghnfast.trace`); networks of
     `ghnfast.deepnets.DeepNets1M`; genotypes, which stand for networks of 8 cells and 32 channels for 32 x 32 images;
-    texts, which name networks of `ghnfast.spaces`. Networks that are given are neither run nor changed. The vector of
-    a network does not depend on what else is in the list.
+    texts, which name networks of `ghnfast.spaces`, or genotypes (`DARTS`, or as their `repr` is). Networks that are
+    given are neither run nor changed. The vector of a network does not depend on what else is in the list.
 
     Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 2021, Section 5.2.
 
@@ -111,6 +110,8 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
 
     def graph(self, item: Architecture) -> ArchGraph:
         """The graph of a network in any form."""
+        if isinstance(item, str):
+            item = named(item)
         if isinstance(item, ArchGraph):
             return item
         if isinstance(item, DeepNet):
@@ -120,7 +121,7 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
         if isinstance(item, str):
             with WithoutMemory():
                 network = network_of(item)
-            return trace(network, input_shape=IMAGE_SHAPE if self.input_shape is None else self.input_shape)
+            return trace(network, input_shape=self.input_shape)
         graph = trace(item, input_shape=self.input_shape)
         warn_of_unknown(item, graph)
         return graph
@@ -135,6 +136,17 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.requires_fit = True
         return tags
+
+
+def named(text: str) -> Genotype | str:
+    """The network that a text names; those of spaces stay texts, of which modules are made one at a time.
+
+    Raises:
+        ConfigError: nothing is called so.
+    """
+    if text.startswith("Genotype") or text.isalpha():
+        return Genotype.of(text)
+    return check_name(text)
 
 
 def warn_of_unknown(model: nn.Module, graph: ArchGraph) -> None:

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..deepnets import DeepNets1M, Genotype
+from ..deepnets import DeepNets1M
 from ..errors import GhnfastError, PropertyError
-from ..spaces import check_name
-from .embedding import Architecture
+from .embedding import Architecture, named
 from .rows import number, read_rows, whole_number
 from .table import HOW, MeasuredNetworks, check_columns, network_of_row
 
@@ -84,10 +83,3 @@ def reader_of(columns: Sequence[str]) -> Callable[[dict[str, str]], Architecture
         return data_sets[known][index]
 
     return sampled
-
-
-def named(text: str) -> Architecture:
-    """The network that a text names; those of spaces stay texts, of which modules are made one at a time."""
-    if text.startswith("Genotype") or text.isalpha():
-        return Genotype.of(text)
-    return check_name(text)

@@ -3,8 +3,8 @@
 Their tables of trained networks are ground truth for predictors of properties (`ghnfast.properties`).
 """
 
-from .names import SPACES, check_name, network_of
+from .names import SPACES, check_name, is_name, network_of
 from .nas_bench_201 import nas_bench_201
 from .nas_bench_macro import nas_bench_macro
 
-__all__ = ["SPACES", "check_name", "nas_bench_201", "nas_bench_macro", "network_of"]
+__all__ = ["SPACES", "check_name", "is_name", "nas_bench_201", "nas_bench_macro", "network_of"]

@@ -1,4 +1,4 @@
-"""What is accepted as an argument of every space."""
+"""What every space accepts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from operator import index
 from ..errors import ConfigError
 
 MOST_CLASSES = 1 << 24
+IMAGE_SHAPE = (3, 32, 32)  # what the networks were trained on, and say that they take
 
 
 def check_classes(num_classes: int) -> int:

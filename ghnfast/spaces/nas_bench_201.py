@@ -13,7 +13,7 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .checks import check_classes
+from .checks import IMAGE_SHAPE, check_classes
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NODES = 4  # the input, and three that sum what edges bring them
@@ -81,6 +81,8 @@ def looks_like_a_cell(text: str) -> bool:
 
 class Network201(nn.Module):
     """See `nas_bench_201`."""
+
+    input_shape = IMAGE_SHAPE
 
     def __init__(self, edges: Edges, num_classes: int) -> None:
         super().__init__()

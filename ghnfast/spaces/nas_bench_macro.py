@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .checks import check_classes
+from .checks import IMAGE_SHAPE, check_classes
 
 # Kernel size and expansion of the blocks; digit 0 is the identity.
 BLOCKS = {"1": (3, 3), "2": (5, 6)}
@@ -43,6 +43,8 @@ def is_code(code: object) -> bool:
 
 class NetworkMacro(nn.Module):
     """See `nas_bench_macro`."""
+
+    input_shape = IMAGE_SHAPE
 
     def __init__(self, code: str, num_classes: int) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ from ghnfast.cli.models import find_model
 from ghnfast.deepnets import DeepNets1M, Network
 from ghnfast.deepnets.genotype import GENOTYPES
 from ghnfast.optional import command
+from ghnfast.spaces.nas_bench_201 import EXAMPLE
 
 SMALL: dict[str, Any] = {"num_classes": 10, "is_imagenet_input": False, "norm": "bn-track"}
 
@@ -277,3 +278,19 @@ def test_a_model_that_changes_the_directory(
     build = find_model("models.py:make", None)
     assert build().weight.shape == build().weight.shape
     assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize("name", [EXAMPLE, "01220211"])
+def test_networks_of_spaces(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    found = run_json(capsys, "predict", name)
+    other = run_json(capsys, "predict", name, "--num-classes", 13)
+    assert other["parameters"] > found["parameters"]
+    assert run_json(capsys, "graph", name)["nodes"] > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("|nor_conv_3x3~0|+|none~0|", "no cell of NAS-Bench-201"), ("01220213", "is no torchvision classification model")],
+)
+def test_names_that_no_space_has(capsys: pytest.CaptureFixture[str], name: str, reason: str) -> None:
+    assert reason in fail(capsys, "graph", name)

@@ -42,6 +42,17 @@ def test_the_mean_is_the_published_one() -> None:
     np.testing.assert_allclose(vectors, wanted, atol=1e-6)
 
 
+def test_texts_that_name_genotypes() -> None:
+    """As label files have them."""
+    embedding = ArchitectureEmbedding(GHN).fit()
+    genotype = next(item.genotype for item in DeepNets1M("train", size=3) if item.genotype is not None)
+    by_text = embedding.transform(["DARTS", repr(genotype)])
+    assert np.array_equal(by_text, embedding.transform([GENOTYPES["DARTS"], genotype]))
+    for text in ("DARTZ", "Genotype(normal=[])", "0122021", ""):
+        with pytest.raises(ConfigError):
+            embedding.transform([text])
+
+
 def test_the_statistics() -> None:
     embedding = ArchitectureEmbedding(GHN, pool="stats").fit()
     names = embedding.get_feature_names_out().tolist()

@@ -50,6 +50,14 @@ def test_published_counts_of_nas_bench_macro(row: int) -> None:
     assert count(build(found["architecture"])) == int(found["params"])
 
 
+def test_networks_say_what_images_they_take() -> None:
+    for architecture, classes in ((EXAMPLE, 10), ("01220211", 7)):
+        network = network_of(architecture, classes)
+        graph = ghnfast.trace(network)
+        assert graph.input_shape == SHAPE
+        assert graph.num_classes == classes
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.one_of(cells(), CODES))
 def test_every_network_runs_and_has_a_graph(architecture: str) -> None:
