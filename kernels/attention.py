@@ -139,7 +139,7 @@ def attention_kernel(
         tl.store(log_sums + (begin + row) * heads + head, most + tl.log(total), mask=row < nodes)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width"])  # loads of four numbers would not fit into registers of wide heads
 def queries_backward_kernel(
     grad,  # (nodes, heads, width): of the result
     qkv,  # (nodes, 3, heads, width)

@@ -33,14 +33,14 @@ WEIGHTS = 11
 
 @triton.jit
 def load_part(pointer, row, rows, column, columns):
-    """(row, column) of a matrix (rows, columns), zero beyond; as in kernels/stores.py."""
-    place = tl.max_contiguous(row[:, None] * columns + column[None, :], [1, 2])
+    """(row, column) of a matrix (rows, columns), zero beyond."""
+    place = row[:, None] * columns + column[None, :]
     return tl.load(pointer + place, mask=(row < rows)[:, None] & (column < columns)[None, :], other=0.0)
 
 
 @triton.jit
 def store_part(pointer, values, row, rows, column, columns):
-    place = tl.max_contiguous(row[:, None] * columns + column[None, :], [1, 2])
+    place = row[:, None] * columns + column[None, :]
     tl.store(pointer + place, values, mask=(row < rows)[:, None] & (column < columns)[None, :])
 
 

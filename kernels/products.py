@@ -116,13 +116,13 @@ def products_kernel(
         total = tl.zeros([TILE, ELEMENTS], dtype=tl.float32)
         for start in range(0, width, CHUNK):
             k = start + tl.arange(0, CHUNK)
-            place = tl.max_contiguous((first + row)[:, None] * width + k[None, :], [1, 2])
+            place = (first + row)[:, None] * width + k[None, :]
             states = tl.load(hidden + place, mask=(row < row_count)[:, None] & (k < width)[None, :], other=0.0)
-            place = tl.max_contiguous(of_weight[:, None] * width + k[None, :], [1, 2])
+            place = of_weight[:, None] * width + k[None, :]
             matrix = tl.load(weight + place, mask=(element < elements)[:, None] & (k < width)[None, :], other=0.0)
             total = add_product(total, states, tl.trans(matrix), PRECISION, INTERPRETED)
         total += tl.load(bias + of_weight, mask=element < elements, other=0.0)[None, :]
-        place = tl.max_contiguous(row.to(tl.int64)[:, None] * elements + element[None, :], [1, 2])
+        place = row.to(tl.int64)[:, None] * elements + element[None, :]
         inside = (row < row_count)[:, None] & (element < elements)[None, :]
         tl.store(products + tl.load(run + START) + place, total, mask=inside)
         if CHECKED:
@@ -160,13 +160,13 @@ def hidden_gradient_kernel(
     total = tl.zeros([TILE, WIDTH], dtype=tl.float32)
     for start in range(0, elements, CHUNK):
         element = start + tl.arange(0, CHUNK)
-        place = tl.max_contiguous(row.to(tl.int64)[:, None] * elements + element[None, :], [1, 2])
+        place = row.to(tl.int64)[:, None] * elements + element[None, :]
         grads = tl.load(own + place, mask=(row < count)[:, None] & (element < elements)[None, :], other=0.0)
         of_weight = (element // columns).to(tl.int64) * max_columns + element % columns
-        place = tl.max_contiguous(of_weight[:, None] * width + k[None, :], [1, 2])
+        place = of_weight[:, None] * width + k[None, :]
         matrix = tl.load(weight + place, mask=(element < elements)[:, None] & (k < width)[None, :], other=0.0)
         total = tl.dot(grads, matrix, total, input_precision="ieee")
-    place = tl.max_contiguous((first + row)[:, None] * width + k[None, :], [1, 2])
+    place = (first + row)[:, None] * width + k[None, :]
     tl.store(grad_hidden + place, total, mask=(row < count)[:, None] & (k < width)[None, :])
 
 
@@ -199,15 +199,15 @@ def weight_gradient_kernel(
             own = products + tl.load(run + START) + weight_row * columns
             for start in range(0, count, CHUNK):
                 row = start + tl.arange(0, CHUNK)
-                place = tl.max_contiguous(row.to(tl.int64)[:, None] * size + column[None, :], [1, 2])
+                place = row.to(tl.int64)[:, None] * size + column[None, :]
                 grads = tl.load(own + place, mask=(row < count)[:, None] & (column < columns)[None, :], other=0.0)
-                place = tl.max_contiguous((first + row)[:, None] * width + k[None, :], [1, 2])
+                place = (first + row)[:, None] * width + k[None, :]
                 states = tl.load(hidden + place, mask=(row < count)[:, None] & (k < width)[None, :], other=0.0)
                 turned = tl.trans(grads)
                 total = tl.dot(turned, states, total, input_precision="ieee")
                 of_bias += turned
     of_weight = weight_row.to(tl.int64) * max_columns + column
-    place = tl.max_contiguous(of_weight[:, None] * width + k[None, :], [1, 2])
+    place = of_weight[:, None] * width + k[None, :]
     tl.store(grad_weight + place, total, mask=(column < max_columns)[:, None] & (k < width)[None, :])
     if tl.program_id(2) == 0:
         tl.store(grad_bias + of_weight, tl.sum(of_bias, axis=1), mask=column < max_columns)

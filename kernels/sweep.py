@@ -78,8 +78,11 @@ def blocks_for(heads: int, hid: int, width: int) -> Blocks:
 
 # Kernels --------------------------------------------------------------------------------------------------------------
 
+# One kernel for batches of all sizes; and widths that are known to be multiples of 16 would have numbers moved four at
+# once, between threads that have them one by one: a barrier more for each, in every step of a chain.
 
-@triton.jit(do_not_specialize=["nodes"])  # one kernel for batches of all sizes
+
+@triton.jit(do_not_specialize=["nodes", "hid", "width"])
 def sweep_kernel(
     states,  # (nodes, hid)
     middle,  # (nodes, hid), written: the states between the two sweeps
@@ -202,7 +205,7 @@ def sweep_kernel(
             tl.debug_barrier()  # the next node reads the message
 
 
-@triton.jit(do_not_specialize=["nodes"])  # one kernel for batches of all sizes
+@triton.jit(do_not_specialize=["nodes", "hid", "width"])
 def sweep_backward_kernel(
     grad_final,  # (nodes, hid)
     grad_middle,  # (nodes, hid), written

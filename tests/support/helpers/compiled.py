@@ -74,6 +74,8 @@ class Recorder:
                 signature[parameter.name], attributes[index,] = POINTERS[value.dtype], [["tt.divisibility", 16]]
             else:
                 signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+                if isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize:
+                    attributes[index,] = [["tt.divisibility", 16]]  # as launches have it
         source = ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=attributes)
         compiled = triton.compile(source, target=GPUTarget("cuda", self.architecture, 32), options=options)
         used = resources(compiled.asm["cubin"])
