@@ -141,9 +141,10 @@ void bind_device_tables(py::module_& module) {
   module.def("product_runs", &product_runs, py::arg("targets"),
              "Products with blocks of equal size, from hidden rows side by side, (runs, 5): the rows and columns of a "
              "block, the first hidden row, the one behind the last, and where the products begin.");
-  module.def("run_items", &run_items, py::arg("runs"), py::arg("rows"), py::arg("elements"),
-             "(items, 4) int32: runs, tiles of so many of their hidden rows, and of so many elements of their blocks; and "
-             "how many rows all runs have before the first one of the tile.");
+  module.def(
+      "run_items", &run_items, py::arg("runs"), py::arg("rows"), py::arg("elements"),
+      "(items, 4) int32: runs, tiles of so many of their hidden rows, and of so many elements of their blocks; and "
+      "how many rows all runs have before the first one of the tile.");
 }
 
 }  // namespace ghnfast::python
