@@ -21,7 +21,8 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .common import on_device_of, power_of_two
+from .common import power_of_two
+from .driver import on_device
 from .launching import launch
 
 # Nodes whose rows a program owns, and nodes that it looks at at once: as few as a product of matrices takes, so that a
@@ -280,7 +281,7 @@ def attention(
     heads, width, scale, padded = sizes_of(qkv, table)
     result = qkv.new_empty(len(qkv), heads * width)
     log_sums = qkv.new_empty(len(qkv) if keep else 0, heads)
-    with on_device_of(qkv):
+    with on_device(qkv.device):
         launch(
             attention_kernel, (len(relations[3]), heads), qkv, table, result, log_sums, *relations, heads, width, scale,
             padded, BLOCK, keep, **options_for(padded),
@@ -305,7 +306,7 @@ def attention_backward(
     scratch = qkv.new_empty(tiles, heads, BLOCK, BLOCK)
     given = grad, qkv, table, log_sums, deltas, grad_qkv
     sizes, options = (heads, width, scale, padded, BLOCK), options_for(padded)
-    with on_device_of(qkv):
+    with on_device(qkv.device):
         grid = tiles, heads
         launch(queries_backward_kernel, grid, *given, grad_tables, scratch, *relations, *sizes, kinds, **options)
         launch(keys_backward_kernel, grid, *given, *relations, *sizes, **options)

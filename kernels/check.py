@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import on_device_of
 from .decode_blocks import normalized, scale_of
 from .decode_tables import BFLOAT16, CELLS, COLUMNS, ELEMENT, FINE, FIRST, FLOAT16, KIND, ROWS, TABLE_WIDTH
+from .driver import on_device
 from .launching import launch
 
 OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 128}
@@ -100,7 +100,7 @@ def largest_of(addresses: Tensor) -> Tensor:
         addresses: (weights, 2) int64, of float32, and how many there are.
     """
     largest = torch.zeros(len(addresses), dtype=torch.int32, device=addresses.device)
-    with on_device_of(addresses):
+    with on_device(addresses.device):
         parts = WEIGHT_PARTS if addresses.is_cuda else INTERPRETED_WEIGHT_PARTS
         launch(largest_kernel, (len(addresses), parts), addresses, largest, WEIGHT_TILE, **OPTIONS)
     return largest.view(torch.float32)

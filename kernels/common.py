@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 
 @triton.jit
@@ -99,10 +95,3 @@ def blocks_of(count: int, size: int) -> int:
 def power_of_two(number: int) -> int:
     """The least one that is no less than a positive number."""
     return 1 << (number - 1).bit_length()
-
-
-def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Kernels are launched on the current device: make it that of a tensor."""
-    if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
-        return contextlib.nullcontext()
-    return torch.cuda.device(tensor.device)

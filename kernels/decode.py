@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import decode_tables
 from .check import Largest
-from .common import on_device_of, sigmoid, tanh
+from .common import sigmoid, tanh
 from .decode_blocks import normalized, place_in_product, scale_of, size_of
 from .decode_tables import (
     ADDRESS,
@@ -45,6 +45,7 @@ from .decode_tables import (
     TABLE_WIDTH,
     Tables,
 )
+from .driver import on_device
 from .launching import launch
 from .products import multiply
 from .stores import repeats_of, store_repeats
@@ -176,7 +177,7 @@ def store(
     launch: Callable[..., Any] = launch,
 ) -> None:  # fmt: skip
     """Store all repeats of all blocks: to the addresses in the table, or one behind the other into `flat`."""
-    with on_device_of(blocks):
+    with on_device(blocks.device):
         launch(
             decode_kernel, (len(tables.items),), products, blocks, flat, tables.targets, tables.items, status,
             decode_tables.TILE, REPEATS, is_flat, **options_for(tables),
@@ -194,7 +195,7 @@ def decode_backward(grad: Tensor, blocks: Tensor, tables: Tables, product_elemen
         product_elements: how many the first are.
     """
     products, grad_blocks = blocks.new_empty(product_elements), torch.zeros_like(blocks)
-    with on_device_of(blocks):
+    with on_device(blocks.device):
         launch(
             decode_backward_kernel, (len(tables.backward_items),), grad.contiguous(), blocks.contiguous(), products,
             grad_blocks, tables.targets, tables.backward_items, decode_tables.TILE, REPEATS, **options_for(tables),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 
@@ -26,11 +27,22 @@ def check(status: int) -> None:
         raise BackendError(f"NVIDIA's driver: {(text.value or b'error %d' % status).decode()}")
 
 
+def number_of(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def on_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Kernels are launched on the current device: make it this one."""
+    if device.type != "cuda" or number_of(device) == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)
+
+
 @functools.cache
 def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that a block may ask for."""
-    size, number = ctypes.c_int(), torch.cuda.current_device() if device.index is None else device.index
-    check(library().cuDeviceGetAttribute(ctypes.byref(size), SHARED_OF_DEVICE, number))
+    size = ctypes.c_int()
+    check(library().cuDeviceGetAttribute(ctypes.byref(size), SHARED_OF_DEVICE, number_of(device)))
     return size.value
 
 

@@ -23,8 +23,9 @@ from torch import Tensor
 from .. import _C
 from . import decode_tables
 from .check import Largest, check_given, check_rows, check_weights
-from .common import add_exact, blocks_of, on_device_of, power_of_two, rounded_to_bfloat16, rounded_to_tf32
+from .common import add_exact, blocks_of, power_of_two, rounded_to_bfloat16, rounded_to_tf32
 from .decode_tables import TABLE_WIDTH, Tables
+from .driver import on_device
 from .launching import launch
 
 # Forward: hidden rows and elements of their blocks that a program multiplies, and what it sums over at once.
@@ -230,7 +231,7 @@ def multiply(
     count, checked = len(tables.items_of_runs), status is not None
     programs = count + (len(tables.given) if checked else 0)
     if programs:
-        with on_device_of(hidden):
+        with on_device(hidden.device):
             launch(
                 products_kernel, (programs,), products, hidden, weight, bias, blocks,
                 bias if largest is None else largest.values, tables.targets, tables.runs, tables.items_of_runs,
@@ -257,7 +258,7 @@ def product_gradients(
     grad_bias = torch.empty_like(bias, memory_format=torch.contiguous_format)
     max_rows, max_columns, width = weight.shape
     parts = blocks_of(width, WIDTH)
-    with on_device_of(hidden):
+    with on_device(hidden.device):
         if len(items):
             launch(
                 hidden_gradient_kernel, (len(items), parts), products, weight, grad_hidden, runs, items, width,

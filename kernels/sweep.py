@@ -23,7 +23,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .bands import load_band, load_closeness, load_known, weights_of_messages
-from .common import on_device_of, power_of_two, relu, sigmoid, tanh
+from .common import power_of_two, relu, sigmoid, tanh
+from .driver import on_device
 from .launching import launch
 from .streams import (
     add_hidden_half,
@@ -395,7 +396,7 @@ def gated_sweep(
     gates = states.new_empty((2, nodes, 5, hid)) if written else messages
     hidden = states.new_empty((2, nodes, heads, width)) if written else messages
     products = states.new_empty(nodes, 3, hid)
-    with on_device_of(states):
+    with on_device(states.device):
         launch(
             sweep_kernel, (len(topology[0]) - 1,), states, middle, final, messages, gates, hidden, products, *layers,
             *topology, nodes, hid, width, cutoff, *blocks, written, **OPTIONS,
@@ -424,7 +425,7 @@ def gated_sweep_backward(
     grad_received = states.new_empty(2, nodes, hid)
     grad_gates = states.new_empty(2, nodes, 4, hid)
     grad_hidden, grad_messages = torch.empty_like(hidden), torch.empty_like(messages)
-    with on_device_of(states):
+    with on_device(states.device):
         launch(
             sweep_backward_kernel, (len(topology[0]) - 1,), grad.contiguous(), grad_middle, grad_states, grad_received,
             grad_gates, grad_hidden, grad_messages,

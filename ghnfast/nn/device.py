@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import PredictError
 from ..graph import GraphBatch, Topology
+from ..kernels.driver import on_device
 from ..ops.attention import operators as of_attention
 from ..ops.attention import relations_of
 from ..ops.backend import is_plain
@@ -26,7 +27,7 @@ from ..ops.decode.targets import Uploaded
 from ..ops.layers import Launches, StageTables, Weights, addresses_of, arrays_of, embed, run_layers
 from ..ops.sweep import Sweep, chosen_sweep
 from ..ops.sweep import operators as of_sweep
-from ..ops.uploads import Made, Wanted, in_use, is_capturing, on_device, upload
+from ..ops.uploads import Made, Wanted, in_use, is_capturing, upload
 from ..prediction.layout import Layout, Memory
 from ..tracing.members import Members, has_global_hooks
 from .attending import Attending
@@ -187,50 +188,49 @@ class Device:
             given: the final states, (nodes, hid), of a sweep where the CPU has computed them.
         """
         with on_device(self.device):
-            return self.source_here(batch, layout, memory, refuse, given)
-
-    def source_here(
-        self,
-        batch: GraphBatch,
-        layout: Layout,
-        memory: Memory | None,
-        refuse: Callable[[], None],
-        given: Tensor | None,
-    ) -> tuple[DecodeSource, DeviceLast]:
-        """`source`, on the current device."""
-        width, targets = self.last.weight.shape[2], layout.targets
-        wanted = self.wanted(batch, layout, given is not None)
-        written: list[Uploaded] = []
-        if memory is not None and memory.device == self.device:
-            wanted.append(of_decoding.wanted_tables(targets, memory.table, self.device, written))
-        upload(wanted, self.device)
-        plan: Plan = layout.known[self.key if given is None else self.key_of_given]
-        assert self.weights is not None
-        launches = plan.launches.setdefault(self.weights, Launches())
-        in_use([self.weights.addresses], [plan.indices])
-        prepared = self.prepare(self.weights)
-        scratch = torch.empty(plan.elements, device=self.device)
-        status = torch.empty((), dtype=torch.int32, device=self.device)
-        nodes, hid, places = len(batch), self.widths.hid, plan.places
-        initial = scratch.as_strided((nodes, hid), (hid, 1), places.initial)
-        if self.kind == "attention":
-            relations = of_attention.triton_tables(relations_of(batch.topology(self.cutoff)), self.device)
-            first = self.numbers["0.ln1"]
-            states = Attending(
-                self.widths, places, self.weights, first, prepared.table, relations, plan.indices, plan.tables, launches
-            ).run(scratch, status)
-        else:
-            embed(initial, status, plan.indices, self.weights, launches)
-            states = initial
-        if given is not None:
-            states = given
-        elif self.kind == "sweep":
-            states = prepared.sweep(initial, batch.topology(self.cutoff), launches)
-        first = 0 if self.kind == "mlp" else places.of_states
-        run_layers(scratch, states, self.weights, plan.tables, first, len(plan.tables.ends) - 1, launches)
-        hidden = scratch.as_strided((layout.hidden_rows, width), (width, 1), places.hidden)
-        blocks = scratch.as_strided((layout.elements,), (1,), places.blocks)
-        return DecodeSource(hidden, *self.last, blocks), DeviceLast(self, prepared, status, refuse, launches, written)
+            width, targets = self.last.weight.shape[2], layout.targets
+            wanted = self.wanted(batch, layout, given is not None)
+            written: list[Uploaded] = []
+            if memory is not None and memory.device == self.device:
+                wanted.append(of_decoding.wanted_tables(targets, memory.table, self.device, written))
+            upload(wanted, self.device)
+            plan: Plan = layout.known[self.key if given is None else self.key_of_given]
+            assert self.weights is not None
+            launches = plan.launches.setdefault(self.weights, Launches())
+            in_use([self.weights.addresses], [plan.indices])
+            prepared = self.prepare(self.weights)
+            scratch = torch.empty(plan.elements, device=self.device)
+            status = torch.empty((), dtype=torch.int32, device=self.device)
+            nodes, hid, places = len(batch), self.widths.hid, plan.places
+            initial = scratch.as_strided((nodes, hid), (hid, 1), places.initial)
+            if self.kind == "attention":
+                relations = of_attention.triton_tables(relations_of(batch.topology(self.cutoff)), self.device)
+                first = self.numbers["0.ln1"]
+                states = Attending(
+                    self.widths,
+                    places,
+                    self.weights,
+                    first,
+                    prepared.table,
+                    relations,
+                    plan.indices,
+                    plan.tables,
+                    launches,
+                ).run(scratch, status)
+            else:
+                embed(initial, status, plan.indices, self.weights, launches)
+                states = initial
+            if given is not None:
+                states = given
+            elif self.kind == "sweep":
+                states = prepared.sweep(initial, batch.topology(self.cutoff), launches)
+            first = 0 if self.kind == "mlp" else places.of_states
+            run_layers(scratch, states, self.weights, plan.tables, first, len(plan.tables.ends) - 1, launches)
+            hidden = scratch.as_strided((layout.hidden_rows, width), (width, 1), places.hidden)
+            blocks = scratch.as_strided((layout.elements,), (1,), places.blocks)
+            return DecodeSource(hidden, *self.last, blocks), DeviceLast(
+                self, prepared, status, refuse, launches, written
+            )
 
     def prepare(self, weights: Weights) -> Prepared:
         """What is computed of weights alone, once for each state of theirs."""

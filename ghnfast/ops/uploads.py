@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -41,22 +40,11 @@ class Made(NamedTuple):
     @classmethod
     def now(cls, device: torch.device) -> Made:
         event = torch.cuda.current_stream(device).record_event()
-        return cls(device, driver.current_stream(number_of(device)), event)
+        return cls(device, driver.current_stream(driver.number_of(device)), event)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy of what was made is made when it is copied."""
         return Made.now, (self.device,)
-
-
-def number_of(device: torch.device) -> int:
-    return torch.cuda.current_device() if device.index is None else device.index
-
-
-def on_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Kernels are launched on the current device: make it this one."""
-    if device.type != "cuda" or number_of(device) == torch.cuda.current_device():
-        return contextlib.nullcontext()
-    return torch.cuda.device(device)
 
 
 # When tensors were uploaded: an attribute of theirs.
@@ -81,7 +69,7 @@ def in_use(*groups: Sequence[Tensor], made: Made | None = None) -> None:
     if is_capturing(device):
         CAPTURED.update((group[0].untyped_storage().data_ptr(), group) for group in groups)
         return
-    here = driver.current_stream(number_of(device))
+    here = driver.current_stream(driver.number_of(device))
     for first, *_ in groups:
         known = made or getattr(first, MADE)
         if known.stream != here:

@@ -1,5 +1,5 @@
-"""What computes a sweep on a GPU: `GHNFAST_SWEEP`, or what was measured to be the fastest (bench/test_gpu.py,
-`test_choice_of_sweeps`, on an H100)."""
+"""What computes a sweep on a GPU: `GHNFAST_SWEEP`, or what was the fastest for a ResNet-50 on an H100
+(bench/results/first-h100.json); for other sizes bench/test_gpu.py, `test_choice_of_sweeps`, has not been measured."""
 
 from __future__ import annotations
 
