@@ -46,7 +46,8 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         return included_file(source)
     entry = entry_of(source)
     if entry is not None and entry.repository is not None:
-        file = hub_file(entry.repository, entry.file)
+        # Published files stay as they are: what is in the cache need not be compared with the Hub.
+        file = hub_file_here(entry.repository, entry.file) or hub_file(entry.repository, entry.file)
         assert file is not None  # it is not optional
         return file
     if entry is not None:

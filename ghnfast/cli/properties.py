@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import DEFAULT
 from ..errors import UsageError
@@ -17,6 +17,9 @@ from ..training import load_data
 from .arguments import add_images, parse_count, parse_seed
 from .search import METHODS, POOLS
 from .shared import check_output, kept_in, write_text
+
+if TYPE_CHECKING:
+    from ..properties.table import Training
 
 
 def add(commands: Any) -> None:
@@ -50,8 +53,10 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> str:
     from ..properties.drawing import draw_bars
     from ..properties.protocol import Measured, compare, format_comparison
+    from ..properties.table import Training
 
     svg = check_output(arguments.svg, (".svg",))
+    training = Training(arguments.channels, arguments.epochs, arguments.seed)
     sources = parse_ghns(arguments.ghn or [f"GHN-2={DEFAULT}"])
     # All that may be missing, before hours of measuring.
     if svg is not None:
@@ -59,7 +64,7 @@ def run(arguments: argparse.Namespace) -> str:
     ghns = {name: load(source) for name, source in sources.items()}
     if arguments.measure:
         with kept_in(Path(arguments.file)):
-            measure(arguments)
+            measure(arguments, training)
     measured = Measured(arguments.file)
     options = {"pool": arguments.pool, "method": arguments.method, "random_ghns": arguments.random}
     with progress("comparing", None, "trials") as step:
@@ -84,12 +89,10 @@ def parse_ghns(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def measure(arguments: argparse.Namespace) -> None:
+def measure(arguments: argparse.Namespace, training: Training) -> None:
     from ..properties.measuring import measure_into
-    from ..properties.table import Training
 
     check_output(arguments.file, (".csv",))
-    training = Training(arguments.channels, arguments.epochs, arguments.seed)
     data = load_data(arguments.data, arguments.root, validation=False, image_size=arguments.image_size)
     splits = {"val": arguments.measure, "test": arguments.measure}
     with progress("measuring", sum(splits.values()), "networks") as step:

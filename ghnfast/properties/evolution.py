@@ -108,15 +108,20 @@ def settings_with(network: Any) -> dict[str, Any]:
 def first_ones(settings: dict[str, Any], count: int, seed: int) -> dict[Genotype, ArchGraph]:
     """The first genotypes of the split search whose networks have these settings."""
     found: dict[Genotype, ArchGraph] = {}
+    refused: ConfigError | None = None
     for at, item in enumerate(DeepNets1M("search", seed=seed)):
-        graph = None if item.genotype is None else graph_or_none(item.genotype, settings)
-        if graph is not None and item.genotype is not None:
-            found[item.genotype] = graph
+        assert item.genotype is not None  # as those of `predefined` may be
+        try:
+            found[item.genotype] = graph_of(genotype=item.genotype, **settings)
+        except ConfigError as error:
+            refused = error
         if len(found) == count:
             return found
         if at > MOST_TRIES + 10 * count and not found:
             break
-    raise ConfigError(f"no network of the split search can have these settings: {settings}")
+    raise ConfigError(
+        f"no network of the split search can have the settings {settings}; the last one that was tried: {refused}"
+    ) from refused
 
 
 def new_child(

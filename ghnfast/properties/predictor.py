@@ -28,6 +28,7 @@ GRID: dict[str, list[Any]] = {
     "epsilon": [0.05, 0.1, 0.2],
 }
 FOLDS = 5
+ACCEPTED = "vectors of finite numbers, as long as each other and as those of `fit`"
 MOST_SEARCHED = 500  # labels that the scales of a Gaussian process are searched with: its time grows with their cube
 
 
@@ -104,7 +105,8 @@ class PropertyPredictor(base.RegressorMixin, base.BaseEstimator):
             )
         # But TypeError, which scikit-learn asks of its estimators for objects that are no numbers.
         except (ValueError, OverflowError, RuntimeError) as error:
-            raise PropertyError(str(error)) from error
+            least = "; two or more of them" if reset else ""
+            raise PropertyError(f"{error}\n{ACCEPTED}{least} are accepted") from error
         check_size(checked, "vectors")
         return checked
 

@@ -53,7 +53,7 @@ def parse_cell(architecture: str) -> Edges:
     """
     if not isinstance(architecture, str):
         raise wrong(architecture, f"it is a {type(architecture).__name__}")
-    nodes = architecture.split("+")
+    nodes = architecture.strip().split("+")
     if len(nodes) != NODES - 1:
         raise wrong(architecture, f"it has {len(nodes)} parts between '+'; {NODES - 1} are accepted")
     edges: Edges = {}

@@ -34,11 +34,14 @@ def nas_bench_macro(code: str, num_classes: int = 10) -> nn.Module:
             f"{code!r:.120} is no code of NAS-Bench-Macro; texts of {LAYERS} digits 0, 1 or 2, such as '01220211', are "
             "accepted"
         )
-    return NetworkMacro(code, check_classes(num_classes))
+    return NetworkMacro(code.strip(), check_classes(num_classes))
 
 
 def is_code(code: object) -> bool:
-    return isinstance(code, str) and len(code) == LAYERS and set(code) <= {"0", *BLOCKS}
+    if not isinstance(code, str):
+        return False
+    digits = code.strip()
+    return len(digits) == LAYERS and set(digits) <= {"0", *BLOCKS}
 
 
 class NetworkMacro(nn.Module):

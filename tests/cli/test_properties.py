@@ -103,13 +103,14 @@ def test_it_measures_first(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert len(seen) == 8
 
 
-@pytest.mark.parametrize("missing", ["matplotlib", "GHN", "repeated", *OWN_ROWS])
+@pytest.mark.parametrize("missing", ["matplotlib", "GHN", "repeated", "channels", *OWN_ROWS])
 def test_what_is_missing_is_said_before_anything_is_measured(
     missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choices: dict[str, list[object]] = {
         "matplotlib": ["--svg", tmp_path / "bars.svg"],
         "GHN": ["--ghn", "A=no-such-ghn"],
+        "channels": ["--ghn", "A=no-such-ghn", "--channels", 4],
         "repeated": ["--ghn", "A=ghn2-mnist5k", "--ghn", "A=ghn2-fashion"],
     }
     options = choices.get(missing, ["--ghn", f"{missing}=ghn2-mnist5k"])
@@ -118,7 +119,8 @@ def test_what_is_missing_is_said_before_anything_is_measured(
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(measuring, "measure", lambda *arguments: pytest.fail("a network was measured"))
-    said = {"GHN": "no-such-ghn", "repeated": "another row 'A'", "matplotlib": "pip install matplotlib"}
+    said = {"channels": "channels is 4", "GHN": "no-such-ghn", "repeated": "another row 'A'"}
+    said["matplotlib"] = "pip install matplotlib"
     message = fail(capsys, "properties", tmp_path / "measured.csv", "--measure", 2, *options)
     assert said.get(missing, f"another row '{missing}'") in message
     assert not (tmp_path / "measured.csv").exists()

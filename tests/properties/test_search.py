@@ -188,7 +188,7 @@ def test_evolution_goes_beyond_where_it_began(largest: bool) -> None:
 
 
 def test_evolution_where_no_network_can_be() -> None:
-    with pytest.raises(ConfigError, match="settings"):
+    with pytest.raises(ConfigError, match="n_cells must be 1 or more, given 0"):
         evolve(MODEL, generations=1, network={"n_cells": 0})
 
 

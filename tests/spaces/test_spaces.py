@@ -67,6 +67,7 @@ def test_every_network_runs_and_has_a_graph(architecture: str) -> None:
     assert names == set(graph.parameter_shapes) | set(graph.skipped)
     with torch.device("meta"):
         assert model.to("meta")(torch.empty(2, *SHAPE)).shape == (2, 10)
+    assert str(build(f" {architecture}\n")) == str(build(architecture))
 
 
 def test_what_no_path_reaches_has_no_node() -> None:
