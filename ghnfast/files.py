@@ -33,11 +33,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with file:
             yield file
             file.flush()
-            # safetensors puts another file under the name that it writes to: the lock and the disk are for that one.
-            with contextlib.nullcontext(file) if is_at(file.fileno(), temporary) else open(temporary, "r+b") as whole:
-                lock(whole.fileno())
-                os.fsync(whole.fileno())
-                os.replace(temporary, path)  # before the lock ends
+            os.fsync(file.fileno())
+            os.replace(temporary, path)  # before the lock ends
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
