@@ -19,6 +19,7 @@ from .contents import ACCEPTED
 from .space import Room
 
 CHUNK_ELEMENTS = 1 << 20
+METADATA = "__metadata__"  # what the library calls them in the header
 HEADER_AT, ALIGNMENT = 8, 8  # in bytes: the header comes after its length, and the numbers are aligned
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -81,7 +82,8 @@ def read_tensor(data: BinaryIO, shape: list[int], stored: torch.dtype, dtype: to
 
 
 def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write what the library's `save` makes, without a copy of all tensors in memory.
+    """Write what the library's `save` makes, without a copy of all tensors in memory, and with metadata in their order:
+    it writes them in another one each time, and the same weights would have other checksums.
 
     Its `save_file` would write beside the file, under a name of its own: what it leaves when it is killed, nobody could
     tell from other files, and it stays.
@@ -96,7 +98,8 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: M
     # Of tensors without elements: the library says in which order they are, and what it calls their types.
     empty = {name: torch.empty(0, dtype=tensor.dtype, device="cpu") for name, tensor in tensors.items()}
     header = json.loads(safetensors.torch.save(empty, dict(metadata))[HEADER_AT:])
-    names = [name for name in header if name != "__metadata__"]
+    header[METADATA] = dict(metadata)
+    names = [name for name in header if name != METADATA]
     end = 0
     for name in names:
         begin, end = end, end + tensors[name].nbytes

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from helpers.checkpoint_cases import SUFFIXES, message, says, small
 
-from ghnfast.checkpoints import read, write
+from ghnfast.checkpoints import TrainedOn, read, write
 from ghnfast.checkpoints.safetensors_files import write_safetensors
 
 
@@ -50,6 +50,16 @@ def test_safetensors_are_written_as_the_library_writes_them() -> None:
         file = io.BytesIO()
         write_safetensors(file, given, metadata)
         assert file.getvalue() == safetensors.torch.save(given, metadata)
+
+
+def test_the_same_checkpoint_is_the_same_file(tmp_path: Path) -> None:
+    """The library has metadata in an order that it draws."""
+    given = small(epoch=3, trained_on=TrainedOn("mine", (3, 32, 32)))
+    files = set()
+    for _ in range(8):
+        write(tmp_path / "ghn.safetensors", given)
+        files.add((tmp_path / "ghn.safetensors").read_bytes())
+    assert len(files) == 1
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
