@@ -75,15 +75,8 @@ def write_splits(
 
 
 def write_missing(path: Path, counts: dict[str, int], seed: int, progress: Progress) -> None:
-    # The name says what the parts are of, so that those of another call are not taken for it.
-    parts = path.parent / f".{path.stem}-seed{seed}"
+    parts, finished = parts_of(path, counts, seed)
     graphs, settings = whole_paths(parts, counts)
-    finished = os.path.exists(graphs)  # by a call that was killed before both were in their places
-    for existing, own in ((path, graphs), (meta_path(path), settings)):
-        if os.path.exists(existing) and (not finished or os.path.exists(own)):
-            with contextlib.suppress(OSError):
-                parts.rmdir()  # an empty folder is all that a killed call may have left
-            raise DatasetError(f"{existing} is there already; another folder, or one without it, is accepted")
     parts.mkdir(exist_ok=True)
     for split, count in counts.items():
         for begin in range(0, count, PART):
@@ -153,6 +146,24 @@ def written_hdf5(path: Path) -> Iterator[tuple[Any, Disk]]:
 def part_paths(parts: Path, split: str, begin: int, end: int) -> tuple[Path, Path]:
     stem = f"{split}-{begin:07d}-{end:07d}"
     return parts / f"{stem}.hdf5", parts / f"{stem}.json"
+
+
+def parts_of(path: Path, counts: dict[str, int], seed: int) -> tuple[Path, bool]:
+    """The folder of the parts of a file; whether a call that was killed has put them together, and no more than that.
+
+    Raises:
+        DatasetError: the file, or the one beside it, is there already, and is not that call's.
+    """
+    # The name says what the parts are of, so that those of another call are not taken for it.
+    parts = path.parent / f".{path.stem}-seed{seed}"
+    graphs, settings = whole_paths(parts, counts)
+    finished = os.path.exists(graphs)
+    for existing, own in ((path, graphs), (meta_path(path), settings)):
+        if os.path.exists(existing) and (not finished or os.path.exists(own)):
+            with contextlib.suppress(OSError):
+                parts.rmdir()  # an empty folder is all that a killed call may have left
+            raise DatasetError(f"{existing} is there already; another folder, or one without it, is accepted")
+    return parts, finished
 
 
 def whole_paths(parts: Path, counts: dict[str, int]) -> tuple[Path, Path]:

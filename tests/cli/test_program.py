@@ -17,7 +17,7 @@ import pytest
 from helpers.commands import fail
 
 import ghnfast
-from ghnfast.cli import main
+from ghnfast.cli import generate, main
 from ghnfast.cli.program import COMMANDS, in_options
 
 
@@ -132,6 +132,27 @@ def test_ctrl_c_says_what_a_repeated_call_goes_on_from(
     ):
         assert main(arguments) == 130
         assert capsys.readouterr() == ("", f"ghnfast: interrupted; {kept}\n")
+
+
+def test_a_call_that_is_interrupted_after_files_are_written_need_not_be_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For it would find them there already: nothing is left to do but to print."""
+    made: list[str] = []
+    for name in ("gather_statistics", "write_splits"):
+        own = getattr(generate, name)
+
+        def noted(*arguments: Any, own: Any = own) -> Any:
+            made.append(own.__name__)
+            return own(*arguments)
+
+        monkeypatch.setattr(generate, name, noted)
+    command = ["generate", "train", "--count", "2", "--out", f"{tmp_path}"]
+    assert main(command) == 0
+    assert made == ["gather_statistics", "write_splits"]
+    assert main(command) == 2  # before any work
+    assert made == ["gather_statistics", "write_splits"]
+    assert "deepnets1m_train.hdf5 is there already; another folder" in capsys.readouterr().err
 
 
 def test_a_reader_that_stops_reading() -> None:
