@@ -45,7 +45,7 @@ def rows_in(file: gzip.GzipFile | io.BufferedReader | io.BytesIO, path: Path) ->
 
 
 def rows_of(text: io.TextIOWrapper, path: Path) -> tuple[list[str], list[Row]]:
-    reader = csv.DictReader(text, strict=True, skipinitialspace=True)
+    reader = csv.DictReader(map(without_nul, text), strict=True, skipinitialspace=True)
     while reader.fieldnames == []:  # a blank line, as others are between rows
         reader.fieldnames = None
     columns = [name.strip() for name in reader.fieldnames or ()]
@@ -63,6 +63,13 @@ def rows_of(text: io.TextIOWrapper, path: Path) -> tuple[list[str], list[Row]]:
     return columns, rows
 
 
+def without_nul(line: str) -> str:
+    """A line that is text: NUL is what power losses leave, and half of the letters of UTF-16."""
+    if "\0" in line:
+        raise ValueError("it has bytes that are 0")  # some versions of Python take them
+    return line
+
+
 @contextlib.contextmanager
 def as_csv(path: Path) -> Iterator[None]:
     """Whatever reading raises, as one error that names the file."""
@@ -71,7 +78,9 @@ def as_csv(path: Path) -> Iterator[None]:
     except PropertyError:
         raise
     except (OSError, EOFError, zlib.error, UnicodeError, ValueError, csv.Error) as error:
-        raise PropertyError(f"{path} cannot be read as CSV: {in_words(error)}") from error
+        accepted = "; lines of text in UTF-8, with commas between columns, are accepted"
+        is_there = not isinstance(error, OSError) or error.strerror is None
+        raise PropertyError(f"{path} cannot be read as CSV: {in_words(error)}{accepted if is_there else ''}") from error
 
 
 def number(text: str, column: str) -> float:
