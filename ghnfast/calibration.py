@@ -19,7 +19,8 @@ from .graph import PREDICTED_DTYPES
 from .plain import plain
 from .randomness import CPU
 from .surroundings import check_surroundings
-from .tallies import Collector, Tally, collecting, has_statistics
+from .tallies import Collector, Tally, collecting, has_statistics, write
+from .tracing.forward import modes_put_back
 from .tracing.inputs import input_dtype
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -75,8 +76,7 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
                     f"batch {tally.broken_at}: its images, the parameters before this layer, or the statistics of "
                     "layers that do not normalize by the batch are too large or not finite. The model is as it was"
                 )
-        for tally in tallies:
-            tally.write()
+        write(tallies)
     return model
 
 
@@ -117,7 +117,7 @@ def gather(model: nn.Module, batches: Iterable[Any]) -> list[Tally]:
         return []
     check_memory(model)
     number = -1
-    with torch.no_grad(), collecting(model, tallies) as collector:
+    with modes_put_back(), torch.no_grad(), collecting(model, tallies) as collector:
         place, read = fitting_place(model, collector, readable(batches))
         given = (Given(number, *arguments_of(model, batch, number, place)) for number, batch in enumerate(read))
         for number, args, kwargs in joined(given):

@@ -33,11 +33,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with file:
             yield file
             file.flush()
-            # safetensors puts another file under the name that it writes to: the lock and the disk are for that one.
-            with contextlib.nullcontext(file) if is_at(file.fileno(), temporary) else open(temporary, "r+b") as whole:
-                lock(whole.fileno())
-                os.fsync(whole.fileno())
-                os.replace(temporary, path)  # before the lock ends
+            os.fsync(file.fileno())
+            os.replace(temporary, path)  # before the lock ends
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -132,6 +129,8 @@ def in_words(error: Exception) -> str:
         error = error.__context__
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no text in {error.encoding.upper()} (it has the byte 0x{error.object[error.start]:02x})"
     # torch's messages open with what went wrong and go on with how to load the file unsafely.
     first = str(error).partition("\n")[0].partition(". ")[0].strip().rstrip(".")
     return first[:200] or type(error).__name__

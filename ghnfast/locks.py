@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import GhnfastError
-from .files import in_words, is_at, lock, temporary_prefix
+from .files import behind_links, in_words, is_at, lock, temporary_prefix
 
 MOST_HOLDER = 1000  # bytes that are read of a lock
 log = logging.getLogger("ghnfast")
@@ -28,7 +28,8 @@ os.register_at_fork(after_in_child=forget_locks)
 
 
 def lock_beside(path: Path) -> Path:
-    """The lock of a file that is not there yet, or is replaced."""
+    """The lock of a file that is not there yet, or is replaced; the same by whatever links it is named."""
+    path = behind_links(path)
     return path.with_name(f"{temporary_prefix(path)}lock")
 
 

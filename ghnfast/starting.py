@@ -1,4 +1,5 @@
-"""Before torch is imported, which takes seconds: Ctrl-C without a traceback, and a working directory that is gone.
+"""Before torch is imported, which takes seconds: Ctrl-C without a traceback, and a working directory that is gone. And
+Ctrl-C once all is said, while Python ends.
 
 In one that is gone MKL, of which torch is made, ends the process with words of its own.
 
@@ -38,7 +39,18 @@ def end(*_: Any) -> None:
 def has_started() -> None:
     """From now on Ctrl-C raises KeyboardInterrupt."""
     if signal.getsignal(signal.SIGINT) is end:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Python's own handler; that it is ours says that the process is the command."""
+    signal.default_int_handler(number, frame)
+
+
+def has_ended() -> None:
+    """From now on Ctrl-C ends the process at once: nobody is there any more to say what a KeyboardInterrupt is."""
+    if signal.getsignal(signal.SIGINT) is interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start() -> None:

@@ -17,9 +17,10 @@ from torch.overrides import TorchFunctionMode
 
 from .errors import CalibrationError
 from .memory import unwritable
+from .ops.decode import copy_all
 from .randomness import SEED, drawing_from
 from .tracing.forward import eager
-from .tracing.members import unchanged
+from .tracing.members import to_the_end, unchanged
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -85,14 +86,21 @@ class Tally:
         self.broken_at = None
         self.lend_again()
 
-    def write(self) -> None:
+    def writes(self) -> list[tuple[Tensor, Tensor]]:
+        """The layer's buffers, and what they become."""
         if not self.calls:
-            return
+            return []
         found = (self.mean / self.values, self.variance / max(self.freedom, 1), self.calls)
-        for name, value in zip((*STATISTICS, "num_batches_tracked"), found, strict=True):
-            buffer = self.layer._buffers.get(name)
-            if buffer is not None:
-                overwrite(buffer, torch.as_tensor(value))
+        named = zip((*STATISTICS, "num_batches_tracked"), found, strict=True)
+        pairs = [(self.layer._buffers.get(name), torch.as_tensor(value)) for name, value in named]
+        return [(buffer, value) for buffer, value in pairs if buffer is not None]
+
+
+def write(tallies: list[Tally]) -> None:
+    """All of them or, where an interrupt comes before, none."""
+    pairs = [pair for tally in tallies for pair in tally.writes()]
+    if pairs:
+        copy_all(*zip(*pairs, strict=True))
 
 
 def has_statistics(name: str, layer: nn.Module) -> bool:
@@ -251,8 +259,12 @@ def collecting(model: nn.Module, tallies: list[Tally]) -> Iterator[Collector]:
                 tally.layer.register_forward_hook(listening(collector, tally), prepend=True, with_kwargs=True)
             yield collector
         finally:
-            for module, mode in modes:  # that of scripts is no attribute
-                module.training = mode
+            to_the_end(lambda: set_modes(modes))
+
+
+def set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    for module, mode in modes:  # that of scripts is no attribute
+        module.training = mode
 
 
 @contextmanager
@@ -262,15 +274,15 @@ def values_kept(buffers: list[Tensor]) -> Iterator[None]:
     try:
         yield
     finally:
-        for buffer, copy in kept:
-            if not torch.equal(buffer, copy):
-                overwrite(buffer, copy)
+        to_the_end(lambda: put_back(kept))
 
 
-def overwrite(buffer: Tensor, value: Tensor) -> None:
-    # Memory that was made in inference mode may only be written in it.
-    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-        buffer.copy_(value)
+def put_back(kept: list[tuple[Tensor, Tensor]]) -> None:
+    for buffer, copy in kept:
+        if not torch.equal(buffer, copy):
+            # Memory that was made in inference mode may only be written in it.
+            with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+                buffer.copy_(copy)
 
 
 def waking(collector: Collector, tally: Tally) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from types import FrameType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -307,6 +309,49 @@ def test_interrupts_leave_the_model_as_it_was() -> None:
     with pytest.raises(KeyboardInterrupt):
         ghnfast.calibrate(model, interrupted())
     before.check(model, statistics=True)
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the call, or return from a call of C, with a number: where Python has interrupts."""
+
+    def __init__(self, at: int = -1) -> None:
+        self.at, self.count = at, 0
+
+    def __enter__(self) -> Interrupt:
+        self.outer = sys.getprofile()
+        sys.setprofile(self.look)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.setprofile(self.outer)
+
+    def look(self, frame: FrameType, event: str, argument: Any) -> None:
+        self.count += event in ("call", "c_return")
+        if self.count == self.at:
+            self.at = -1
+            # Nothing in Python can keep an interrupt from coming before its first step.
+            if event == "c_return" or frame.f_code.co_name != "to_the_end":
+                raise KeyboardInterrupt
+
+
+def test_interrupted_while_it_ends_the_model_is_as_it_was_or_calibrated() -> None:
+    small = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+    calibrated = ghnfast.calibrate(copy.deepcopy(small), IMAGES).state_dict()
+    model = copy.deepcopy(small)
+    with Interrupt() as counted:
+        ghnfast.calibrate(model, IMAGES)
+    wholes = 0
+    for at in range(max(counted.count - 160, 1), counted.count):
+        model = copy.deepcopy(small)
+        before = Snapshot(model)
+        with suppress(KeyboardInterrupt), Interrupt(at):
+            ghnfast.calibrate(model, IMAGES)
+        whole = all(map(torch.equal, model.state_dict().values(), calibrated.values()))
+        before.check(model, statistics=not whole)
+        assert torch.is_grad_enabled() or whole
+        torch.set_grad_enabled(True)
+        wholes += whole
+    assert 0 < wholes < 20
 
 
 class Counting(nn.Module):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ import ghnfast
 from ghnfast import CheckpointError
 from ghnfast.checkpoints import Checkpoint, read, write
 from ghnfast.cli import main
+from ghnfast.cli.predict import write_weights
 from ghnfast.files import replacing
 
 KILLED = """
@@ -66,6 +69,30 @@ def test_a_full_disk_is_named_and_leaves_the_last_file(tmp_path: Path, name: str
         write(tmp_path / name, Checkpoint({"hid": 9}, {"w": torch.zeros(10_000)}, "here"))
     assert os.listdir(tmp_path) == [name]
     assert read(tmp_path / name).config == first.config
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
+@pytest.mark.parametrize("kind", ["weights", "GHN"])
+def test_nothing_is_beside_a_file_that_is_written_but_what_the_next_writer_would_remove(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    own = torch.Tensor.untyped_storage
+
+    def look(tensor: torch.Tensor) -> Any:
+        seen.append(os.listdir(tmp_path))
+        return own(tensor)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(os.listdir(tmp_path)))
+    monkeypatch.setattr(torch.Tensor, "untyped_storage", look)
+    if kind == "GHN":
+        write(tmp_path / name, Checkpoint({"hid": 8}, {"w": torch.zeros(2)}, "here"))
+    else:
+        write_weights(tmp_path / name, torch.nn.Linear(2, 2))
+    there = [names for names in seen if names]
+    assert there
+    assert all(re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.tmp", one) for (one,) in there)
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_what_is_being_written_stays(tmp_path: Path) -> None:

@@ -87,6 +87,22 @@ def test_a_second_writer_is_told_and_goes_on_when_the_first_is_gone(name: str, t
     assert list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("name", ["fine-tuning", "measuring"])
+def test_a_second_writer_by_another_name_of_the_file_is_told(name: str, there: bool, tmp_path: Path) -> None:
+    lock_of, write, error = WRITERS[name]
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    file = {"fine-tuning": "tuned.json", "measuring": "a.csv"}[name]
+    if there:
+        (first / file).touch()
+    (second / file).symlink_to(first / file)
+    with alone(lock_of(first), "it", "held", "another", GhnfastError), pytest.raises(error, match="by process"):
+        write(second)
+    assert [path.name for path in second.iterdir()] == [file]
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_where_no_lock_can_be_made(name: str, tmp_path: Path) -> None:
     lock_of, write, error = WRITERS[name]

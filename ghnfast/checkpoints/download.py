@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
 import os
@@ -10,6 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,15 +56,28 @@ def cached(entry: Published) -> Path:
     except FileNotFoundError:
         log.debug("%s is not there yet", target)
     except OSError as error:
-        raise CheckpointError(f"the cached checkpoint {target} cannot be read: {in_words(error)}") from error
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
         raise CheckpointError(
-            f"the cache folder {target.parent} cannot be made ({in_words(error)}); set GHNFAST_CACHE to another"
+            f"the cached checkpoint {target} cannot be read: {in_words(error)}; remove what is there, or set "
+            "GHNFAST_CACHE to another folder"
         ) from error
+    with in_cache(target.parent, "made"):
+        target.parent.mkdir(parents=True, exist_ok=True)
     download(entry, target)
     return target
+
+
+class CacheError(CheckpointError):
+    """The cache cannot be written: nothing is wrong with the download."""
+
+
+@contextlib.contextmanager
+def in_cache(folder: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"the cache folder {folder} cannot be {what} ({in_words(error)}); set GHNFAST_CACHE to another"
+        ) from error
 
 
 def download(entry: Published, target: Path) -> None:
@@ -72,18 +87,20 @@ def download(entry: Published, target: Path) -> None:
     log.info("downloading '%s' from %s to %s", entry.name, url, target)
     assert entry.check is not None
     kind, expected = entry.check
-    try:
-        with replacing(target) as file:
+    with in_cache(target.parent, "written"), replacing(target) as file:
+        try:
             fetch(url, file)
             digest = entry.check.of(file)
             if digest != expected:
                 raise CheckpointError(f"what came is not the published file ({kind} {digest}, not {expected})")
-    # ValueError: a malformed address in GHNFAST_URL, or one of ours. URLError and time-outs are OSErrors.
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise CheckpointError(
-            f"could not download the checkpoint '{entry.name}' from {url}: {in_words(error)}. Download it elsewhere "
-            f"and place it by hand at {target}, or set GHNFAST_URL to another folder's address"
-        ) from error
+        except CacheError:
+            raise
+        # ValueError: a malformed address in GHNFAST_URL, or one of ours. URLError and time-outs are OSErrors.
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise CheckpointError(
+                f"could not download the checkpoint '{entry.name}' from {url}: {in_words(error)}. Download it "
+                f"elsewhere and place it by hand at {target}, or set GHNFAST_URL to another folder's address"
+            ) from error
 
 
 def fetch(url: str, file: BinaryIO) -> None:
@@ -134,8 +151,11 @@ def stream(url: str, file: BinaryIO, deadline: float) -> None:
                     raise CheckpointError(f"more than {MOST_BYTES} bytes came, the most that a published file can have")
                 if time.monotonic() > deadline:
                     raise CheckpointError(too_slow())
-                file.write(chunk)
+                with in_cache(Path(file.name).parent, "written"):
+                    file.write(chunk)
                 told(len(chunk))
+    with in_cache(Path(file.name).parent, "written"):
+        file.flush()
     # urllib takes a connection that closes early for the end of the file.
     if announced is not None and int(announced) != received:
         raise CheckpointError(f"the connection was cut after {received} of {announced} bytes")

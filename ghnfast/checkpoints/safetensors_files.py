@@ -1,12 +1,14 @@
-"""Files of safetensors: their metadata and tensors, each read into memory of its own."""
+"""Files of safetensors: their metadata and tensors, each read into memory of its own, and written from it."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ from .contents import ACCEPTED
 from .space import Room
 
 CHUNK_ELEMENTS = 1 << 20
+METADATA = "__metadata__"  # what the library calls them in the header
+HEADER_AT, ALIGNMENT = 8, 8  # in bytes: the header comes after its length, and the numbers are aligned
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -40,7 +44,9 @@ def read_safetensors(path: Path, dtype: torch.dtype | None) -> tuple[dict[str, s
             floats = {name: kind for name, kind in kinds.items() if kind is not None}
             room.take(sum(math.prod(shapes[name]) * (dtype or kind).itemsize for name, kind in floats.items()))
             others = {name: file.get_tensor(name).clone() for name in shapes if name not in floats}
-            data.seek(8 + int.from_bytes(data.read(8), "little"))  # past the header, whose length comes first
+            data.seek(
+                HEADER_AT + int.from_bytes(data.read(HEADER_AT), "little")
+            )  # past the header, whose length comes first
             tensors: dict[str, Tensor] = {}
             for name in shapes:  # in the order of the file, which has no gaps
                 if name in others:
@@ -73,3 +79,34 @@ def read_tensor(data: BinaryIO, shape: list[int], stored: torch.dtype, dtype: to
         if read is not part:
             part.copy_(read)
     return tensor
+
+
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write what the library's `save` makes, without a copy of all tensors in memory, and with metadata in their order:
+    it writes them in another one each time, and the same weights would have other checksums.
+
+    Its `save_file` would write beside the file, under a name of its own: what it leaves when it is killed, nobody could
+    tell from other files, and it stays.
+
+    Args:
+        tensors: on the CPU, each with memory of its own (`compact_copies`).
+
+    Raises:
+        KeyError, ValueError, safetensors.SafetensorError: the library has no such type of numbers, or name.
+        OSError: the file cannot be written.
+    """
+    # Of tensors without elements: the library says in which order they are, and what it calls their types.
+    empty = {name: torch.empty(0, dtype=tensor.dtype, device="cpu") for name, tensor in tensors.items()}
+    header = json.loads(safetensors.torch.save(empty, dict(metadata))[HEADER_AT:])
+    header[METADATA] = dict(metadata)
+    names = [name for name in header if name != METADATA]
+    end = 0
+    for name in names:
+        begin, end = end, end + tensors[name].nbytes
+        header[name] |= {"shape": list(tensors[name].shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    file.write(len(text).to_bytes(HEADER_AT, "little") + text)
+    for name in names:
+        storage = tensors[name].untyped_storage()
+        file.write(torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage).numpy())  # type: ignore[call-overload]

@@ -6,12 +6,13 @@ import json
 import os
 from pathlib import Path
 
-import safetensors.torch
+import safetensors
 import torch
 
 from ..errors import CheckpointError
 from ..files import compact_copies, in_words, replacing
 from .contents import FORMAT, SAFETENSORS_SUFFIX, Checkpoint, checkpoint_of, suffix_of
+from .safetensors_files import write_safetensors
 
 
 def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
@@ -36,8 +37,7 @@ def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
                     metadata["ghnfast_epoch"] = str(checked.epoch)
                 if images is not None:
                     metadata["ghnfast_trained_on"] = json.dumps(images)
-                # Not save_file: what it writes only its owner may read.
-                file.write(safetensors.torch.save(tensors, metadata))
+                write_safetensors(file, tensors, metadata)
             else:
                 content = {"state_dict": tensors, "config": checked.config, "epoch": checked.epoch}
                 torch.save(content if images is None else {**content, "trained_on": images}, file)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..deepnets.dataset import SIZES
-from ..deepnets.generate import format_statistics, gather_statistics, splits_to_write, write_splits
+from ..deepnets.files import hdf5_path
+from ..deepnets.generate import format_statistics, gather_statistics, parts_of, splits_to_write, write_splits
 from ..progress import progress
 from .arguments import parse_count, parse_seed
 from .shared import check_folder, kept_in
@@ -40,12 +41,15 @@ def run(arguments: argparse.Namespace) -> str:
     written: tuple[Path, ...] = ()
     if arguments.out is not None:
         check_folder(arguments.out)
-        with kept_in(Path(arguments.out)), progress("writing", total, "networks") as step:
-            written = write_splits(arguments.out, counts, arguments.seed, step)
+        parts_of(hdf5_path(arguments.out, next(iter(counts))), counts, arguments.seed)
+    # First, for a call that is interrupted after it has written everything would find files that are there already.
     with progress("statistics", total, "networks") as step:
         columns = {
             split: gather_statistics(split, count, arguments.seed, threads, step) for split, count in counts.items()
         }
+    if arguments.out is not None:
+        with kept_in(Path(arguments.out)), progress("writing", total, "networks") as step:
+            written = write_splits(arguments.out, counts, arguments.seed, step)
     if arguments.json:
         return json.dumps({"seed": arguments.seed, "files": [str(path) for path in written], "statistics": columns})
     return "\n".join([format_statistics(columns), *(f"wrote {path}" for path in written)])

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
+import safetensors
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.safetensors_files import write_safetensors
 from ..errors import DomainWarning, UsageError
-from ..files import compact_copies, in_words, is_text, replacing
+from ..files import compact_copies, in_words, replacing
 from ..predict import load, predict
 from ..prediction import Report, other_domain
 from ..progress import say
@@ -89,17 +89,11 @@ def write_weights(path: Path, model: nn.Module) -> None:
     try:
         with replacing(path) as file:
             if is_safetensors:
-                # By name, for large models can do without a copy of the file in memory. The library makes a file that
-                # only its owner may read; this one gets the permissions of any other.
-                permissions = os.fstat(file.fileno()).st_mode & 0o777
-                if is_text(file.name):
-                    safetensors.torch.save_file(tensors, file.name, metadata={"format": "pt"})
-                    os.chmod(file.name, permissions)
-                else:
-                    file.write(safetensors.torch.save(tensors, metadata={"format": "pt"}))
+                write_safetensors(file, tensors, {"format": "pt"})
             else:
                 torch.save({name: tensors.get(name, others.get(name)) for name in state}, file)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+    # KeyError: how safetensors says that it has no such type of numbers.
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise UsageError(f"{path} could not be written: {in_words(error)}") from error
 
 

@@ -15,7 +15,7 @@ from typing import NoReturn, TextIO
 from ..errors import GhnfastError, UsageError
 from ..files import in_words
 from ..progress import say
-from ..starting import BAD_INPUT, INTERRUPTED, has_started
+from ..starting import BAD_INPUT, INTERRUPTED, has_ended, has_started
 from . import (
     bench,
     completion,
@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         has_started()
         return outcome(argv)
     finally:
+        has_ended()
         for stream in (sys.stdout, sys.stderr):
             settle(stream)
 
@@ -79,6 +80,7 @@ def outcome(argv: Sequence[str] | None) -> int:
         say(f"ghnfast: error: {in_options(' '.join(str(error).split()), arguments, words)}")
         return BAD_INPUT
     except KeyboardInterrupt as error:  # whose text, if any, says what a repeated call goes on from
+        has_ended()
         say("; ".join(["ghnfast: interrupted", *map(str, error.args)]))
         return INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough (`| head`)

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import TrainingError, UsageError
 from ..training import make_config, read_config, train
 from ..training.config import RECIPES
 from ..training.folder import CHECKPOINT, CONFIG
@@ -36,13 +36,31 @@ def run(arguments: argparse.Namespace) -> str:
     folder = check_folder(arguments.out)
     values: dict[str, Any] = {}
     known = folder / CONFIG
-    if arguments.config is not None or os.path.exists(known):  # not Path's, which raises what is wrong with a path
-        values.update(read_config(arguments.config if arguments.config is not None else known))
+    file = arguments.config
+    if file is None and os.path.exists(known):  # not Path's, which raises what is wrong with a path
+        file = known
+    if file is not None:
+        values.update(read_config(file))
+    read = dict(values)
     for text in arguments.values:
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"{text!r} was given; NAME=VALUE is accepted")
         values[name] = value
+    try:
+        config = make_config(values)
+    except TrainingError as error:
+        raise in_file(error, read, file) from error
     with kept_in(folder / CHECKPOINT):
-        path = train(make_config(values), arguments.out)
+        path = train(config, arguments.out)
     return f"wrote {path}" if is_first() else ""
+
+
+def in_file(error: TrainingError, values: dict[str, Any], file: object) -> TrainingError:
+    """An error of a configuration; with the name of the file, where its values alone lead to it."""
+    try:
+        make_config(values)
+    except TrainingError as own:
+        if str(own) == str(error):
+            return TrainingError(f"{error} (in the configuration {file})")
+    return error

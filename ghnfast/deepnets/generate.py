@@ -1,8 +1,8 @@
 """Writing splits of DeepNets-1M in the published format, and the published table of statistics.
 
 HDF5 files do not survive a process that is killed while it writes. So networks are written in parts, each of which is
-renamed when it is complete; the parts are put together at the end, and the result is renamed in turn. What is there is
-not generated again.
+renamed when it is complete; the parts are put together at the end, and the two results are moved to their places. What
+is there is not generated again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import io
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,19 +75,24 @@ def write_splits(
 
 
 def write_missing(path: Path, counts: dict[str, int], seed: int, progress: Progress) -> None:
-    for existing in (path, meta_path(path)):
-        if os.path.exists(existing):
-            raise DatasetError(f"{existing} is there already; another folder, or one without it, is accepted")
-    # The name says what the parts are of, so that those of another call are not taken for it.
-    parts = path.parent / f".{path.stem}-seed{seed}"
+    parts, finished = parts_of(path, counts, seed)
+    graphs, settings = whole_paths(parts, counts)
     parts.mkdir(exist_ok=True)
     for split, count in counts.items():
         for begin in range(0, count, PART):
             end = min(begin + PART, count)
-            write_part(parts, DeepNets1M(split, seed=seed, size=count), begin, end)
+            if not finished:
+                write_part(parts, DeepNets1M(split, seed=seed, size=count), begin, end)
             progress(end - begin)
-    put_together(parts, path, counts)
-    shutil.rmtree(parts)
+    if not finished:
+        put_together(parts, counts)
+    for piece in parts.iterdir():
+        if piece not in (graphs, settings):
+            piece.unlink()
+    if os.path.exists(settings):
+        os.replace(settings, meta_path(path))
+    os.replace(graphs, path)
+    parts.rmdir()
 
 
 class Disk(io.FileIO):
@@ -144,6 +148,30 @@ def part_paths(parts: Path, split: str, begin: int, end: int) -> tuple[Path, Pat
     return parts / f"{stem}.hdf5", parts / f"{stem}.json"
 
 
+def parts_of(path: Path, counts: dict[str, int], seed: int) -> tuple[Path, bool]:
+    """The folder of the parts of a file; whether a call that was killed has put them together, and no more than that.
+
+    Raises:
+        DatasetError: the file, or the one beside it, is there already, and is not that call's.
+    """
+    # The name says what the parts are of, so that those of another call are not taken for it.
+    parts = path.parent / f".{path.stem}-seed{seed}"
+    graphs, settings = whole_paths(parts, counts)
+    finished = os.path.exists(graphs)
+    for existing, own in ((path, graphs), (meta_path(path), settings)):
+        if os.path.exists(existing) and (not finished or os.path.exists(own)):
+            with contextlib.suppress(OSError):
+                parts.rmdir()  # an empty folder is all that a killed call may have left
+            raise DatasetError(f"{existing} is there already; another folder, or one without it, is accepted")
+    return parts, finished
+
+
+def whole_paths(parts: Path, counts: dict[str, int]) -> tuple[Path, Path]:
+    """The two files that parts are put together to. Where the first is there, the second was there before it."""
+    stem = "-".join(["whole", *(f"{split}{count}" for split, count in counts.items())])
+    return parts / f"{stem}.hdf5", parts / f"{stem}.json"
+
+
 def write_part(parts: Path, dataset: DeepNets1M, begin: int, end: int) -> None:
     graphs, settings = part_paths(parts, dataset.split, begin, end)
     if os.path.exists(graphs) and os.path.exists(settings):
@@ -189,8 +217,9 @@ def file_settings(item: DeepNet, nodes: int) -> dict[str, Any]:
     return {**args, "genotype": item.genotype.as_dict(), "num_nodes": nodes, "num_params": item.num_params}
 
 
-def put_together(parts: Path, path: Path, counts: dict[str, int]) -> None:
-    temporary = parts / "whole.tmp"
+def put_together(parts: Path, counts: dict[str, int]) -> None:
+    target, settings = whole_paths(parts, counts)
+    temporary = target.with_suffix(".tmp")
     with written_hdf5(temporary) as (whole, disk):
         whole.attrs["title"] = "DeepNets-1M"
         for split, count in counts.items():
@@ -201,10 +230,10 @@ def put_together(parts: Path, path: Path, counts: dict[str, int]) -> None:
                     for index in part:
                         disk.check()
                         part.copy(index, group)
-    with replacing(meta_path(path)) as output:
+    with replacing(settings) as output:
         for text in settings_text(parts, counts):
             output.write(text.encode())
-    os.replace(temporary, path)
+    os.replace(temporary, target)
 
 
 def settings_text(parts: Path, counts: dict[str, int]) -> Iterator[str]:

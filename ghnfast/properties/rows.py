@@ -17,6 +17,7 @@ from ..errors import PropertyError
 from ..files import in_words
 
 MOST_ROWS = 1_000_000
+ACCEPTED = "lines of text in UTF-8, with commas between columns, are accepted"
 MOST_DIGITS = 18  # of a whole number: they fit into 64 bits
 Row: TypeAlias = tuple[int, dict[str, str]]  # the number of its line, and its fields by column
 
@@ -45,7 +46,7 @@ def rows_in(file: gzip.GzipFile | io.BufferedReader | io.BytesIO, path: Path) ->
 
 
 def rows_of(text: io.TextIOWrapper, path: Path) -> tuple[list[str], list[Row]]:
-    reader = csv.DictReader(text, strict=True, skipinitialspace=True)
+    reader = csv.DictReader(lines_of(text, path), strict=True, skipinitialspace=True)
     while reader.fieldnames == []:  # a blank line, as others are between rows
         reader.fieldnames = None
     columns = [name.strip() for name in reader.fieldnames or ()]
@@ -63,6 +64,14 @@ def rows_of(text: io.TextIOWrapper, path: Path) -> tuple[list[str], list[Row]]:
     return columns, rows
 
 
+def lines_of(text: io.TextIOWrapper, path: Path) -> Iterator[str]:
+    """Lines without NUL, which power losses leave, and which is half of the letters of UTF-16."""
+    for line in text:
+        if "\0" in line:  # some versions of Python's reader take it
+            raise PropertyError(f"{path} cannot be read as CSV: it has bytes that are 0; {ACCEPTED}")
+        yield line
+
+
 @contextlib.contextmanager
 def as_csv(path: Path) -> Iterator[None]:
     """Whatever reading raises, as one error that names the file."""
@@ -71,7 +80,9 @@ def as_csv(path: Path) -> Iterator[None]:
     except PropertyError:
         raise
     except (OSError, EOFError, zlib.error, UnicodeError, ValueError, csv.Error) as error:
-        raise PropertyError(f"{path} cannot be read as CSV: {in_words(error)}") from error
+        if isinstance(error, OSError) and error.strerror is not None:
+            raise PropertyError(f"{path} cannot be read as CSV: {in_words(error)}") from error
+        raise PropertyError(f"{path} cannot be read as CSV: {in_words(error)}; {ACCEPTED}") from error
 
 
 def number(text: str, column: str) -> float:

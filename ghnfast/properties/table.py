@@ -163,7 +163,7 @@ def check_table(content: bytes, how: dict[str, str], path: Path) -> tuple[set[tu
         )
     found = {check_row(row, how, line, path) for line, row in rows}
     with as_csv(path):
-        text = content[end:].decode(errors="replace")
+        text = content[end:].replace(b"\0", b"").decode(errors="replace")  # a power loss leaves them
         fields = [field.strip() for field in next(csv.reader([text], skipinitialspace=True), [])]
     if not fields:
         return found, end, b""
@@ -173,7 +173,7 @@ def check_table(content: bytes, how: dict[str, str], path: Path) -> tuple[set[tu
     row = dict(zip(COLUMNS, fields, strict=False))
     given = {name: row[name] for name in HOW if name in [*row][:-1]}  # the last field may be cut
     check_how(given, {name: how[name] for name in given}, last, path)
-    if len(fields) < len(COLUMNS) or maybe_cut(row):
+    if len(fields) < len(COLUMNS) or b"\0" in content[end:] or maybe_cut(row):
         return found, end, b""
     return {*found, check_row(row, how, last, path)}, len(content), b"\n"
 

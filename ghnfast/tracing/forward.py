@@ -156,9 +156,10 @@ def as_input(tracer: Tracer, tensor: Tensor) -> Tensor:
 
 
 class modes_put_back:
-    """Within it, modes of torch may stay behind that an interrupt kept from ending: they end with it."""
+    """Within it, modes of torch, and `no_grad`, may stay that an interrupt kept from ending: they end with it."""
 
     def __enter__(self) -> None:
+        self.grad = torch.is_grad_enabled()
         self.functions, self.operators = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
 
     def __exit__(self, *error: object) -> None:
@@ -166,6 +167,7 @@ class modes_put_back:
             torch._C._pop_torch_function_stack()
         while torch._C._len_torch_dispatch_stack() > self.operators:
             torch._C._pop_torch_dispatch_stack(None)
+        torch._C._set_grad_enabled(self.grad)
 
 
 def eager() -> AbstractContextManager[object]:

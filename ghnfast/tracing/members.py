@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -63,8 +63,29 @@ def unchanged(modules: list[nn.Module]) -> Iterator[None]:
     try:
         yield
     finally:
-        for container, content in snapshot.changed():
-            restore(container, content)
+        to_the_end(lambda: put_back(snapshot))
+
+
+def put_back(snapshot: Any) -> None:
+    for container, content in snapshot.changed():
+        restore(container, content)
+
+
+def to_the_end(step: Callable[[], object]) -> None:
+    """Call what puts things back, again where an interrupt from the keyboard has kept it from coming to its end.
+
+    Raises:
+        KeyboardInterrupt: the one that came.
+    """
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            step()
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def restore(container: Any, content: Any) -> None:

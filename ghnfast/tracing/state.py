@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .. import _C
 from .chance import Chance
+from .members import to_the_end
 from .private import Drawing, PythonDrawing
 from .tensors import SCALARS
 
@@ -62,8 +63,7 @@ def deep_state(modules: list[nn.Module]) -> Iterator[None]:
     try:
         yield
     finally:
-        for step in undo:
-            step()
+        to_the_end(lambda: [step() for step in undo])
 
 
 def remember(value: Any, undo: list[Undo], places: set[str]) -> Iterable[Any]:

@@ -16,6 +16,7 @@ from ..calibration import gather, in_memory
 from ..errors import TrainingError
 from ..files import in_words
 from ..randomness import CPU
+from ..tallies import write
 from .data import Batches, Images, check_count
 from .networks import device_of, main_logits, placed
 
@@ -211,6 +212,5 @@ def recalibrated(
             layer.num_batches_tracked = torch.zeros((), dtype=torch.long, device=device)
     images = (placed(batches[number][0], device) for number in range(min(count, batches.per_epoch)))
     with in_memory():
-        for tally in gather(network, images):
-            tally.write()
+        write(gather(network, images))
     return network.eval()

@@ -66,7 +66,7 @@ class Cells:
         except FileNotFoundError:
             return made
         except (OSError, ValueError) as error:
-            raise TrainingError(f"the results {path} cannot be read: {in_words(error)}") from error
+            raise TrainingError(f"the results {path} cannot be read: {in_words(error)}; {ACCEPTED}") from error
         try:
             known = json.loads(text)
         except (ValueError, RecursionError) as error:

@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers.checkpoint_cases import SUFFIXES, assert_same, message, says, small
+from helpers.full_disk import files_of_at_most
 
 from ghnfast.checkpoints import Check, Published, load, read, resolve, write
 
@@ -186,7 +187,17 @@ def test_download_to_a_full_disk(server: Server, cache: Path, monkeypatch: pytes
     for function in ("replace", "fsync"):
         with monkeypatch.context() as patch:
             patch.setattr(os, function, fail)
-            assert_download_fails(server, cache, "No space left on device")
+            text = message(resolve, "ghn-test")
+        says(
+            text, f"the cache folder {cache} cannot be written (No space left on device); set GHNFAST_CACHE to another"
+        )
+        assert "by hand" not in text
+        assert os.listdir(cache) == []
+    with files_of_at_most(len(server.content) - 1):
+        text = message(resolve, "ghn-test")
+    says(text, f"the cache folder {cache} cannot be written (File too large); set GHNFAST_CACHE to another")
+    assert "by hand" not in text
+    assert os.listdir(cache) == []
 
 
 def test_a_damaged_file_in_the_cache_is_downloaded_again(server: Server, cache: Path) -> None:
@@ -213,7 +224,7 @@ def test_caches_that_cannot_be_used(server: Server, cache: Path) -> None:
     says(message(resolve, "ghn-test"), cache, "cannot be", "Not a directory")
     cache.parent.unlink()
     (cache / "ghn.pt").mkdir(parents=True)
-    says(message(resolve, "ghn-test"), cache / "ghn.pt", "cannot be read", "Is a directory")
+    says(message(resolve, "ghn-test"), cache / "ghn.pt", "cannot be read", "Is a directory", "set GHNFAST_CACHE")
 
 
 def test_downloads_at_once(server: Server, cache: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from helpers.checkpoint_cases import SUFFIXES, message, says, small
 
-from ghnfast.checkpoints import read, write
+from ghnfast.checkpoints import TrainedOn, read, write
+from ghnfast.checkpoints.safetensors_files import write_safetensors
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -30,6 +33,33 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, suffix: str, monkeyp
         assert os.listdir(tmp_path) == [path.name]
     write(path, small(epoch=8))
     assert read(path).epoch == 8
+
+
+def test_safetensors_are_written_as_the_library_writes_them() -> None:
+    kinds = "float64 float32 float16 bfloat16 float8_e4m3fn complex64 int64 int32 int16 int8 uint8 bool".split()
+    kinds += ["uint16", "uint32", "uint64", "float8_e5m2"]
+    tensors = {
+        f'{kind}ä\n"{dims}': torch.ones([3] * dims).to(getattr(torch, kind)) for kind in kinds for dims in (2, 0)
+    }
+    tensors |= {"none": torch.empty(0, 3), "one": torch.tensor(1.5)}
+    for given, metadata in (
+        (tensors, {"ä": "b\x7f"}),
+        ({}, {"format": "pt"}),
+        ({"a": torch.ones(1)}, {"format": "pt"}),
+    ):
+        file = io.BytesIO()
+        write_safetensors(file, given, metadata)
+        assert file.getvalue() == safetensors.torch.save(given, metadata)
+
+
+def test_the_same_checkpoint_is_the_same_file(tmp_path: Path) -> None:
+    """The library has metadata in an order that it draws."""
+    given = small(epoch=3, trained_on=TrainedOn("mine", (3, 32, 32)))
+    files = set()
+    for _ in range(8):
+        write(tmp_path / "ghn.safetensors", given)
+        files.add((tmp_path / "ghn.safetensors").read_bytes())
+    assert len(files) == 1
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

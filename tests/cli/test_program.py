@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ import pytest
 from helpers.commands import fail
 
 import ghnfast
-from ghnfast.cli import main
+from ghnfast import starting
+from ghnfast.cli import generate, main
 from ghnfast.cli.program import COMMANDS, in_options
 
 
@@ -132,6 +134,54 @@ def test_ctrl_c_says_what_a_repeated_call_goes_on_from(
     ):
         assert main(arguments) == 130
         assert capsys.readouterr() == ("", f"ghnfast: interrupted; {kept}\n")
+
+
+def test_a_call_that_is_interrupted_after_files_are_written_need_not_be_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For it would find them there already: nothing is left to do but to print."""
+    made: list[str] = []
+    for name in ("gather_statistics", "write_splits"):
+        own = getattr(generate, name)
+
+        def noted(*arguments: Any, own: Any = own) -> Any:
+            made.append(own.__name__)
+            return own(*arguments)
+
+        monkeypatch.setattr(generate, name, noted)
+    command = ["generate", "train", "--count", "2", "--out", f"{tmp_path}"]
+    assert main(command) == 0
+    assert made == ["gather_statistics", "write_splits"]
+    assert main(command) == 2  # before any work
+    assert made == ["gather_statistics", "write_splits"]
+    assert "deepnets1m_train.hdf5 is there already; another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (starting.end, signal.SIG_DFL),
+        (signal.SIG_IGN, signal.SIG_IGN),  # as of a shell's background
+        (signal.default_int_handler, signal.default_int_handler),  # of a program that calls `main`
+    ],
+)
+def test_ctrl_c_once_all_is_said(before: Any, after: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Python ends it would be a traceback."""
+
+    def interrupted(arguments: Any) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return "done"
+
+    own = signal.signal(signal.SIGINT, before)
+    try:
+        assert main(["ghns"]) == 0
+        assert signal.getsignal(signal.SIGINT) == after
+        signal.signal(signal.SIGINT, before)
+        monkeypatch.setattr("ghnfast.cli.ghns.run", interrupted)
+        assert main(["ghns"]) == (0 if before is signal.SIG_IGN else 130)
+        assert signal.getsignal(signal.SIGINT) == after
+    finally:
+        signal.signal(signal.SIGINT, own)
 
 
 def test_a_reader_that_stops_reading() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,38 @@ def test_a_killed_process_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert made == [6, 7, 8, 9]
     assert told == [3, 3, 3, 1]
     assert_same_networks(DeepNets1M("search", tmp_path), DeepNets1M("search", seed=5, size=10))
+
+
+def test_stopped_at_any_move_the_same_call_goes_on_and_leaves_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate.write_splits(tmp_path / "whole", {"val": 2, "test": 1}, seed=0)
+    wanted = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    monkeypatch.setattr(generate, "PART", 1)
+    moves = {name: getattr(os, name) for name in ("replace", "unlink", "rmdir")}
+    made: list[str] = []
+    stop = [0]
+
+    def stopping(name: str) -> Callable[..., None]:
+        def move(*paths: Any, **options: Any) -> None:
+            if "deepnets" in str(paths[0]):  # and not the lock
+                made.append(name)
+                if len(made) == stop[0]:
+                    raise KeyboardInterrupt
+            moves[name](*paths, **options)
+
+        return move
+
+    for name in moves:
+        monkeypatch.setattr(os, name, stopping(name))
+    folder = tmp_path / "stopped"
+    while not folder.exists() or {path.name for path in folder.iterdir()} != wanted.keys():
+        stop[0] += 1
+        made.clear()
+        with contextlib.suppress(KeyboardInterrupt, DatasetError):
+            generate.write_splits(folder, {"val": 2, "test": 1}, seed=0)
+    assert stop[0] > 5
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == wanted
 
 
 def test_another_call_does_not_take_what_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,15 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+def test_other_encodings_are_named(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("architecture,genauigkeit_ä\n01220211,1\n", encoding=encoding)
+    what = r"(it is no text in UTF-8 \(it has the byte 0x\w\w\)|it has bytes that are 0)"
+    with pytest.raises(PropertyError, match=rf"labels.csv cannot be read as CSV: {what}; lines of text in UTF-8, with"):
+        read_labels(path)
+
+
 @pytest.mark.parametrize("text", WRONG)
 def test_what_is_wrong(text: str, tmp_path: Path) -> None:
     with pytest.raises(PropertyError, match=WRONG[text]):

@@ -132,6 +132,10 @@ def test_an_interrupted_run_goes_on(measured: list[tuple[str, int]], tmp_path: P
         # A last line that only lacks its end is whole.
         assert again == len(measured) - before == (0 if kept == len(content) - 1 else 5 - max(lines, 0))
         assert path.read_bytes() == content
+    for kept in (header, line, line + 7, len(content) - 1):  # as a power loss leaves it
+        path.write_bytes(content[:kept] + b"\0" * 50)
+        assert measure_into(path, DATA, {"val": 3, "test": 2}, TRAINING) == (5 if kept == header else 1)
+        assert path.read_bytes() == content
     assert measure_into(path, DATA, {"val": 3, "test": 4}, TRAINING) == 2
     assert measured[-2:] == [("test", 2), ("test", 3)]
 
@@ -159,6 +163,8 @@ def row_of(path: Path) -> str:
     [
         lambda text: "split,index,accuracy\nval,0,1.5\nval,1,2.5",
         lambda text: "notes without an end of line",
+        lambda text: "\0" * 50,
+        lambda text: text + "\0\n",
         lambda text: "a,b\n1,2\n",
         lambda text: "a,b\n",
         lambda text: text.replace("accuracy,", "acc,", 1) + "val,2",

@@ -356,6 +356,28 @@ def test_a_damaged_configuration_is_named(run: Path, capsys: pytest.CaptureFixtu
     assert f"the configuration {run / CONFIG} is no TOML" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('steps = "one"', "steps is 'one'; an integer is accepted (in the configuration {})"),
+        ("lrr = 1", "the configuration has no 'lrr'; did you mean lr? (in the configuration {})"),
+        ('root = "ä"', "the configuration {} cannot be read: it is no text in UTF-8 (it has the byte 0xe4)"),
+    ],
+)
+def test_a_configuration_that_is_wrong_is_named(
+    text: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text, encoding="latin-1")
+    arguments = ["train", "--out", str(tmp_path / "run"), "--config", str(file)]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"ghnfast: error: {what.format(file)}\n"
+    file.write_text("lr = 0.5")
+    assert main([*arguments, "steps=one"]) == 2
+    assert str(file) not in capsys.readouterr().err
+    assert os.listdir(tmp_path) == [file.name]
+
+
 @pytest.mark.parametrize("device", ["", "gpu", "cuda:-1", "meta", "cpu:"])
 def test_devices_that_do_not_exist(tmp_path: Path, device: str) -> None:
     with pytest.raises(TrainingError, match=f"the device {device} cannot be used"):
