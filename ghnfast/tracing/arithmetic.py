@@ -144,9 +144,16 @@ def multiply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) 
     return combine(tracer, func, args, kwargs, Kind.GATE, "a scale that is multiplied onto features")
 
 
-@rule(functions("sub", "subtract", "div", "divide", "truediv", "true_divide"))
+@rule(functions("sub", "subtract"))
 def difference(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     return combine(tracer, func, args, kwargs, Kind.PASS, "a shift or scale of features")
+
+
+@rule(functions("div", "divide", "truediv", "true_divide"))
+def quotient(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    if not any(isinstance(item, Tensor) and (item.is_floating_point() or item.is_complex()) for item in args):
+        return tracer.generic(func, args, kwargs)  # of integers it is no integer
+    return difference(tracer, func, args, kwargs)
 
 
 def combine(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords, together: Kind, how: str) -> Any:

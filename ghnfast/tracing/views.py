@@ -37,6 +37,8 @@ def activation(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
     alone = len(args) == 1 and SCALARS.issuperset(map(type, kwargs.values()))
     if value.operation < 0 or not x.is_meta or not (alone or len(tracer.sources(args, kwargs)) == 1):
         return tracer.generic(func, args, kwargs)
+    if not x.is_floating_point():  # the result may have another dtype: of integers, and the absolute of complex numbers
+        return tracer.generic(func, args, kwargs)
     in_place = writes_first_argument(func) or argument_named(func, "inplace", args, kwargs)
     return activate(tracer, x, value, in_place)
 
