@@ -212,6 +212,7 @@ fused_moving_avg_obs_fake_quant
 SHORTHANDS = [function for name in ("T", "mT", "H", "data") for function in attribute(name)]
 Tracer.rearranging = frozenset(functions(*REARRANGING) + SHORTHANDS)
 Tracer.rescaling = frozenset(functions(*RESCALING))
+Tracer.masking = frozenset(functions("mul", "multiply"))
 
 
 @rule([F.embedding, torch.embedding])
