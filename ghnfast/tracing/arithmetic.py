@@ -96,6 +96,7 @@ def add_in_place(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywor
 
 def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
     """A parameter that is added: the bias of the layer before, or an embedding."""
+    offset = unexpanded(tracer, offset)
     index = tracer.parameter_behind(offset)
     data = tracer.value(x).operation
     if sum(size > 1 for size in offset.shape) <= 1:
@@ -120,6 +121,16 @@ def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
     shape = tuple(offset.shape) if index is None else tracer.shape_of(index)
     position = tracer.emit(Kind.POS_ENC, [], (index, None), embedding_shape(shape, position=True))
     return tracer.emit(Kind.SUM, [data, position])
+
+
+def unexpanded(tracer: Tracer, tensor: Tensor) -> Tensor:
+    """A tensor without what repeats in it because it was expanded."""
+    repeats = [stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    if not any(repeats):
+        return tensor
+    once = tuple(slice(0, 1) if each else slice(None) for each in repeats)
+    result: Tensor = tracer.__torch_function__(Tensor.__getitem__, (), (tensor, once))
+    return result
 
 
 def is_layer_output(tracer: Tracer, operation: int) -> bool:

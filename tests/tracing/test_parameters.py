@@ -58,6 +58,15 @@ FUNCTIONAL: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], nn.Par
     "scaled": (lambda m, x: F.linear(x.mean((2, 3)), m.w * 0.3, m.b * 0.1), MATRIX),
     "detached": (lambda m, x: F.linear(x.mean((2, 3)), m.w.detach(), m.b.data), MATRIX),
     "cast": (lambda m, x: F.linear(x.mean((2, 3)), m.w.to(x.dtype), m.b.float()), MATRIX),
+    "expanded": (lambda m, x: F.linear(x.mean((2, 3)), m.w) + m.b.expand(x.shape[0], 6), MATRIX),
+    "in another's shape": (
+        lambda m, x: F.linear(x.mean((2, 3)), m.w.view_as(m.w)) + m.b.expand_as(x[:, :6, 0, 0]),
+        MATRIX,
+    ),
+    "broadcast": (
+        lambda m, x: torch.add(*torch.broadcast_tensors(F.linear(x.mean((2, 3)), m.w), m.b)),
+        MATRIX,
+    ),
 }
 
 
