@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -257,3 +258,31 @@ def test_training_aware_of_quantization(backend: str) -> None:
     found = ghnfast.trace(prepare_qat(model), input_shape=(3, 8, 8))
     assert found.ops == ["input", "conv", "bias", "conv", "bias"]
     assert not found.skipped
+
+
+def set_and_call(m: Any, x: Tensor) -> Tensor:
+    m.p.data = x[0].detach()
+    y: Tensor = m.c(x)
+    return y
+
+
+KEPT: dict[str, tuple[Callable[..., Tensor], str]] = {
+    "as a number": (lambda m, x: m.c(x * float(m.p[0])), "the forward reads its values, and no layer uses it"),
+    "in a condition": (
+        lambda m, x: m.c(x) if m.p.sum() > 0 else x,
+        "the forward reads its values, and no layer uses it",
+    ),
+    "set": (set_and_call, "the forward writes"),
+    "copied to": (lambda m, x: [m.p.data.copy_(x[0].detach()), m.c(x)][1], "the forward writes"),
+    "not at all": (lambda m, x: m.c(x), "the forward does not use it"),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_why_a_parameter_that_no_layer_uses_is_kept(name: str) -> None:
+    function, reason = KEPT[name]
+    model = Net(function, c=linear(8, 5), p=weight(8))
+    before = model.get_parameter("p").detach().clone()
+    graph = trace(model, example_inputs=(torch.ones(2, 8),))
+    assert graph.skipped["p"].startswith(reason)
+    assert torch.equal(model.get_parameter("p"), before)
