@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .members import Members
@@ -17,8 +18,8 @@ from .values import Value
 class Predicted(Provenance):
     """The parameters, and the parts that are predicted as one although they are no parameters, by number."""
 
-    # Functions that move or copy the elements of their first argument, and those that shift or scale them; of these,
-    # those that may mask them.
+    # Functions that move or copy the elements of their first argument, and those that shift, scale, limit or drop them;
+    # of these, those of several factors, one of which may be a mask.
     rearranging: frozenset[Callable[..., Any]] = frozenset()
     rescaling: frozenset[Callable[..., Any]] = frozenset()
     masking: frozenset[Callable[..., Any]] = frozenset()
@@ -85,7 +86,8 @@ class Predicted(Provenance):
         alone = sources[0][1].parameters if len(sources) == 1 else ()
         if len(alone) == 1 and result.is_meta and (region := self.region_seen(alone[0], result)) is not None:
             return region
-        whole = [value for tensor, value in sources if tensor.numel() == result.numel()]
+        numbers = [(tensor, value) for tensor, value in sources if tensor.dtype is not torch.bool]  # others are masks
+        whole = [value for tensor, value in numbers if tensor.numel() == result.numel()]
         if func in self.rearranging and whole:
             base = whole[0].base
             moved = isinstance(base, Region) and sources[0][0].shape != result.shape

@@ -218,6 +218,7 @@ RESCALING = """
 mul multiply div divide true_divide truediv add sub subtract neg negative batch_norm layer_norm group_norm instance_norm
 normalize fake_quantize_per_tensor_affine fake_quantize_per_channel_affine
 fused_moving_avg_obs_fake_quant
+masked_fill where tril triu clamp clip clamp_min clamp_max dropout dropout1d dropout2d dropout3d feature_dropout
 """.split()
 SHORTHANDS = [function for name in ("T", "mT", "H", "data") for function in attribute(name)]
 Tracer.rearranging = frozenset(functions(*REARRANGING) + SHORTHANDS)

@@ -59,6 +59,16 @@ FUNCTIONAL: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], nn.Par
     "scaled": (lambda m, x: F.linear(x.mean((2, 3)), m.w * 0.3, m.b * 0.1), MATRIX),
     "detached": (lambda m, x: F.linear(x.mean((2, 3)), m.w.detach(), m.b.data), MATRIX),
     "cast": (lambda m, x: F.linear(x.mean((2, 3)), m.w.to(x.dtype), m.b.float()), MATRIX),
+    "masked": (
+        lambda m, x: F.linear(x.mean((2, 3)), m.w.masked_fill(torch.ones(6, 8) > 0, 0.0), m.b.clamp(-1, 1)),
+        MATRIX,
+    ),
+    "chosen": (
+        lambda m, x: F.linear(x.mean((2, 3)), torch.where(m.w > 0, m.w, 0.0), m.b * (m.b > 0)),
+        MATRIX,
+    ),
+    "triangular": (lambda m, x: F.linear(x.mean((2, 3)), m.w.tril().triu(-2), m.b), MATRIX),
+    "dropped": (lambda m, x: F.linear(x.mean((2, 3)), F.dropout(m.w, 0.5), torch.dropout(m.b, 0.5, True)), MATRIX),
     "expanded": (lambda m, x: F.linear(x.mean((2, 3)), m.w) + m.b.expand(x.shape[0], 6), MATRIX),
     "in another's shape": (
         lambda m, x: F.linear(x.mean((2, 3)), m.w.view_as(m.w)) + m.b.expand_as(x[:, :6, 0, 0]),
