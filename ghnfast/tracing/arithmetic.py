@@ -96,12 +96,13 @@ def add_in_place(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywor
 
 def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
     """A parameter that is added: the bias of the layer before, or an embedding."""
-    offset = unexpanded(tracer, offset)
-    index = tracer.parameter_behind(offset)
     data = tracer.value(x).operation
-    if sum(size > 1 for size in offset.shape) <= 1:
-        if index is not None and is_layer_output(tracer, data) and is_along_channels(tracer, x, offset):
-            return emit_bias(tracer, data, offset)
+    once = unexpanded(tracer, offset)
+    fits = is_vector(once) and is_layer_output(tracer, data) and is_along_channels(tracer, x, once)
+    if fits and tracer.parameter_behind(once) is not None:
+        return emit_bias(tracer, data, once)
+    index = tracer.parameter_behind(offset)
+    if is_vector(offset):
         tracer.note_use(offset, "a vector that is added to features, but is not the bias of a layer")
         return tracer.emit(Kind.PASS, [data])
     value = tracer.value(offset)
@@ -121,6 +122,10 @@ def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
     shape = tuple(offset.shape) if index is None else tracer.shape_of(index)
     position = tracer.emit(Kind.POS_ENC, [], (index, None), embedding_shape(shape, position=True))
     return tracer.emit(Kind.SUM, [data, position])
+
+
+def is_vector(tensor: Tensor) -> bool:
+    return sum(size > 1 for size in tensor.shape) <= 1
 
 
 def unexpanded(tracer: Tracer, tensor: Tensor) -> Tensor:
