@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -214,9 +215,16 @@ def decoded_part(form: Form, parameter: Tensor) -> Tensor:
 
 
 def nothing_reason(plans: Sequence[Plan]) -> str:
-    """Why nothing is predicted."""
+    """Why nothing is predicted: what keeps the most numbers, with the first parameter that it keeps."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
     for plan in plans:
+        sizes = dict(zip(plan.members.names, map(Tensor.numel, plan.members.parameters), strict=True))
         for name, reason in plan.skipped.items():
             if reason is not LEFT_ALONE:
-                return f"{name} is skipped because of this: {reason}"
-    return "the models have classification layers only, and classifier=False leaves those as they are"
+                counts[reason] += sizes[name]
+                first.setdefault(reason, name)
+    if not counts:
+        return "the models have classification layers only, and classifier=False leaves those as they are"
+    [(reason, _)] = counts.most_common(1)
+    return f"{first[reason]} is skipped because of this: {reason}"

@@ -96,11 +96,13 @@ def add_in_place(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywor
 
 def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
     """A parameter that is added: the bias of the layer before, or an embedding."""
-    index = tracer.parameter_behind(offset)
     data = tracer.value(x).operation
-    if sum(size > 1 for size in offset.shape) <= 1:
-        if index is not None and is_layer_output(tracer, data) and is_along_channels(tracer, x, offset):
-            return emit_bias(tracer, data, offset)
+    once = unexpanded(tracer, offset)
+    fits = is_vector(once) and is_layer_output(tracer, data) and is_along_channels(tracer, x, once)
+    if fits and tracer.parameter_behind(once) is not None:
+        return emit_bias(tracer, data, once)
+    index = tracer.parameter_behind(offset)
+    if is_vector(offset):
         tracer.note_use(offset, "a vector that is added to features, but is not the bias of a layer")
         return tracer.emit(Kind.PASS, [data])
     value = tracer.value(offset)
@@ -120,6 +122,20 @@ def emit_offset(tracer: Tracer, x: Tensor, offset: Tensor) -> int:
     shape = tuple(offset.shape) if index is None else tracer.shape_of(index)
     position = tracer.emit(Kind.POS_ENC, [], (index, None), embedding_shape(shape, position=True))
     return tracer.emit(Kind.SUM, [data, position])
+
+
+def is_vector(tensor: Tensor) -> bool:
+    return sum(size > 1 for size in tensor.shape) <= 1
+
+
+def unexpanded(tracer: Tracer, tensor: Tensor) -> Tensor:
+    """A tensor without what repeats in it because it was expanded."""
+    repeats = [stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    if not any(repeats):
+        return tensor
+    once = tuple(slice(0, 1) if each else slice(None) for each in repeats)
+    result: Tensor = tracer.__torch_function__(Tensor.__getitem__, (), (tensor, once))
+    return result
 
 
 def is_layer_output(tracer: Tracer, operation: int) -> bool:
@@ -144,9 +160,16 @@ def multiply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) 
     return combine(tracer, func, args, kwargs, Kind.GATE, "a scale that is multiplied onto features")
 
 
-@rule(functions("sub", "subtract", "div", "divide", "truediv", "true_divide"))
+@rule(functions("sub", "subtract"))
 def difference(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     return combine(tracer, func, args, kwargs, Kind.PASS, "a shift or scale of features")
+
+
+@rule(functions("div", "divide", "truediv", "true_divide"))
+def quotient(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    if not any(isinstance(item, Tensor) and (item.is_floating_point() or item.is_complex()) for item in args):
+        return tracer.generic(func, args, kwargs)  # of integers it is no integer
+    return difference(tracer, func, args, kwargs)
 
 
 def combine(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords, together: Kind, how: str) -> Any:

@@ -142,6 +142,8 @@ def skip_reasons(tracer: Tracer, fates: Any, placed: Collection[int], by_chance:
             continue
         if index not in fate_of and index in tracer.used_by:
             reasons[name] = tracer.used_by[index]
+        elif index not in fate_of and index in tracer.read:
+            reasons[name] = "the forward reads its values, and no layer uses it"
         else:
             reasons[name] = fate_reason(Fate(fate_of[index]) if index in fate_of else None, by_chance)
     return reasons

@@ -48,6 +48,8 @@ class Provenance:
         self.emit = self.operations.append
         self.emit(Kind.INPUT, ())
         self.used_by: dict[int, str] = {}
+        # The parameters whose values became numbers of Python.
+        self.read: set[int] = set()
         # Stand-ins of tensors that must not be written: on the meta device, and real copies. Each is kept with the
         # tensor that it stands for, so that no other tensor can get that id.
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}

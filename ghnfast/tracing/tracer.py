@@ -78,6 +78,8 @@ class Tracer(Predicted, TorchFunctionMode):
         if not inputs:
             return self.run_parametric(func, args, kwargs, parameters, made)
         if parameters:
+            if writes_first_argument(func):
+                self.note_use(args[:1], "the forward writes what is computed from features to it")
             name = function_name(func)
             self.note_use((args, kwargs), f"torch's {name} uses it, whose parameters are not predicted")
         return self.run_meta(func, args, kwargs, self.emit(Kind.PASS, inputs), (), made)
@@ -122,7 +124,10 @@ class Tracer(Predicted, TorchFunctionMode):
                 result = self.call_for_real(func, args, kwargs)
             except Exception:
                 raise error from None  # what is wrong with it, it says of the shapes
-        for tensor in tensors_in(result):
+        found = tensors_in(result)
+        if not found:
+            self.read.update(parameters)
+        for tensor in found:
             base = self.base_of(func, args, kwargs, tensor)
             self.set_value(tensor, Origin(-1, None, parameters, made=made, base=base))
         return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from .calls import writes_first_argument
 from .operations import Kind
 from .registry import Arguments, Function, Keywords, attribute, functions, rule
-from .tensors import META, SCALARS, tensors_in
+from .tensors import META, SCALARS, broadcast_shapes, tensors_in
 from .tracer import Tracer
 from .values import LOOKUP, Value
 
@@ -36,6 +36,8 @@ def activation(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
         return tracer.run_constant(Tensor.clone, (x,), {})  # nothing is dropped by luck
     alone = len(args) == 1 and SCALARS.issuperset(map(type, kwargs.values()))
     if value.operation < 0 or not x.is_meta or not (alone or len(tracer.sources(args, kwargs)) == 1):
+        return tracer.generic(func, args, kwargs)
+    if not x.is_floating_point():  # the result may have another dtype: of integers, and the absolute of complex numbers
         return tracer.generic(func, args, kwargs)
     in_place = writes_first_argument(func) or argument_named(func, "inplace", args, kwargs)
     return activate(tracer, x, value, in_place)
@@ -68,7 +70,7 @@ index_select gather view_as reshape_as expand_as interpolate upsample rot90
 """.split()
 DROPOUTS = frozenset(name for name in ACTIVATIONS if "dropout" in name)
 SAME_VALUES = ("contiguous", "clone", "detach")
-DONORS = ("view_as", "reshape_as", "expand_as")
+DONORS: dict[str, Function] = {"view_as": Tensor.view, "reshape_as": Tensor.reshape, "expand_as": Tensor.expand}
 LOOKUPS = ("index_select", "gather")
 
 
@@ -78,13 +80,15 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
     x: Any = args[0] if args else None
     rest = args[1:]
     name = func.__name__.strip("_")
+    if name in DONORS and len(args) == 2 and isinstance(rest[0], Tensor):  # of which the shape is read alone
+        return view(tracer, DONORS[name], (x, rest[0].shape), kwargs)
     value = tracer.data_value(x)
     if value is None:
         if name in LOOKUPS or (name == "getitem" and tensors_in(rest)):
             return lookup(tracer, func, args, kwargs)
         return tracer.generic(func, args, kwargs)
     others = tensors_in(rest, kwargs) if kwargs or not SCALARS.issuperset(map(type, rest)) else []
-    inputs = [value.operation] if name in DONORS or not others else tracer.sources(x, others)
+    inputs = tracer.sources(x, others) if others else [value.operation]
     operation = tracer.emit(Kind.PASS, inputs) if len(inputs) > 1 else value.operation
     shape = x.shape
     if others:
@@ -102,6 +106,14 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
     if shared:
         tracer.share(x)
     return result
+
+
+@rule([torch.broadcast_tensors])
+def broadcast_each(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Each tensor takes the shape of all, and nothing else of the others."""
+    tensors = args[0] if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
+    shape = reduce(broadcast_shapes, [tensor.shape for tensor in tensors])
+    return tuple(tracer.__torch_function__(Tensor.expand, (), (tensor, shape)) for tensor in tensors)
 
 
 def integer_index(tracer: Tracer, func: Function, args: Arguments) -> Arguments:
@@ -206,10 +218,12 @@ RESCALING = """
 mul multiply div divide true_divide truediv add sub subtract neg negative batch_norm layer_norm group_norm instance_norm
 normalize fake_quantize_per_tensor_affine fake_quantize_per_channel_affine
 fused_moving_avg_obs_fake_quant
+masked_fill where tril triu clamp clip clamp_min clamp_max dropout dropout1d dropout2d dropout3d feature_dropout
 """.split()
 SHORTHANDS = [function for name in ("T", "mT", "H", "data") for function in attribute(name)]
 Tracer.rearranging = frozenset(functions(*REARRANGING) + SHORTHANDS)
 Tracer.rescaling = frozenset(functions(*RESCALING))
+Tracer.masking = frozenset(functions("mul", "multiply"))
 
 
 @rule([F.embedding, torch.embedding])

@@ -21,8 +21,9 @@ from .tensors import CPU, map_tensors, tensors_in, to_meta
 # other does in that time, at the cost of a product of matrices.
 POINTWISE_LIMIT = 2**24
 LIMIT = 2**20
-# What the zeros would decide, not the shapes.
-DECIDED_BY_VALUES = torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output
+# What the zeros would decide, not the shapes; and what gives its argument another shape, as kernels do to their results
+# (`transpose_`), which has to happen to the meta tensor itself.
+NOT_ON_ZEROS = torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output, torch.Tag.inplace_view
 EACH_NUMBER_ONCE = {tag for name in ("pointwise", "reduction") if (tag := getattr(torch.Tag, name, None)) is not None}
 # What torch lists there, and has compiled nonetheless.
 COMPILED = "clone", "_to_copy", "copy_", "empty_strided", "constant_pad_nd", "as_strided_scatter"
@@ -32,7 +33,7 @@ def in_python(op: Any) -> bool:
     """Whether torch computes shapes of this operator in Python, and a run on zeros says the same."""
     listed = any(op in table for table in global_decomposition_table.values())
     kernel = listed and op.overloadpacket.__name__ not in COMPILED
-    return kernel and writes(op) is not None and not any(tag in op.tags for tag in DECIDED_BY_VALUES)
+    return kernel and writes(op) is not None and not any(tag in op.tags for tag in NOT_ON_ZEROS)
 
 
 def writes(op: Any) -> bool | None:

@@ -78,6 +78,9 @@ def test_failing_second_model_leaves_the_first_unchanged(name: str) -> None:
 def test_nothing_to_predict_is_an_error_that_says_why() -> None:
     with pytest.raises(PredictError, match="complex64"):
         predict(all_complex(), input_shape=(7,))
+    model = Net(lambda m, x: m.conv(x * m.scale), scale=nn.Parameter(torch.ones(3, 1)), conv=nn.Conv1d(3, 4, 2))
+    with pytest.raises(PredictError, match=r"conv\.weight is skipped because of this: .*conv1d"):  # most of its numbers
+        predict(model, input_shape=(3, 5))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -135,6 +135,37 @@ def test_weight_without_a_right_inverse_is_kept_and_says_why(ghn: GHN) -> None:
     torch.testing.assert_close(model[0].weight, before, rtol=0, atol=0)
 
 
+class Rescaled(nn.Module):
+    """Has no right inverse, but is a rescaling."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1)
+
+
+def test_rescaling_without_a_right_inverse_is_one_as_in_a_forward(ghn: GHN) -> None:
+    model = two(parametrized(nn.Linear(16, 10), Rescaled()))
+    assert not predict(model, ghn, 16).skipped
+    torch.testing.assert_close(model[0].weight.detach(), F.normalize(predicted_weight(ghn, 16), dim=1))
+
+
+HALF = (torch.arange(160).view(10, 16) % 2).float()
+FACTORS: dict[str, tuple[nn.Parameter, nn.Parameter, list[str]]] = {
+    "a frozen mask": (nn.Parameter(torch.randn(10, 16)), nn.Parameter(HALF, requires_grad=False), ["b"]),
+    "a mask that is trained": (nn.Parameter(torch.randn(10, 16), requires_grad=False), nn.Parameter(HALF), ["b"]),
+    "of zeros": (nn.Parameter(torch.zeros(10, 16)), nn.Parameter(HALF, requires_grad=False), ["b"]),
+    "no mask": (nn.Parameter(torch.randn(10, 16)), nn.Parameter(torch.randn(10, 16)), ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_weight_that_is_masked_by_a_parameter(name: str, ghn: GHN) -> None:
+    a, b, kept = FACTORS[name]
+    for forward in (lambda m, x: m.c(F.linear(x, m.a * m.b)), lambda m, x: m.c(F.linear(x, torch.mul(m.b, m.a)))):
+        model = Net(forward, a=copy.deepcopy(a), b=copy.deepcopy(b), c=nn.Linear(10, 3))
+        assert list(predict(model, ghn, 16).skipped) == kept
+        assert torch.equal(model.get_parameter("b"), b)
+
+
 def test_right_inverse_that_is_not_implemented(ghn: GHN) -> None:
     """As torch's own where `use_trivialization` is off."""
     model = two(parametrizations.orthogonal(nn.Linear(10, 10), use_trivialization=False))

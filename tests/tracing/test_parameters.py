@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -58,6 +59,25 @@ FUNCTIONAL: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], nn.Par
     "scaled": (lambda m, x: F.linear(x.mean((2, 3)), m.w * 0.3, m.b * 0.1), MATRIX),
     "detached": (lambda m, x: F.linear(x.mean((2, 3)), m.w.detach(), m.b.data), MATRIX),
     "cast": (lambda m, x: F.linear(x.mean((2, 3)), m.w.to(x.dtype), m.b.float()), MATRIX),
+    "masked": (
+        lambda m, x: F.linear(x.mean((2, 3)), m.w.masked_fill(torch.ones(6, 8) > 0, 0.0), m.b.clamp(-1, 1)),
+        MATRIX,
+    ),
+    "chosen": (
+        lambda m, x: F.linear(x.mean((2, 3)), torch.where(m.w > 0, m.w, 0.0), m.b * (m.b > 0)),
+        MATRIX,
+    ),
+    "triangular": (lambda m, x: F.linear(x.mean((2, 3)), m.w.tril().triu(-2), m.b), MATRIX),
+    "dropped": (lambda m, x: F.linear(x.mean((2, 3)), F.dropout(m.w, 0.5), torch.dropout(m.b, 0.5, True)), MATRIX),
+    "expanded": (lambda m, x: F.linear(x.mean((2, 3)), m.w) + m.b.expand(x.shape[0], 6), MATRIX),
+    "in another's shape": (
+        lambda m, x: F.linear(x.mean((2, 3)), m.w.view_as(m.w)) + m.b.expand_as(x[:, :6, 0, 0]),
+        MATRIX,
+    ),
+    "broadcast": (
+        lambda m, x: torch.add(*torch.broadcast_tensors(F.linear(x.mean((2, 3)), m.w), m.b)),
+        MATRIX,
+    ),
 }
 
 
@@ -248,3 +268,31 @@ def test_training_aware_of_quantization(backend: str) -> None:
     found = ghnfast.trace(prepare_qat(model), input_shape=(3, 8, 8))
     assert found.ops == ["input", "conv", "bias", "conv", "bias"]
     assert not found.skipped
+
+
+def set_and_call(m: Any, x: Tensor) -> Tensor:
+    m.p.data = x[0].detach()
+    y: Tensor = m.c(x)
+    return y
+
+
+KEPT: dict[str, tuple[Callable[..., Tensor], str]] = {
+    "as a number": (lambda m, x: m.c(x * float(m.p[0])), "the forward reads its values, and no layer uses it"),
+    "in a condition": (
+        lambda m, x: m.c(x) if m.p.sum() > 0 else x,
+        "the forward reads its values, and no layer uses it",
+    ),
+    "set": (set_and_call, "the forward writes"),
+    "copied to": (lambda m, x: [m.p.data.copy_(x[0].detach()), m.c(x)][1], "the forward writes"),
+    "not at all": (lambda m, x: m.c(x), "the forward does not use it"),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_why_a_parameter_that_no_layer_uses_is_kept(name: str) -> None:
+    function, reason = KEPT[name]
+    model = Net(function, c=linear(8, 5), p=weight(8))
+    before = model.get_parameter("p").detach().clone()
+    graph = trace(model, example_inputs=(torch.ones(2, 8),))
+    assert graph.skipped["p"].startswith(reason)
+    assert torch.equal(model.get_parameter("p"), before)

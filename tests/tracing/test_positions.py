@@ -26,6 +26,9 @@ POSITIONS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
         lambda m, x: x + F.interpolate(m.pos.view(1, 2, 2, 8).permute(0, 3, 1, 2), (4, 4)).flatten(2).mT,
         (1, 4, 8),
     ),
+    "expanded": (lambda m, x: x + m.pos.expand_as(x), (1, 16, 8)),
+    "in another's shape": (lambda m, x: x + m.pos.view_as(x[0]).reshape_as(x[:1]), (128, 1)),
+    "broadcast": (lambda m, x: functools.reduce(torch.add, torch.broadcast_tensors(x, m.pos)), (1, 16, 8)),
     "with dropout": (lambda m, x: x + F.dropout(m.pos, 0.1), (1, 16, 8)),
 }
 
