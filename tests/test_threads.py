@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch._dynamo
 from helpers.models import torchvision_model
 from torch import Tensor, nn
 
@@ -54,6 +55,36 @@ def test_eight_threads_predict_from_one_graph(ghn: ghnfast.GHN) -> None:
         results = list(pool.map(lambda model: values_of(ghn.predict(model, graph=graph)), models))
     for values in results:
         assert all(map(torch.equal, values, results[0]))
+
+
+class Waiting(nn.Module):
+    """A linear layer whose forward waits, and says in which stance torch's compiler is then."""
+
+    def __init__(self, began: threading.Event, wait_for: threading.Event) -> None:
+        super().__init__()
+        self.layer, self.began, self.wait_for = nn.Linear(3, 2), began, wait_for
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.began.set()
+        assert self.wait_for.wait(60)
+        assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+        result: Tensor = self.layer(x)
+        return result
+
+
+def test_the_compiler_is_put_back_by_the_last_of_several_traces() -> None:
+    """Its stance is one for all threads: the second trace, which begins in the first, would put that one's back."""
+    before = torch._dynamo.eval_frame._stance
+    first_began, second_began, first_ended = (threading.Event() for _ in range(3))
+    first, second = Waiting(first_began, second_began), Waiting(second_began, first_ended)
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(ghnfast.trace, first, input_shape=(3,))
+        assert first_began.wait(60)
+        other = pool.submit(ghnfast.trace, second, input_shape=(3,))
+        one.result(60)
+        first_ended.set()
+        other.result(60)
+    assert torch._dynamo.eval_frame._stance == before
 
 
 @pytest.mark.usefixtures("backend")

@@ -5,10 +5,13 @@ Mostly it computes nothing; it runs on real numbers where it reads values of fea
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -172,6 +175,47 @@ class modes_put_back:
 
 def eager() -> AbstractContextManager[object]:
     """Compiled models run as written: a trace inside a compiler's own trace would see nothing."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    return Eager() if "torch._dynamo" in sys.modules else nullcontext()
+
+
+class Eager:
+    """The stance of torch's compiler is one for all threads: the first that wants it sets it, the last puts it back.
+
+    Whoever is interrupted on the way in or out has left when this object is gone, at the latest.
+    """
+
+    # Reentrant: objects may go while it is held.
+    lock = threading.RLock()
+    inside: ClassVar[set[object]] = set()
+    set_by_first: ClassVar[Any] = None
+
+    def __init__(self) -> None:
+        self.leave = weakref.finalize(self, Eager.left, mark := object())
+        with Eager.lock:
+            Eager.inside.add(mark)
+            if Eager.set_by_first is None:
+                Eager.set_by_first = torch.compiler.set_stance("force_eager")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        self.leave()
+
+    @staticmethod
+    def left(mark: object) -> None:
+        with Eager.lock:
+            Eager.inside.discard(mark)
+            if not Eager.inside and Eager.set_by_first is not None:
+                Eager.set_by_first.__exit__(None, None, None)
+                Eager.set_by_first = None
+
+    @staticmethod
+    def forget_other_threads() -> None:
+        """They are not in the child of a fork."""
+        Eager.lock = threading.RLock()
+        Eager.inside.clear()
+        Eager.left(None)
+
+
+os.register_at_fork(after_in_child=Eager.forget_other_threads)
