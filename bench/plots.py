@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ghnfast.properties.drawing import TITLES
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def pyplot() -> Any:
-    """matplotlib, which writes the same file every time."""
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "ghnfast"
     from matplotlib import pyplot as plt
 
     return plt
@@ -30,7 +30,8 @@ def save(plot: str, draw: Callable[[Any], Any]) -> None:
     """Draws twice, on no ground, so that the page's is seen."""
     plt = pyplot()
     for style, file in files_of(plot).items():
-        with plt.style.context(style):
+        # The salt is what makes the same file every time; a style may set it back.
+        with plt.style.context(style), plt.rc_context({"svg.hashsalt": "ghnfast"}):
             figure = draw(plt)
             figure.savefig(file, metadata={"Date": None}, transparent=True)
             plt.close(figure)
@@ -64,6 +65,21 @@ def speed(plt: Any, models: Sequence[dict[str, Any]]) -> Any:
     axes.set_title("From module to parameters: torchvision models, two CPU cores", fontsize=10)
     axes.legend()
     axes.grid(alpha=0.3)
+    return figure
+
+
+def bars(plt: Any, rows: Mapping[str, Any]) -> Any:
+    """Kendall's tau of each embedding, a panel for each property, with the deviations."""
+    figure, panels = plt.subplots(1, len(TITLES), figsize=(7.6, 3.4), sharey=True, layout="constrained")
+    for panel, (key, title) in zip(panels, TITLES.items(), strict=True):
+        cells = [row[key] for row in rows.values()]
+        heights, errors = ([cell[name] for cell in cells] for name in ("tau", "deviation"))
+        panel.bar(range(len(rows)), heights, yerr=errors, color=[f"C{at}" for at in range(len(rows))], ecolor="grey")
+        panel.set_title(title, fontsize=10)
+        panel.set_xticks(range(len(rows)), list(rows), rotation=90)
+        panel.axhline(0, color="grey", linewidth=0.5)
+        panel.grid(alpha=0.3, axis="y")
+    panels[0].set_ylabel("Kendall's tau")
     return figure
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import plots
 from accuracy_tables import BESIDE_SGD, digits_text, equal_text, fashion_text
+from measured import TARGET as MEASURED
+from property_tables import measured_text, properties_text
 from transfer import markdown, transfer_text
 
 from ghnfast.deepnets.generate import ROWS, as_tuple
@@ -20,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 DOCS = ROOT / "docs"
 README, PERFORMANCE, TRAINED = ROOT / "README.md", DOCS / "performance.md", DOCS / "results.md"
-PLOT, LEARNING = "speed", "learning"  # each has a file for light and one for dark grounds
+PLOT, LEARNING, BARS = "speed", "learning", "properties"  # each has a file for light and one for dark grounds
 LOGS = {"GHN-2": ROOT / "ghnfast" / "included" / "ghn2-mnist5k" / "log.jsonl", "GHN-1": RESULTS / "training-ghn1.jsonl",
         "MLP": RESULTS / "training-mlp.jsonl"}  # fmt: skip
 SHOWN = ("resnet50", "densenet121", "vgg16", "mobilenet_v3_large", "efficientnet_b0", "squeezenet1_1", "convnext_tiny")
@@ -317,34 +319,10 @@ def first_gpu_text() -> str:
     )
 
 
-def properties_text() -> str:
-    """Kendall's tau on the tables of bench/tables, a row for each embedding."""
-    found: Json = json.loads((RESULTS / "properties.json").read_text())
-    columns = [(name, count) for name, results in found.items() for count in results["accuracy"]["one-hot"]]
-    titles = dict.fromkeys(title for results in found.values() for title in results["accuracy"])
-    rows = []
-    for title in titles:
-        cells = [found[name]["accuracy"].get(title, {}).get(count) for name, count in columns]
-        rows.append([title, *("-" if cell is None else f"{cell['tau']:.3f}{plus_minus(cell)}" for cell in cells)])
-    head = ["", *(f"{name}, {count} labels" for name, count in columns)]
-    about = next(iter(found.values()))["about"]
-    choices = sorted({cell["choices"] for results in found.values() for row in results["accuracy"].values()
-                      for cell in row.values()})  # fmt: skip
-    return (
-        f"{table(head, rows)}\n\nKendall's tau with the trained accuracy of 1,000 other networks, mean and standard "
-        f'error over {" or ".join(map(str, choices))} choices of labels; a Gaussian process but where it says "as '
-        'published" (the support vector regression of the paper); of random GHNs the mean of several. Commit '
-        f"{about['commit'][:7]}."
-    )
-
-
-def plus_minus(cell: Json) -> str:
-    return "" if cell["stderr"] is None else f" +- {cell['stderr']:.3f}"
-
-
 PLOTS: dict[str, Callable[[Any], Any]] = {
     PLOT: lambda plt: plots.speed(plt, entries("reference", "test_model")),
     LEARNING: lambda plt: plots.learning(plt, LOGS),
+    BARS: lambda plt: plots.bars(plt, json.loads(MEASURED.read_text())["as published"]),
 }
 
 
@@ -394,7 +372,8 @@ SECTIONS: dict[Path, dict[str, Callable[[], str]]] = {
         "equal": lambda: equal_text(RESULTS),
         "accuracy": learning_text,
         "transfer": lambda: transfer_text(RESULTS),
-        "properties": properties_text,
+        "properties": lambda: properties_text(RESULTS),
+        "measured": lambda: f"{measured_text(RESULTS)}\n\n{plots.both_grounds('bars of the rows as published', BARS)}",
     },
 }
 

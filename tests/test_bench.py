@@ -16,9 +16,11 @@ from typing import Any
 import accuracy
 import accuracy_tables
 import included
+import measured
 import plots
 import profiles as bench_profiles
 import properties as bench_properties
+import property_tables
 import pytest
 import report
 import torch
@@ -174,8 +176,21 @@ def test_properties_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         random = results["accuracy"]["random weights, stats"]["20"]
         assert (len(random["ghns"]), random["choices"]) == (2, 2)
         assert all(-1 <= cell["tau"] <= 1 for row in results["accuracy"].values() for cell in row.values())
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
-    assert "| 13 zero-cost proxies |" in report.properties_text()
+    assert "| 13 zero-cost proxies |" in property_tables.properties_text(tmp_path)
+
+
+def test_own_networks_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ghnfast.properties.predictor.GRID", {"C": [10], "gamma": ["auto"], "epsilon": [0.1]})
+    lines = measured.TABLE.read_text().splitlines()
+    some = [line for split in ("val", "test") for line in [x for x in lines if x.startswith(split)][:6]]
+    (tmp_path / "some.csv").write_text("\n".join([lines[0], *some]))
+    out = tmp_path / measured.TARGET.name
+    options = ["--table", tmp_path / "some.csv", "--out", out, "--random-ghns", 2, "--permutations", 2]
+    measured.main([*map(str, options), "--ghn", "digits=ghn2-mnist5k"])
+    found = json.loads(out.read_text())
+    assert found["networks"] == {"val": 6, "test": 6}
+    assert len(found["as published"]["random weights"]["accuracy"]["each"]) == 4
+    assert "| digits, by default |" in property_tables.measured_text(tmp_path)
 
 
 # report --------------------------------------------------------------------------------------------------------------
