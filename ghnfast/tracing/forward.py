@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +22,7 @@ from .chance import Chance
 from .containers import map_inputs
 from .failures import reason as reason_of
 from .leaves import private_copy
-from .members import Members, unchanged
+from .members import Members, to_the_end, unchanged
 from .numbers import HiddenOperations, NumbersTracer, private_model
 from .private import forget_own_weights, private_draws
 from .rules import RULES
@@ -181,39 +180,46 @@ def eager() -> AbstractContextManager[object]:
 class Eager:
     """The stance of torch's compiler is one for all threads: the first that wants it sets it, the last puts it back.
 
-    Whoever is interrupted on the way in or out has left when this object is gone, at the latest.
+    No lock is held, which an interrupt could leave behind: every step may be repeated, and come at any time. Whoever is
+    interrupted on the way in or out has left when this object is gone, at the latest.
     """
 
-    # Reentrant: objects may go while it is held.
-    lock = threading.RLock()
     inside: ClassVar[set[object]] = set()
-    set_by_first: ClassVar[Any] = None
+    before: ClassVar[Any] = None  # knows the stance that others want, where it is another one
 
     def __init__(self) -> None:
-        self.leave = weakref.finalize(self, Eager.left, mark := object())
-        with Eager.lock:
-            Eager.inside.add(mark)
-            if Eager.set_by_first is None:
-                Eager.set_by_first = torch.compiler.set_stance("force_eager")
+        self.mark = object()
+        self.gone = weakref.finalize(self, Eager.left, self.mark)
+        Eager.inside.add(self.mark)
+        Eager.begin()
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *error: object) -> None:
-        self.leave()
+        to_the_end(lambda: Eager.left(self.mark))
+        self.gone.detach()  # an interrupt that comes while an object goes is lost
+
+    @staticmethod
+    def begin() -> None:
+        # One line, which an interrupt comes before or after.
+        Eager.before = new if (new := torch.compiler.set_stance("force_eager")).prev != new.stance else Eager.before
 
     @staticmethod
     def left(mark: object) -> None:
-        with Eager.lock:
-            Eager.inside.discard(mark)
-            if not Eager.inside and Eager.set_by_first is not None:
-                Eager.set_by_first.__exit__(None, None, None)
-                Eager.set_by_first = None
+        Eager.inside.discard(mark)
+        before = Eager.before
+        if Eager.inside or before is None:
+            return
+        before.__exit__(None, None, None)
+        if Eager.before is before:
+            Eager.before = None
+        if Eager.inside:  # another thread has come meanwhile
+            Eager.begin()
 
     @staticmethod
     def forget_other_threads() -> None:
         """They are not in the child of a fork."""
-        Eager.lock = threading.RLock()
         Eager.inside.clear()
         Eager.left(None)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -124,6 +125,7 @@ class Lines:
 
 def check_every_line(make: Callable[[], nn.Module], run: Callable[[nn.Module], Any], step: int = 1) -> None:
     before, model = values(make()), make()
+    stance = torch._dynamo.eval_frame._stance
     run(model)
     wanted = values(model)
     assert not any(map(torch.equal, before, wanted))
@@ -138,6 +140,7 @@ def check_every_line(make: Callable[[], nn.Module], run: Callable[[nn.Module], A
         assert same(values(model), before) or same(values(model), wanted), (place, time)
         modes = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
         assert (*modes, torch.is_grad_enabled()) == (0, 0, True), (place, time)
+        assert torch._dynamo.eval_frame._stance == stance, (place, time)
         if same(values(model), wanted):
             written.add(place)
     # After the write, nothing is left but to return; and a line or two do not run where something is known by then.
