@@ -1,13 +1,10 @@
 """How well properties of networks that were trained here are predicted, into bench/results/properties-measured.json.
 
-The published protocol (four properties, from the networks of the split val to those of the split test) on the table
-that
+The published protocol (four properties, from the networks of the split val to those of the split test), once as
+published, once with the package's own vectors and regressor. The table of networks is what this command adds to:
 
     ghnfast properties bench/results/measured.csv --measure N
-
-grows, by the number of networks of either split: once as published, once with the package's own vectors and regressor.
-
-    python bench/measured.py --ghn "GHN-2=default" --ghn "MLP=runs/mlp/ghn.safetensors"
+    python bench/measured.py --ghn "GHN-2=ghn2-fashion" --ghn "MLP=runs/mlp/ghn.safetensors"
 """
 
 from __future__ import annotations

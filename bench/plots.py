@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ghnfast.properties.drawing import TITLES
+from ghnfast.properties.drawing import draw_panels
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -69,17 +69,9 @@ def speed(plt: Any, models: Sequence[dict[str, Any]]) -> Any:
 
 
 def bars(plt: Any, rows: Mapping[str, Any]) -> Any:
-    """Kendall's tau of each embedding, a panel for each property, with the deviations."""
-    figure, panels = plt.subplots(1, len(TITLES), figsize=(7.6, 3.4), sharey=True, layout="constrained")
-    for panel, (key, title) in zip(panels, TITLES.items(), strict=True):
-        cells = [row[key] for row in rows.values()]
-        heights, errors = ([cell[name] for cell in cells] for name in ("tau", "deviation"))
-        panel.bar(range(len(rows)), heights, yerr=errors, color=[f"C{at}" for at in range(len(rows))], ecolor="grey")
-        panel.set_title(title, fontsize=10)
-        panel.set_xticks(range(len(rows)), list(rows), rotation=90)
-        panel.axhline(0, color="grey", linewidth=0.5)
-        panel.grid(alpha=0.3, axis="y")
-    panels[0].set_ylabel("Kendall's tau")
+    """Kendall's tau of each embedding, a panel for each property."""
+    figure = plt.figure(figsize=(7.6, 3.6), layout="constrained")
+    draw_panels(figure, rows)
     return figure
 
 

@@ -44,9 +44,8 @@ def read_safetensors(path: Path, dtype: torch.dtype | None) -> tuple[dict[str, s
             floats = {name: kind for name, kind in kinds.items() if kind is not None}
             room.take(sum(math.prod(shapes[name]) * (dtype or kind).itemsize for name, kind in floats.items()))
             others = {name: file.get_tensor(name).clone() for name in shapes if name not in floats}
-            data.seek(
-                HEADER_AT + int.from_bytes(data.read(HEADER_AT), "little")
-            )  # past the header, whose length comes first
+            # Past the header, whose length comes first.
+            data.seek(HEADER_AT + int.from_bytes(data.read(HEADER_AT), "little"))
             tensors: dict[str, Tensor] = {}
             for name in shapes:  # in the order of the file, which has no gaps
                 if name in others:
