@@ -10,6 +10,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -189,7 +190,7 @@ class Eager:
 
     def __init__(self) -> None:
         self.mark = object()
-        self.gone = weakref.finalize(self, Eager.left, self.mark)
+        self.gone = weakref.finalize(self, to_the_end, partial(Eager.left, self.mark))
         Eager.inside.add(self.mark)
         Eager.begin()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import sys
 import warnings
@@ -97,18 +98,24 @@ def classes_graph(classes: int) -> ArchGraph:
 
 
 class Lines:
-    """Counts how often each line of the package runs, and interrupts one at a time; kernels are no lines."""
+    """Counts how often each line of the package runs, and interrupts one at a time; kernels are no lines.
+
+    Nothing is collected meanwhile: an interrupt of what runs as an object goes is reported, and nobody can catch it.
+    """
 
     def __init__(self, place: tuple[str, int] | None = None, time: int = 1) -> None:
         self.place, self.time, self.seen = place, time, Counter[tuple[str, int]]()
 
     def __enter__(self) -> Lines:
-        self.outer = sys.gettrace()
+        self.outer, self.collecting = sys.gettrace(), gc.isenabled()
+        gc.disable()
         sys.settrace(self.enter)
         return self
 
     def __exit__(self, *error: object) -> None:
         sys.settrace(self.outer)
+        if self.collecting:
+            gc.enable()
 
     def enter(self, frame: FrameType, event: str, argument: Any) -> Any:
         name = frame.f_code.co_filename
