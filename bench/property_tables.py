@@ -24,14 +24,14 @@ def properties_text(results: Path) -> str:
         cells = [found[name]["accuracy"].get(title, {}).get(count) for name, count in columns]
         rows.append([title, *("-" if cell is None else f"{cell['tau']:.3f}{plus_minus(cell)}" for cell in cells)])
     head = ["", *(f"{name}, {count} labels" for name, count in columns)]
-    about = next(iter(found.values()))["about"]
+    commits = dict.fromkeys(each["about"]["commit"][:7] for each in found.values())
     choices = sorted({cell["choices"] for each in found.values() for row in each["accuracy"].values()
                       for cell in row.values()})  # fmt: skip
     return (
         f"{markdown([head, *rows])}\n\nKendall's tau with the trained accuracy of 1,000 other networks, mean and "
         f"standard error over {' or '.join(map(str, choices))} choices of labels; a Gaussian process but where it says "
         '"as published" (the support vector regression of the paper); of random GHNs the mean of several. Commit '
-        f"{about['commit'][:7]}."
+        f"{' and '.join(commits)}."
     )
 
 
