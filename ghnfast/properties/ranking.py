@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import PropertyError
 from ..optional import import_optional
 
+preprocessing: Any = import_optional("sklearn.preprocessing", "ghnfast.properties needs")
 stats: Any = import_optional("scipy.stats", "ghnfast.properties needs")
 validation: Any = import_optional("sklearn.utils.validation", "ghnfast.properties needs")
 
@@ -83,6 +84,11 @@ def check_labels(labels: ArrayLike, what: str = "labels") -> NDArray[np.float64]
             f"{len(array)} sample of {what} was given (n_samples={len(array)}); two or more are accepted"
         )
     return array
+
+
+def standardizer() -> Any:
+    """Standardizes vectors to arrays, also where `sklearn.set_config` asks all transformers for data frames."""
+    return preprocessing.StandardScaler().set_output(transform="default")
 
 
 class NormalScores:
