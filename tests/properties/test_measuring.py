@@ -259,7 +259,7 @@ def test_every_seed_that_is_accepted_is_read_back(measured: Any, tmp_path: Path)
     first, other = (NoisyImages(images(8), seed).batch([1], 0)[0] for seed in (largest, largest - 1))
     assert not first.equal(other)
     path.write_text(f"split,index,seed,accuracy\nval,0,{largest},1\n")
-    assert read_labels(path).networks[0].genotype == DeepNets1M("val", seed=largest)[0].genotype  # type: ignore[union-attr]
+    assert read_labels(path).networks[0].genotype == DeepNets1M("val", seed=largest)[0].genotype
     path.write_text(f"split,index,seed,accuracy\nval,0,{largest + 1},1\n")
     with pytest.raises(PropertyError, match=f"line 2 of .*whole numbers up to {largest}"):
         read_labels(path)
