@@ -55,7 +55,7 @@ LARGEST = 1e100  # squares of larger numbers are none
 
 def check_size(numbers: NDArray[np.float64], what: str) -> None:
     largest = float(np.abs(numbers).max(initial=0.0))
-    if largest > LARGEST:
+    if not largest <= LARGEST:  # or NaN, for which scikit-learn does not look where it is told to assume finite numbers
         raise PropertyError(f"{what} have a number of the size {largest:g}; up to {LARGEST:g} is accepted")
 
 

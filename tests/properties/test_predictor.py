@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
+import sklearn
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -199,6 +200,15 @@ def test_vectors_that_are_refused() -> None:
     for vectors in (np.full((80, 3), np.nan), VECTORS[0], [["a"]] * 80, [], *others, with_gradients):
         with pytest.raises(PropertyError, match="accepted"):
             PropertyPredictor().fit(vectors, LABELS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_numbers_are_finite_though_scikit_learn_assumes_so(method: str) -> None:
+    with sklearn.config_context(assume_finite=True):
+        with pytest.raises(PropertyError, match="vectors have a number of the size nan; up to"):
+            PropertyPredictor(method).fit(np.full((80, 3), np.nan), LABELS)
+        with pytest.raises(PropertyError, match="size inf"):
+            PropertyPredictor().fit(VECTORS, LABELS).predict(np.full_like(VECTORS, np.inf))
 
 
 def test_settings_that_are_refused() -> None:
