@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+import numpy as np
 from candidates import SCORES, choices, report, scores_of, trial
 
 Found = list[tuple[str, dict[str, float]]]
@@ -32,7 +33,7 @@ def with_ray(fixed: dict[str, int], trials: int, workers: int, seed: int) -> Fou
     try:
         space = {edge: tune.choice(operations) for edge, operations in choices().items()}
         setup = tune.TuneConfig(num_samples=trials, max_concurrent_trials=workers, reuse_actors=True)
-        random.seed(seed)
+        np.random.seed(seed)  # which tune.choice draws from
         results = tune.Tuner(trainable, param_space={**space, **fixed}, tune_config=setup).fit()
     finally:
         ray.shutdown()

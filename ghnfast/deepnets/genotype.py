@@ -77,12 +77,13 @@ class Genotype:
             object.__setattr__(self, f"{name}_concat", parse_concat(f"{name}_concat", concat, len(parsed) // 2))
 
     @classmethod
-    def of(cls, source: Genotype | Mapping[str, Any] | str) -> Genotype:
+    def of(cls, source: Genotype | Mapping[str, Any] | tuple[Any, ...] | str) -> Genotype:
         """A genotype as it is, from a mapping with the four fields (`as_dict`), or from text.
 
         Args:
             source: text is a name of `GENOTYPES`, or the notation of DARTS, which `repr` gives:
-                `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., ...)`.
+                `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., ...)`; a named tuple
+                with the four fields, as the code of DARTS and of its successors has them, is taken as a mapping.
 
         Raises:
             ConfigError: the mapping misses a field or has another one, a field is invalid, or the text is neither a
@@ -91,7 +92,10 @@ class Genotype:
         if isinstance(source, cls):
             return source
         if isinstance(source, str):
-            return GENOTYPES[source] if source in GENOTYPES else cls(**fields_in(source))
+            name = source.strip()
+            return GENOTYPES[name] if name in GENOTYPES else cls(**fields_in(source))
+        if isinstance(source, tuple) and hasattr(source, "_asdict"):
+            source = source._asdict()
         if not isinstance(source, Mapping) or set(source) != set(FIELDS):
             given = sorted(map(str, source)) if isinstance(source, Mapping) else type(source).__name__
             raise ConfigError(f"a genotype is a Genotype or a mapping with the keys {', '.join(FIELDS)}, given {given}")

@@ -14,11 +14,10 @@ from ..errors import ConfigError, PropertyError
 from ..figures import add_legend, drawable
 from ..optional import import_optional
 from ..plain import plain
-from .ranking import NO_NUMBERS, as_numbers, check_size
+from .ranking import NO_NUMBERS, as_numbers, check_size, standardizer
 
 decomposition: Any = import_optional("sklearn.decomposition", "ghnfast.properties needs")
 neighbors: Any = import_optional("sklearn.neighbors", "ghnfast.properties needs")
-preprocessing: Any = import_optional("sklearn.preprocessing", "ghnfast.properties needs")
 
 PROJECTIONS = ("pca", "umap")
 
@@ -42,7 +41,7 @@ def nearest(vectors: ArrayLike, queries: ArrayLike, count: int = 5) -> tuple[NDA
         raise PropertyError(f"queries have {asked.shape[1]} numbers and vectors {known.shape[1]}; as many are accepted")
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= len(known):
         raise PropertyError(f"count is {count!r:.80}; 1 to {len(known)} vectors are accepted")
-    scaler = preprocessing.StandardScaler().fit(known)
+    scaler = standardizer().fit(known)
     search = neighbors.NearestNeighbors(n_neighbors=count).fit(scaler.transform(known))
     distances, found = search.kneighbors(scaler.transform(asked))
     return found, distances
@@ -64,13 +63,13 @@ def project(vectors: ArrayLike, method: str = "pca", seed: int = 0) -> NDArray[n
     known = check_vectors(vectors)
     if len(known) < 3 or known.shape[1] < 2:
         raise PropertyError(f"vectors have the shape {known.shape}; three or more of two numbers or more are accepted")
-    points = preprocessing.StandardScaler().fit_transform(known)
+    points = standardizer().fit_transform(known)
     if method == "umap":
         reducer = import_optional("umap", "a map by UMAP needs").UMAP(n_components=2, random_state=seed)
     else:
         reducer = decomposition.PCA(2, random_state=seed)
     with np.errstate(invalid="ignore"):  # shares of no variance, of networks that are all the same
-        placed: NDArray[np.float64] = reducer.fit_transform(points)
+        placed: NDArray[np.float64] = np.asarray(reducer.fit_transform(points))  # data frames, by sklearn.set_config
     return placed
 
 

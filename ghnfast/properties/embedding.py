@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.data import Dataset
 
-from ..deepnets import DeepNet, Genotype, graph_of
+from ..deepnets import GENOTYPES, DeepNet, Genotype, graph_of
 from ..deepnets.dataset import WithoutMemory
 from ..errors import ConfigError, TraceError
 from ..graph import ArchGraph, GraphBatch
 from ..nn import GHN
 from ..optional import import_optional
 from ..predict import default_ghn, load
-from ..spaces import check_name, network_of
+from ..spaces import check_name, is_name, network_of
+from ..spaces.nas_bench_201 import EXAMPLE
 from ..tracing import trace
 from .paths import path_sums
 from .pooling import Sizes, check_pool, names_of, pooled, sizes_of
@@ -44,7 +46,8 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
     It takes lists of networks in any form: modules; their graphs (`ghnfast.trace`); networks of
     `ghnfast.deepnets.DeepNets1M`; genotypes, which stand for networks of 8 cells and 32 channels for 32 x 32 images;
     texts, which name networks of `ghnfast.spaces`, or genotypes (`DARTS`, or as their `repr` is). Networks that are
-    given are neither run nor changed. The vector of a network does not depend on what else is in the list.
+    given are neither run nor changed. The vector of a network does not depend on what else is in the list. Lists may be
+    arrays and columns of data frames; of iterators and data sets, which make networks one at a time, few are kept.
 
     Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 2021, Section 5.2.
 
@@ -99,14 +102,18 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
             embedded(self.ghn_, GraphBatch(graphs), sizes_of(graphs), self.pool)
             for graphs in batches(self.graphs(checked(X)))
         ]
+        if not parts:
+            raise ConfigError(f"an empty list of networks was given; one network or more is accepted: {ACCEPTED}")
         return np.concatenate(parts)
 
-    def graphs(self, networks: Sequence[Architecture]) -> Iterator[ArchGraph]:
+    def graphs(self, networks: Iterable[Architecture]) -> Iterator[ArchGraph]:
+        of_all = f" of {len(networks)}" if isinstance(networks, Sized) else ""
         for position, item in enumerate(networks):
+            check_network(position, item)
             try:
                 yield self.graph(item)
             except TraceError as error:
-                raise TraceError(f"network {position} of {len(networks)}: {error}") from error
+                raise TraceError(f"network {position}{of_all}: {error}") from error
 
     def graph(self, item: Architecture) -> ArchGraph:
         """The graph of a network in any form."""
@@ -144,9 +151,16 @@ def named(text: str) -> Genotype | str:
     Raises:
         ConfigError: nothing is called so.
     """
-    if text.startswith("Genotype") or text.isalpha():
+    text = text.strip()
+    if text.startswith("Genotype") or text in GENOTYPES:
         return Genotype.of(text)
-    return check_name(text)
+    if is_name(text):
+        return check_name(text)
+    raise ConfigError(
+        f"{text!r:.120} names no network; genotypes ({', '.join(GENOTYPES)}, or Genotype(normal=[(operation, state), "
+        f"...], normal_concat=[...], reduce=[...], reduce_concat=[...])), a cell of NAS-Bench-201, such as {EXAMPLE}, "
+        "and a code of NAS-Bench-Macro, such as 01220211, are accepted"
+    )
 
 
 def warn_of_unknown(model: nn.Module, graph: ArchGraph) -> None:
@@ -162,21 +176,31 @@ def warn_of_unknown(model: nn.Module, graph: ArchGraph) -> None:
         )
 
 
-def checked(networks: Iterable[Architecture]) -> list[Architecture]:
-    """A list of networks.
+def checked(networks: Iterable[Architecture]) -> Iterable[Architecture]:
+    """A list of networks, all of which are; or, of an iterator or a data set, what makes them one at a time.
 
     Raises:
         ConfigError: it is none.
     """
-    if isinstance(networks, (str, nn.Module)) or not isinstance(networks, Iterable):
+    # Sets have no order that labels could have, too.
+    if isinstance(networks, (str, nn.Module, Mapping, set, frozenset)) or not isinstance(networks, Iterable):
         raise ConfigError(f"networks is {networks!r:.80}; a list of them is accepted: {ACCEPTED}")
+    if isinstance(networks, np.ndarray) or hasattr(networks, "columns"):  # a data frame's iterator gives their names
+        table: NDArray[Any] = np.asarray(networks)
+        if table.ndim != 1 and (table.ndim != 2 or table.shape[1] != 1):
+            raise ConfigError(f"networks have the shape {table.shape}; a list, or one column, is accepted: {ACCEPTED}")
+        networks = table.reshape(-1)
+    if isinstance(networks, (Iterator, Dataset)):
+        return networks
     found = list(networks)
-    if not found:
-        raise ConfigError(f"an empty list of networks was given; one network or more is accepted: {ACCEPTED}")
     for position, item in enumerate(found):
-        if not isinstance(item, (nn.Module, ArchGraph, DeepNet, Genotype, str)):
-            raise ConfigError(f"network {position} is {item!r:.80}; {ACCEPTED}")
+        check_network(position, item)
     return found
+
+
+def check_network(position: int, item: object) -> None:
+    if not isinstance(item, (nn.Module, ArchGraph, DeepNet, Genotype, str)):
+        raise ConfigError(f"network {position} is {item!r:.80}; {ACCEPTED}")
 
 
 def batches(graphs: Iterable[ArchGraph]) -> Iterator[list[ArchGraph]]:

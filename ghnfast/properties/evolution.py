@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..deepnets import OPERATIONS, DeepNets1M, Genotype, graph_of
-from ..deepnets.dataset import check_seed
+from ..deepnets.dataset import SIZES, check_seed
 from ..deepnets.space import SIGNATURE
 from ..errors import ConfigError
 from ..graph import ArchGraph
@@ -68,8 +68,8 @@ def evolve(
     given = {"generations": generations, "population": population, "tournament": tournament, "top": top}
     for name, value in given.items():
         check_positive(name, value)
-    if population < 2:
-        raise ConfigError("population is 1; two genotypes or more are accepted")
+    if not 2 <= population <= SIZES["search"]:
+        raise ConfigError(f"population is {population}; 2 to {SIZES['search']} genotypes are accepted")
     check_seed(seed)
     sign, settings = 1.0 if largest else -1.0, settings_with(network)
     random = np.random.default_rng(seed)
@@ -120,7 +120,8 @@ def first_ones(settings: dict[str, Any], count: int, seed: int) -> dict[Genotype
         if at > MOST_TRIES + 10 * count and not found:
             break
     raise ConfigError(
-        f"no network of the split search can have the settings {settings}; the last one that was tried: {refused}"
+        f"{len(found) or 'no'} genotypes of the split search can have the settings {settings}; population is {count}"
+        f"{'' if refused is None else f'; the last one that cannot: {refused}'}"
     ) from refused
 
 

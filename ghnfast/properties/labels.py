@@ -50,7 +50,8 @@ def read_labels(path: str | os.PathLike[str], column: str | None = None) -> Labe
     if "architecture" not in columns and not {"split", "index"} <= {*columns}:
         there = ", ".join(repr(name)[:80] for name in columns)
         raise PropertyError(f"{path} names no networks: it has the columns {there}; {NETWORKS} is accepted")
-    names = [name for name in columns if name not in ("architecture", "split", "index", "seed")]
+    # One without a name is the numbers of rows, as data frames are written.
+    names = [name for name in columns if name not in ("architecture", "split", "index", "seed", "")]
     chosen = column or ("accuracy" if "accuracy" in names or len(names) != 1 else names[0])
     if chosen not in names:
         raise PropertyError(f"{path} has no column {chosen!r}; it has {', '.join(names) or 'none of labels'}")

@@ -73,7 +73,7 @@ class NoisyImages(Images):
 
     def batch(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
         images, labels = self.images.batch(indices, seed)
-        generator = torch.Generator().manual_seed(self.seed * BIG + indices[0])
+        generator = torch.Generator().manual_seed((self.seed * BIG + indices[0]) % (1 << 62))
         deviation = torch.tensor(self.statistics[1]).view(1, 3, 1, 1)
         return images + torch.randn(images.shape, generator=generator) * NOISE / deviation, labels
 
@@ -111,6 +111,8 @@ def measure_into(
     Raises:
         PropertyError: the file is of networks that were trained in another way, is no such file, or cannot be written.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise PropertyError(f"the file is {path!r:.80}; the path of a CSV file is accepted")
     target = Path(path)
     with alone(lock_beside(target), os.fspath(path), "measured", "another file", PropertyError):
         return measure_missing(target, data, splits, training, progress)

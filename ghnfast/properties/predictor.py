@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ConfigError, PropertyError
 from ..optional import import_optional
-from .ranking import NormalScores, Standardized, check_labels, check_size, kendall_tau, unmasked
+from .ranking import NormalScores, Standardized, check_labels, check_size, kendall_tau, standardizer, unmasked
 from .scales import most_probable
 
 base: Any = import_optional("sklearn.base", "ghnfast.properties needs")
@@ -29,6 +29,7 @@ GRID: dict[str, list[Any]] = {
 }
 FOLDS = 5
 ACCEPTED = "vectors of finite numbers, as long as each other and as those of `fit`"
+FAR = 1e50  # standard deviations
 MOST_SEARCHED = 500  # labels that the scales of a Gaussian process are searched with: its time grows with their cube
 
 
@@ -113,8 +114,11 @@ class PropertyPredictor(base.RegressorMixin, base.BaseEstimator):
 
 def fit_process(vectors: NDArray[np.float64], scores: NDArray[np.float64]) -> Any:
     """A Gaussian process over standardized vectors."""
-    scaled = preprocessing.StandardScaler().fit(vectors)
+    scaled = standardizer().fit(vectors)
     points = scaled.transform(vectors)
+    # Beyond it the kernel is zero, and squares of distances may be none.
+    near = preprocessing.FunctionTransformer(np.clip, kw_args={"a_min": -FAR, "a_max": FAR})
+    near.set_output(transform="default").fit(points)
     chosen = np.random.default_rng(0).permutation(len(points))[:MOST_SEARCHED]
     known = scores[chosen]
     scales = most_probable(points[chosen], (known - known.mean()) / (known.std() or 1.0))
@@ -122,7 +126,7 @@ def fit_process(vectors: NDArray[np.float64], scores: NDArray[np.float64]) -> An
     kernel = kernels.ConstantKernel(scales.amplitude) * kernels.Matern(scales.lengths, nu=2.5)
     kernel += kernels.WhiteKernel(scales.noise)
     process = gaussian_process.GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)
-    return pipeline.make_pipeline(scaled, process.fit(points, scores))
+    return pipeline.make_pipeline(scaled, near, process.fit(points, scores))
 
 
 def fit_svr(vectors: NDArray[np.float64], labels: NDArray[np.float64]) -> Any:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import PropertyError
 from ..optional import import_optional
 
+preprocessing: Any = import_optional("sklearn.preprocessing", "ghnfast.properties needs")
 stats: Any = import_optional("scipy.stats", "ghnfast.properties needs")
 validation: Any = import_optional("sklearn.utils.validation", "ghnfast.properties needs")
 
@@ -54,7 +55,7 @@ LARGEST = 1e100  # squares of larger numbers are none
 
 def check_size(numbers: NDArray[np.float64], what: str) -> None:
     largest = float(np.abs(numbers).max(initial=0.0))
-    if largest > LARGEST:
+    if not largest <= LARGEST:  # or NaN, for which scikit-learn does not look where it is told to assume finite numbers
         raise PropertyError(f"{what} have a number of the size {largest:g}; up to {LARGEST:g} is accepted")
 
 
@@ -83,6 +84,11 @@ def check_labels(labels: ArrayLike, what: str = "labels") -> NDArray[np.float64]
             f"{len(array)} sample of {what} was given (n_samples={len(array)}); two or more are accepted"
         )
     return array
+
+
+def standardizer() -> Any:
+    """Standardizes vectors to arrays, also where `sklearn.set_config` asks all transformers for data frames."""
+    return preprocessing.StandardScaler().set_output(transform="default")
 
 
 class NormalScores:

@@ -15,10 +15,12 @@ from typing import TypeAlias
 
 from ..errors import PropertyError
 from ..files import in_words
+from ..training.config import MOST_SEED
 
 MOST_ROWS = 1_000_000
 ACCEPTED = "lines of text in UTF-8, with commas between columns, are accepted"
-MOST_DIGITS = 18  # of a whole number: they fit into 64 bits
+MOST_NUMBER = 10**18 - 1  # of whole numbers but seeds: it fits into 64 bits
+MOST_LINE = 1 << 24  # letters: longer ones are of files of something else, or of a device that has no end
 Row: TypeAlias = tuple[int, dict[str, str]]  # the number of its line, and its fields by column
 
 
@@ -65,10 +67,12 @@ def rows_of(text: io.TextIOWrapper, path: Path) -> tuple[list[str], list[Row]]:
 
 
 def lines_of(text: io.TextIOWrapper, path: Path) -> Iterator[str]:
-    """Lines without NUL, which power losses leave, and which is half of the letters of UTF-16."""
-    for line in text:
+    """Lines of some length without NUL, which power losses leave, and which is half of the letters of UTF-16."""
+    while line := text.readline(MOST_LINE):
         if "\0" in line:  # some versions of Python's reader take it
             raise PropertyError(f"{path} cannot be read as CSV: it has bytes that are 0; {ACCEPTED}")
+        if len(line) == MOST_LINE:
+            raise PropertyError(f"{path} cannot be read as CSV: it has a line of {MOST_LINE:,} letters; {ACCEPTED}")
         yield line
 
 
@@ -96,6 +100,7 @@ def number(text: str, column: str) -> float:
 
 
 def whole_number(text: str, column: str) -> int:
-    if not text.isdecimal() or len(text) > MOST_DIGITS:
-        raise PropertyError(f"{column} is {text!r:.40}; whole numbers of at most {MOST_DIGITS} digits are accepted")
+    most = MOST_SEED if column == "seed" else MOST_NUMBER
+    if not text.isdecimal() or len(text) > len(str(most)) or int(text) > most:
+        raise PropertyError(f"{column} is {text!r:.40}; whole numbers up to {most} are accepted")
     return int(text)

@@ -132,7 +132,7 @@ def check_positive(name: str, value: int) -> int:
         number = as_index(value)
     except TypeError:
         number = 0
-    if number < 1:
+    if isinstance(value, (bool, np.bool_)) or number < 1:
         raise ConfigError(f"{name} is {value!r:.80}; a positive number is accepted")
     return number
 

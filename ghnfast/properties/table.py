@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ..deepnets import DeepNet, DeepNets1M
+from ..deepnets.checks import MOST
 from ..deepnets.dataset import SIZES, is_whole
 from ..errors import GhnfastError, PropertyError
 from ..files import in_words
 from ..plain import make_plain
 from ..training import ImageData
+from ..training.config import MOST_SEED
 from ..training.digests import digest_of_images
 from ..training.networks import LARGE, SMALL
-from .rows import as_csv, number, rows_in, whole_number
+from .rows import MOST_NUMBER, as_csv, number, rows_in, whole_number
 
 PROPERTIES = ("accuracy", "noisy_accuracy", "seconds", "convergence")
 # What all networks of a table have in common; numbers but the first two.
@@ -31,7 +33,7 @@ class Training:
     """How networks are trained before they are measured.
 
     Attributes:
-        channels: of every network, instead of its own: small ones train in seconds. 8 at least.
+        channels: of every network, instead of its own: small ones train in seconds. 8 to 8192.
         epochs: passes over the training images.
         seed: of initialization and of the order of images.
     """
@@ -42,9 +44,11 @@ class Training:
 
     def __post_init__(self) -> None:
         make_plain(self)
-        for name, value, least in (("channels", self.channels, 8), ("epochs", self.epochs, 1), ("seed", self.seed, 0)):
-            if not is_whole(value) or value < least:
-                raise PropertyError(f"{name} is {value!r:.80}; {least} or more is accepted")
+        accepted = {"channels": (8, MOST["C"]), "epochs": (1, MOST_NUMBER), "seed": (0, MOST_SEED)}
+        for name, (least, most) in accepted.items():
+            value = getattr(self, name)
+            if not is_whole(value) or not least <= value <= most:
+                raise PropertyError(f"{name} is {value!r:.80}; {least} to {most} is accepted")
 
     def network(self, item: DeepNet) -> DeepNet:
         """The network that is measured for one of a split."""
@@ -118,11 +122,13 @@ def check_columns(columns: Sequence[str], path: str | os.PathLike[str]) -> None:
         PropertyError: it lacks columns of `HOW`.
     """
     missing = [name for name in HOW if name not in columns]
-    if missing and {"split", "index", "channels", *PROPERTIES} <= {*columns}:
+    measured = {"split", "index", "channels"} <= {*columns} and not {*PROPERTIES}.isdisjoint(columns)
+    if missing and measured:
         named = " and no column ".join(map(repr, missing))
         raise PropertyError(
-            f"{path} has measured networks, and no column {named}: an earlier version of ghnfast wrote it; it is read "
-            "with these columns (images: any name for them; classes: how many), and added to is another file"
+            f"{path} has measured networks, and no column {named}: an earlier version of ghnfast wrote it, or it is a "
+            "part; it is read with these columns (images: any name for them; classes: how many), or, of networks with "
+            "channels of their own, without 'channels'; added to is another file"
         )
 
 
@@ -135,6 +141,8 @@ def known_networks(path: Path, how: dict[str, str]) -> set[tuple[str, int]]:
     Raises:
         PropertyError: it is no table, or one of other training, and stays as it is.
     """
+    if not os.path.isfile(path):  # some devices have no end
+        raise PropertyError(f"{path} cannot be written: it is no regular file")
     try:
         with open(path, "r+b") as file:
             content = file.read()

@@ -29,7 +29,7 @@ def network_of(architecture: str, num_classes: int = 10) -> nn.Module:
     return make(architecture, num_classes)
 
 
-def is_name(text: str) -> bool:
+def is_name(text: object) -> bool:
     """Whether a text is written as names of networks are: it may have no network all the same."""
     return is_code(text) or cells.looks_like_a_cell(text)
 
@@ -42,7 +42,7 @@ def check_name(architecture: str) -> str:
     """
     if is_code(architecture):
         return architecture
-    if isinstance(architecture, str) and cells.looks_like_a_cell(architecture):
+    if cells.looks_like_a_cell(architecture):
         cells.parse_cell(architecture)
         return architecture
     raise ConfigError(

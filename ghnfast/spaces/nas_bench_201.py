@@ -58,11 +58,11 @@ def parse_cell(architecture: str) -> Edges:
         raise wrong(architecture, f"it has {len(nodes)} parts between '+'; {NODES - 1} are accepted")
     edges: Edges = {}
     for target, text in enumerate(nodes, 1):
-        parts = text.split("|")
+        parts = [part.strip() for part in text.split("|")]
         if len(parts) != target + 2 or parts[0] or parts[-1]:
             raise wrong(architecture, f"node {target} is {text!r:.80}; {target} edges between '|' are accepted")
         for source, part in enumerate(parts[1:-1]):
-            operation, _, number = part.partition("~")
+            operation, _, number = map(str.strip, part.partition("~"))
             if operation not in OPERATIONS:
                 raise wrong(architecture, f"{operation!r:.40} is no operation; {', '.join(OPERATIONS)} are accepted")
             if number != str(source):
@@ -75,8 +75,8 @@ def wrong(architecture: object, why: str) -> ConfigError:
     return ConfigError(f"{architecture!r:.120} is no cell of NAS-Bench-201: {why}. An example: {EXAMPLE}")
 
 
-def looks_like_a_cell(text: str) -> bool:
-    return bool(re.match(r"\s*\|", text))
+def looks_like_a_cell(text: object) -> bool:
+    return isinstance(text, str) and bool(re.match(r"\s*\|", text))
 
 
 class Network201(nn.Module):

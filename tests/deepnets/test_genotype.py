@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import namedtuple
 
 import pytest
 from hypothesis import given
@@ -43,10 +44,20 @@ def test_the_notation_of_darts() -> None:
     assert Genotype.of(text.replace("normal=", "").replace("normal_concat=", "")) == found
 
 
+def test_the_named_tuples_of_darts() -> None:
+    wanted = GENOTYPES["PDARTS"]
+    Named = namedtuple("Named", ["normal", "normal_concat", "reduce", "reduce_concat"])
+    given = Named(wanted.normal, range(2, 6), wanted.reduce, range(2, 6))
+    assert Genotype.of(given) == Genotype.of(repr(given).replace("Named", "Genotype")) == wanted
+    Other = namedtuple("Other", ["normal", "normal_concat"])
+    with pytest.raises(ValueError, match="the keys normal"):
+        Genotype.of(Other(wanted.normal, [2]))
+
+
 def test_genotypes_by_name() -> None:
     assert set(GENOTYPES) == {"DARTS", "PDARTS", "ViT"}
     for name, genotype in GENOTYPES.items():
-        assert Genotype.of(name) is genotype
+        assert Genotype.of(name) is Genotype.of(f" {name}\n") is genotype
     assert GENOTYPES["ViT"].uses("msa")
     assert len(GENOTYPES["PDARTS"].reduce) == len(GENOTYPES["DARTS"].normal) == 8
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
+import warnings
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import sklearn
 import torch
+from sklearn.decomposition import PCA
 
 from ghnfast import ConfigError, MissingPackageError, PropertyError
-from ghnfast.properties import ArchitectureEmbedding, draw_map, nearest, project
+from ghnfast.properties import ArchitectureEmbedding, PropertyPredictor, draw_map, nearest, project
+from ghnfast.properties.analysis import PROJECTIONS
 from ghnfast.properties.drawing import draw_bars
 from ghnfast.properties.table import PROPERTIES
 
@@ -42,6 +48,31 @@ def test_a_plane_keeps_neighbours() -> None:
     points = project(VECTORS)
     assert points.shape == (5, 2)
     assert nearest(points, points, 2)[0][:4, 1].tolist() == [1, 0, 3, 2]
+
+
+def test_settings_of_scikit_learn_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all transformers are to make data frames, here umap's too."""
+    stand_in = SimpleNamespace(UMAP=lambda n_components, random_state: PCA(n_components, random_state=random_state))
+    monkeypatch.setitem(sys.modules, "umap", stand_in)
+
+    def results() -> list[Any]:
+        model = PropertyPredictor().fit(VECTORS, range(5))
+        maps = [project(VECTORS, method) for method in PROJECTIONS]
+        return [
+            *nearest(VECTORS, VECTORS, 2),
+            *maps,
+            model.predict(VECTORS),
+            pickle.loads(pickle.dumps(model)).predict(VECTORS),
+        ]
+
+    wanted, drawn = results(), draw_map(VECTORS, CODES)
+    with warnings.catch_warnings(), sklearn.config_context(transform_output="pandas"):
+        warnings.simplefilter("error")
+        found = results()
+        assert draw_map(VECTORS, CODES) == drawn
+    for one, other in zip(found, wanted, strict=True):
+        assert isinstance(one, np.ndarray)
+        np.testing.assert_array_equal(one, other)
 
 
 def test_umap_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

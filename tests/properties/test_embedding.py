@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch import nn
+from torch.utils.data import IterableDataset
 
 import ghnfast
 from ghnfast import ConfigError, GhnfastError, TraceError
@@ -34,6 +38,14 @@ def tiny(seed: int = 0, **settings: Any) -> ghnfast.GHN:
 
 
 GHN = tiny()
+
+
+class Each(IterableDataset[nn.Module]):
+    def __init__(self, networks: Iterator[nn.Module]) -> None:
+        self.networks = networks
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return self.networks
 
 
 def test_the_mean_is_the_published_one() -> None:
@@ -97,6 +109,35 @@ def test_a_network_in_every_form() -> None:
     np.testing.assert_allclose(text, network, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "listed",
+    [
+        tuple, iter, np.array, pd.Series, lambda texts: np.array(texts)[:, None],
+        lambda texts: pd.DataFrame({"ViT": texts}), lambda texts: pd.Series(texts, dtype="string", index=[7, 7]),
+        lambda texts: [f" {text}\n" for text in texts],
+    ],
+)  # fmt: skip
+def test_a_list_in_every_form(listed: Callable[[list[str]], Any]) -> None:
+    texts = ["01220211", "DARTS"]
+    embedding = ArchitectureEmbedding(GHN).fit()
+    np.testing.assert_array_equal(embedding.transform(listed(texts)), embedding.transform(texts))
+
+
+@pytest.mark.parametrize("listed", [iter, Each])
+def test_networks_that_are_made_one_at_a_time_are_not_kept(listed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ghnfast.properties.embedding.MOST_NODES", 1)
+    alive: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+    def make(size: int) -> nn.Module:
+        assert len(alive) <= 3
+        network = nn.Sequential(nn.Flatten(), nn.Linear(192, size))
+        alive.add(network)
+        return network
+
+    vectors = ArchitectureEmbedding(GHN, input_shape=(3, 8, 8)).fit_transform(listed(map(make, range(1, 9))))
+    assert len(vectors) == 8
+
+
 def test_a_genotype_stands_for_a_network() -> None:
     embedding = ArchitectureEmbedding(GHN).fit()
     graph = ghnfast.deepnets.graph_of(genotype="DARTS", **OF_GENOTYPES)
@@ -142,8 +183,13 @@ def test_clones_and_pickles() -> None:
 
 
 @pytest.mark.parametrize(
-    "networks", [None, 5, "01220211", nn.ReLU(), [], [5], [GRAPHS[0], None], ["012"], ["resnet50"]]
-)
+    "networks",
+    [
+        None, 5, "01220211", nn.ReLU(), [], [5], [GRAPHS[0], None], ["012"], ["resnet50"], ["darts"], {"DARTS"},
+        {"DARTS": 1}, np.array("DARTS"), np.array([["DARTS", "ViT"]]), pd.DataFrame({"DARTS": ["ViT"], "ViT": ["ViT"]}),
+        pd.DataFrame({"DARTS": []}), iter([]), iter(["DARTS", 5]), ["x = Genotype()"],
+    ],
+)  # fmt: skip
 def test_what_are_no_networks(networks: Any) -> None:
     with pytest.raises(ConfigError, match="accepted"):
         ArchitectureEmbedding(GHN).fit().transform(networks)

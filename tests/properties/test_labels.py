@@ -55,6 +55,7 @@ def test_as_spreadsheets_and_people_write(
     for names, rows in (
         (["split", "index", "genauigkeit in %"], [["val", "3", "0.5"], ["test", "499", "1.5"]]),
         (["accuracy", "architecture", "größe"], [["0.5", genotype, "1"], ["1.5", "DARTS", "2"]]),
+        (["", "architecture", "loss"], [["0", genotype, "0.5"], ["1", "DARTS", "1.5"]]),  # as data frames are
     ):
         path.write_bytes(
             compress((mark + end * blank + "".join(comma.join(line) + end for line in (names, *rows))).encode())
@@ -99,6 +100,8 @@ WRONG = {
     "split,index,accuracy\nvalidation,1,1\n": "line 2.*validation",
     'architecture,accuracy\n"01220211,1\n': "CSV",
     "architecture,accuracy, accuracy\n01220211,1,2\n": "'accuracy' more than once",
+    "split,index,channels,accuracy\nval,0,8,90\n": "measured networks, and no column 'data' and .*without 'channels'",
+    ",architecture,a,b\n0,01220211,1,2\n": "no column 'accuracy'; it has a, b",
 }
 
 
@@ -128,7 +131,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         damaged.write_bytes(content)
         with pytest.raises(PropertyError, match=r"cannot be read|names no|no line"):
             read_labels(damaged)
-    for path in (tmp_path, tmp_path / "missing.csv"):
+    for path in (tmp_path, tmp_path / "missing.csv", Path("/dev/zero")):
         with pytest.raises(PropertyError, match="cannot be read"):
             read_labels(path)
     for wrong in (None, 3, b"labels.csv"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -239,8 +240,29 @@ def test_files_of_something_else(measured: Any, tmp_path: Path) -> None:
         with pytest.raises(PropertyError, match="other training"):
             measure_into(path, replace(DATA, **other), {"val": 3}, TRAINING)
     assert path.read_bytes() == before
-    with pytest.raises(PropertyError, match="cannot be written"):
-        measure_into(tmp_path / "no" / "a.csv", DATA, {"val": 1}, TRAINING)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("no/a.csv", "pipe", "."):
+        with pytest.raises(PropertyError, match="cannot be written"):
+            measure_into(tmp_path / name, DATA, {"val": 1}, TRAINING)
+    with pytest.raises(PropertyError, match="the file is 3"):
+        measure_into(3, DATA, {"val": 1}, TRAINING)  # type: ignore[arg-type]
+
+
+def test_every_seed_that_is_accepted_is_read_back(measured: Any, tmp_path: Path) -> None:
+    path, largest = tmp_path / "a.csv", (1 << 64) - 1
+    training = Training(channels=8, epochs=2, seed=largest)
+    assert measure_into(path, DATA, {"val": 2}, training) == 2
+    assert measure_into(path, DATA, {"val": 2}, training) == 0
+    read = read_labels(path).measured
+    assert read is not None
+    assert read.training == training
+    first, other = (NoisyImages(images(8), seed).batch([1], 0)[0] for seed in (largest, largest - 1))
+    assert not first.equal(other)
+    path.write_text(f"split,index,seed,accuracy\nval,0,{largest},1\n")
+    assert read_labels(path).networks[0].genotype == DeepNets1M("val", seed=largest)[0].genotype
+    path.write_text(f"split,index,seed,accuracy\nval,0,{largest + 1},1\n")
+    with pytest.raises(PropertyError, match=f"line 2 of .*whole numbers up to {largest}"):
+        read_labels(path)
 
 
 @pytest.mark.parametrize("missing", [["images", "classes"], ["images"], ["epochs"], ["image_size", "seed"]])
@@ -267,7 +289,10 @@ def test_tables_of_an_earlier_version(missing: list[str], measured: Any, tmp_pat
     assert len(Measured(path).graphs["val"]) == 2
 
 
-@pytest.mark.parametrize("settings", [{"channels": 4}, {"epochs": 0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"channels": 4}, {"channels": 8193}, {"epochs": 0}, {"epochs": 10**18}, {"seed": -1}, {"seed": 1 << 64}],
+)
 def test_training_that_is_refused(settings: dict[str, int]) -> None:
     with pytest.raises(PropertyError, match=next(iter(settings))):
         Training(**settings)

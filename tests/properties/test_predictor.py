@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
+import sklearn
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -183,12 +184,31 @@ def test_scales_of_labels(method: str, scale: float, monkeypatch: pytest.MonkeyP
     assert PropertyPredictor(method).fit(VECTORS, labels).score(VECTORS, labels) > 0.5
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-250, 1e-160, 1.0, 1e90])
+def test_scales_of_vectors(method: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far from those of `fit` others are, their property is a number."""
+    monkeypatch.setattr("ghnfast.properties.predictor.GRID", SMALL_GRID)
+    model = PropertyPredictor(method).fit(scale * np.array([[0.0], [1.0], [2.0]]), [0, 1, 2])
+    assert np.isfinite(model.predict([[0.0], [scale], [1.0], [-1e99]])).all()
+
+
 def test_vectors_that_are_refused() -> None:
     others = (scipy.sparse.csr_matrix(VECTORS), np.ma.masked_greater(VECTORS, 1), VECTORS + 1j, VECTORS * 1e200)
     with_gradients = torch.tensor(VECTORS, requires_grad=True)
     for vectors in (np.full((80, 3), np.nan), VECTORS[0], [["a"]] * 80, [], *others, with_gradients):
         with pytest.raises(PropertyError, match="accepted"):
             PropertyPredictor().fit(vectors, LABELS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_numbers_are_finite_though_scikit_learn_assumes_so(method: str) -> None:
+    with sklearn.config_context(assume_finite=True):
+        with pytest.raises(PropertyError, match="vectors have a number of the size nan; up to"):
+            PropertyPredictor(method).fit(np.full((80, 3), np.nan), LABELS)
+        with pytest.raises(PropertyError, match="size inf"):
+            PropertyPredictor().fit(VECTORS, LABELS).predict(np.full_like(VECTORS, np.inf))
 
 
 def test_settings_that_are_refused() -> None:

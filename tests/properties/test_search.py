@@ -89,7 +89,7 @@ def test_a_split_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(search(MODEL, top=50)) == 20
 
 
-@pytest.mark.parametrize("top", [0, -1, 2.5, None, "3"])
+@pytest.mark.parametrize("top", [0, -1, 2.5, None, "3", True, np.True_])
 def test_numbers_that_are_refused(top: Any) -> None:
     with pytest.raises(ConfigError, match="top"):
         search(MODEL, "search", top=top)
@@ -194,6 +194,8 @@ def test_evolution_where_no_network_can_be() -> None:
 
 NO_ARGUMENTS: list[dict[str, Any]] = [
     *({"seed": seed} for seed in (-1, 1 << 64, None, "a", 1.5, True)),
+    *({name: True} for name in ("tournament", "top")),
+    *({"population": population} for population in (1, True, 100_001)),
     *({"network": network} for network in ({"foo": 1}, {"genotype": "DARTS"}, {1: 2}, "x", [1])),
 ]
 

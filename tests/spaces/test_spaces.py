@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,8 @@ from torch import nn
 
 import ghnfast
 from ghnfast import ConfigError
-from ghnfast.spaces import SPACES, nas_bench_201, nas_bench_macro, network_of
-from ghnfast.spaces.nas_bench_201 import EXAMPLE, OPERATIONS
+from ghnfast.spaces import SPACES, is_name, nas_bench_201, nas_bench_macro, network_of
+from ghnfast.spaces.nas_bench_201 import EXAMPLE, OPERATIONS, parse_cell
 
 SHAPE = (3, 32, 32)
 CODES = st.text("012", min_size=8, max_size=8)
@@ -68,6 +69,8 @@ def test_every_network_runs_and_has_a_graph(architecture: str) -> None:
     with torch.device("meta"):
         assert model.to("meta")(torch.empty(2, *SHAPE)).shape == (2, 10)
     assert str(build(f" {architecture}\n")) == str(build(architecture))
+    if "|" in architecture:
+        assert parse_cell(re.sub(r"([|+~])", r" \1\n", architecture)) == parse_cell(architecture)
 
 
 def test_what_no_path_reaches_has_no_node() -> None:
@@ -107,6 +110,7 @@ def test_what_is_no_network(make: Callable[[Any], nn.Module], architecture: Any)
     with pytest.raises(ConfigError, match=r"accepted|An example") as caught:
         make(architecture)
     assert isinstance(caught.value, ValueError)
+    assert not is_name(architecture) or "|" in architecture
 
 
 @pytest.mark.parametrize("classes", [0, -1, 2.5, None, "10", True, 1 << 40])
