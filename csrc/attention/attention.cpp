@@ -92,42 +92,61 @@ class Packed {
       : size_(work.sizes_of(job).of(work.sizes_of(job).nodes, work.nodes(job))),
         table_size_((work.inputs.kinds + 1) * work.group_of(job).held),
         memory_(2 * size_ + table_size_, Fill::kNothing) {
-    const auto& group = work.group_of(job);
-    const auto layout = work.sizes_of(job).nodes;
-    T *keys = memory_.data(), *values = keys + size_, *table = values + size_;
-    for (int which = 1; which <= 2; ++which) {
-      work.kernels.pack(layout, work.inputs.qkv + work.part(job, 0, which), work.row_stride(), work.nodes(job), T(1),
-                        which == 1 ? keys : values);
-    }
-    for (int kind = 0; kind <= work.inputs.kinds; ++kind) {
-      for (int a = 0; a < group.held; ++a) {
-        const auto at = static_cast<std::int64_t>(kind) * work.inputs.heads + group.first + a;
-        table[kind * group.held + a] = kind == work.inputs.kinds ? -std::numeric_limits<T>::infinity()
-                                       : a < group.count         ? work.inputs.table[at] * static_cast<T>(kLog2e)
-                                                                 : T(0);
-      }
-    }
     graph.nodes = work.nodes(job);
     graph.width = work.inputs.width;
-    graph.group = group;
+    graph.group = work.group_of(job);
     graph.kinds = work.inputs.kinds;
-    graph.keys = keys;
-    graph.values = values;
-    graph.table = table;
+    graph.keys = memory_.data();
+    graph.values = memory_.data() + size_;
+    graph.table = memory_.data() + 2 * size_;
     graph.codes = work.relations.codes + work.relations.pair_offsets[work.graph_of(job)];
+  }
+
+  static constexpr int kParts = 2;
+
+  // Keys and the table, or values.
+  void fill(const Work<T>& work, std::int64_t job, int part) {
+    work.kernels.pack(work.sizes_of(job).nodes, work.inputs.qkv + work.part(job, 0, 1 + part), work.row_stride(),
+                      work.nodes(job), T(1), memory_.data() + part * size_);
+    if (part == 0) {
+      fill_table(work.inputs, memory_.data() + 2 * size_);
+    }
   }
 
   PackedGraph<T> graph;
 
  private:
+  void fill_table(const AttentionInputs<T>& inputs, T* table) const {
+    const auto& group = graph.group;
+    for (int kind = 0; kind <= inputs.kinds; ++kind) {
+      for (int a = 0; a < group.held; ++a) {
+        const auto at = static_cast<std::int64_t>(kind) * inputs.heads + group.first + a;
+        table[kind * group.held + a] = kind == inputs.kinds ? -std::numeric_limits<T>::infinity()
+                                       : a < group.count    ? inputs.table[at] * static_cast<T>(kLog2e)
+                                                            : T(0);
+      }
+    }
+  }
+
   std::int64_t size_, table_size_;
   Buffer<T> memory_;
 };
 
+// Multiplications for an element that is moved.
+constexpr std::int64_t kPerMoved = 16;
+
 template <typename T>
 std::vector<std::unique_ptr<Packed<T>>> pack_graphs(const Work<T>& work, int threads) {
-  std::vector<std::unique_ptr<Packed<T>>> packed(work.jobs());
-  parallel_for(work.jobs(), threads, [&](std::int64_t job) { packed[job] = std::make_unique<Packed<T>>(work, job); });
+  std::vector<std::unique_ptr<Packed<T>>> packed;
+  for (std::int64_t job = 0; job < work.jobs(); ++job) {
+    packed.push_back(std::make_unique<Packed<T>>(work, job));
+  }
+  const auto nodes = work.relations.graph_offsets[work.relations.graphs];
+  parallel_for(work.jobs() * Packed<T>::kParts, kPerMoved * nodes * work.row_stride() < worth_threads() ? 1 : threads,
+               [&](std::int64_t item) {
+                 const auto job = item / Packed<T>::kParts;
+                 packed[job]->fill(work, job, static_cast<int>(item % Packed<T>::kParts));
+               });
   return packed;
 }
 
@@ -345,15 +364,17 @@ class Backward {
 template <typename T>
 void attention(const Relations& relations, const AttentionInputs<T>& inputs, T* result, T* log_sums, int threads) {
   const Work<T> work(relations, inputs);
-  const auto packed = pack_graphs(work, threads);
   std::vector<Part> parts;
   for (std::int64_t job = 0; job < work.jobs(); ++job) {
     for (std::int64_t first = 0; first < work.nodes(job); first += kRowsPerItem) {
       parts.push_back({job, first, std::min(kRowsPerItem, work.nodes(job) - first)});
     }
   }
-  parallel_for(static_cast<std::int64_t>(parts.size()), threads,
-               [&](std::int64_t index) { attend(work, *packed[parts[index].job], parts[index], result, log_sums); });
+  with_team(parts.size() > 1 ? threads : 1, [&] {
+    const auto packed = pack_graphs(work, threads);
+    parallel_for(static_cast<std::int64_t>(parts.size()), threads,
+                 [&](std::int64_t index) { attend(work, *packed[parts[index].job], parts[index], result, log_sums); });
+  });
 }
 
 template <typename T>
@@ -361,7 +382,7 @@ void attention_backward(const Relations& relations, const AttentionInputs<T>& in
                         const T* log_sums, const T* grad_result, T* grad_qkv, T* grad_table, int threads) {
   const Work<T> work(relations, inputs);
   std::fill_n(grad_table, static_cast<std::int64_t>(inputs.kinds) * inputs.heads, T(0));
-  Backward<T>(work, result, log_sums, grad_result, grad_qkv).run(grad_table, threads);
+  with_team(threads, [&] { Backward<T>(work, result, log_sums, grad_result, grad_qkv).run(grad_table, threads); });
 }
 
 template void attention(const Relations&, const AttentionInputs<float>&, float*, float*, int);

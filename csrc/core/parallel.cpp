@@ -3,6 +3,9 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <dlfcn.h>
 #endif
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -54,23 +57,111 @@ GompParallel openmp_entry() {
 #endif
 }
 
-void run_on_new_threads(Loop& loop, int threads) {
+// Calls a function on this thread and on others, up to so many together.
+void run_on_threads(int threads, const std::function<void()>& function) {
+  if (const auto entry = openmp_entry()) {
+    entry([](void* data) { (*static_cast<const std::function<void()>*>(data))(); },
+          const_cast<std::function<void()>*>(&function), static_cast<unsigned>(threads), 0);
+    return;
+  }
   std::vector<std::thread> others;
   others.reserve(threads);
   try {
     for (int index = 1; index < threads; ++index) {
-      others.emplace_back([&loop] { loop.take_items(); });
+      others.emplace_back(function);
     }
   } catch (const std::system_error&) {
     // No more threads are to be had: those that there are do the work.
   }
-  loop.take_items();
+  function();
   for (auto& thread : others) {
     thread.join();
   }
 }
 
+// Waits for a moment; on a machine with other work to do, which may be what is waited for, for longer.
+class Patience {
+ public:
+  void wait() {
+    if (++waited_ > kAwake) {
+      std::this_thread::yield();
+      return;
+    }
+#if defined(__SSE2__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+ private:
+  static constexpr int kAwake = 2000;  // some ten microseconds
+  int waited_ = 0;
+};
+
+// Threads that help one, the leader, with a loop at a time. The leader waits for those that have taken items and not
+// for those that have not come: on a machine with other work to do it goes on alone.
+class Team {
+ public:
+  void lead(Loop& loop) {
+    loop_.store(&loop);
+    rounds_.fetch_add(1);
+    loop.take_items();
+    loop_.store(nullptr);
+    // Who comes now sees that there is nothing to do; who came before has been counted.
+    for (Patience patience; helping_.load() != 0;) {
+      patience.wait();
+    }
+  }
+
+  void help() {
+    std::int64_t known = 0;
+    for (Patience patience; !over_.load();) {
+      const auto round = rounds_.load();
+      if (round == known) {
+        patience.wait();
+        continue;
+      }
+      known = round;
+      patience = {};
+      helping_.fetch_add(1);
+      if (auto* const loop = loop_.load()) {
+        loop->take_items();
+      }
+      helping_.fetch_sub(1);
+    }
+  }
+
+  void dismiss() { over_.store(true); }
+
+ private:
+  std::atomic<Loop*> loop_{nullptr};
+  std::atomic<std::int64_t> rounds_{0};
+  std::atomic<int> helping_{0};
+  std::atomic<bool> over_{false};
+};
+
+// The team that this thread leads, outside of its loops.
+thread_local Team* own_team = nullptr;
+
+// This thread leads a team, or none, for as long as there is such an object.
+class Leading {
+ public:
+  explicit Leading(Team* team) : before_(own_team) { own_team = team; }
+  ~Leading() { own_team = before_; }
+  Leading(const Leading&) = delete;
+  Leading& operator=(const Leading&) = delete;
+
+ private:
+  Team* const before_;
+};
+
+constexpr std::int64_t kWorthWaking = 1 << 19;
+constexpr std::int64_t kWorthLooking = 1 << 15;
+
 }  // namespace
+
+std::int64_t worth_threads() { return own_team == nullptr ? kWorthWaking : kWorthLooking; }
 
 void parallel_for(std::int64_t items, int threads, const std::function<void(std::int64_t)>& body) {
   threads = static_cast<int>(std::min<std::int64_t>({threads, items, kMostThreads}));
@@ -81,13 +172,38 @@ void parallel_for(std::int64_t items, int threads, const std::function<void(std:
     return;
   }
   Loop loop(items, body);
-  if (const auto entry = openmp_entry()) {
-    entry([](void* data) { static_cast<Loop*>(data)->take_items(); }, &loop, static_cast<unsigned>(threads), 0);
+  if (auto* const team = own_team) {
+    const Leading nobody(nullptr);
+    team->lead(loop);
   } else {
-    run_on_new_threads(loop, threads);
+    run_on_threads(threads, [&] { loop.take_items(); });
   }
   if (loop.error) {
     std::rethrow_exception(loop.error);
+  }
+}
+
+void with_team(int threads, const std::function<void()>& work) {
+  if (threads <= 1 || own_team != nullptr) {
+    return work();
+  }
+  Team team;
+  std::exception_ptr error;
+  const auto leader = std::this_thread::get_id();
+  run_on_threads(static_cast<int>(std::min<std::int64_t>(threads, kMostThreads)), [&] {
+    if (std::this_thread::get_id() != leader) {
+      return team.help();
+    }
+    const Leading leading(&team);
+    try {
+      work();
+    } catch (...) {
+      error = std::current_exception();
+    }
+    team.dismiss();
+  });
+  if (error) {
+    std::rethrow_exception(error);
   }
 }
 

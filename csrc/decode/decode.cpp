@@ -127,7 +127,15 @@ class Decoding {
     round_weight();
     make_items();
     make_scratch();
-    pack();
+  }
+
+  // How many threads there is work for.
+  int workers() const { return static_cast<int>(scratch_.size()); }
+
+  // Fills the tiles' panels, before anything is computed.
+  void pack() {
+    parallel_for(static_cast<std::int64_t>(tiles_.size()), threads_,
+                 [&](std::int64_t index) { kernels_.pack(source_, tiles_[index]); });
   }
 
   // The number of the first target with a value that is not finite, or -1.
@@ -328,11 +336,6 @@ class Decoding {
     }
   }
 
-  void pack() {
-    parallel_for(static_cast<std::int64_t>(tiles_.size()), threads_,
-                 [&](std::int64_t index) { kernels_.pack(source_, tiles_[index]); });
-  }
-
   // Whether no product can be too large for its target.
   bool products_are_bounded() {
     if (products_.empty()) {
@@ -405,13 +408,17 @@ std::int64_t decode(const DecodeSource<T>& source, const std::vector<DecodeTarge
                     const std::function<void()>& before_writing, const LateTargets& late) {
   check_targets(source, targets);
   Decoding<T> decoding(source, targets, memory, late, threads);
-  const auto broken = check ? decoding.first_broken() : -1;
-  if (broken < 0) {
-    if (before_writing) {
-      before_writing();
+  std::int64_t broken = -1;
+  with_team(decoding.workers(), [&] {
+    decoding.pack();
+    broken = check ? decoding.first_broken() : -1;
+    if (broken < 0) {
+      if (before_writing) {
+        before_writing();
+      }
+      decoding.write();
     }
-    decoding.write();
-  }
+  });
   return broken;
 }
 

@@ -89,7 +89,7 @@ class ClassLayer {
     }
     for (std::size_t index = 0; index < weights_.size(); ++index) {
       const auto work = ghn_.classes.outputs * ghn_.rows * weights_[index].columns;
-      parallel_for(kParts, work < kWorthThreads ? 1 : threads,
+      parallel_for(kParts, work < worth_threads() ? 1 : threads,
                    [&](std::int64_t part) { make_part(index, part, blocks); });
     }
   }

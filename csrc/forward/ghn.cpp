@@ -43,8 +43,10 @@ class DecoderInputs {
     for (std::size_t index = 0; index < calls_.size(); ++index) {
       add_first_layers(index, cells.data(), work);
     }
-    parallel_for(static_cast<std::int64_t>(work.size()), threads_, [&](std::int64_t item) { work[item](); });
-    run_parallel(job_of<T>(ghn_.hidden, cells.data(), rows_, hidden_, Activation::kRelu), threads_);
+    with_team(work.size() > 1 ? threads_ : 1, [&] {
+      parallel_for(static_cast<std::int64_t>(work.size()), threads_, [&](std::int64_t item) { work[item](); });
+      run_parallel(job_of<T>(ghn_.hidden, cells.data(), rows_, hidden_, Activation::kRelu), threads_);
+    });
   }
 
  private:

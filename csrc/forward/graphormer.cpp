@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/buffer.hpp"
+#include "core/parallel.hpp"
 
 namespace ghnfast {
 namespace {
@@ -62,10 +63,26 @@ void fill_bias_table(const GraphormerPointers<T>& weights, std::int64_t hid, T* 
   run_parallel(job_of<T>(weights.edge_bias, units.data(), kCodes, table, Activation::kNone), threads);
 }
 
-}  // namespace
+// Fewer multiplications in all layers are not worth other threads.
+constexpr std::int64_t kWorthTeam = 1 << 23;
 
 template <typename T>
-void graphormer(const GraphormerPointers<T>& weights, std::int64_t hid, const Topology& topology,
+std::int64_t multiplications(const GraphormerPointers<T>& weights, std::int64_t hid, const Topology& topology) {
+  std::int64_t pairs = 0;
+  for (std::int64_t graph = 0; graph < topology.graphs; ++graph) {
+    const auto nodes = topology.graph_offsets[graph + 1] - topology.graph_offsets[graph];
+    pairs += nodes * nodes;
+  }
+  std::int64_t sum = 0;
+  for (const auto& layer : weights.layers) {
+    const auto outputs = layer.qkv.outputs + layer.out.outputs + 2 * layer.up.outputs;
+    sum += (topology.graph_offsets[topology.graphs] * outputs + 2 * pairs) * hid;
+  }
+  return sum;
+}
+
+template <typename T>
+void run_layers(const GraphormerPointers<T>& weights, std::int64_t hid, const Topology& topology,
                 const Relations& relations, T* states, int threads) {
   const auto nodes = topology.graph_offsets[topology.graphs], heads = weights.edge_bias.outputs;
   Buffer<T> table((2 * kReach + 1) * heads, Fill::kNothing);
@@ -96,6 +113,15 @@ void graphormer(const GraphormerPointers<T>& weights, std::int64_t hid, const To
     run_parallel(job_of<T>(layer.up, normalized.data(), nodes, units.data(), Activation::kGelu), threads);
     add(layer.down, units.data());
   }
+}
+
+}  // namespace
+
+template <typename T>
+void graphormer(const GraphormerPointers<T>& weights, std::int64_t hid, const Topology& topology,
+                const Relations& relations, T* states, int threads) {
+  threads = multiplications(weights, hid, topology) < kWorthTeam ? 1 : threads;
+  with_team(threads, [&] { run_layers(weights, hid, topology, relations, states, threads); });
 }
 
 template void graphormer(const GraphormerPointers<float>&, std::int64_t, const Topology&, const Relations&, float*,

@@ -11,8 +11,8 @@ namespace {
 LinearKernels<float> kernels_for(float) { return GHNFAST_DISPATCH(linear_kernels_float()); }
 LinearKernels<double> kernels_for(double) { return GHNFAST_DISPATCH(linear_kernels_double()); }
 
-// Elements that a thread normalizes at once.
-constexpr std::int64_t kNormalizedAtOnce = 1 << 14;
+// Multiplications for an element of a normalized row, which is read three times.
+constexpr std::int64_t kPerNormalized = 32;
 
 }  // namespace
 
@@ -43,7 +43,7 @@ void run_parallel(const LinearJob<T>& job, int threads) {
   const auto width = kernels_for(T{}).panel_width;
   const auto panels = (job.outputs + width - 1) / width;
   const auto most = std::max<std::int64_t>(8, 4 * std::int64_t{threads});
-  const auto parts = job.outputs * job.inputs * job.count < kWorthThreads ? 1 : std::min(panels, most);
+  const auto parts = job.outputs * job.inputs * job.count < worth_threads() ? 1 : std::min(panels, most);
   parallel_for(parts, threads, [&](std::int64_t part) {
     const auto from = panels * part / parts * width;
     auto piece = job;
@@ -58,7 +58,7 @@ void run_parallel(const LinearJob<T>& job, int threads) {
 template <typename T>
 void layer_norm(const Norm<T>& norm, std::int64_t inputs, const T* x, std::int64_t count, T* y, int threads) {
   const auto kernels = kernels_for(T{});
-  const auto rows = std::max<std::int64_t>(1, kNormalizedAtOnce / inputs);
+  const auto rows = std::max<std::int64_t>(1, worth_threads() / kPerNormalized / inputs);
   parallel_for((count + rows - 1) / rows, threads, [&](std::int64_t part) {
     const auto first = part * rows;
     kernels.layer_norm({norm.weight, norm.bias, norm.epsilon, inputs, std::min(rows, count - first), x + first * inputs,

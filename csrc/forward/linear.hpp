@@ -23,9 +23,6 @@ struct Norm {
   double epsilon = 0;
 };
 
-// Multiplications below which a second thread costs more than it saves.
-constexpr std::int64_t kWorthThreads = 1 << 19;
-
 // A layer's outputs for `count` rows of x, next to each other.
 template <typename T>
 LinearJob<T> job_of(const Layer<T>& layer, const T* x, std::int64_t count, T* y, Activation activation) {

@@ -2,6 +2,7 @@
 
 #include "core/halves.hpp"
 #include "core/simd.hpp"
+#include "core/transpose.hpp"
 
 namespace ghnfast {
 namespace GHNFAST_ISA {
@@ -120,13 +121,39 @@ inline void linear_of_few(const LinearJob<T>& job) {
 // Many rows: outputs are computed side by side, from a transposed copy of their weights.
 // -------------------------------
 
+// The first inputs of some outputs, in squares as far as there are such; how many.
+template <typename T>
+inline std::int64_t fill_squares(const LinearJob<T>&, std::int64_t, std::int64_t, T*) {
+  return 0;
+}
+
+#if defined(__AVX512F__)
+inline std::int64_t fill_squares(const LinearJob<float>& job, std::int64_t output, std::int64_t width, float* panel) {
+  if (job.input_stride != 1) {
+    return 0;
+  }
+  std::int64_t k = 0;
+  for (; k + kLanes<float> <= job.inputs; k += kLanes<float>) {
+    for (std::int64_t from = 0; from < kPanelWidth<float>; from += kLanes<float>) {
+      const auto* first = static_cast<const float*>(job.weight.data) + (output + from) * job.output_stride + k;
+      __m512i lines[16];
+      for (std::int64_t o = 0; o < 16; ++o) {
+        lines[o] = from + o < width ? _mm512_loadu_si512(first + o * job.output_stride) : _mm512_setzero_si512();
+      }
+      transpose_lines(lines, reinterpret_cast<std::uint32_t*>(panel + k * kPanelWidth<float> + from));
+    }
+  }
+  return k;
+}
+#endif
+
 // With the biases of the outputs.
 template <typename T, Stored stored>
 inline void fill_panel(const LinearJob<T>& job, std::int64_t output, std::int64_t width, T* panel, T* biases) {
   for (std::int64_t o = 0; o < kPanelWidth<T>; ++o) {
     biases[o] = o < width && job.bias != nullptr ? job.bias[(output + o) * job.bias_stride] : T(0);
   }
-  for (std::int64_t k = 0; k < job.inputs; ++k) {
+  for (auto k = stored == Stored::kSame ? fill_squares(job, output, width, panel) : 0; k < job.inputs; ++k) {
     const auto first = output * job.output_stride + k * job.input_stride;
     T* to = panel + k * kPanelWidth<T>;
     for (std::int64_t o = 0; o < width; ++o) {

@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.nn.utils import parametrizations, prune
 import ghnfast
 from ghnfast import _C, GHN
 from ghnfast.graph import PREDICTED_DTYPES, GraphBatch
+from ghnfast.ops.attention import relations_of
 from ghnfast.prediction import prepare
 from ghnfast.tracing.members import members_of
 
@@ -68,6 +70,28 @@ def test_native_is_what_the_modules_compute(config: str, dtype: torch.dtype) -> 
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, **tolerance)
     assert any(call.decoder == 5 for call in layout.calls)  # what is left to the modules is there as well
+
+
+@pytest.mark.parametrize("config", ["ghn2", "mlp", "ghn3"])
+def test_threads_change_no_bit(config: str) -> None:
+    """Whether they come in time or not: those of several callers are more than there are cores."""
+    ghn = GHN(**SMALL | CONFIGS[config] | {"hid": 64}).eval()
+    batch = GraphBatch(graphs())
+    topology = batch.topology(ghn.gnn.cutoff)
+    with torch.no_grad():
+        native = ghn.native()
+    assert native is not None
+    pairs = relations_of(topology).native if ghn.gnn.attends else None
+
+    def states(threads: int) -> bytes:
+        found: bytes = native.core.node_states(
+            topology.native, batch.primitives, batch.shape_table, threads, pairs
+        ).tobytes()
+        return found
+
+    expected = states(1)
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(states, [2, 3, 7] * 5)) == {expected}
 
 
 def test_gradients_are_left_to_the_modules(ghn: GHN) -> None:
