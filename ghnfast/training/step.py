@@ -25,6 +25,7 @@ from ..nn import GHN
 from ..randomness import drawing_from
 from .config import TrainConfig, as_lists
 from .data import BIG
+from .layouts import whole_gradients
 from .networks import MetaBatch, placed, run_network
 from .processes import add_up
 
@@ -177,7 +178,7 @@ class Trainer:
         losses, correct = [], []
         for network, graph, parameters, place in zip(batch.networks, batch.graphs, leaves, batch.places, strict=True):
             seen, wanted = self.images_of(place, images), self.images_of(place, labels)
-            with drawing_from(first * BIG + place), self.autocast():  # dropout
+            with drawing_from(first * BIG + place), self.autocast(), whole_gradients():  # dropout
                 logits = run_network(network.train(), graph, parameters, seen)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, wanted, label_smoothing=self.config.label_smoothing)
