@@ -19,6 +19,7 @@ from .errors import CalibrationError
 from .memory import unwritable
 from .ops.decode import copy_all
 from .randomness import SEED, drawing_from
+from .tracing.alone import without_broadcasts
 from .tracing.forward import eager
 from .tracing.members import to_the_end, unchanged
 
@@ -250,6 +251,7 @@ def collecting(model: nn.Module, tallies: list[Tally]) -> Iterator[Collector]:
     others = {id(each): each for module, _ in modes if module not in layers for each in module.buffers(recurse=False)}
     with values_kept([*others.values()]), unchanged([module for module, _ in modes]):
         try:
+            without_broadcasts(module for module, _ in modes)
             for tally in tallies:
                 tally.lend()
                 tally.layer.track_running_stats, tally.layer.momentum = True, 1.0

@@ -14,7 +14,7 @@ optimizer and an `argparse.Namespace`, too.
 This package knows files and names; it does not know the GHN class, which imports it.
 """
 
-from .contents import Checkpoint, TrainedOn, as_types, images_in_words
+from .contents import Checkpoint, TrainedOn, as_type, images_in_words
 from .download import cache_folder
 from .fitting import fitted_weights
 from .hub import hub_file, upload_folder
@@ -32,7 +32,7 @@ __all__ = [
     "Checkpoint",
     "Published",
     "TrainedOn",
-    "as_types",
+    "as_type",
     "available",
     "cache_folder",
     "check_regular",

@@ -26,8 +26,9 @@ def fitted_weights(
     module may be on the meta device: only its names, shapes and dtypes count.
 
     Raises:
-        CheckpointError: missing or unexpected names, wrong shapes, values that are no floating-point numbers, NaN or
-            infinite values; it names the first few of each.
+        CheckpointError: missing or unexpected names, wrong shapes, values that are no floating-point numbers where the
+            module has such (what it counts is in its own dtype), NaN or infinite values; it names the first few of
+            each.
     """
     expected = rename({name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)})
     given = rename(plain_tensors(checkpoint.state_dict, checkpoint.source))
@@ -57,8 +58,11 @@ def misfit(expected: torch.Tensor, given: torch.Tensor) -> tuple[str, str]:
     as_matrix = expected.shape[:2] if expected.dim() == 4 and expected.shape[2:] == (1, 1) else expected.shape
     if given.shape not in (expected.shape, as_matrix):
         return "wrong shapes", f"expected {shape_of(expected)}, given {shape_of(given)}"
-    if not given.is_floating_point():
-        return "no floating-point numbers", f"expected {expected.dtype}, given {given.dtype}"
+    if expected.is_floating_point() != given.is_floating_point():
+        fault = "no floating-point numbers" if expected.is_floating_point() else "no integers"
+        return fault, f"expected {expected.dtype}, given {given.dtype}"
+    if not expected.is_floating_point() and expected.dtype != given.dtype:
+        return "other numbers", f"expected {expected.dtype}, given {given.dtype}"
     if not all_finite(given, expected.dtype):
         return "NaN or infinite values", f"{shape_of(given)} in {expected.dtype}"
     return "", ""

@@ -12,14 +12,18 @@ from torch import Tensor
 from .. import checkpoints
 from ..errors import CheckpointError, ConfigError
 from ..files import compact_copies
-from .config import GHNConfig, is_count, names
+from ..randomness import CPU, SEED, drawing_from
+from .config import GHNConfig, GHNSettings, is_count, names
 from .names import with_published_names
+from .registry import DECODERS, HYPERNETS
 
 if TYPE_CHECKING:
     from .ghn import GHN
 
 G = TypeVar("G", bound="GHN")
 
+OURS = __name__.partition(".")[0]
+REGISTRIES: tuple[tuple[str, Mapping[str, type]], ...] = (("hypernet", HYPERNETS), ("decoder", DECODERS))
 WEIGHT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -43,16 +47,26 @@ def made_of(kind: type[G], read: checkpoints.Checkpoint, dtype: torch.dtype | No
     check_plausible(read)
     try:
         # Nothing is allocated before the weights are known to fit: a broken configuration could ask for any amount.
-        with torch.device("meta"):
+        # Parts of others may compute as they are made, and keep tensors that are in no file.
+        with torch.device("meta") if is_our_own(kind, config) else CPU, drawing_from(SEED):
             ghn = kind(**config)
     except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error
     ghn = ghn if dtype is None else ghn.to(dtype)
     weights = checkpoints.fitted_weights(ghn, read, with_published_names)
-    checkpoints.as_types(weights, dtype or torch.get_default_dtype())
+    expected = with_published_names(ghn.state_dict())
+    for name in list(weights):  # one after the other, for both forms of all take twice the memory
+        weights[name] = checkpoints.as_type(weights[name], expected[name].dtype)
     ghn.load_state_dict(compact_copies(weights), assign=True)
     ghn.name, ghn.epoch, ghn.trained_on = read.source, read.epoch, read.trained_on
     return ghn.eval()
+
+
+def is_our_own(kind: type[GHN], config: Mapping[str, Any]) -> bool:
+    """Whether a GHN with this configuration is made of this package's parts alone."""
+    given = [(config.get(name, getattr(GHNSettings, name)), known) for name, known in REGISTRIES]
+    parts = [kind, *(known.get(name) if isinstance(name, str) else None for name, known in given)]
+    return all(part is None or part.__module__.partition(".")[0] == OURS for part in parts)
 
 
 def check_dtype(dtype: object) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, PredictError
 from ..files import in_words
 from ..graph import Reparametrization
-from ..memory import is_distributed, unwritable
+from ..memory import unwritable
 from ..ops.decode import copy_all
 from ..plain import with_plain_numbers
 from ..prediction.inversion import inversions_for
@@ -118,8 +118,6 @@ def processed(
     """
     group = weight.group
     for name, parameter in weight.originals.items():
-        if is_distributed(parameter):
-            raise PredictError(f"the parameter {name} is spread over several processes (DTensor)")
         if (reason := unwritable(parameter)) is not None:
             raise PredictError(f"the parameter {name} {reason}")
     try:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..errors import PredictError
 from ..graph import PREDICTED_DTYPES
-from ..memory import has_common_elements, is_distributed, is_same_memory, keeps_no_elements
+from ..memory import has_common_elements, is_same_memory, keeps_no_elements
 from ..prediction.inversion import reason_to_keep
+from ..tracing.alone import spread
 from ..tracing.members import members_of
 from ..tracing.parts import Group, reparametrizations_of
 
@@ -43,9 +44,11 @@ def weights_of(model: nn.Module) -> list[Weight]:
     """The weights of a model in order, each once; the classifier is not among them.
 
     Raises:
-        PredictError: two weights share a part of their memory.
+        PredictError: two weights share a part of their memory, or are spread over several processes.
     """
     members = members_of(model)
+    if (reason := spread(model, members)) is not None:
+        raise PredictError(f"{reason}; the model before it is wrapped for them is accepted")
     groups = reparametrizations_of(members)
     found: list[Weight] = []
     by_parameter: dict[int, Weight] = {}  # which weight each parameter belongs to
@@ -113,7 +116,7 @@ def tied_to(weights: Sequence[Weight], name: str, parameter: Tensor) -> Weight |
 
 def storage_of(tensor: Tensor) -> int | None:
     """Where the memory of a tensor begins; None where it has none of its own."""
-    if tensor.is_meta or is_distributed(tensor):
+    if tensor.is_meta:
         return None
     return tensor.untyped_storage().data_ptr()
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import TraceError
 from ..randomness import SEED
+from .alone import in_this_process
 from .calls import ShapeError
 from .chance import Chance
 from .containers import map_inputs
@@ -98,6 +99,7 @@ def record(
     args, kwargs = (map_inputs(lambda tensor: as_input(tracer, tensor), given) for given in (args, kwargs))
     with modes_put_back(), unchanged(members.modules), deep_state(members.modules):
         draw_privately(members.modules, chance)
+        in_this_process(members.modules)
         runner = private_copy(model, members, tracer) if copied else nullcontext(model)
         with runner as run, torch.no_grad(), eager(), tracer:
             return tracer, run(*args, **kwargs)
@@ -126,6 +128,7 @@ def record_on_numbers(
     forget_own_weights(chance)
     tracer = NumbersTracer(members, RULES, chance)
     draw_privately(members.modules, chance)
+    in_this_process(members.modules)
 
     def real_input(tensor: Tensor) -> Tensor:
         twin = as_input(tracer, tensor)

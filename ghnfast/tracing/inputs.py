@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import TraceError
 from ..graph import PREDICTED_DTYPES
-from ..memory import BEFORE_WRAPPING, is_distributed
+from ..memory import BEFORE_WRAPPING
+from .alone import spread
 from .members import Members
 from .tensors import META
 
@@ -21,9 +22,8 @@ BATCH_SIZE = 2
 
 def check_parameters(model: nn.Module, members: Members) -> None:
     kind = type(model).__name__
-    wrapped = any(base.__name__ == "FullyShardedDataParallel" for base in type(model).__mro__)
-    if wrapped or any(name.endswith("_flat_param") for name in members.names):
-        raise TraceError(f"the parameters of {kind} are spread over several processes (FSDP); {BEFORE_WRAPPING}")
+    if (found := spread(model, members)) is not None:
+        raise TraceError(f"{found}; {BEFORE_WRAPPING}")
     if not members.parameters:
         raise TraceError(f"{kind} has no parameters; there is nothing to predict")
     if set(map(type, members.parameters)) == {nn.Parameter}:
@@ -31,8 +31,6 @@ def check_parameters(model: nn.Module, members: Members) -> None:
     for name, parameter in zip(members.names, members.parameters, strict=True):
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise TraceError(f"the parameter {name} is not initialized; run the lazy model once before tracing it")
-        if is_distributed(parameter):
-            raise TraceError(f"the parameter {name} is spread over several processes (DTensor); {BEFORE_WRAPPING}")
 
 
 def make_inputs(
@@ -91,7 +89,16 @@ def as_sizes(shape: Any) -> tuple[int, ...]:
 
 
 def default_input_shape(model: nn.Module) -> tuple[int, ...]:
-    """What the model says of its input, else an ImageNet image."""
+    """What the model says of its input, or the only module that it wraps, and so on; else an ImageNet image."""
+    said: tuple[int, ...] | None = None
+    inner: nn.Module | None = model
+    while said is None and inner is not None:
+        said = said_of_input(inner)
+        inner = next(inner.children()) if len(inner._modules) == 1 and None not in inner._modules.values() else None
+    return said or (3, 224, 224)
+
+
+def said_of_input(model: nn.Module) -> tuple[int, ...] | None:
     own = getattr(model, "input_shape", None)
     if isinstance(own, (tuple, list)) and all(isinstance(size, int) for size in own):
         return tuple(own)
@@ -106,4 +113,4 @@ def default_input_shape(model: nn.Module) -> tuple[int, ...]:
     if isinstance(size, (tuple, list)) and len(size) == 2:
         return (channels, *size)
     inception = any(kind.__name__ == "Inception3" for kind in type(model).__mro__)
-    return (3, 299, 299) if inception else (3, 224, 224)
+    return (3, 299, 299) if inception else None

@@ -39,8 +39,8 @@ def trace(
     Args:
         model: any module whose forward runs, without what cannot be followed (TorchScript, torch.func transforms).
         input_shape: the shape (channels, height, width) of one input. By default what the model says of itself
-            (`input_shape`, or the configuration of timm and transformers models), else (3, 224, 224), or (3, 299, 299)
-            for Inception v3.
+            (`input_shape`, or the configuration of timm and transformers models), or the only module that it wraps of
+            itself; else (3, 224, 224), or (3, 299, 299) for Inception v3.
         example_inputs: for models that take something else than one batch of images: a tuple of positional arguments
             or a dict of keyword arguments. Of floating-point tensors the shapes and dtypes matter, and the values only
             where the forward reads them and fails on random ones; of integers and booleans the values.

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import TrainedOn
+from ..checkpoints.contents import checkpoint_of
 from ..deepnets import DeepNets1M
 from ..errors import ConfigError, TrainingError
 from ..families import TRAINED, Families
@@ -170,7 +171,9 @@ def make_ghn(config: TrainConfig, data: ImageData) -> GHN:
             raise TrainingError(f"init is {config.init}, whose {others}; the configuration says {said}")
         return ghn.train()
     with drawing_from(config.seed):
-        return GHN(**wanted.as_dict())
+        ghn = GHN(**wanted.as_dict())
+    checkpoint_of(ghn.config, ghn.state_dict(), "that the run would end with", None, None)
+    return ghn
 
 
 def make_dataset(config: TrainConfig, data: ImageData) -> Nets:

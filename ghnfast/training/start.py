@@ -29,6 +29,7 @@ from ..graph import PRIMITIVES
 from ..nn import GHN
 from ..progress import Progress
 from ..randomness import drawing_from
+from .data import BIG
 from .networks import MetaBatches, Net, Nets, run_network
 
 GAIN = 0.7  # the norm of the kernel of a channel; larger ones change their direction more slowly
@@ -75,10 +76,12 @@ def start_from_identity(ghn: GHN, dataset: Nets, steps: int, seed: int, progress
         nets = [dataset[index] for index in networks.chosen(step)]
         nets[-1:] = [next(plain, nets[-1])]
         graphs = [net.graph for net in nets]
-        with torch.no_grad():
-            before = first(graphs)
+        with drawing_from(seed * BIG + step):  # parts of one's own may draw
+            with torch.no_grad():
+                before = first(graphs)
+            after = ghn(graphs)
         distances, changes = [], []
-        for net, predicted, own in zip(nets, ghn(graphs), before, strict=True):
+        for net, predicted, own in zip(nets, after, before, strict=True):
             targets = goal.of(net, own)
             for name, value in predicted.items():
                 if name in targets:

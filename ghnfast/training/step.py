@@ -25,6 +25,7 @@ from ..nn import GHN
 from ..randomness import drawing_from
 from .config import TrainConfig, as_lists
 from .data import BIG
+from .layouts import whole_gradients
 from .networks import MetaBatch, placed, run_network
 from .processes import add_up
 
@@ -111,7 +112,8 @@ class Trainer:
 
     @property
     def weights(self) -> list[torch.nn.Parameter]:
-        return list(self.ghn.parameters())
+        """That are trained: parts of one's own may have frozen ones."""
+        return [weight for weight in self.ghn.parameters() if weight.requires_grad]
 
     @property
     def device(self) -> torch.device:
@@ -132,27 +134,42 @@ class Trainer:
         result = StepResult([], networks=batch.total)
         self.optimizer.zero_grad(set_to_none=True)
         reason = ""
-        try:
-            self.backward(placed(images, self.device), labels.to(self.device), batch, result)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = "out of memory"
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-        with uninterrupted():
-            self.is_whole = False
-            self.finish(result, reason)
-            self.step += 1
-            self.is_whole = True
+        with self.counted():
+            try:
+                self.backward(placed(images, self.device), labels.to(self.device), batch, result)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = "out of memory"
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+            with uninterrupted():
+                self.is_whole = False
+                self.finish(result, reason)
+                self.step += 1
+                self.is_whole = True
         result.ghn_seconds = self.watch.read()
         result.seconds = time.perf_counter() - start
         return result
 
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """What a GHN with parts of one's own counts or averages is kept where the block has made an update, alone."""
+        before = [(buffer, buffer.clone()) for buffer in self.ghn.buffers()]
+        updates = self.step - self.all_skipped
+        try:
+            yield
+        finally:
+            if self.step - self.all_skipped <= updates:
+                for buffer, value in before:
+                    buffer.copy_(value)
+
     def backward(self, images: Tensor, labels: Tensor, batch: MetaBatch, result: StepResult) -> None:
         """Losses and gradients of this process's networks."""
         # Networks run one after the other and release what they needed; the GHN's graph waits for all their gradients.
-        with self.watch.running():
+        first = self.config.seed * BIG + self.step
+        # Parts of one's own may draw; no network has this place.
+        with self.watch.running(), drawing_from(first * BIG - 1 - self.rank):
             predicted = self.ghn(batch.graphs) if batch.graphs else []
             leaves = [
                 {name: value.detach().requires_grad_() for name, value in parameters.items()}
@@ -160,9 +177,8 @@ class Trainer:
             ]
         losses, correct = [], []
         for network, graph, parameters, place in zip(batch.networks, batch.graphs, leaves, batch.places, strict=True):
-            seed = (self.config.seed * BIG + self.step) * BIG + place
             seen, wanted = self.images_of(place, images), self.images_of(place, labels)
-            with drawing_from(seed), self.autocast():  # dropout
+            with drawing_from(first * BIG + place), self.autocast(), whole_gradients():  # dropout
                 logits = run_network(network.train(), graph, parameters, seen)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, wanted, label_smoothing=self.config.label_smoothing)
@@ -240,7 +256,7 @@ class Trainer:
             add_up(flat)
             parts = flat.split([weight.numel() for weight in self.weights])
             for weight, part in zip(self.weights, parts, strict=True):
-                weight.grad = part.view_as(weight)
+                weight.grad = part.view_as(weight).to(weight.dtype)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.grad_clip)
         if not self.scaler.is_enabled() and not bool(torch.isfinite(norm)):

@@ -339,13 +339,3 @@ def test_returned_parameter_is_not_called_unused() -> None:
     graph = ghnfast.trace(Net(lambda m, x: (m.a(x), m.scale.exp(), m.other), a=nn.Conv2d(3, 8, 3), **parts))
     assert set(graph.skipped) == {"scale", "other"}
     assert all("returns it" in reason for reason in graph.skipped.values())
-
-
-def test_sharded_model_is_told_to_be_predicted_before() -> None:
-    model = nn.Module()
-    model.register_parameter("_flat_param", nn.Parameter(torch.zeros(10)))
-    with pytest.raises(TraceError, match="predict before wrapping"):
-        ghnfast.trace(model)
-    wrapper = type("FullyShardedDataParallel", (nn.Sequential,), {})
-    with pytest.raises(TraceError, match=r"FullyShardedDataParallel are spread.*predict before wrapping"):
-        ghnfast.trace(wrapper(nn.Linear(3, 3)))
