@@ -40,5 +40,7 @@ def is_hurt(
     if not images.is_cpu or images.is_contiguous() or not torch.is_grad_enabled():
         return False
     channels, *cells = weight.shape[1:]
-    strided = cells == [1, 1] and channels < VECTOR and stride not in (1, (1, 1))
-    return strided or (groups > 1 and dilation not in (1, (1, 1)))
+    if cells == [1, 1] and channels < VECTOR and stride not in (1, (1, 1)):
+        return True
+    halves = images.dtype is torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    return groups > 1 and dilation not in (1, (1, 1)) and halves
