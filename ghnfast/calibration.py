@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, islice
@@ -19,7 +20,7 @@ from .graph import PREDICTED_DTYPES
 from .plain import plain
 from .randomness import CPU
 from .surroundings import check_surroundings
-from .tallies import Collector, Tally, collecting, has_statistics, write
+from .tallies import Collector, Tally, collecting, has_statistics, others_with_statistics, write
 from .tracing.forward import modes_put_back
 from .tracing.inputs import input_dtype
 
@@ -64,6 +65,9 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
     Raises:
         CalibrationError: there is no batch, one cannot be read, or the model fails on it; or statistics are not finite.
             The model is as it was.
+
+    Warns:
+        UserWarning: other modules have running statistics (`FrozenBatchNorm2d`, exported programs), which stay.
     """
     check_surroundings("calibrate", CalibrationError)
     limit = plain(limit)
@@ -76,8 +80,18 @@ def calibrate(model: Model, batches: Iterable[Any], limit: int | None = None) ->
                     f"batch {tally.broken_at}: its images, the parameters before this layer, or the statistics of "
                     "layers that do not normalize by the batch are too large or not finite. The model is as it was"
                 )
+        warn_of_others(model)
         write(tallies)
     return model
+
+
+def warn_of_others(model: nn.Module) -> None:
+    if others := others_with_statistics(model):
+        warnings.warn(
+            f"{len(others)} modules of {type(model).__name__} have running statistics and are no layers of torch, such "
+            f"as {others[0]!r} ({type(model.get_submodule(others[0])).__name__}): these statistics stay as they are",
+            stacklevel=3,
+        )
 
 
 def in_memory() -> AbstractContextManager[object]:

@@ -118,6 +118,16 @@ def has_statistics(name: str, layer: nn.Module) -> bool:
     return layer.track_running_stats or not isinstance(layer, _InstanceNorm)
 
 
+def others_with_statistics(model: nn.Module) -> list[str]:
+    """The modules with running statistics that are no layers of torch: frozen ones, and those of exported programs."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if not isinstance(module, _NormBase)
+        and not {*STATISTICS}.isdisjoint(key for key, _ in module.named_buffers(recurse=False))
+    ]
+
+
 # The functions that layers normalize with, and the order of their arguments.
 IN_PYTHON = ("input", *STATISTICS, "weight", "bias", "by_input", "momentum", "eps")
 IN_CPP = ("input", "weight", "bias", *STATISTICS, "by_input", "momentum", "eps", "cudnn_enabled")

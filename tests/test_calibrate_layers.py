@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -71,7 +72,8 @@ def test_a_layer_that_runs_twice_and_one_that_does_not() -> None:
 def test_layers_of_timm() -> None:
     timm = pytest.importorskip("timm.layers")
     model = nn.Sequential(timm.BatchNormAct2d(3), timm.FrozenBatchNormAct2d(3))
-    ghnfast.calibrate(model, PAIRS)
+    with pytest.warns(UserWarning, match=r"'1' \(FrozenBatchNormAct2d\): these statistics stay"):
+        ghnfast.calibrate(model, PAIRS)
     torch.testing.assert_close(model[0].running_mean, IMAGES.mean((0, 2, 3)))
     torch.testing.assert_close(model[0].running_var, IMAGES.var((0, 2, 3)), rtol=0.01, atol=0)
     assert not model[1].running_mean.any()  # it tracks nothing
@@ -250,3 +252,39 @@ def test_the_first_weight_need_not_be_the_first_that_sees_images(
     features = model.stem[0](IMAGES.to(given).to(stem)).double()
     torch.testing.assert_close(model.stem[1].running_mean.double(), features.mean((0, 2, 3)), rtol=0.02, atol=0.02)
     assert model.stem[1].num_batches_tracked == 1
+
+
+class OwnNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_var", torch.ones(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images / self.running_var
+
+
+def frozen() -> nn.Module:
+    from torchvision.ops import FrozenBatchNorm2d
+
+    return FrozenBatchNorm2d(3)
+
+
+def exported() -> nn.Module:
+    return torch.export.export(nn.Sequential(nn.BatchNorm2d(3)).eval(), (IMAGES,)).module()
+
+
+OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "of torchvision": frozen, "of one's own": OwnNorm, "of an exported program": exported
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("beside", [False, True])
+def test_statistics_that_are_no_layers_stay_and_are_said(name: str, beside: bool) -> None:
+    others = OTHERS[name]()
+    model = nn.Sequential(others, nn.BatchNorm2d(3) if beside else nn.Identity())
+    before = {name: buffer.clone() for name, buffer in others.named_buffers()}
+    with pytest.warns(UserWarning, match=r"1 modules of Sequential have running statistics .* such as '0"):
+        ghnfast.calibrate(model, [IMAGES])
+    assert all(torch.equal(buffer, before[name]) for name, buffer in others.named_buffers())
+    assert not beside or model[1].num_batches_tracked == 1
