@@ -45,7 +45,7 @@ def map_inputs(function: Callable[[Tensor], Tensor], item: Any) -> Any:
 
 
 def check_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise an error where there is no tensor among the inputs."""
+    """Raise an error where there is no tensor among the inputs, or one that has no shape."""
     found: list[Tensor] = []
 
     def remember(tensor: Tensor) -> Tensor:
@@ -58,4 +58,8 @@ def check_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise TraceError(
             f"there is no tensor among the example_inputs ({kinds}); tensors, also in tuples, lists, mappings, "
             "dataclasses and namespaces, are accepted"
+        )
+    if any(tensor.is_nested for tensor in found):
+        raise TraceError(
+            "a nested tensor is among the example_inputs; a padded one (to_padded_tensor) is accepted"
         )

@@ -138,6 +138,14 @@ def test_example_inputs_of_another_type(inputs: Any) -> None:
         trace(conv(3, 8), example_inputs=inputs)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_inputs_of_several_lengths(layout: torch.layout) -> None:
+    nested = torch.nested.nested_tensor([torch.zeros(3, 4), torch.zeros(5, 4)], layout=layout)
+    with pytest.raises(TraceError, match="a nested tensor is among the example_inputs"):
+        trace(nn.Linear(4, 2), example_inputs=({"tokens": [nested]},))
+
+
 def test_too_many_example_inputs() -> None:
     with pytest.raises(TraceError, match="2 example_inputs"):
         trace(conv(3, 8), example_inputs=(torch.zeros(1, *IMAGE), 3))
