@@ -74,7 +74,7 @@ fuzz: build/sanitize-address,undefined/.built
 # Measures on the CPU into bench/results/cpu-*.json, and regenerates the README's tables and docs/speed.svg. The published
 # implementations are measured beside ours where PYTHONPATH has them (ppuda, ghn3 and what they need).
 bench: setup
-	for part in models scaling candidates deepnets search precision training ghn3; do \
+	for part in models scaling busy candidates deepnets search precision training ghn3; do \
 		$(BIN)/python -m pytest bench/test_$$part.py --benchmark-json=bench/results/cpu-$$part.json || exit 1; \
 	done
 	for part in ppuda:reference ghn3:reference_ghn3; do \

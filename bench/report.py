@@ -143,6 +143,20 @@ def scaling_text() -> str:
     return f"Shortest paths and message passing: {seconds['chain']}, {seconds['dense']}. {candidates_text()}"
 
 
+def busy_text() -> str:
+    quiet, busy = (
+        "{main:.1f} ms, on one thread {one thread:.1f}, and {product:.2f} and {product, one thread:.2f}".format(
+            **entry["median_ms"]
+        )
+        for entry in entries("busy", "test_threads")
+    )
+    return (
+        f"A ResNet-50 with its graph given, and a product of two matrices of 400 x 400 by torch, take {quiet}. Beside "
+        f"processes that keep all cores busy: {busy}. Torch's threads wait for each other, ours for those that have "
+        f"come ({machine('busy')})."
+    )
+
+
 def candidates_text() -> str:
     speed = {(entry["given"], entry["precision"]): entry for entry in entries("candidates", "test_candidates")}
     graphs, halves, modules = (
@@ -338,6 +352,7 @@ def bench_text() -> str:
             ghn3_text(),
             ghn3_reference_text(),
             scaling_text(),
+            busy_text(),
             deepnets_text(),
             statistics_table(),
             search_text(),

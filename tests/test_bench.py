@@ -44,7 +44,7 @@ BESIDE = ("reference", "reference_ghn3")
 # Which benchmarks run together, and what the site says of them.
 GROUPS: dict[str, tuple[list[str], list[Callable[[], str]]]] = {
     "models": (["models"], [report.stages_table]),
-    "speed": (["scaling", "candidates"], [report.scaling_text]),
+    "speed": (["scaling", "candidates", "busy"], [report.scaling_text, report.busy_text]),
     "ghn3": (["ghn3"], [report.ghn3_text]),
     "deepnets": (["deepnets"], [report.deepnets_text, report.statistics_table]),
     "search": (["search"], [report.search_text]),
