@@ -144,16 +144,19 @@ def scaling_text() -> str:
 
 
 def busy_text() -> str:
+    found = entries("busy", "test_threads")
     quiet, busy = (
-        "{main:.1f} ms, on one thread {one thread:.1f}, and {product:.2f} and {product, one thread:.2f}".format(
-            **entry["median_ms"]
+        ", ".join(
+            f"{entry['median_ms']['main']:.1f} and {entry['median_ms']['product']:.1f} ms on {entry['threads']} threads"
+            for entry in found
+            if entry["busy"] == wanted
         )
-        for entry in entries("busy", "test_threads")
+        for wanted in (False, True)
     )
     return (
         f"A ResNet-50 with its graph given, and a product of two matrices of 400 x 400 by torch, take {quiet}. Beside "
-        f"processes that keep all cores busy: {busy}. Torch's threads wait for each other, ours for those that have "
-        f"come ({machine('busy')})."
+        f"processes that keep all cores busy: {busy}. Torch's threads wait for each other in every loop, ours once in "
+        f"each of a prediction's parts ({machine('busy')})."
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from helpers.models import torchvision_model
 from turns import versus
 
 import ghnfast
+from ghnfast.profiling import Stage
 
 
 @contextmanager
@@ -33,35 +34,17 @@ def busy_cores() -> Iterator[None]:
             process.communicate()
 
 
+@pytest.mark.parametrize("one", [False, True], ids=["all threads", "one thread"])
 @pytest.mark.parametrize("busy", [False, True], ids=["quiet", "busy"])
-def test_threads(benchmark: Any, ghn: ghnfast.GHN, busy: bool) -> None:
-    model, most = torchvision_model("resnet50"), torch.get_num_threads()
-    graph, matrix = ghnfast.trace(model), torch.randn(400, 400)
-
-    def on(threads: int, function: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            torch.set_num_threads(threads)
-            function()
-
-        return run
-
-    def predict() -> None:
-        ghn.predict(model, graph=graph)
-
-    def product() -> None:
-        torch.mm(matrix, matrix)
-
-    others = {
-        "one thread": on(1, predict),
-        "product": on(most, product),
-        "product, one thread": on(1, product),
-    }
-    benchmark.extra_info.update(busy=busy, threads=most)
+def test_threads(benchmark: Any, ghn: ghnfast.GHN, busy: bool, one: bool) -> None:
+    """Numbers of threads take no turns: a change ends those that there are."""
+    model, most, matrix = torchvision_model("resnet50"), torch.get_num_threads(), torch.randn(400, 400)
+    graph = ghnfast.trace(model)
+    others: dict[str, Stage] = {"product": lambda: torch.mm(matrix, matrix)}
+    torch.set_num_threads(1 if one else most)
+    benchmark.extra_info.update(busy=busy, threads=torch.get_num_threads())
     try:
-        if busy:
-            with busy_cores():
-                versus(benchmark, on(most, predict), others, 25)
-        else:
-            versus(benchmark, on(most, predict), others, 25)
+        with busy_cores() if busy else nullcontext():
+            versus(benchmark, lambda: ghn.predict(model, graph=graph), others, 25)
     finally:
         torch.set_num_threads(most)
