@@ -146,17 +146,17 @@ def scaling_text() -> str:
 def busy_text() -> str:
     found = entries("busy", "test_threads")
     quiet, busy = (
-        ", ".join(
-            f"{entry['median_ms']['main']:.1f} and {entry['median_ms']['product']:.1f} ms on {entry['threads']} threads"
+        " and ".join(
+            f"{entry['median_ms']['main']:.1f} and {entry['median_ms']['product']:.1f} ms with {entry['threads']}"
             for entry in found
             if entry["busy"] == wanted
         )
         for wanted in (False, True)
     )
     return (
-        f"A ResNet-50 with its graph given, and a product of two matrices of 400 x 400 by torch, take {quiet}. Beside "
-        f"processes that keep all cores busy: {busy}. Torch's threads wait for each other in every loop, ours once in "
-        f"each of a prediction's parts ({machine('busy')})."
+        f"By threads: a ResNet-50 with its graph given, and a product of two matrices of 400 x 400 by torch, take "
+        f"{quiet}; beside processes that keep all cores busy {busy}, and then others from run to run: threads wait for "
+        f"each other ({machine('busy')})."
     )
 
 

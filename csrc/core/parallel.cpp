@@ -79,11 +79,18 @@ void run_on_threads(int threads, const std::function<void()>& function) {
   }
 }
 
-// Waits for a moment; on a machine with other work to do, which may be what is waited for, for longer.
+// Waits for a moment, awake; after many of them, or soon where there are more threads than cores, others may go first.
 class Patience {
  public:
+  explicit Patience(int awake) : awake_(awake) {}
+
+  static int awake(int threads) {
+    static const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+    return threads > cores ? 100 : 50000;  // some microseconds, or about one millisecond: who yields waits for several
+  }
+
   void wait() {
-    if (++waited_ > kAwake) {
+    if (++waited_ > awake_) {
       std::this_thread::yield();
       return;
     }
@@ -95,7 +102,7 @@ class Patience {
   }
 
  private:
-  static constexpr int kAwake = 2000;  // some ten microseconds
+  int awake_;
   int waited_ = 0;
 };
 
@@ -103,27 +110,29 @@ class Patience {
 // for those that have not come: on a machine with other work to do it goes on alone.
 class Team {
  public:
+  explicit Team(int threads) : awake_(Patience::awake(threads)) {}
+
   void lead(Loop& loop) {
     loop_.store(&loop);
     rounds_.fetch_add(1);
     loop.take_items();
     loop_.store(nullptr);
     // Who comes now sees that there is nothing to do; who came before has been counted.
-    for (Patience patience; helping_.load() != 0;) {
+    for (Patience patience(awake_); helping_.load() != 0;) {
       patience.wait();
     }
   }
 
   void help() {
     std::int64_t known = 0;
-    for (Patience patience; !over_.load();) {
+    for (Patience patience(awake_); !over_.load();) {
       const auto round = rounds_.load();
       if (round == known) {
         patience.wait();
         continue;
       }
       known = round;
-      patience = {};
+      patience = Patience(awake_);
       helping_.fetch_add(1);
       if (auto* const loop = loop_.load()) {
         loop->take_items();
@@ -139,6 +148,7 @@ class Team {
   std::atomic<std::int64_t> rounds_{0};
   std::atomic<int> helping_{0};
   std::atomic<bool> over_{false};
+  const int awake_;
 };
 
 // The team that this thread leads, outside of its loops.
@@ -187,10 +197,11 @@ void with_team(int threads, const std::function<void()>& work) {
   if (threads <= 1 || own_team != nullptr) {
     return work();
   }
-  Team team;
+  threads = static_cast<int>(std::min<std::int64_t>(threads, kMostThreads));
+  Team team(threads);
   std::exception_ptr error;
   const auto leader = std::this_thread::get_id();
-  run_on_threads(static_cast<int>(std::min<std::int64_t>(threads, kMostThreads)), [&] {
+  run_on_threads(threads, [&] {
     if (std::this_thread::get_id() != leader) {
       return team.help();
     }
