@@ -3,6 +3,9 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <dlfcn.h>
 #endif
+#if defined(__linux__)
+#include <sched.h>
+#endif
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -79,14 +82,25 @@ void run_on_threads(int threads, const std::function<void()>& function) {
   }
 }
 
+// The cores that this process may run on.
+int own_cores() {
+#if defined(__linux__)
+  cpu_set_t cores;
+  if (sched_getaffinity(0, sizeof(cores), &cores) == 0) {
+    return CPU_COUNT(&cores);
+  }
+#endif
+  return static_cast<int>(std::thread::hardware_concurrency());
+}
+
 // Waits for a moment, awake; after many of them, or soon where there are more threads than cores, others may go first.
 class Patience {
  public:
   explicit Patience(int awake) : awake_(awake) {}
 
   static int awake(int threads) {
-    static const auto cores = static_cast<int>(std::thread::hardware_concurrency());
-    return threads > cores ? 100 : 50000;  // some microseconds, or about one millisecond: who yields waits for several
+    // Some microseconds, or about one millisecond: who yields waits for several.
+    return threads > own_cores() ? 100 : 50000;
   }
 
   void wait() {
