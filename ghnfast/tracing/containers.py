@@ -60,6 +60,4 @@ def check_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             "dataclasses and namespaces, are accepted"
         )
     if any(tensor.is_nested for tensor in found):
-        raise TraceError(
-            "a nested tensor is among the example_inputs; a padded one (to_padded_tensor) is accepted"
-        )
+        raise TraceError("a nested tensor is among the example_inputs; a padded one (to_padded_tensor) is accepted")
