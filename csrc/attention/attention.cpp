@@ -222,9 +222,8 @@ class Backward {
   Backward(const Work<T>& work, const T* result, const T* log_sums, const T* grad_result, T* grad_qkv)
       : work_(work), result_(result), log_sums_(log_sums), grad_result_(grad_result), grad_qkv_(grad_qkv) {}
 
-  void run(T* grad_table, int threads) {
+  void run(const std::vector<std::vector<Part>>& shares, T* grad_table, int threads) {
     const auto packed = pack_graphs(work_, threads);
-    const auto shares = shares_of(work_, threads);
     const auto count = static_cast<std::int64_t>(shares.size());
     std::vector<std::vector<std::unique_ptr<NodeGradients<T>>>> gradients(count);
     std::vector<std::vector<std::unique_ptr<Buffer<T>>>> tables(count);
@@ -382,7 +381,9 @@ void attention_backward(const Relations& relations, const AttentionInputs<T>& in
                         const T* log_sums, const T* grad_result, T* grad_qkv, T* grad_table, int threads) {
   const Work<T> work(relations, inputs);
   std::fill_n(grad_table, static_cast<std::int64_t>(inputs.kinds) * inputs.heads, T(0));
-  with_team(threads, [&] { Backward<T>(work, result, log_sums, grad_result, grad_qkv).run(grad_table, threads); });
+  const auto shares = shares_of(work, threads);
+  with_team(shares.size() > 1 ? threads : 1,
+            [&] { Backward<T>(work, result, log_sums, grad_result, grad_qkv).run(shares, grad_table, threads); });
 }
 
 template void attention(const Relations&, const AttentionInputs<float>&, float*, float*, int);
