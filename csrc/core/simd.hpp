@@ -41,8 +41,13 @@ constexpr int kVectorsPerPanel = 2;
 #if defined(__AVX512F__)
 constexpr int kRowsPerBlock = 8;  // 16 of 32 registers hold sums
 #else
-constexpr int kRowsPerBlock = 4;  // 8 of 16
+constexpr int kRowsPerBlock = 6;  // 12 of 16
 #endif
+
+// Of so many that are left. The last two blocks share theirs: with few sums, each waits for itself.
+inline std::int64_t rows_of_next_block(std::int64_t left) {
+  return left > 2 * kRowsPerBlock ? kRowsPerBlock : left > kRowsPerBlock ? (left + 1) / 2 : left;
+}
 
 template <typename T>
 constexpr std::int64_t kPanelWidth = kVectorsPerPanel * kLanes<T>;

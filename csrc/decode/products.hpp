@@ -88,32 +88,30 @@ inline void transpose(const T* const* rows, std::int64_t index, Operand* to) {
   }
 }
 
-#if GHNFAST_PAIRS
-// Sixteen operands of a row, as they lie.
-inline __m512i operands_of(const float* row, std::int64_t index, const float*) {
-  return row == nullptr ? _mm512_setzero_si512() : _mm512_loadu_si512(row + index);
-}
-
-GHNFAST_FOR_PAIRS inline __m512i operands_of(const float* row, std::int64_t index, const Pair*) {
-  if (row == nullptr) {
-    return _mm512_setzero_si512();
-  }
-  row += 2 * index;
-  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + 16), _mm512_loadu_ps(row)));
-}
-
+#if defined(__AVX2__)
 inline void transpose(const float* const* rows, std::int64_t index, float* to) {
-  __m512i lines[16];
-  for (int at = 0; at < 16; ++at) {
-    lines[at] = operands_of(rows[at], index, to);
+  Line lines[kLanes<float>];
+  for (int at = 0; at < kLanes<float>; ++at) {
+    lines[at] = rows[at] == nullptr ? no_line() : line_of(rows[at] + index);
   }
   transpose_lines(lines, reinterpret_cast<std::uint32_t*>(to));
 }
+#endif
+
+#if GHNFAST_PAIRS
+// Sixteen pairs of a row.
+GHNFAST_FOR_PAIRS inline Line pairs_of(const float* row, std::int64_t index) {
+  if (row == nullptr) {
+    return no_line();
+  }
+  row += 2 * index;
+  return reinterpret_cast<Line>(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + 16), _mm512_loadu_ps(row)));
+}
 
 GHNFAST_FOR_PAIRS inline void transpose(const float* const* rows, std::int64_t index, Pair* to) {
-  __m512i lines[16];
-  for (int at = 0; at < 16; ++at) {
-    lines[at] = operands_of(rows[at], index, to);
+  Line lines[kLanes<float>];
+  for (int at = 0; at < kLanes<float>; ++at) {
+    lines[at] = pairs_of(rows[at], index);
   }
   transpose_lines(lines, to);
 }
@@ -165,7 +163,12 @@ struct Rows {
 // the panel's rows, whatever it is computed beside: the same products are the same bits.
 template <int count, int vectors, typename T>
 inline void product_block(const Rows<T, T>& rows, const T* panel, T* to, std::int64_t to_stride) {
-  Vector<T> sums[count][vectors] = {};
+  Vector<T> sums[count][vectors];
+  for (int r = 0; r < count; ++r) {
+    for (int v = 0; v < vectors; ++v) {
+      sums[r][v] = Vector<T>{};
+    }
+  }
   for (std::int64_t k = 0; k < rows.depth; ++k) {
     const T* at = panel + k * kPanelWidth<T>;
     Vector<T> values[vectors];
@@ -220,11 +223,11 @@ GHNFAST_FOR_PAIRS void product_block(const Rows<float, Pair>& rows, const Pair* 
 
 // So many rows, or as many fewer as there are.
 template <int count, int vectors, typename T, typename Operand>
-inline void last_rows(const Rows<T, Operand>& rows, std::int64_t left, const Operand* panel, T* to,
+inline void some_rows(const Rows<T, Operand>& rows, std::int64_t left, const Operand* panel, T* to,
                       std::int64_t to_stride) {
   if constexpr (count > 0) {
     if (left < count) {
-      return last_rows<count - 1, vectors>(rows, left, panel, to, to_stride);
+      return some_rows<count - 1, vectors>(rows, left, panel, to, to_stride);
     }
     product_block<count, vectors>(rows, panel, to, to_stride);
   }
@@ -232,12 +235,13 @@ inline void last_rows(const Rows<T, Operand>& rows, std::int64_t left, const Ope
 
 template <int vectors, typename T, typename Operand>
 void product(Rows<T, Operand> rows, std::int64_t count, const Operand* panel, T* to, std::int64_t to_stride) {
-  for (; count >= kRowsPerBlock; count -= kRowsPerBlock) {
-    product_block<kRowsPerBlock, vectors>(rows, panel, to, to_stride);
-    rows = rows.from(kRowsPerBlock);
-    to += kRowsPerBlock * to_stride;
+  while (count > 0) {
+    const auto now = rows_of_next_block(count);
+    some_rows<kRowsPerBlock, vectors>(rows, now, panel, to, to_stride);
+    rows = rows.from(now);
+    to += now * to_stride;
+    count -= now;
   }
-  last_rows<kRowsPerBlock - 1, vectors>(rows, count, panel, to, to_stride);
 }
 
 // The most columns of the blocks that have more than `row` rows and a cell from `from` to before `to`. `first`: a part

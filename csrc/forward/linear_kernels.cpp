@@ -127,7 +127,7 @@ inline std::int64_t fill_squares(const LinearJob<T>&, std::int64_t, std::int64_t
   return 0;
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 inline std::int64_t fill_squares(const LinearJob<float>& job, std::int64_t output, std::int64_t width, float* panel) {
   if (job.input_stride != 1) {
     return 0;
@@ -136,9 +136,9 @@ inline std::int64_t fill_squares(const LinearJob<float>& job, std::int64_t outpu
   for (; k + kLanes<float> <= job.inputs; k += kLanes<float>) {
     for (std::int64_t from = 0; from < kPanelWidth<float>; from += kLanes<float>) {
       const auto* first = static_cast<const float*>(job.weight.data) + (output + from) * job.output_stride + k;
-      __m512i lines[16];
-      for (std::int64_t o = 0; o < 16; ++o) {
-        lines[o] = from + o < width ? _mm512_loadu_si512(first + o * job.output_stride) : _mm512_setzero_si512();
+      Line lines[kLanes<float>];
+      for (std::int64_t o = 0; o < kLanes<float>; ++o) {
+        lines[o] = from + o < width ? line_of(first + o * job.output_stride) : no_line();
       }
       transpose_lines(lines, reinterpret_cast<std::uint32_t*>(panel + k * kPanelWidth<float> + from));
     }
@@ -172,7 +172,12 @@ inline void panel_block(const LinearJob<T>& job, std::int64_t index, std::int64_
   for (int r = 0; r < count; ++r) {
     x[r] = row_of(job, index + r);
   }
-  Vector<T> sums[count][kVectorsPerPanel] = {};
+  Vector<T> sums[count][kVectorsPerPanel];
+  for (int r = 0; r < count; ++r) {
+    for (int v = 0; v < kVectorsPerPanel; ++v) {
+      sums[r][v] = Vector<T>{};
+    }
+  }
   for (std::int64_t k = 0; k < job.inputs; ++k) {
     Vector<T> weights[kVectorsPerPanel];
     for (int v = 0; v < kVectorsPerPanel; ++v) {
@@ -204,13 +209,13 @@ inline void panel_block(const LinearJob<T>& job, std::int64_t index, std::int64_
   }
 }
 
-// The last rows: so many, or as many fewer as there are.
+// So many rows, or as many fewer as are left.
 template <typename T, int count>
-inline void last_block(const LinearJob<T>& job, std::int64_t index, std::int64_t output, std::int64_t width,
-                       const T* panel, const T* biases) {
+inline void some_rows(const LinearJob<T>& job, std::int64_t index, std::int64_t left, std::int64_t output,
+                      std::int64_t width, const T* panel, const T* biases) {
   if constexpr (count > 0) {
-    if (index + count > job.count) {
-      return last_block<T, count - 1>(job, index, output, width, panel, biases);
+    if (left < count) {
+      return some_rows<T, count - 1>(job, index, left, output, width, panel, biases);
     }
     panel_block<T, count>(job, index, output, width, panel, biases);
   }
@@ -223,11 +228,10 @@ inline void linear_of_many(const LinearJob<T>& job, T* panel) {
     const auto width = left < kPanelWidth<T> ? left : kPanelWidth<T>;
     T biases[kPanelWidth<T>];
     fill_panel<T, stored>(job, output, width, panel, biases);
-    std::int64_t index = 0;
-    for (; index + kRowsPerBlock <= job.count; index += kRowsPerBlock) {
-      panel_block<T, kRowsPerBlock>(job, index, output, width, panel, biases);
+    for (std::int64_t index = 0, now; index < job.count; index += now) {
+      now = rows_of_next_block(job.count - index);
+      some_rows<T, kRowsPerBlock>(job, index, now, output, width, panel, biases);
     }
-    last_block<T, kRowsPerBlock - 1>(job, index, output, width, panel, biases);
   }
 }
 
