@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,3 +68,8 @@ class Reparametrization(NamedTuple):
     module: str
     tensor: str
     originals: tuple[str, ...]
+
+
+def unpredicted_weight(shape: Sequence[int]) -> str | None:
+    """Why no weight of this shape is predicted; None where one may be."""
+    return None if len(shape) in (2, 4) else f"a weight of shape {tuple(shape)}; matrices and 4-D kernels are predicted"

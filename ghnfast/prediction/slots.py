@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import PredictError
 from ..graph import PRIMITIVES, ArchGraph, ParameterSlice, Reparametrization, embedding_shape
+from ..graph.parameters import unpredicted_weight
 from ..ops.decode import Role, Table
 
 # What takes items of a list, in an order.
@@ -201,6 +202,4 @@ def decoded_shape(shape: tuple[int, ...], role: Role) -> tuple[tuple[int, ...], 
         if len(shape) not in (2, 3, 4):
             return shape, f"a position encoding of shape {shape}; 2 to 4 dimensions are predicted"
         return embedding_shape(shape, position=True), None
-    if len(shape) not in (2, 4):
-        return shape, f"a weight of shape {shape}; matrices and 4-D kernels are predicted"
-    return shape, None
+    return shape, unpredicted_weight(shape)

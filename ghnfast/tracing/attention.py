@@ -16,6 +16,8 @@ from .registry import Arguments, Function, Keywords, argument, functions, rule
 from .tensors import broadcast_shapes, tensors_in
 from .tracer import Tracer
 
+WITHOUT_FEATURES = "a query, key or value of an attention that comes from no features"
+
 
 @rule(functions("softmax"))
 def softmax(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -61,7 +63,7 @@ def scaled_dot_product_attention(tracer: Tracer, func: Function, args: Arguments
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         shapes = ", ".join(str(tuple(item.shape)) for item in (query, key, value))
         raise ShapeError(f"an attention cannot read query, key and value of shapes {shapes}")
-    tracer.note_use((query, key, value), "a query, key or value of an attention that comes from no features")
+    tracer.note_use((query, key, value), WITHOUT_FEATURES)
     tracer.note_use((args, kwargs), "an offset of attention scores")
     operation = tracer.emit(Kind.MSA, inputs)
     carrier = next(item for item in tensors_in(args, kwargs) if tracer.is_data(item))
@@ -97,6 +99,8 @@ def multi_head_attention(tracer: Tracer, func: Function, args: Arguments, kwargs
             f"an attention of width {given['embed_dim_to_check']} cannot read a query of shape {tuple(query.shape)}"
         )
     tracer.note_use((given["bias_k"], given["bias_v"]), "a key or value that is appended in an attention")
+    tracer.note_use((query, key, given["value"]), WITHOUT_FEATURES)
+    tracer.note_use(given["attn_mask"], "an offset of attention scores")
     inputs = emit_projections(tracer, given)
     attention = tracer.emit(Kind.MSA, inputs)
     operation = emit_weight(tracer, Kind.POINTWISE_CONV, [attention], given["out_proj_weight"], given["out_proj_bias"])
@@ -117,7 +121,9 @@ def emit_projections(tracer: Tracer, given: dict[str, Any]) -> list[int]:
         data = tracer.sources(given["query"], given["key"], given["value"])
         return [emit_weight(tracer, Kind.POINTWISE_CONV, data, given["in_proj_weight"], bias)]
     if bias is not None:
-        tracer.note_use(bias, "a bias that three weights share")
+        shared = len(tracer.value(bias).parameters) == 1
+        how = "a bias that three weights share" if shared else "a bias that is put together from several parameters"
+        tracer.note_use(bias, how)
     return [
         emit_weight(tracer, Kind.POINTWISE_CONV, tracer.sources(given[name]), given[weight], None)
         for name, weight in (("query", "q_proj_weight"), ("key", "k_proj_weight"), ("value", "v_proj_weight"))

@@ -15,6 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ class Chance:
             in it. None gives ordinary draws.
         read: the sites whose draws the forward's Python code has seen, in order.
         weights: what the forward computed of parametrizations, where torch is to keep that (`cached`).
+        shared: what is drawn from in place of generators that are not the model's alone, by their ids.
     """
 
     def __init__(self, levels: Mapping[Site, bool] | None = None, default: bool | None = True) -> None:
@@ -44,6 +46,7 @@ class Chance:
         self.read: dict[Site, None] = {}
         self.draws: Counter[Site] = Counter()
         self.weights: dict[tuple[int, str], Tensor | None] = {}
+        self.shared: dict[int, Any] = {}
         self.made: tuple[torch.Generator, random.Random, np.random.RandomState] | None = None
 
     @property

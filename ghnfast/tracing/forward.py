@@ -28,7 +28,7 @@ from .members import Members, to_the_end, unchanged
 from .numbers import HiddenOperations, NumbersTracer, private_model
 from .private import forget_own_weights, private_draws
 from .rules import RULES
-from .state import deep_state, draw_privately
+from .state import deep_state, draw_privately, namespaces_of
 from .tensors import CPU, META, MemoryLost, copy_of
 from .tracer import Tracer
 from .values import Origin, Value
@@ -47,7 +47,7 @@ def run_forward(
     """
     # A call of its own: Python leaves a block with all that it has to do where a call in it is interrupted, and not
     # where one of its own lines is that begins to handle an error.
-    with private_draws(chance):
+    with private_draws(chance, namespaces_of(members.modules)):
         return run_somehow(model, members, args, kwargs, say, chance)
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..graph import embedding_shape
+from ..graph.parameters import unpredicted_weight
 from .calls import ShapeError, function_name
 from .operations import NO_PATH, Kind
 from .overloads import convolution as as_named_convolution
@@ -46,6 +47,14 @@ def composition(tracer: Tracer, weight: Tensor) -> str:
     return f"its layer uses a function of it{name}, not itself"
 
 
+def note_unpredicted(tracer: Tracer, weight: Tensor | None, bias: Any) -> None:
+    """Remember why the weight of a layer, or its bias, is not predicted although layers of its kind are."""
+    if weight is None or not tracer.is_parametric(weight):
+        tracer.note_use(bias, "the bias of a layer whose weight is no parameter")
+    elif (reason := unpredicted_weight(weight.shape)) is not None:
+        tracer.note_use(weight, reason)
+
+
 shape_to_embed = lru_cache(maxsize=4096)(embedding_shape)
 
 
@@ -56,7 +65,7 @@ def emit_weight(tracer: Tracer, kind: Kind, data: Sequence[int], weight: Tensor,
         if index is None:
             tracer.note_use(weight, composition(tracer, weight))
         else:
-            tracer.note_use(weight, "a rescaling of another parameter")
+            tracer.note_use(weight, "it masks, scales or shifts another parameter, which is predicted", NO_PATH)
             shape = tracer.shape_of(index)
     return emit_bias(tracer, tracer.emit(kind, data, (index, None), shape_to_embed(shape)), bias)
 
@@ -108,7 +117,7 @@ CONV2D = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0
 def conv2d(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     x, weight, bias, stride, padding, dilation, groups = arguments(args, kwargs, CONV2D)
     if not tracer.is_parametric(weight) or not (inputs := tracer.weight_inputs(x)):
-        return on_constant(tracer, func, args, kwargs)
+        return on_constant(tracer, func, args, kwargs, weight, bias)
     padding = padding if isinstance(padding, str) else pair(padding)
     window = pair(stride), padding, pair(dilation), groups
     return convolution(tracer, x, inputs, weight, bias, window)
@@ -122,10 +131,16 @@ def any_convolution(tracer: Tracer, func: Function, args: Arguments, kwargs: Key
     return tracer.rules.get(target, Tracer.generic)(tracer, target, args, kwargs)
 
 
-def on_constant(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """A layer that does not read the network's input: a function of its parameters, if it has some."""
+def on_constant(
+    tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords, weight: Tensor, bias: Tensor | None
+) -> Any:
+    """A layer that does not read the network's input: a function of its parameters, if it has some.
+
+    Or one whose weight cannot be predicted.
+    """
     parameters = tracer.parameters_of(args, kwargs)
     if not parameters or tracer.sources(args, kwargs):
+        note_unpredicted(tracer, weight, bias)
         return tracer.generic(func, args, kwargs)
     tracer.note_use((args, kwargs), NO_PATH)
     return tracer.run_parametric(func, args, kwargs, parameters, LAYER)
@@ -144,7 +159,7 @@ def convolution(
 def linear(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
     x, weight, bias = args[0], argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias")
     if not tracer.is_parametric(weight) or weight.ndim != 2 or not (inputs := tracer.weight_inputs(x)):
-        return on_constant(tracer, func, args, kwargs)
+        return on_constant(tracer, func, args, kwargs, weight, bias)
     return projection(tracer, x, inputs, weight, bias)
 
 
@@ -166,9 +181,11 @@ def normalization(kind: Kind, weight_at: int, bias_at: int) -> Rule:
     def apply(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> Any:
         x = args[0]
         value = tracer.value(x) if isinstance(x, Tensor) else None
-        if value is None or value.operation < 0:
-            return tracer.generic(func, args, kwargs)
         weight, bias = argument(args, kwargs, weight_at, "weight"), argument(args, kwargs, bias_at, "bias")
+        if value is None or value.operation < 0:
+            if not tracer.sources(args, kwargs):
+                tracer.note_use((weight, bias), NO_PATH)
+            return tracer.generic(func, args, kwargs)
         normalized = args[1] if weight_at == 2 and len(args) > 1 else None
         return normalize(tracer, kind, x, value, normalized, weight, bias)
 

@@ -10,8 +10,7 @@ import random
 import sys
 import threading
 import weakref
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -71,6 +70,7 @@ def normal(side: int) -> Callable[..., Any]:
 
 
 PYTHON, NUMPY = 1, 2
+GENERATORS = random.Random, np.random.Generator, np.random.RandomState
 EXTREMES: dict[tuple[int, str], tuple[Callable[..., Any], Callable[..., Any]]] = {
     (PYTHON, "random"): (lambda: HIGHEST, lambda: 0.0),
     (PYTHON, "uniform"): (lambda a, b: a + (b - a) * HIGHEST, lambda a, b: a),
@@ -166,18 +166,38 @@ CUDA_SETTINGS: dict[str, Callable[..., Any]] = dict.fromkeys(
 
 
 class StandIns:
-    """The functions of a module that draw or seed, and what stands for them during a trace."""
+    """The functions of a module that draw or seed, and what stands for them during a trace.
 
-    def __init__(self, module: ModuleType) -> None:
-        self.functions = vars(module)
-        self.originals: dict[str, Callable[..., Any]] = {}
+    functions: the names of the module, and what they name.
+    """
+
+    def __init__(self, functions: dict[str, Any]) -> None:
+        self.functions = functions
+        self.originals: dict[str, Any] = {}
         self.answers: dict[str, Callable[..., Any]] = {}
-        self.own: dict[str, Callable[..., Any]] = {}
+        self.own: dict[str, Any] = {}
 
     def add(self, name: str, answer: Callable[..., Any], original: Callable[..., Any]) -> None:
         """Let `answer(chance, ...)` stand for the function of this name in threads that trace."""
         self.answers[name], self.originals[name] = answer, original
         self.own[name] = dispatched(original, answer)
+
+    def borrow(self, generators: bool) -> StandIns:
+        """Let stand-ins take the place of what was imported from the modules that draw.
+
+        generators: whether also those take the places of generators, which anybody may have made.
+        """
+        values = self.functions.values()
+        generators = generators and any(issubclass(kind, GENERATORS) for kind in set(map(type, values)))
+        if not generators and ANSWERS.keys().isdisjoint(map(id, values)):  # nearly always
+            return self
+        for name, value in list(self.functions.items()):
+            answer = ANSWERS.get(id(value))
+            if answer is not None:
+                self.add(name, answer, value)
+            elif generators and isinstance(value, GENERATORS):
+                self.originals[name], self.own[name] = value, SharedGenerator(value)
+        return self
 
     def replace(self) -> None:
         for name, own in self.own.items():
@@ -202,6 +222,28 @@ def innermost(function: Any) -> Any:
     return function
 
 
+class SharedGenerator:
+    """A generator that code outside of the model may draw from as well: in a thread that traces, one of the trace."""
+
+    def __init__(self, original: Any) -> None:
+        self.original = original
+
+    def __getattr__(self, name: str) -> Any:
+        chance = ACTIVE.get(threading.get_ident())
+        if chance is None:
+            return getattr(self.original, name)
+        if id(self.original) not in chance.shared:
+            chance.shared[id(self.original)] = private_generator(chance, self.original)
+        return getattr(chance.shared[id(self.original)], name)
+
+
+def private_generator(chance: Chance, generator: Any) -> Drawing | PythonDrawing:
+    """What a trace draws from in place of a generator of `random` or numpy."""
+    if isinstance(generator, random.Random):
+        return PythonDrawing(chance)
+    return Drawing(chance, legacy=isinstance(generator, np.random.RandomState))
+
+
 def dispatched(original: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
     """A function of `random` or numpy that asks the thread's own generators where it is tracing."""
 
@@ -214,7 +256,7 @@ def dispatched(original: Callable[..., Any], own: Callable[..., Any]) -> Callabl
 
 
 def all_stand_ins() -> list[StandIns]:
-    python, numpy = StandIns(random), StandIns(np.random)
+    python, numpy = StandIns(vars(random)), StandIns(vars(np.random))
     hidden: Any = np.random.mtrand._rand
     for stand_ins, place, owner in ((python, PYTHON, random._inst), (numpy, NUMPY, hidden)):
         for name, original in list(stand_ins.functions.items()):
@@ -228,7 +270,7 @@ def all_stand_ins() -> list[StandIns]:
     found = [python, numpy]
     for settings, modules in (TORCH_SETTINGS, (torch.random, torch)), (CUDA_SETTINGS, (torch.cuda.random, torch.cuda)):
         for module in modules:
-            found.append(stand_ins := StandIns(module))
+            found.append(stand_ins := StandIns(vars(module)))
             for name, answer in settings.items():
                 if name in stand_ins.functions:
                     stand_ins.add(name, answer, stand_ins.functions[name])
@@ -236,6 +278,10 @@ def all_stand_ins() -> list[StandIns]:
 
 
 STAND_INS = all_stand_ins()
+# By the function that they answer for.
+ANSWERS = {id(one.originals[name]): answer for one in STAND_INS for name, answer in one.answers.items()}
+# Those of the modules whose functions threads that trace may call, while they trace.
+BORROWED: list[StandIns] = []
 
 # While threads trace --------------------------------------------------------------------------------------------------
 
@@ -249,16 +295,21 @@ class private_draws:
 
     So do its settings of torch's global generator. An interrupt from the keyboard may come anywhere: every step is one
     that may be repeated.
+
+    Args:
+        namespaces: what modules name whose functions may be called within it: they may have imported what draws. Each
+            with whether a generator in it is the model's.
     """
 
-    def __init__(self, chance: Chance) -> None:
-        self.chance, self.thread = chance, threading.get_ident()
+    def __init__(self, chance: Chance, namespaces: Iterable[tuple[dict[str, Any], bool]] = ()) -> None:
+        self.chance, self.namespaces, self.thread = chance, namespaces, threading.get_ident()
         self.before = ACTIVE.get(self.thread)
 
     def __enter__(self) -> None:
         try:
             with one_at_a_time():
                 ACTIVE[self.thread] = self.chance
+                borrow(self.namespaces)
                 replace_functions()
         except BaseException:
             self.__exit__()
@@ -310,13 +361,23 @@ def forget_own_weights(chance: Chance) -> None:
         replace_cache(own_weights)
 
 
+def borrow(namespaces: Iterable[tuple[dict[str, Any], bool]]) -> None:
+    borrowed = {id(stand_ins.functions) for stand_ins in BORROWED}
+    for namespace, generators in namespaces:
+        if id(namespace) not in borrowed:
+            stand_ins = StandIns(namespace).borrow(generators)
+            if stand_ins.own:
+                BORROWED.append(stand_ins)
+
+
 def replace_functions() -> None:
     replace_cache(own_weights)
-    for stand_ins in STAND_INS:
+    for stand_ins in (*STAND_INS, *BORROWED):
         stand_ins.replace()
 
 
 def put_functions_back() -> None:
     put_cache_back()
-    for stand_ins in STAND_INS:
+    for stand_ins in (*STAND_INS, *BORROWED):
         stand_ins.put_back()
+    BORROWED.clear()

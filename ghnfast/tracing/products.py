@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layers import emit_weight
+from .layers import emit_weight, note_unpredicted
 from .operations import Kind
 from .registry import Arguments, Function, Keywords, argument, functions, rule
 from .tensors import tensors_in
 from .tracer import Tracer
 from .values import Value
+
+SEVERAL = "one of several factors that are multiplied with features"
 
 
 @rule([*functions("matmul", "mm", "bmm", "mv", "inner", "tensordot"), torch.linalg.matmul])
@@ -62,10 +64,16 @@ def product(
     weights = [factor for factor in factors if tracer.is_parametric(factor)]
     weight = matrix_of(tracer, weights[0]) if len(data) == len(weights) == 1 else None
     if len(data) >= 2:
+        tracer.note_use(weights, SEVERAL)
+        tracer.note_use(offset, "an offset of a product of features")
         operation = tracer.emit(Kind.MATMUL, tracer.sources(data))
     elif weight is not None and weight.ndim == 2:
         operation = emit_weight(tracer, Kind.POINTWISE_CONV, tracer.sources(data), weight, offset)
     else:
+        if data and len(weights) > 1:
+            tracer.note_use(weights, SEVERAL)
+        elif data:
+            note_unpredicted(tracer, weight, offset)
         return tracer.generic(func, args, kwargs)
     if offset is not None and tracer.is_data(offset):
         operation = tracer.emit(Kind.SUM, [*tracer.sources(offset), operation])

@@ -155,11 +155,12 @@ class Provenance:
             return [value.operation]
         return [0] if value.buffer and not value.parameters else []
 
-    def note_use(self, items: Any, how: str) -> None:
-        """Remember for the report what became of the parameters among `items`."""
+    def note_use(self, items: Any, how: str, instead_of: str | None = None) -> None:
+        """Remember for the report what became of the parameters among `items`, if nothing but `instead_of` is noted."""
         for tensor in tensors_in(items):
             for index in self.value(tensor).parameters:
-                self.used_by.setdefault(index, how)
+                if self.used_by.get(index, instead_of) == instead_of:
+                    self.used_by[index] = how
 
     # Memory -----------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from .. import _C
 from .chance import Chance
 from .members import to_the_end
-from .private import Drawing, PythonDrawing
+from .private import GENERATORS, innermost, private_generator
 from .tensors import SCALARS
 
 # Layers of torch keep nothing of that kind.
@@ -30,7 +31,9 @@ PLAIN = frozenset(kind for kind in vars(nn).values() if isinstance(kind, type) a
 }
 # What is looked into no further: it cannot be changed, is saved elsewhere, or belongs to everybody.
 CLOSED = (Tensor, nn.Module, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, torch.Generator)
-GENERATORS = random.Random, np.random.Generator, np.random.RandomState
+# Whose modules are not looked into for what they imported: what these draw, they draw from modules.
+FOREIGN = frozenset({"ghnfast", "numpy", "torch"}) | sys.stdlib_module_names
+WRAPPERS = frozenset({types.FunctionType, types.MethodType, staticmethod, classmethod, property})
 Undo = Callable[[], Any]
 
 
@@ -118,7 +121,45 @@ def draw_privately(modules: list[nn.Module], chance: Chance) -> None:
         return
     for module in own:
         for name, value in list(vars(module).items()):
-            if isinstance(value, random.Random):
-                vars(module)[name] = PythonDrawing(chance)
-            elif isinstance(value, GENERATORS):
-                vars(module)[name] = Drawing(chance, legacy=isinstance(value, np.random.RandomState))
+            if isinstance(value, GENERATORS):
+                vars(module)[name] = private_generator(chance, value)
+
+
+Namespace = dict[str, Any]
+
+
+def namespaces_of(modules: list[nn.Module]) -> list[tuple[Namespace, bool]]:
+    """What the modules of Python name in which a model's code lies, and those of what these name.
+
+    Each with whether it is one of the former.
+    """
+    models = own_modules(modules)
+    kinds = {base for kind in set(map(type, models)) for base in kind.__mro__ if base not in PLAIN}
+    methods = [value for kind in kinds if not is_foreign(kind.__module__) for value in vars(kind).values()]
+    given = [value for module in models for value in vars(module).values() if type(value) is types.FunctionType]
+    own = distinct(map(namespace_of, (*methods, *given)), ())
+    named = distinct((namespace_of(value) for namespace in own for value in namespace.values()), own)
+    return [*((namespace, True) for namespace in own), *((namespace, False) for namespace in named)]
+
+
+def distinct(namespaces: Iterable[Namespace | None], others: Iterable[Namespace]) -> list[Namespace]:
+    """Those that are none of the others, nor foreign."""
+    seen = set(map(id, others))
+    found = {id(each): each for each in namespaces if each is not None and id(each) not in seen}
+    return [each for each in found.values() if not is_foreign(each.get("__name__", ""))]
+
+
+def is_foreign(name: str) -> bool:
+    return name.partition(".")[0] in FOREIGN
+
+
+def namespace_of(value: Any) -> Namespace | None:
+    """The names that a function, or what it wraps, finds, or those in a module; None for anything else."""
+    kind = type(value)
+    if kind is types.FunctionType and "__wrapped__" not in value.__dict__:
+        return value.__globals__
+    if kind is types.ModuleType:
+        return vars(value)
+    if kind in WRAPPERS:
+        return getattr(innermost(value.fget if kind is property else value), "__globals__", None)
+    return None

@@ -34,8 +34,8 @@ def activation(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords
     value = tracer.value(x)
     if value.operation < 0 and not value.parameters and func.__name__.strip("_") in DROPOUTS:
         return tracer.run_constant(Tensor.clone, (x,), {})  # nothing is dropped by luck
-    alone = len(args) == 1 and SCALARS.issuperset(map(type, kwargs.values()))
-    if value.operation < 0 or not x.is_meta or not (alone or len(tracer.sources(args, kwargs)) == 1):
+    alone = SCALARS.issuperset(map(type, (*args[1:], *kwargs.values()))) or not tensors_in(args[1:], kwargs)
+    if value.operation < 0 or not x.is_meta or not alone:
         return tracer.generic(func, args, kwargs)
     if not x.is_floating_point():  # the result may have another dtype: of integers, and the absolute of complex numbers
         return tracer.generic(func, args, kwargs)
@@ -92,6 +92,7 @@ def view(tracer: Tracer, func: Function, args: Arguments, kwargs: Keywords) -> A
     operation = tracer.emit(Kind.PASS, inputs) if len(inputs) > 1 else value.operation
     shape = x.shape
     if others:
+        tracer.note_use(others, "what is computed from it says which features are picked")
         args = integer_index(tracer, func, args)
     if others or writes_first_argument(func):
         result = tracer.run_meta(func, args, kwargs, operation)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import random
+import sys
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -197,3 +199,52 @@ def test_a_lock_that_is_never_released_stops_nobody(monkeypatch: pytest.MonkeyPa
         assert random.random() == HIGHEST
     assert private.one_at_a_time.lock is not lost
     assert random.random.__self__ is random._inst  # type: ignore[attr-defined]
+
+
+# A model's file, and another that it imports: what draws is known there by names of their own.
+HELPING = """
+from random import random as coin
+def drop(): return coin() < 0.5
+"""
+DRAWING = """
+import random
+import helping, numpy as np
+from random import choice, random as coin, randrange, uniform
+from numpy.random import default_rng, rand, randint
+from torch import manual_seed
+from helping import drop
+python, legacy, new = random.Random(4), np.random.RandomState(4), np.random.default_rng(4)
+GENERATORS = python.getstate, lambda: legacy.get_state()[1].tolist(), lambda: new.bit_generator.state
+"""
+BY_NAME = [
+    "coin() < 0.5", "randrange(4) == 0", "choice([False, True])", "uniform(0, 2) < 1", "rand() < 0.5",
+    "randint(0, 2) == 0", "default_rng().random() < 0.5", "manual_seed(4) is None", "drop()", "helping.drop()",
+    "python.random() < 0.5", "legacy.rand() < 0.5", "new.random() < 0.5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("on_numbers", [False, True])
+@pytest.mark.parametrize("draw", BY_NAME)
+def test_what_was_imported_by_name_draws_privately(
+    draw: str, on_numbers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model uses its second layer by luck; a trace leaves nobody's numbers changed, and depends on none."""
+    for name, source in ("helping", HELPING), ("drawing", DRAWING):
+        monkeypatch.setitem(sys.modules, name, made := types.ModuleType(name))
+        exec(source, vars(made))
+    names = vars(made)
+    exec(
+        f"def forward(m, x): return m.a(x if {draw} and {not on_numbers or 'bool((x == x).all())'} else m.b(x))", names
+    )
+    imported = dict(names)
+    model = Net(names["forward"], a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(3, 3, 1))
+
+    def states() -> list[Any]:
+        own = [state() for state in names["GENERATORS"]]
+        return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), repr(own)]
+
+    before = states()
+    for _ in range(4):
+        assert ghnfast.trace(model, input_shape=IMAGE).ops == ["input", "conv", "bias", "conv", "bias"]
+    assert states() == before
+    assert names == imported
