@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -189,10 +190,10 @@ class StandIns:
         """
         values = self.functions.values()
         generators = generators and any(issubclass(kind, GENERATORS) for kind in set(map(type, values)))
-        if not generators and ANSWERS.keys().isdisjoint(map(id, values)):  # nearly always
+        if not generators and ANSWERS.keys().isdisjoint(map(identity, values)):  # nearly always
             return self
         for name, value in list(self.functions.items()):
-            answer = ANSWERS.get(id(value))
+            answer = ANSWERS.get(identity(value))
             if answer is not None:
                 self.add(name, answer, value)
             elif generators and isinstance(value, GENERATORS):
@@ -220,6 +221,11 @@ def innermost(function: Any) -> Any:
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     return function
+
+
+def identity(value: Any) -> int:
+    """What a function is known by, whatever has wrapped it since (torch's compiler wraps those that seed)."""
+    return id(innermost(value) if type(value) is FunctionType else value)
 
 
 class SharedGenerator:
@@ -279,7 +285,7 @@ def all_stand_ins() -> list[StandIns]:
 
 STAND_INS = all_stand_ins()
 # By the function that they answer for.
-ANSWERS = {id(one.originals[name]): answer for one in STAND_INS for name, answer in one.answers.items()}
+ANSWERS = {identity(one.originals[name]): answer for one in STAND_INS for name, answer in one.answers.items()}
 # Those of the modules whose functions threads that trace may call, while they trace.
 BORROWED: list[StandIns] = []
 

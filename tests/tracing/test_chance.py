@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # wraps torch's functions that seed, when ghnfast has been imported
 import torch.nn.functional as F
 from helpers.models import Net
 from helpers.traced import IMAGE
