@@ -85,8 +85,8 @@ def reference_table() -> str:
     return table(["milliseconds", "published", "ghnfast", "times faster"], rows) + "\n\n" + faster_text()
 
 
-def faster_text() -> str:
-    models = entries("reference", "test_model")
+def faster_text(part: str = "reference") -> str:
+    models = entries(part, "test_model")
     faster = [entry["times_faster"] for entry in models]
     least = min(models, key=lambda entry: entry["times_faster"])
     return (
@@ -121,14 +121,14 @@ def ghn3_text() -> str:
     )
 
 
-def ghn3_reference_text() -> str:
-    models, (xl,) = entries("reference_ghn3", "test_model"), entries("reference_ghn3", "test_xl")
+def ghn3_reference_text(part: str = "reference_ghn3") -> str:
+    models, (xl,) = entries(part, "test_model"), entries(part, "test_xl")
     faster = [entry["times_faster"] for entry in models]
     least = min(models, key=lambda entry: entry["times_faster"])
-    states = entries("reference_ghn3", "test_node_states")
+    states = entries(part, "test_node_states")
     alone = ", ".join(f"{entry['times_faster']:.0f} with {entry['nodes']:,} nodes" for entry in states)
     return (
-        f"Beside the published code of GHN-3 ({machine('reference_ghn3')}): over {len(models)} torchvision models, the "
+        f"Beside the published code of GHN-3 ({machine(part)}): over {len(models)} torchvision models, the "
         f"geometric mean is {geometric_mean(faster):.1f} times faster, and the least {min(faster):.1f} times "
         f"({least['model']}); GHN-3-XL on {xl['model']}, {xl['times_faster']:.1f} times; node states alone, {alone}."
     )
@@ -160,20 +160,28 @@ def busy_text() -> str:
     )
 
 
-def candidates_text() -> str:
-    speed = {(entry["given"], entry["precision"]): entry for entry in entries("candidates", "test_candidates")}
+def candidates_text(part: str = "candidates") -> str:
+    speed = {(entry["given"], entry["precision"]): entry for entry in entries(part, "test_candidates")}
     graphs, halves, modules = (
         f"{speed[key]['per_second']:.0f}"
         for key in (("graphs", "float32"), ("graphs", "bfloat16"), ("modules", "float32"))
     )
     shares = ", ".join(
-        f"{entry['share']:.2f} in batches of {entry['batch']}"
-        for entry in entries("candidates", "test_share_of_products")
+        f"{entry['share']:.2f} in batches of {entry['batch']}" for entry in entries(part, "test_share_of_products")
     )
     return (
         f"In batches of {speed['graphs', 'float32']['batch']}, {graphs} DeepNets networks a second are predicted from "
         f'their graphs ({halves} with `precision="bfloat16"`), {modules} a second from modules. As a share of what '
-        f"torch's products of matrices with as many operations would reach: {shares} ({machine('candidates')})."
+        f"torch's products of matrices with as many operations would reach: {shares} ({machine(part)})."
+    )
+
+
+def without_avx512_text() -> str:
+    """What three parts of `make bench` measured on a machine whose vectors are half as wide, kept by other names."""
+    published, ghn3, candidates = (f"{part}-avx2" for part in ("reference", "reference_ghn3", "candidates"))
+    return (
+        f"Without AVX-512 ({machine(published)}): {faster_text(published)} "
+        f"{ghn3_reference_text(ghn3)} {candidates_text(candidates)}"
     )
 
 
@@ -355,6 +363,7 @@ def bench_text() -> str:
             ghn3_text(),
             ghn3_reference_text(),
             scaling_text(),
+            without_avx512_text(),
             busy_text(),
             deepnets_text(),
             statistics_table(),
