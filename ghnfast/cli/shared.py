@@ -70,10 +70,11 @@ def kept_in(path: Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         kept = path is not None and os.path.exists(path)
         words = f"the same command goes on from {path}" if kept else "nothing is kept yet"
-        raise KeyboardInterrupt("without --out nothing is kept" if path is None else words) from None
+        error.args = ("without --out nothing is kept" if path is None else words,)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
