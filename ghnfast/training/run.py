@@ -26,10 +26,22 @@ from ..nn.config import config_of
 from ..predict import load
 from ..progress import progress as say_progress
 from ..randomness import CPU, drawing_from
+from ..refusals import is_refused
 from .config import TrainConfig, as_lists
 from .data import Batches, ImageData, load_data
 from .digests import are_alike, marks_of
-from .folder import CHECKPOINT, CONFIG, WEIGHTS, locked, read_checkpoint, save_checkpoint, sync_folder, writing
+from .folder import (
+    CHECKPOINT,
+    CONFIG,
+    WEIGHTS,
+    WHOLE,
+    WITHOUT,
+    locked,
+    read_checkpoint,
+    save_checkpoint,
+    sync_folder,
+    writing,
+)
 from .networks import MetaBatches, Mixture, Nets, ahead, for_large_images, learning
 from .processes import processes, share
 from .reporting import Callback, Reporter
@@ -127,10 +139,9 @@ def go_on(trainer: Trainer, dataset: Nets, path: Path, progress: bool) -> None:
         try:
             trainer.restore(known)
         except Exception as error:  # torch checks what it loads in many ways
-            raise TrainingError(
-                f"the checkpoint {path / CHECKPOINT} does not fit its configuration: {in_words(error)}; without it, "
-                "the run begins again"
-            ) from error
+            refused = is_refused(error)
+            what, then = ("cannot be gone on from", WHOLE) if refused else ("does not fit its configuration", WITHOUT)
+            raise TrainingError(f"the checkpoint {path / CHECKPOINT} {what}: {in_words(error)}; {then}") from error
         if trainer.step > trainer.steps:
             raise TrainingError(
                 f"the run in {path} has made {trainer.step} steps, and is to have {trainer.steps} in all; as many or "
