@@ -34,7 +34,7 @@ from . import (
     verify,
 )
 from .models import in_call
-from .shared import Mismatch
+from .shared import Mismatch, UnwrittenError
 
 BROKEN_PIPE = 1
 LAST_STREAM = 2  # stderr's number
@@ -78,6 +78,9 @@ def outcome(argv: Sequence[str] | None) -> int:
             write(result)
     except GhnfastError as error:
         words = sys.argv[1:] if argv is None else argv
+        if isinstance(error, UnwrittenError) and error.result:
+            with contextlib.suppress(GhnfastError, OSError):  # what comes next is said in any case
+                write(error.result)
         say(f"ghnfast: error: {in_options(' '.join(str(error).split()), arguments, words)}")
         return BAD_INPUT
     except KeyboardInterrupt as error:  # whose text, if any, says what a repeated call goes on from
