@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 from collections.abc import Iterator
@@ -22,14 +23,19 @@ def files_of_at_most(size: int) -> Iterator[None]:
 @contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
     """Within it, this process can have so many more files open at once."""
-    used = [os.open(os.devnull, os.O_RDONLY)]
-    while used[-1] >= len(os.listdir("/proc/self/fd")):  # which has one of its own; below the last there are free ones
-        used.append(os.open(os.devnull, os.O_RDONLY))
+    free = itertools.filterfalse(is_open, itertools.count())
+    limit = next(itertools.islice(free, count, None))  # new files get the lowest numbers, below the limit alone
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used[-1] + 1 + count, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        for descriptor in used:
-            os.close(descriptor)
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
