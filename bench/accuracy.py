@@ -23,8 +23,10 @@ import torch
 
 from ghnfast.cli import main as ghnfast
 from ghnfast.cli.evaluate import parse_numbers
+from ghnfast.files import replacing
 from ghnfast.training.evaluate import summary
 
+Json = dict[str, Any]
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
 
@@ -40,6 +42,12 @@ def machine() -> str:
 def git(*arguments: str) -> str:
     ran = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=FOLDER)
     return ran.stdout.strip()
+
+
+def write(target: Path, results: Json) -> None:
+    """Whole or not at all: results of days are in such a file."""
+    with replacing(target) as file:
+        file.write((json.dumps(results, indent=1) + "\n").encode())
 
 
 def again(before: dict[str, Any], result: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +87,7 @@ def main(name: str, options: list[str]) -> int:
     known = json.loads(target.read_text()) if target.exists() else {}
     for split, result in results.items():
         known[split] = again(known[split], result, about) if "--networks" in options else {**result, "about": about}
-    target.write_text(json.dumps(known, indent=1) + "\n")
+    write(target, known)
     return 0
 
 

@@ -10,7 +10,6 @@ published, once with the package's own vectors and regressor. The table of netwo
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from accuracy import RESULTS, git, machine
+from accuracy import RESULTS, git, machine, write
 
 from ghnfast.cli.properties import parse_ghns
 from ghnfast.properties.protocol import PERMUTATIONS, RANDOM_GHNS, Measured, compare
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "date": time.strftime("%Y-%m-%d"), "ghns": ghns, "permutations": given.permutations,
         "random_ghns": given.random_ghns,
     }  # fmt: skip
-    given.out.write_text(json.dumps(found, indent=1) + "\n")
+    write(given.out, found)
 
 
 if __name__ == "__main__":

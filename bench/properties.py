@@ -22,7 +22,7 @@ from typing import Any
 import nas_tables
 import numpy as np
 import torch
-from accuracy import git, machine
+from accuracy import git, machine, write
 from numpy.typing import NDArray
 
 import ghnfast
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "date": time.strftime("%Y-%m-%d"), "minutes": round((time.time() - start) / 60, 1),
             },
         }  # fmt: skip
-        given.out.write_text(json.dumps(known, indent=1) + "\n")
+        write(given.out, known)
 
 
 if __name__ == "__main__":

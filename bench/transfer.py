@@ -23,11 +23,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from accuracy import FOLDER, git, machine
-from safetensors.torch import save_file
+from accuracy import FOLDER, git, machine, write
+from safetensors.torch import save
 
 from ghnfast.cli import main as ghnfast
 from ghnfast.cli.models import find_model
+from ghnfast.files import replacing
 from ghnfast.randomness import drawing_from
 from ghnfast.training import load_data
 from ghnfast.training.data import Batches
@@ -84,7 +85,8 @@ def pretrained(model: str, source: str, path: Path) -> str:
         with drawing_from(0):
             network = build()
         fit(network, Batches(data.train, PRETRAINING_BATCH, 0), int(found[1]))
-        save_file(network.state_dict(), path)
+        with replacing(path) as file:  # a part would be taken for the whole by the next call
+            file.write(save(network.state_dict()))
     return str(path)
 
 
@@ -103,7 +105,7 @@ def keep(target: Path, network: str, label: str, results: Json, arguments: list[
     before = known.get(network, {}).get(label)
     if before is None or {key: value for key, value in before.items() if key != "about"} != results:
         known.setdefault(network, {})[label] = {**results, "about": about}
-        target.write_text(json.dumps(known, indent=1) + "\n")
+        write(target, known)
 
 
 # The site's section --------------------------------------------------------------------------------------------------

@@ -60,8 +60,13 @@ def load(source: Source, *, device: torch.device | str | None = None, dtype: tor
         raise PredictError(f"the device {device!r} cannot be used: {in_words(error)}") from error
 
 
-@functools.lru_cache(maxsize=1)
 def default_ghn() -> GHN:
+    """Loaded once for each default dtype of torch: that of another one may be rounded."""
+    return default_ghn_in(torch.get_default_dtype())
+
+
+@functools.lru_cache(maxsize=4)
+def default_ghn_in(dtype: torch.dtype) -> GHN:
     return load(DEFAULT)
 
 

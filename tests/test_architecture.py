@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ghnfast"
 FLOORS = (
     "errors starting plain",
     "optional files memory randomness progress figures surroundings",
-    "locks",
+    "locks refusals",
     "graph",
     "tracing checkpoints",
     "kernels",

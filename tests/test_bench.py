@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import accuracy
 import accuracy_tables
@@ -25,8 +26,10 @@ import pytest
 import report
 import torch
 import transfer
+from helpers.full_disk import files_of_at_most
 from helpers.models import torchvision_model
 from helpers.tiny import TINY
+from safetensors.torch import load_file
 
 import ghnfast
 from ghnfast import checkpoints, profiling
@@ -309,6 +312,24 @@ from torch import nn
 def make(num_classes=2):
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
 """
+
+
+def test_results_and_weights_are_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is repeated takes what is there for the whole."""
+    results, weights = tmp_path / "results.json", tmp_path / "weights.safetensors"
+    accuracy.write(results, {"test": 1})
+    for name in ("load_data", "Batches", "fit"):
+        monkeypatch.setattr(transfer, name, MagicMock())
+    monkeypatch.setattr(transfer, "find_model", lambda *_: lambda: torch.nn.Linear(100, 10))
+    with files_of_at_most(1000):
+        with pytest.raises(OSError, match="File too large"):
+            accuracy.write(results, {"test": list(range(1000))})
+        with pytest.raises(OSError, match="File too large"):
+            transfer.pretrained("a network", "5@mnist5k", weights)
+    assert json.loads(results.read_text()) == {"test": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+    assert transfer.pretrained("a network", "5@mnist5k", weights) == str(weights)
+    assert load_file(weights)["weight"].shape == (10, 100)
 
 
 def test_transfer_is_measured_start_by_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

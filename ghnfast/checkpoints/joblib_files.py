@@ -22,6 +22,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..files import in_words
 from ..memory import is_out_of_memory
+from ..refusals import verdict
 from .contents import ACCEPTED, as_type
 from .space import Room
 from .streams import Part, opened
@@ -81,7 +82,8 @@ def read_dump(path: Path, head: bytes, dtype: torch.dtype | None) -> tuple[objec
         if isinstance(error, CheckpointError) and not isinstance(error, Damaged):
             raise
         raise CheckpointError(
-            f"the checkpoint {path} is damaged, cut off or of another format ({in_words(error)}); {ACCEPTED}"
+            f"the checkpoint {path} {verdict(error, 'is damaged, cut off or of another format')} ({in_words(error)}); "
+            f"{ACCEPTED}"
         ) from None
 
 

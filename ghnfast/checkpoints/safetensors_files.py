@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..files import in_words
 from ..memory import is_out_of_memory
+from ..refusals import verdict
 from .contents import ACCEPTED
 from .space import Room
 
@@ -38,6 +39,8 @@ def read_safetensors(path: Path, dtype: torch.dtype | None) -> tuple[dict[str, s
     """
     room = Room(str(path))
     try:
+        with open(path, "rb"), open(path, "rb"), open(path, "rb"):
+            pass  # as often as below, where the library says of a file that it could not open that it is not there
         with open(path, "rb") as data, safetensors.safe_open(path, framework="pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.offset_keys()}
             kinds = {name: FLOATS.get(file.get_slice(name).get_dtype()) for name in shapes}
@@ -61,7 +64,8 @@ def read_safetensors(path: Path, dtype: torch.dtype | None) -> tuple[dict[str, s
             room.taken = room.taken or path.stat().st_size  # the library could not even map the file
             raise room.refusal() from None
         raise CheckpointError(
-            f"the checkpoint {path} is damaged, cut off or of another format ({in_words(error)}); {ACCEPTED}"
+            f"the checkpoint {path} {verdict(error, 'is damaged, cut off or of another format')} ({in_words(error)}); "
+            f"{ACCEPTED}"
         ) from error
 
 

@@ -19,6 +19,7 @@ from torch import _weights_only_unpickler
 from ..errors import CheckpointError
 from ..files import in_words
 from ..memory import is_out_of_memory
+from ..refusals import verdict
 from .contents import ACCEPTED
 from .space import Room
 from .wording import shape_of
@@ -55,7 +56,8 @@ def read_torch(path: Path, dtype: torch.dtype | None) -> object:
         if is_out_of_memory(error):
             raise room.refusal() from None
         raise CheckpointError(
-            f"the checkpoint {path} is damaged, cut off or of another format ({in_words(error)}); {ACCEPTED}"
+            f"the checkpoint {path} {verdict(error, 'is damaged, cut off or of another format')} ({in_words(error)}); "
+            f"{ACCEPTED}"
         ) from None  # torch's own text recommends weights_only=False
 
 

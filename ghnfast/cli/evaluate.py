@@ -91,9 +91,11 @@ def run(arguments: argparse.Namespace) -> str:
             results = baseline(data, splits, device=arguments.device, **how, **options)
             length = f"{arguments.epochs} epochs" if arguments.epochs else f"{arguments.steps} steps"
             name = f"{arguments.baseline}, {length}"
+    table = format_results({name: results})
     if out is not None:
-        write_text(out, json.dumps(results, indent=1) + "\n")
-    return format_results({name: results})
+        text = json.dumps(results, indent=1) + "\n"
+        write_text(out, text, f"{table}\n{text}")
+    return table
 
 
 def images_of(ghn: GHN) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -33,7 +34,7 @@ from . import (
     verify,
 )
 from .models import in_call
-from .shared import Mismatch
+from .shared import Mismatch, UnwrittenError
 
 BROKEN_PIPE = 1
 LAST_STREAM = 2  # stderr's number
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 where what was to be verified is not so; 2 after an error message on stderr; or 130 where
-        it was interrupted (Ctrl-C).
+        it was interrupted (Ctrl-C), 143 where it was to end (SIGTERM), 129 where its terminal was closed (SIGHUP).
 
     Raises:
         SystemExit: after `--help` and `--version`.
@@ -77,12 +78,15 @@ def outcome(argv: Sequence[str] | None) -> int:
             write(result)
     except GhnfastError as error:
         words = sys.argv[1:] if argv is None else argv
+        if isinstance(error, UnwrittenError) and error.result:
+            with contextlib.suppress(GhnfastError, OSError):  # what comes next is said in any case
+                write(error.result)
         say(f"ghnfast: error: {in_options(' '.join(str(error).split()), arguments, words)}")
         return BAD_INPUT
     except KeyboardInterrupt as error:  # whose text, if any, says what a repeated call goes on from
         has_ended()
         say("; ".join(["ghnfast: interrupted", *map(str, error.args)]))
-        return INTERRUPTED
+        return INTERRUPTED + int(getattr(error, "number", signal.SIGINT))
     except BrokenPipeError:  # the reader has seen enough (`| head`)
         return BROKEN_PIPE
     return MISMATCH if isinstance(result, Mismatch) else 0

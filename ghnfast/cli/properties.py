@@ -69,9 +69,10 @@ def run(arguments: argparse.Namespace) -> str:
     options = {"pool": arguments.pool, "method": arguments.method, "random_ghns": arguments.random}
     with progress("comparing", None, "trials") as step:
         results = compare(measured, ghns, permutations=arguments.permutations, progress=step, **options)
+    text = json.dumps(results) if arguments.json else format_comparison(results)
     if svg is not None:
-        write_text(svg, draw_bars(results))
-    return json.dumps(results) if arguments.json else format_comparison(results)
+        write_text(svg, draw_bars(results), text)
+    return text
 
 
 def parse_ghns(texts: Sequence[str]) -> dict[str, str]:

@@ -20,6 +20,14 @@ class Mismatch(str):
     """The result of a command that has found what it looked at to be otherwise than it should be."""
 
 
+class UnwrittenError(UsageError):
+    """A file could not be written; `result`, which took long, is for stdout then."""
+
+    def __init__(self, message: str, result: str) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 SHOWN = 3  # as many names as a list in the summary shows
 
 
@@ -70,18 +78,27 @@ def kept_in(path: Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         kept = path is not None and os.path.exists(path)
         words = f"the same command goes on from {path}" if kept else "nothing is kept yet"
-        raise KeyboardInterrupt("without --out nothing is kept" if path is None else words) from None
+        error.args = ("without --out nothing is kept" if path is None else words,)
+        raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, result: str = "") -> None:
+    """Write a file.
+
+    Args:
+        result: what is not to be lost where that fails, in which case the command prints it.
+
+    Raises:
+        UnwrittenError: it could not be written.
+    """
     try:
         with replacing(path) as file:
             file.write(text.encode())
     except OSError as error:
-        raise UsageError(f"{path} could not be written: {in_words(error)}") from error
+        raise UnwrittenError(f"{path} could not be written: {in_words(error)}", result) from error
 
 
 def group_by_reason(reasons: Mapping[str, str], model: nn.Module) -> list[Json]:

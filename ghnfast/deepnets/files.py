@@ -22,6 +22,7 @@ from .. import _C
 from ..errors import DatasetError
 from ..graph import PRIMITIVES, ArchGraph
 from ..optional import import_optional
+from ..refusals import verdict
 from .genotype import Genotype
 from .operations import is_norm
 from .space import FIELDS, PUBLISHED_NORM, settings_of
@@ -51,7 +52,7 @@ def open_hdf5(path: Path | io.FileIO, mode: str = "r") -> Any:
         return h5py.File(path, mode)
     except DAMAGE as error:
         name = path.name if isinstance(path, io.FileIO) else path
-        raise DatasetError(f"{name} cannot be opened as an HDF5 file: {error}") from error
+        raise DatasetError(f"{name} {verdict(error, 'cannot be opened as an HDF5 file')}: {error}") from error
 
 
 def hdf5_path(root: str | os.PathLike[str], split: str) -> Path:
@@ -86,7 +87,8 @@ class PublishedFile:
             self.primitives = table_of(tables["primitives_ext"])
             self.names = table_of(tables["unique_op_names"])
         except DAMAGE as error:
-            raise DatasetError(f"{meta} does not describe the split {split} of DeepNets-1M: {error!r:.200}") from error
+            what = verdict(error, f"does not describe the split {split} of DeepNets-1M")
+            raise DatasetError(f"{meta} {what}: {error!r:.200}") from error
         self.opened: tuple[int, Any] | None = None
         try:
             count = len(self.group())
@@ -115,7 +117,7 @@ class PublishedFile:
                 return found
             others = ", ".join(file) or "none"
         except DAMAGE as error:
-            raise DatasetError(f"{self.path} is damaged: {error!r:.200}") from error
+            raise DatasetError(f"{self.path} {verdict(error, 'is damaged')}: {error!r:.200}") from error
         raise DatasetError(f"{self.path} has no split {self.split}; it has {others}")
 
     def network(self, index: int) -> tuple[Genotype, dict[str, Any], dict[str, int]]:
@@ -137,7 +139,8 @@ class PublishedFile:
             return genotype, args, {size: count_of(found["num_params"][size]) for size in IMAGE_SIZES}
         except DAMAGE as error:
             raise DatasetError(
-                f"network {index} of the split {self.split} in {self.meta} is broken: {error!r:.300}"
+                f"network {index} of the split {self.split} in {self.meta} {verdict(error, 'is broken')}: "
+                f"{error!r:.300}"
             ) from error
 
     def graph(self, index: int, settings: _C.NetworkSettings) -> ArchGraph:
@@ -147,7 +150,8 @@ class PublishedFile:
             return make_graph(distances == 1, rows, self.primitives, self.names, dict(settings.parameters()))
         except DAMAGE as error:
             raise DatasetError(
-                f"the graph of network {index} of the split {self.split} in {self.path} is broken: {error}"
+                f"the graph of network {index} of the split {self.split} in {self.path} {verdict(error, 'is broken')}: "
+                f"{error}"
             ) from error
 
 

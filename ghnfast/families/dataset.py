@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import index as as_index
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -102,7 +103,8 @@ class FamilyNet:
         if not light:
             return make()
         network = light_build(make)
-        for name, value in kept(self.family, json.dumps(self.settings), classes, self.image_size).items():
+        known = kept(self.family, json.dumps(self.settings), classes, self.image_size, torch.get_default_dtype())
+        for name, value in known.items():
             module, _, own = name.rpartition(".")
             setattr(network.get_submodule(module), own, nn.Parameter(value))
         return network
@@ -115,8 +117,12 @@ def traced(family: str, settings: str, num_classes: int, image_size: int) -> Arc
 
 
 @functools.lru_cache(maxsize=2 * SIZES["train"])
-def kept(family: str, settings: str, num_classes: int, image_size: int) -> dict[str, Tensor]:
-    """The initial values of what is not predicted, such as the scales of a ConvNeXt's layers."""
+def kept(family: str, settings: str, num_classes: int, image_size: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The initial values of what is not predicted, such as the scales of a ConvNeXt's layers, in torch's default dtype.
+
+    Args:
+        dtype: this one; what is kept of another would have its precision.
+    """
     skipped = traced(family, settings, num_classes, image_size).skipped
     if not skipped:
         return {}

@@ -28,6 +28,7 @@ from ..files import in_words
 from ..optional import import_optional
 from ..plain import with_plain_numbers
 from ..randomness import CPU, drawing_from
+from ..refusals import is_refused
 from .idx import file_of, read_images, read_labels
 
 # Mean and standard deviation of each channel, of values from 0 to 1.
@@ -141,9 +142,9 @@ class ImagesInFolder(Images):
         try:
             image, label = self.dataset[index]
         except Exception as error:  # whatever the libraries of image formats raise
+            then = "it may be whole" if is_refused(error) else "delete it, or put a whole one there"
             raise TrainingError(
-                f"the image {self.dataset.samples[index][0]} cannot be read: {in_words(error)}; delete it, or put a "
-                "whole one there"
+                f"the image {self.dataset.samples[index][0]} cannot be read: {in_words(error)}; {then}"
             ) from error
         return image, label
 

@@ -20,6 +20,7 @@ import torch
 from ..errors import TrainingError
 from ..files import in_words, replacing
 from ..locks import alone
+from ..refusals import is_refused
 
 CHECKPOINT, CONFIG, LOG, WEIGHTS, LOCK = "checkpoint.pt", "config.toml", "log.jsonl", "ghn.safetensors", ".lock"
 
@@ -97,7 +98,8 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         check_sums(content)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever damage leads to
-        raise TrainingError(f"the checkpoint {file} cannot be read: {in_words(error)}; {WITHOUT}") from error
+        then = WHOLE if is_refused(error) else WITHOUT
+        raise TrainingError(f"the checkpoint {file} cannot be read: {in_words(error)}; {then}") from error
     if not isinstance(state, dict) or not {"ghn", "optimizer", "config"} <= state.keys():
         raise TrainingError(f"{file} is not the checkpoint of a training run; {WITHOUT}")
     if not isinstance(state["config"], dict):
@@ -107,6 +109,7 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 
 MOST = 1e300  # no number of a log is larger
 WITHOUT = "without it, the run begins again"
+WHOLE = "it may be whole: the same call goes on from it where the machine does not refuse that"
 
 
 def check_sums(content: bytes) -> None:

@@ -17,6 +17,7 @@ from ..graph import ArchGraph
 from ..prediction.slots import slots_of
 from .data import ImageData, shuffled
 
+WHOLE_DTYPES = (torch.float32, torch.float64)
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -218,7 +219,7 @@ def call(network: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -
     and zeros stand for it.
     """
     missing = {
-        name: zeros(tuple(parameter.shape), images.device)
+        name: zeros(tuple(parameter.shape), images.device, parameter.dtype)
         if parameter.is_meta
         else parameter.detach().to(images.device)
         for name, parameter in network.named_parameters()
@@ -229,8 +230,8 @@ def call(network: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -
 
 
 @functools.lru_cache(maxsize=1024)
-def zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.zeros((), device=device).expand(shape)
+def zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.zeros((), device=device, dtype=dtype).expand(shape)
 
 
 def placed(images: Tensor, device: torch.device | str) -> Tensor:
@@ -239,10 +240,19 @@ def placed(images: Tensor, device: torch.device | str) -> Tensor:
 
 
 def learning(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that has gradients, also where its caller has turned them off."""
+    """A function that has gradients, also where its caller has turned them off.
+
+    Raises:
+        TrainingError: what it made would be in half precision, and images are not.
+    """
 
     @functools.wraps(function)
     def with_gradients(*args: P.args, **kwargs: P.kwargs) -> R:
+        if (dtype := torch.get_default_dtype()) not in WHOLE_DTYPES:
+            raise TrainingError(
+                f"torch's default dtype is {dtype}, in which nothing is trained here; torch.float32 and torch.float64 "
+                "are accepted (torch.set_default_dtype)"
+            )
         with torch.inference_mode(False), torch.enable_grad():
             return function(*args, **kwargs)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+import signal
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,22 @@ from ..nn.config import config_of
 from ..predict import load
 from ..progress import progress as say_progress
 from ..randomness import CPU, drawing_from
+from ..refusals import is_refused
 from .config import TrainConfig, as_lists
 from .data import Batches, ImageData, load_data
 from .digests import are_alike, marks_of
-from .folder import CHECKPOINT, CONFIG, WEIGHTS, locked, read_checkpoint, save_checkpoint, sync_folder, writing
+from .folder import (
+    CHECKPOINT,
+    CONFIG,
+    WEIGHTS,
+    WHOLE,
+    WITHOUT,
+    locked,
+    read_checkpoint,
+    save_checkpoint,
+    sync_folder,
+    writing,
+)
 from .networks import MetaBatches, Mixture, Nets, ahead, for_large_images, learning
 from .processes import processes, share
 from .reporting import Callback, Reporter
@@ -125,10 +139,9 @@ def go_on(trainer: Trainer, dataset: Nets, path: Path, progress: bool) -> None:
         try:
             trainer.restore(known)
         except Exception as error:  # torch checks what it loads in many ways
-            raise TrainingError(
-                f"the checkpoint {path / CHECKPOINT} does not fit its configuration: {in_words(error)}; without it, "
-                "the run begins again"
-            ) from error
+            refused = is_refused(error)
+            what, then = ("cannot be gone on from", WHOLE) if refused else ("does not fit its configuration", WITHOUT)
+            raise TrainingError(f"the checkpoint {path / CHECKPOINT} {what}: {in_words(error)}; {then}") from error
         if trainer.step > trainer.steps:
             raise TrainingError(
                 f"the run in {path} has made {trainer.step} steps, and is to have {trainer.steps} in all; as many or "
@@ -228,30 +241,42 @@ def run(
     networks = MetaBatches(dataset, config.meta_batch, config.max_nodes, config.seed, trainer.rank, trainer.world_size)
     first = trainer.rank == 0
     reporter = Reporter(trainer, path if first else None, progress, callbacks if first else ())
-    streams = zip(
-        image_stream(batches, config, trainer.step, trainer.steps),
-        ahead(networks, trainer.step, trainer.steps),
-        strict=True,
-    )
+    read = image_stream(batches, config, trainer.step, trainer.steps)
+    streams = zip(read, ahead(networks, trainer.step, trainer.steps), strict=True)
     try:
         for (images, labels), meta_batch in streams:
             reporter.add(trainer.train_step(images, labels, meta_batch))
             last = trainer.step == trainer.steps
             if trainer.rank == 0 and (last or trainer.step % config.save_every == 0):
                 save_checkpoint(path, trainer.state())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UnreadError):
         if trainer.rank == 0 and trainer.is_whole:
             save_checkpoint(path, trainer.state())
         raise
     finally:
+        read.close()
         reporter.close()
 
 
-def image_stream(batches: Batches, config: TrainConfig, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of these steps, read in a thread, or in so many processes."""
-    if config.workers == 0:
-        yield from ahead(batches, start, stop)
-        return
+class UnreadError(TrainingError):
+    """The images of a step cannot be read; those before it were."""
+
+
+def image_stream(
+    batches: Batches, config: TrainConfig, start: int, stop: int
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """The batches of these steps, read in a thread, or in so many processes.
+
+    Raises:
+        UnreadError: they cannot be.
+    """
+    try:
+        yield from read_by_processes(batches, config, start, stop) if config.workers else ahead(batches, start, stop)
+    except TrainingError as error:
+        raise UnreadError(str(error)) from error
+
+
+def read_by_processes(batches: Batches, config: TrainConfig, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
     order: Any = range(start, stop)
     loader = DataLoader(
         Readable(batches),
@@ -262,16 +287,36 @@ def image_stream(batches: Batches, config: TrainConfig, start: int, stop: int) -
         generator=torch.Generator(),  # of the processes' seeds, which would come from the global one
     )
     try:
-        for found in loader:
-            if isinstance(found, TrainingError):
-                raise found
-            yield found
+        reading = iter(loader)
+        with unheard_children():
+            for found in reading:
+                if isinstance(found, TrainingError):
+                    raise found
+                yield found
+            del reading  # which ends them
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise TrainingError(
             f"a process that reads images has ended: {in_words(error)}; fewer workers may help"
         ) from error
+
+
+@contextmanager
+def unheard_children() -> Iterator[None]:
+    """Within it, processes that end raise nothing by themselves: whoever waits for what they read is told.
+
+    The handler that torch has set raises wherever this process is, such as while it keeps what it has made: what ends a
+    run often ends all of its processes at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,7 +118,7 @@ class Goal:
         for name, value in own.items():
             target = identity_for(name, tuple(value.shape), self.tile, self.num_classes, self.seed)
             if target is not None:
-                found[name] = target.to(self.device)
+                found[name] = target.to(value)
         if not is_plain(net):
             return {name: centred(own[name]) + target for name, target in found.items()}
         whole = {name: KEPT * centred(own[name]) + target / GAIN for name, target in found.items()}
@@ -145,7 +145,9 @@ class Goal:
             if name.removesuffix(".weight") in layers:
                 watch(name)
         with torch.no_grad(), drawing_from(self.seed):
-            run_network(network, net.graph, parameters, noise(net.input_shape, self.seed).to(self.device))
+            run_network(
+                network, net.graph, parameters, noise(net.input_shape, self.seed).to(next(iter(parameters.values())))
+            )
         return scales
 
     @staticmethod
@@ -177,9 +179,10 @@ def is_plain(net: Net) -> bool:
 
 @functools.lru_cache(maxsize=4)
 def noise(shape: tuple[int, int, int], seed: int) -> Tensor:
-    """(IMAGES, *shape): grey random fields of mean 0 and deviation 1, smooth as images are."""
+    """(IMAGES, *shape) float32: grey random fields of mean 0 and deviation 1, smooth as images are."""
     channels, height, width = shape
-    drawn = torch.randn(IMAGES, 1, height + 4, width + 4, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(IMAGES, 1, height + 4, width + 4, generator=generator, dtype=torch.float32)
     return (F.avg_pool2d(drawn, 5, 1) * 5).expand(-1, channels, -1, -1).contiguous()
 
 
@@ -187,7 +190,7 @@ def noise(shape: tuple[int, int, int], seed: int) -> Tensor:
 def identity_for(
     name: str, shape: tuple[int, ...], tile: tuple[int, int], num_classes: int, seed: int
 ) -> Tensor | None:
-    """What is added to a parameter of this name and shape; None for what stays as it is.
+    """What is added to a parameter of this name and shape, in float32; None for what stays as it is.
 
     Channels beyond `tile`, which the GHN repeats, are those that they repeat.
     """
@@ -202,7 +205,7 @@ def identity_for(
     count = min(rows, columns, *tile)
     outputs, inputs = torch.arange(rows) % tile[0] % count, torch.arange(columns) % tile[1] % count
     matrix = (outputs[:, None] == inputs[None]).float()
-    target = torch.zeros(rows, columns, height, width)
+    target = torch.zeros(rows, columns, height, width, dtype=torch.float32)
     target[:, :, height // 2, width // 2] = GAIN * F.normalize(matrix, dim=1)
     return target.view(shape)
 
@@ -213,7 +216,8 @@ def smooth_filters(height: int, width: int, count: int, seed: int) -> Tensor:
     Most of their mean is taken away, so that they see edges more than brightness.
     """
     size = max(height, width, 11)
-    noise = torch.randn(count, 1, size + 2, size + 2, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(count, 1, size + 2, size + 2, generator=generator, dtype=torch.float32)
     field = F.avg_pool2d(noise, 3, 1)[:, 0]
     down, right = (size - height) // 2, (size - width) // 2
     filters = field[:, down : down + height, right : right + width]

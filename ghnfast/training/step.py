@@ -23,6 +23,7 @@ from ..errors import TrainingError
 from ..memory import is_out_of_memory
 from ..nn import GHN
 from ..randomness import drawing_from
+from ..starting import DEFAULTS
 from .config import TrainConfig, as_lists
 from .data import BIG
 from .layouts import whole_gradients
@@ -336,24 +337,26 @@ def uninterrupted() -> Iterator[None]:
 
     Python has interruptions in its main thread alone.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    waiting: list[Any] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in DEFAULTS if is_main}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
+    waiting: list[tuple[int, Any]] = []
 
-    def wait(*given: Any) -> None:
-        waiting.append(given)
+    def wait(number: int, frame: Any) -> None:
+        waiting.append((number, frame))
         if len(waiting) > 1:
-            before(*given)
+            before[number](number, frame)
 
-    signal.signal(signal.SIGINT, wait)
+    for number in before:
+        signal.signal(number, wait)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if waiting:
-        before(*waiting[0])
+        number, frame = waiting[0]
+        before[number](number, frame)
 
 
 def clip(leaves: Sequence[Tensor], limit: float) -> None:

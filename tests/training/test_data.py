@@ -347,6 +347,7 @@ def test_digests_are_of_images_wherever_they_are(folder: Path, tmp_path_factory:
         digest_of_images(ours)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of a machine, or a mask, of one core
 def test_batches_of_other_processes_are_the_same(folder: Path) -> None:
     batches = Batches(load_data("folder", folder, validation=False, image_size=32).train, 4, 0)
     here, there = (list(image_stream(batches, make_config({"workers": workers}), 1, 6)) for workers in (0, 2))

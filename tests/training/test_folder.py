@@ -134,6 +134,17 @@ def test_a_checkpoint_that_cannot_be_read(tmp_path: Path) -> None:
         train(tiny_config(**FAST), tmp_path, progress=False)
 
 
+def test_a_checkpoint_for_which_there_is_no_memory_is_not_to_be_removed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restore(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(Trainer, "restore", restore)
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt cannot be gone on from: CUDA out of memory; it may be"):
+        train(tiny_config(**FAST), run, progress=False)
+
+
 def test_a_run_goes_on_with_its_images_alone(
     tmp_path: Path, few_images: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
