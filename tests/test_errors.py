@@ -32,11 +32,11 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "kernels" not in path
 # Rules of tracing stand for torch's functions within a model's forward, which may catch what they raise; `trace` makes
 # a TraceError of what leaves the forward. What a parser's types raise is argparse's protocol, and a command may say
 # more of Ctrl-C. An AssertionError is what cannot happen.
-# What comes before the package is imported ends the command.
+# What comes before the package is imported ends the command, and signals interrupt it.
 FOREIGN = {
     "tracing": (RuntimeError,),
     "cli": (argparse.ArgumentTypeError, KeyboardInterrupt),
-    "starting": (SystemExit,),
+    "starting": (SystemExit, KeyboardInterrupt),
 }
 
 
