@@ -30,12 +30,12 @@ from ghnfast.graph import GraphBatch
 PACKAGE = Path(ghnfast.__file__).parent
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "kernels" not in path.parts and path.stem != "__main__")
 # Rules of tracing stand for torch's functions within a model's forward, which may catch what they raise; `trace` makes
-# a TraceError of what leaves the forward. What a parser's types raise is argparse's protocol, and a command may say
-# more of Ctrl-C. An AssertionError is what cannot happen.
+# a TraceError of what leaves the forward. What a parser's types raise is argparse's protocol. An AssertionError is what
+# cannot happen.
 # What comes before the package is imported ends the command, and signals interrupt it.
 FOREIGN = {
     "tracing": (RuntimeError,),
-    "cli": (argparse.ArgumentTypeError, KeyboardInterrupt),
+    "cli": (argparse.ArgumentTypeError,),
     "starting": (SystemExit, KeyboardInterrupt),
 }
 
