@@ -163,7 +163,7 @@ struct Rows {
 // the panel's rows, whatever it is computed beside: the same products are the same bits.
 template <int count, int vectors, typename T>
 inline void product_block(const Rows<T, T>& rows, const T* panel, T* to, std::int64_t to_stride) {
-  Vector<T> sums[count][vectors];
+  Vector<T> sums[count][vectors];  // `= {}` clears them in memory, which takes as long as some products
   for (int r = 0; r < count; ++r) {
     for (int v = 0; v < vectors; ++v) {
       sums[r][v] = Vector<T>{};

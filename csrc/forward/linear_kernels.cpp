@@ -172,7 +172,7 @@ inline void panel_block(const LinearJob<T>& job, std::int64_t index, std::int64_
   for (int r = 0; r < count; ++r) {
     x[r] = row_of(job, index + r);
   }
-  Vector<T> sums[count][kVectorsPerPanel];
+  Vector<T> sums[count][kVectorsPerPanel];  // `= {}` clears them in memory, which takes as long as some products
   for (int r = 0; r < count; ++r) {
     for (int v = 0; v < kVectorsPerPanel; ++v) {
       sums[r][v] = Vector<T>{};
