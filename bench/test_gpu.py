@@ -35,11 +35,8 @@ from ghnfast.nn.attending import Attending
 from ghnfast.nn.names import with_published_names
 from ghnfast.nn.native import state_of
 from ghnfast.nn.sweep import GatedSweep
-from ghnfast.ops.attention import relations_of
-from ghnfast.ops.attention.operators import triton_tables as attention_tables
 from ghnfast.ops.decode import DecodeSource, decode_into_op, memory_table
 from ghnfast.ops.decode import triton_tables as decode_tables
-from ghnfast.ops.layers.operators import Launches
 from ghnfast.ops.sweep import gated_sweep, naive_gated_sweep, triton_tables
 from ghnfast.prediction import prepare
 from ghnfast.prediction.plan import decoded_part
@@ -207,14 +204,13 @@ def states_ms(ghn: ghnfast.GHN, model: nn.Module, graph: ArchGraph) -> float:
     device = ghn.device_form.of(ghn, own, state_of(own.parameters))
     assert device is not None
     assert device.weights is not None
-    plan, prepared = layout.known[device.key], device.prepare(device.weights)
-    relations = attention_tables(relations_of(batch.topology(device.cutoff)), device.device)
-    scratch, status = torch.empty(plan.elements, device="cuda"), torch.empty((), dtype=torch.int32, device="cuda")
+    forward = device.forward(batch, layout, None)
+    plan, room = forward.plan, forward.room()
     attending = Attending(
-        device.widths, plan.places, device.weights, device.numbers["0.ln1"], prepared.table, relations, plan.indices,
-        plan.tables, plan.launches.setdefault(device.weights, Launches()),
+        device.widths, plan.places, device.weights, forward.form.first, forward.prepared.table, forward.tables,
+        plan.indices, plan.tables, forward.launches, room.beside[0],
     )  # fmt: skip
-    return replayed_ms(lambda: attending.run(scratch, status))
+    return replayed_ms(lambda: attending.run(room.scratch, room.status))
 
 
 @pytest.mark.parametrize("name", ["resnet50", "densenet121"])

@@ -268,18 +268,21 @@ def sizes_of(qkv: Tensor, table: Tensor) -> tuple[int, int, float, int]:
 
 
 def attention(
-    qkv: Tensor, table: Tensor, relations: Sequence[Tensor], keep: bool, launch: Callable[..., Any] = launch
-) -> tuple[Tensor, Tensor]:
+    qkv: Tensor, table: Tensor, relations: Sequence[Tensor], keep: bool, launch: Callable[..., Any] = launch,
+    result: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The result (nodes, heads width), and what `attention_backward` needs: (nodes, heads), or (0, heads).
 
     Args:
         qkv: (nodes, 3 heads width) float32.
         table: (kinds, heads) float32.
         relations: graph_offsets, pair_offsets, codes and tiles, see `attention_kernel`.
+        result: where it goes, if it has memory already.
     """
     qkv, table = qkv.contiguous(), table.contiguous()
     heads, width, scale, padded = sizes_of(qkv, table)
-    result = qkv.new_empty(len(qkv), heads * width)
+    if result is None:
+        result = qkv.new_empty(len(qkv), heads * width)
     log_sums = qkv.new_empty(len(qkv) if keep else 0, heads)
     with on_device(qkv.device):
         launch(

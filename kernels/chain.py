@@ -129,14 +129,12 @@ class Walk:
         )
         self.kernel = function(device, macros(heads, hid, width, False))
 
-    def __call__(self, states: Tensor) -> Tensor:
-        """The final states of contiguous ones, on the current device."""
-        final, middle = torch.empty_like(states), torch.empty_like(states)
+    def __call__(self, states: Tensor, middle: Tensor, final: Tensor) -> None:
+        """Write the final states of contiguous ones, and those between the sweeps, on the current device."""
         arguments = Arguments.from_buffer_copy(self.arguments)
         arguments.states, arguments.middle, arguments.final = states.data_ptr(), middle.data_ptr(), final.data_ptr()
         arguments.nodes = len(states)
         self.kernel.launch(self.blocks, THREADS, self.shared, arguments, self.device)
-        return final
 
 
 def gated_sweep(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import threading
+import weakref
+from collections.abc import Callable
 
 import torch
 
 from ..errors import BackendError
 
-# Attributes of functions and devices, as cuda.h numbers them.
+# Attributes of functions and devices, kinds of streams and of captures, as cuda.h numbers them.
 DYNAMIC_SHARED, SHARED_OF_DEVICE = 8, 97
+NON_BLOCKING, RELAXED = 1, 2
 
 
 @functools.cache
@@ -50,6 +54,51 @@ def current_stream(device: int) -> int:
     """The handle of torch's current stream on a device."""
     handle: int = torch._C._cuda_getCurrentRawStream(device)
     return handle
+
+
+@functools.cache
+def stream_to_record(device: int) -> torch.cuda.ExternalStream:
+    """A stream that nobody else has: one of torch's might be in use elsewhere, and that would be recorded, too."""
+    handle = ctypes.c_void_p()
+    check(library().cuStreamCreate(ctypes.byref(handle), NON_BLOCKING))
+    return torch.cuda.ExternalStream(handle.value, device)
+
+
+RECORDING = threading.Lock()  # there is one stream for it
+
+
+class Recording:
+    """What a function launches on the current stream of a GPU, which is the current one, to be launched again at once:
+    a CUDA graph.
+
+    The function allocates no memory, and what it is given stays where it is as long as this is used. Torch's own
+    class would have no other thread draw random numbers meanwhile.
+    """
+
+    def __init__(self, device: torch.device, function: Callable[[], object]) -> None:
+        driver, graph, self.handle = library(), ctypes.c_void_p(), ctypes.c_void_p()
+        self.device = number_of(device)
+        with RECORDING:
+            stream = stream_to_record(self.device)
+            handle = ctypes.c_void_p(stream.cuda_stream)
+            # Relaxed: other threads, and the collector of garbage in this one, do what they want.
+            check(driver.cuStreamBeginCapture_v2(handle, RELAXED))
+            try:
+                with torch.cuda.stream(stream):
+                    function()
+            finally:
+                status = driver.cuStreamEndCapture(handle, ctypes.byref(graph))
+        check(status)
+        try:
+            check(driver.cuGraphInstantiateWithFlags(ctypes.byref(self.handle), graph, ctypes.c_ulonglong(0)))
+        finally:
+            driver.cuGraphDestroy(graph)
+        weakref.finalize(self, driver.cuGraphExecDestroy, self.handle).atexit = False
+        self.run = driver.cuGraphLaunch
+
+    def launch(self) -> None:
+        """On the current stream of the device, which is the current one."""
+        check(self.run(self.handle, ctypes.c_void_p(current_stream(self.device))))
 
 
 class Function:

@@ -18,7 +18,8 @@ class Attending(NamedTuple):
     """What is computed with.
 
     first: the number of the first weight of the first layer. table: the biases of pairs. relations: of the batch, see
-    kernels/attention.py. indices: see `embed`. launches: by what is launched.
+    kernels/attention.py. indices: see `embed`. launches: by what is launched. attended: (nodes, hid), what attention
+    writes.
     """
 
     widths: Widths
@@ -30,6 +31,7 @@ class Attending(NamedTuple):
     indices: Tensor
     stages: StageTables
     launches: Mapping[Any, Callable[..., Any]]
+    attended: Tensor
 
     def run(self, scratch: Tensor, status: Tensor) -> Tensor:
         """The final states, (nodes, hid), which are in scratch; `FINE` is written into the status."""
@@ -44,8 +46,8 @@ class Attending(NamedTuple):
         embed(states, status, self.indices, self.weights, self.launches)
         for stage in range(0, places.of_states, 4):
             run_layers(scratch, states, self.weights, self.stages, stage, stage + 1, self.launches)
-            result = self.attention(qkv)
-            run_layers(scratch, result, self.weights, self.stages, stage + 1, stage + 4, self.launches)
+            self.attention(qkv)
+            run_layers(scratch, self.attended, self.weights, self.stages, stage + 1, stage + 4, self.launches)
         return states
 
     def run_narrow(self, states: Tensor, room: tuple[Tensor, Tensor, Tensor], status: Tensor) -> None:
@@ -53,9 +55,8 @@ class Attending(NamedTuple):
         begin_attention(states, status, room, self.indices, weights, self.first, epsilons[0][0], launches)
         for number, (_, epsilon) in enumerate(epsilons):
             following = epsilons[number + 1][0] if number + 1 < len(epsilons) else None
-            result = self.attention(room[2])
-            rest_of_attention(states, result, room, weights, self.first, number, epsilon, following, launches)
+            self.attention(room[2])
+            rest_of_attention(states, self.attended, room, weights, self.first, number, epsilon, following, launches)
 
-    def attention(self, qkv: Tensor) -> Tensor:
-        launch = self.launches["attention"]
-        return of_attention.device_attention(qkv, self.table, self.relations, launch)
+    def attention(self, qkv: Tensor) -> None:
+        of_attention.device_attention(qkv, self.table, self.relations, self.launches["attention"], self.attended)

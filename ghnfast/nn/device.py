@@ -24,31 +24,21 @@ from ..ops.backend import is_plain
 from ..ops.decode import FINE, DecodeSource, DecodeTargets, NotFinite, Table
 from ..ops.decode import operators as of_decoding
 from ..ops.decode.targets import Uploaded
-from ..ops.layers import Launches, StageTables, Weights, addresses_of, arrays_of, embed, run_layers
-from ..ops.sweep import Sweep, chosen_sweep
+from ..ops.layers import Launches, StageTables, Weights, addresses_of, arrays_of
 from ..ops.sweep import operators as of_sweep
-from ..ops.uploads import Made, Wanted, in_use, is_capturing, upload
+from ..ops.uploads import Wanted, in_use, is_capturing, upload
 from ..prediction.layout import Layout, Memory
 from ..tracing.members import Members, has_global_hooks
-from .attending import Attending
 from .decoder import ConvDecoder
+from .forward import Form, Forward, Plan, Prepared
 from .graphormer import Graphormer, position_rows
 from .linear import own_weights
 from .native import NATIVE, Parts, WeightState, are_untouched, weights_backend
-from .stages import Places, Widths, indices_of, write_stages
+from .recordings import Recordings, Use
+from .stages import Widths, indices_of, write_stages
 from .sweep import GatedSweep, NodeMlp
 
 BROKEN = -1  # the status where a weight is not finite, as in kernels/check.py
-
-
-class Plan(NamedTuple):
-    """A forward pass of a batch, on its device: what is kept with the layout. elements: of scratch."""
-
-    places: Places
-    elements: int
-    tables: StageTables
-    indices: Tensor
-    launches: WeakKeyDictionary[Weights, Launches]  # for these weights
 
 
 class Whole(Protocol):
@@ -122,6 +112,8 @@ class Device:
         self.weights = before if same else None
         self.tensors = tensors
         self.prepared: Prepared | None = None
+        self.recordings = Recordings()
+        self.form = Form(self.device, self.kind, self.widths, self.numbers.get("0.ln1", 0), self.last)
 
     # Tables ---------------------------------------------------------------------------------------------------------
 
@@ -172,6 +164,13 @@ class Device:
 
     # The forward pass -----------------------------------------------------------------------------------------------
 
+    def begin(self, batch: GraphBatch) -> Use | None:
+        """Launch the forward pass of a batch, where it is recorded: nothing in it depends on what is predicted."""
+        if not self.finite or is_capturing(self.device):
+            return None
+        with on_device(self.device):
+            return self.recordings.begin(batch, self.prepared)
+
     def source(
         self,
         batch: GraphBatch,
@@ -179,6 +178,7 @@ class Device:
         memory: Memory | None,
         refuse: Callable[[], None],
         given: Tensor | None,
+        begun: Use | None,
     ) -> tuple[DecodeSource, DeviceLast]:
         """Everything but the last step of decoding, and that step.
 
@@ -186,115 +186,69 @@ class Device:
             memory: what that step is to write to, if it is known already.
             refuse: see `DeviceLast`.
             given: the final states, (nodes, hid), of a sweep where the CPU has computed them.
+            begun: see `begin`.
         """
         with on_device(self.device):
-            width, targets = self.last.weight.shape[2], layout.targets
-            wanted = self.wanted(batch, layout, given is not None)
+            begun = begun if begun is not None and begun.recorded.layout is layout else None
+            wanted = [] if begun is not None else self.wanted(batch, layout, given is not None)
             written: list[Uploaded] = []
             if memory is not None and memory.device == self.device:
-                wanted.append(of_decoding.wanted_tables(targets, memory.table, self.device, written))
+                wanted.append(of_decoding.wanted_tables(layout.targets, memory.table, self.device, written))
             upload(wanted, self.device)
-            plan: Plan = layout.known[self.key if given is None else self.key_of_given]
-            assert self.weights is not None
-            launches = plan.launches.setdefault(self.weights, Launches())
-            in_use([self.weights.addresses], [plan.indices])
-            prepared = self.prepare(self.weights)
-            scratch = torch.empty(plan.elements, device=self.device)
-            status = torch.empty((), dtype=torch.int32, device=self.device)
-            nodes, hid, places = len(batch), self.widths.hid, plan.places
-            initial = scratch.as_strided((nodes, hid), (hid, 1), places.initial)
-            if self.kind == "attention":
-                relations = of_attention.triton_tables(relations_of(batch.topology(self.cutoff)), self.device)
-                first = self.numbers["0.ln1"]
-                states = Attending(
-                    self.widths,
-                    places,
-                    self.weights,
-                    first,
-                    prepared.table,
-                    relations,
-                    plan.indices,
-                    plan.tables,
-                    launches,
-                ).run(scratch, status)
+            if begun is None:
+                forward = self.forward(batch, layout, given)
+                begun = self.recordings.record(forward, batch, layout) if given is None else None
+            if begun is None:
+                room = forward.room()
+                forward.launch(room)
+                source = forward.source(room, layout)
             else:
-                embed(initial, status, plan.indices, self.weights, launches)
-                states = initial
-            if given is not None:
-                states = given
-            elif self.kind == "sweep":
-                states = prepared.sweep(initial, batch.topology(self.cutoff), launches)
-            first = 0 if self.kind == "mlp" else places.of_states
-            run_layers(scratch, states, self.weights, plan.tables, first, len(plan.tables.ends) - 1, launches)
-            hidden = scratch.as_strided((layout.hidden_rows, width), (width, 1), places.hidden)
-            blocks = scratch.as_strided((layout.elements,), (1,), places.blocks)
-            return DecodeSource(hidden, *self.last, blocks), DeviceLast(
-                self, prepared, status, refuse, launches, written
-            )
+                forward, room, source = begun.recorded.forward, begun.recorded.room, begun.recorded.source
+            last = DeviceLast(self, forward.prepared, room.status, refuse, forward.launches, written, begun)
+            return source, last
+
+    def forward(self, batch: GraphBatch, layout: Layout, given: Tensor | None) -> Forward:
+        """The forward pass, from what is on the device by now."""
+        plan: Plan = layout.known[self.key if given is None else self.key_of_given]
+        assert self.weights is not None
+        launches = plan.launches.setdefault(self.weights, Launches())
+        in_use([self.weights.addresses], [plan.indices])
+        prepared = self.prepare(self.weights)
+        topology: Topology | None = None
+        tables: Sequence[Tensor] = ()
+        walk = None
+        if self.kind == "attention":
+            tables = of_attention.triton_tables(relations_of(batch.topology(self.cutoff)), self.device)
+        elif self.kind == "sweep" and given is None:
+            topology = batch.topology(self.cutoff)
+            tables = of_sweep.triton_tables(topology, self.device)
+            walk = prepared.walk(topology, tables, launches)
+        return Forward(self.form, plan, prepared, launches, topology, tables, walk, given)
 
     def prepare(self, weights: Weights) -> Prepared:
         """What is computed of weights alone, once for each state of theirs."""
         prepared = self.prepared  # another thread may forget it meanwhile
         if prepared is None:
-            prepared = self.prepared = Prepared(self, weights)
+            prepared = self.prepared = Prepared(self.parts.hypernet, self.device, weights)
         prepared.use()
         return prepared
 
 
-class Prepared:
-    """What is computed of weights alone.
+class Begun(NamedTuple):
+    """See `GHN.begin`. own, state: its members, and the state of its weights. use: of a recording."""
 
-    largest: (weights,) float32, the largest absolute value of each. layers: of a sweep. table: the bias of attention.
-    """
-
-    def __init__(self, device: Device, weights: Weights) -> None:
-        from ..kernels import check, decode, decode_tables
-        from ..kernels import sweep as kernels
-
-        # Imported here and not in each prediction: even that a module is there takes time to see.
-        self.decode, self.tables, self.sweeps = decode, decode_tables.Tables, kernels
-        self.largest = check.Largest(check.largest_of(weights.addresses), len(device.tensors))
-        self.layers: kernels.Layers | None = None
-        self.table = self.largest.values
-        self.flat: list[Tensor] = []
-        hypernet = device.parts.hypernet
-        if isinstance(hypernet, GatedSweep):
-            self.flat = hypernet.weights.flat
-            self.layers = kernels.layers_of(self.flat)
-        elif isinstance(hypernet, Graphormer):
-            with torch.autocast(device.device.type, enabled=False):
-                self.table = hypernet.layers[0].attn.bias_table()
-        self.made = Made.now(device.device) if device.device.type == "cuda" else None
-
-    def use(self) -> None:
-        """On the current stream, which need not be the one that it was computed on."""
-        stacked = [] if self.layers is None else self.layers[:4]  # the others are the weights themselves
-        in_use(*([tensor] for tensor in (self.largest.values, self.table, *stacked)), made=self.made)
-
-    def sweep(self, states: Tensor, topology: Topology, launches: Launches) -> Tensor:
-        """Final states, before their normalization, by the kernel that `chosen_sweep` says."""
-        tables = of_sweep.known_tables(topology, states.device)
-        in_use(tables)
-        assert self.layers is not None
-        heads, width, hid = self.layers.weight_1.shape
-        sweep = Sweep(topology.largest, heads, hid, width, False)
-        if chosen_sweep(sweep, states.device) == "cuda":
-            walk = launches.get("walk")
-            if walk is None or walk.tables is not tables:
-                walk = launches["walk"] = of_sweep.walk(self.flat, tables, topology, hid)
-            final: Tensor = walk(states)
-            return final
-        (final,) = self.sweeps.gated_sweep(
-            states, self.flat, tables, topology.cutoff, False, self.layers, launches["sweep"]
-        )
-        return final
+    own: Members
+    state: WeightState
+    device: Device | None
+    use: Use | None
 
 
 class DeviceLast(NamedTuple):
     """The last step of decoding, after everything else, and the verdict on all of it.
 
     status: () int32, `FINE` so far. refuse: raises an error that names the weights that are not finite. written: the
-    tables with the memory that is to be written to, where that was known.
+    tables with the memory that is to be written to, where that was known. begun: the recording whose memory is read,
+    which is in use as long as this is there.
     """
 
     device: Device
@@ -303,6 +257,7 @@ class DeviceLast(NamedTuple):
     refuse: Callable[[], None]
     launches: Launches
     written: Sequence[Uploaded]
+    begun: Use | None
 
     def write(
         self, source: DecodeSource, targets: DecodeTargets, memory: Table, outputs: Sequence[Tensor], precision: str

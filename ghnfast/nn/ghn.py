@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from .. import _C, checkpoints
 from ..errors import ConfigError, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch, batch_of
-from ..memory import unreadable
 from ..ops.attention import relations_of
 from ..ops.backend import HALVES, as_arrays, is_plain
 from ..ops.decode import PRECISIONS, DecodeSource
@@ -26,11 +25,11 @@ from ..prediction.predictor import as_list
 from ..tracing import trace
 from ..tracing.members import Members, members_of
 from .config import GHNConfig
-from .device import DeviceForm
+from .device import Begun, DeviceForm
 from .embedding import ShapeEncoder
 from .host import HostForm
 from .hub import Pretrained
-from .loading import made_of
+from .loading import check_readable, made_of
 from .names import take_published_names, with_published_names
 from .native import Native, NativeForm, NativeLast, Parts, WeightState, state_of, weights_backend
 from .registry import DECODERS, HYPERNETS, states_of
@@ -291,25 +290,32 @@ class GHN(Pretrained):
         return self.decoder.request
 
     @torch.no_grad()
+    def begin(self, batch: GraphBatch) -> Begun:
+        """What is known of the GHN before a prediction; on a GPU, the forward pass of a batch can be under way then."""
+        own = members_of(self)
+        state = state_of(own.parameters)
+        device = self.device_form.of(self, own, state) if type(self) is GHN else None
+        return Begun(own, state, device, None if device is None else device.begin(batch))
+
+    @torch.no_grad()
     def source(
-        self, batch: GraphBatch, layout: Layout, memory: Memory | None = None
+        self, batch: GraphBatch, layout: Layout, memory: Memory | None = None, begun: Begun | None = None
     ) -> tuple[DecodeSource, LastStep | None]:
         """Everything but the last step of decoding, for a prediction; and that step, where there is more to do in it.
 
         Args:
             memory: what that step is to write to, where it is known.
+            begun: what `begin` returned for the batch, in this state of the weights.
 
         Raises:
             PredictError: a weight cannot be read or is not finite.
         """
-        own = members_of(self)
-        state = state_of(own.parameters)
-        device = self.device_form.of(self, own, state) if type(self) is GHN else None
+        own, state, device, use = begun or self.begin(batch)
         if device is not None:
             if not device.finite:
-                check_readable(self, own)
-            from_host = self.host_form.node_states(self, own, batch)
-            return device.source(batch, layout, memory, functools.partial(self.refuse, own), from_host)
+                check_readable(self.name, own)
+            from_host = None if use is not None else self.host_form.node_states(self, own, batch)
+            return device.source(batch, layout, memory, functools.partial(self.refuse, own), from_host, use)
         largest_weight = self.check_weights(own, state)
         native = self.native(own, state)
         if (widened := self.widened(native)) is not None:
@@ -372,7 +378,7 @@ class GHN(Pretrained):
         """See `NativeForm.of`; what a subclass changes is its own."""
         if members is None:
             members = members_of(self)
-            check_readable(self, members)
+            check_readable(self.name, members)
         return self.native_form.of(self.parts, members, state) if type(self) is GHN else None
 
     def widened(self, native: Native | None) -> GHN | None:
@@ -411,7 +417,7 @@ class GHN(Pretrained):
         known = self.checked
         if state is not None and state == known[0]:
             return known[1]
-        check_readable(self, members)
+        check_readable(self.name, members)
         weights = members.parameters
         largest_weight: float | None = None
         if weights_backend(members) == "cpp":
@@ -437,12 +443,6 @@ class GHN(Pretrained):
                 f"these weights of {self.name} are not finite: {', '.join(broken[:3])}; finite weights are accepted. "
                 "No parameter was changed."
             )
-
-
-def check_readable(ghn: GHN, members: Members) -> None:
-    for name, weight in zip(members.names, members.parameters, strict=True):
-        if (reason := unreadable(weight)) is not None:
-            raise PredictError(f"the weight {name} of {ghn.name} {reason}")
 
 
 def from_checkpoint(read: checkpoints.Checkpoint, dtype: torch.dtype | None = None) -> GHN:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import checkpoints
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, PredictError
 from ..files import compact_copies
+from ..memory import unreadable
 from ..randomness import CPU, SEED, drawing_from
+from ..tracing.members import Members
 from .config import GHNConfig, GHNSettings, is_count, names
 from .names import with_published_names
 from .registry import DECODERS, HYPERNETS
@@ -111,3 +113,10 @@ def check_plausible(read: checkpoints.Checkpoint) -> None:
                 f"config['{name}'] in {read.source} is {value!r:.80}, and its weights have {elements} elements in all; "
                 "the configuration of these weights is accepted"
             )
+
+
+def check_readable(ghn: str, members: Members) -> None:
+    """Raises an error that names a weight, and the GHN, where it cannot be read."""
+    for name, weight in zip(members.names, members.parameters, strict=True):
+        if (reason := unreadable(weight)) is not None:
+            raise PredictError(f"the weight {name} of {ghn} {reason}")

@@ -48,13 +48,18 @@ class Predictor(Protocol):
         """What slots ask the decoders for."""
         ...
 
+    def begin(self, batch: GraphBatch) -> Any:
+        """What can be known, or be under way, before it is known what is predicted; `source` takes it."""
+        ...
+
     def source(
-        self, batch: GraphBatch, layout: Layout, memory: Memory | None = None
+        self, batch: GraphBatch, layout: Layout, memory: Memory | None = None, begun: Any = None
     ) -> tuple[DecodeSource, LastStep | None]:
         """Everything but the last step of decoding: forward pass and decoders.
 
         Args:
             memory: what the last step is to write to, where it is known.
+            begun: what `begin` returned for the batch.
 
         Returns:
             What the last step reads, and what does that step, where the GHN has it.
@@ -84,14 +89,18 @@ def run(
     models: list[nn.Module] = as_list(nn.Module, model, "model")
     if not models:
         raise PredictError("an empty list of models was given; one model or more is accepted")
-    members = [members_of(model) for model in models]
     if graph is None:
+        members = [members_of(model) for model in models]
         graphs = [trace_members(*each, input_shape, example_inputs) for each in zip(models, members, strict=True)]
+        batch = batch_of(graphs)
+        begun = ghn.begin(batch)
     else:
         graphs = graphs_for(models, graph)
-    batch = batch_of(graphs)
+        batch = batch_of(graphs)
+        begun = ghn.begin(batch)
+        members = [members_of(model) for model in models]
     job = prepare(models, members, batch, classifier, ghn.request)
-    source, last = ghn.source(batch, job.layout, job.direct_memory)
+    source, last = ghn.source(batch, job.layout, job.direct_memory, begun)
     notice = next(filter(None, (other_domain(ghn, graph) for graph in graphs)), None)
     if notice is not None:
         hint = "Pass input_shape=(channels, height, width) if it takes others, or another ghn, such as 'ghn2-imagenet'"

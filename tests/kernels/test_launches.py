@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.counted_gpu import CountedGpu, Counts, values_of
+from helpers.counted_predictions import GHNS, SIZES, SMALL, assert_predicted, convolutions, definition, ghn_of
 from helpers.golden_models import deepnets_model
 from helpers.models import torchvision_model
 from torch import Tensor, nn
@@ -21,24 +22,11 @@ from torch import Tensor, nn
 import ghnfast
 from ghnfast.errors import BackendError, PredictError
 from ghnfast.graph import ArchGraph
-from ghnfast.nn import stages
+from ghnfast.nn import recordings, stages
 
 MOST_LAUNCHES = 15
-GHNS: dict[str, dict[str, Any]] = {
-    "ghn1": {"ve": False, "layernorm": False, "weight_norm": False},
-    "ghn2": {},
-    "mlp": {"hypernet": "mlp"},
-    "ghn3": {"hypernet": "graphormer", "hid": 64},
-}
 # A layer of attention is two, where it is narrow.
 LAUNCHES = {"ghn1": 9, "ghn2": 9, "mlp": 10, "ghn3": 14}
-SIZES: dict[str, Any] = {"max_shape": (8, 8, 5, 5), "num_classes": 10, "hid": 8}
-SMALL = {
-    "ghn1": {**GHNS["ghn1"], **SIZES},
-    "ghn2": SIZES,
-    "mlp": {**GHNS["mlp"], **SIZES},
-    "ghn3": {**GHNS["ghn3"], **SIZES, "layers": 2, "heads": 2},
-}
 
 
 class Tokens(nn.Module):
@@ -56,11 +44,6 @@ class Tokens(nn.Module):
         x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
         result: Tensor = self.head(self.block(x)[:, 0])
         return result
-
-
-def convolutions(classes: int = 10) -> nn.Sequential:
-    features = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 20, (1, 5)), nn.ReLU()
-    return nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, classes))
 
 
 NETWORKS = {
@@ -87,28 +70,6 @@ def quiet_gpu() -> Iterator[CountedGpu]:
         yield made
 
 
-def ghn_of(config: dict[str, Any]) -> ghnfast.GHN:
-    torch.manual_seed(0)
-    ghn = ghnfast.GHN(**config).eval()
-    with torch.no_grad():
-        for parameter in ghn.parameters():  # biases are zero and norms one else
-            parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    return ghn
-
-
-def definition(ghn: ghnfast.GHN, model: nn.Module, graph: ArchGraph) -> dict[str, Tensor]:
-    """What plain PyTorch predicts."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GHNFAST_BACKEND", "torch")
-        predicted = ghn.predict(copy.deepcopy(model), graph=graph)
-    return {name: parameter.detach() for name, parameter in predicted.named_parameters()}
-
-
-def assert_predicted(model: nn.Module, wanted: dict[str, Tensor]) -> None:
-    for name, value in values_of(model).items():
-        torch.testing.assert_close(value, wanted[name], rtol=1e-5, atol=1e-6, msg=partial("{}: {}".format, name))
-
-
 def assert_waits_for_the_verdict_alone(counts: Counts) -> None:
     assert counts.of("wait") == counts["wait for a number"] == counts["copy to the host"] == 1
     assert counts["copy to the device, waiting"] == 0
@@ -122,7 +83,8 @@ def large(name: str) -> tuple[nn.Module, ArchGraph]:
 
 @pytest.mark.parametrize("name", ["resnet50", "vit_b_16", "deepnets"])
 @pytest.mark.parametrize("kind", GHNS)
-def test_launches(quiet_gpu: CountedGpu, kind: str, name: str) -> None:
+def test_launches(quiet_gpu: CountedGpu, monkeypatch: pytest.MonkeyPatch, kind: str, name: str) -> None:
+    monkeypatch.setattr(recordings, "AFTER", 3)
     model, graph = large(name)
     ghn = quiet_gpu.put(ghn_of({**GHNS[kind], "num_classes": 10 if name == "deepnets" else 1000}))
     models = [quiet_gpu.put(copy.deepcopy(model)) for _ in range(2)]

@@ -44,9 +44,11 @@ def wanted_tables(relations: Relations, device: torch.device) -> Wanted | None:
     return Wanted(arrays, functools.partial(relations.uploaded.__setitem__, device))
 
 
-def device_attention(qkv: Tensor, table: Tensor, relations: Sequence[Tensor], launch: Callable[..., Any]) -> Tensor:
-    """The result alone, by what launches it, from contiguous tensors on the current device."""
-    return kernels().attention(qkv, table, relations, False, launch)[0]
+def device_attention(
+    qkv: Tensor, table: Tensor, relations: Sequence[Tensor], launch: Callable[..., Any], result: Tensor
+) -> None:
+    """Write the result alone, by what launches it, from contiguous tensors on the current device."""
+    kernels().attention(qkv, table, relations, False, launch, result)
 
 
 @functools.cache

@@ -101,8 +101,9 @@ def device_gated_sweep(
 
 def walk(
     weights: Sequence[Tensor], tables: Sequence[Tensor], topology: Topology, hid: int
-) -> Callable[[Tensor], Tensor]:
-    """What computes the final states of this batch from its initial ones in CUDA C++, again and again."""
+) -> Callable[[Tensor, Tensor, Tensor], None]:
+    """What computes the states between the sweeps, and the final ones, of this batch from its initial ones in CUDA
+    C++, again and again."""
     from ...kernels import chain
 
     return chain.Walk(weights, tables, topology.cutoff, topology.largest, hid)

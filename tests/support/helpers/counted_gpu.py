@@ -13,8 +13,9 @@ all: then there are counts, but no numbers). The code under test takes the paths
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -123,6 +124,24 @@ class Stream:
         self.waited_for.append(event)
 
 
+class Recording:
+    """Stands for `driver.Recording`: what was launched, on the memory that it was launched on."""
+
+    def __init__(self, gpu: CountedGpu, device: torch.device, function: Callable[[], object]) -> None:
+        self.gpu, self.launches = gpu, list[Callable[[], None]]()
+        gpu.recording = self.launches
+        with gpu.counting() as counts:
+            function()
+        gpu.recording = None
+        assert counts.launches == len(self.launches), "something else than kernels would be recorded"
+        assert counts.of("wait") == 0
+
+    def launch(self) -> None:
+        self.gpu.counts["kernel recorded"] += 1
+        for launch in self.launches:
+            launch()
+
+
 class Kernel:
     """Stands for a kernel."""
 
@@ -135,12 +154,18 @@ class Kernel:
             assert all(size > 0 for size in grid)
             assert all(isinstance(each, GpuTensor) for each in arguments if isinstance(each, Tensor))
             self.gpu.counts[f"kernel {self.kernel.fn.__name__}"] += 1
-            if self.gpu.interpret:
-                self.kernel[grid](*tree_map_only(GpuTensor, lambda tensor: tensor.held, arguments), **options)
-            elif self.kernel in (layers.embed_kernel.kernel, graphormer.begin_kernel.kernel):
-                arguments[1].held.fill_(FINE)  # the verdict
+            if self.gpu.recording is None:
+                self.compute(grid, arguments, options)
+            else:
+                self.gpu.recording.append(functools.partial(self.compute, grid, arguments, options))
 
         return run
+
+    def compute(self, grid: Any, arguments: Any, options: Any) -> None:
+        if self.gpu.interpret:
+            self.kernel[grid](*tree_map_only(GpuTensor, lambda tensor: tensor.held, arguments), **options)
+        elif self.kernel in (layers.embed_kernel.kernel, graphormer.begin_kernel.kernel):
+            arguments[1].held.fill_(FINE)  # the verdict
 
 
 class Functions(TorchFunctionMode):
@@ -161,7 +186,7 @@ class Functions(TorchFunctionMode):
                 name = function.__name__
                 if name not in QUIET:
                     gpu.counts["copy to the device, waiting" if name == "tensor" else f"torch {name}"] += 1
-                return GpuTensor(function(*args, **{**kwargs, "device": "cpu"}), gpu)
+                return gpu.given(GpuTensor(function(*args, **{**kwargs, "device": "cpu"}), gpu))
         if function is Tensor.pin_memory:
             gpu.pinned.add(args[0].untyped_storage().data_ptr())
             gpu.kept.append(args[0])
@@ -188,6 +213,7 @@ class CountedGpu(contextlib.ExitStack):
         self.streams = [Stream(self, number) for number in range(2)]
         self.stream = self.streams[0]
         self.capturing = False
+        self.recording: list[Callable[[], None]] | None = None
 
     def __enter__(self) -> CountedGpu:
         super().__enter__()
@@ -201,6 +227,7 @@ class CountedGpu(contextlib.ExitStack):
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
         patch.setattr(torch.cuda, "current_stream", lambda device=None: self.stream)
         patch.setattr(driver, "current_stream", lambda device: self.stream.number)
+        patch.setattr(driver, "Recording", functools.partial(Recording, self))
         self.callback(rows_of_codes.cache_clear)
         rows_of_codes.cache_clear()  # of one GPU, for all GHNs
         if self.interpret:
@@ -244,7 +271,12 @@ class CountedGpu(contextlib.ExitStack):
         if to_host:
             return result
         wrapped = tree_map_only(Tensor, lambda tensor: GpuTensor(tensor, self), result)
-        return wrapped
+        return self.given(wrapped) if name in QUIET else wrapped
+
+    def given(self, made: Any) -> Any:
+        """New memory: what is allocated while launches are recorded would be somebody else's later."""
+        assert self.recording is None or made.numel() == 0
+        return made
 
     def leaves_device(self, name: str, args: Any, kwargs: Any) -> bool:
         if name == "_to_copy":
