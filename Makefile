@@ -96,7 +96,7 @@ gpu:
 # What has to be compiled for any GPU, and what takes place on one that is none, is tested without one.
 gpu-tests: has-gpu
 	$(PYTHON) -m pytest -n 8 tests/kernels tests/gpu \
-		$(foreach part,compile launches chain,--ignore tests/kernels/test_$(part).py)
+		$(foreach part,compile launches chain chain_backward,--ignore tests/kernels/test_$(part).py)
 
 gpu-measurements: has-gpu
 	name=$$($(PYTHON) -c 'import torch; print("-".join(torch.cuda.get_device_name().lower().split()))') && \

@@ -1,8 +1,8 @@
 """The gated sweep by a warp that walks the chain of nodes: CUDA C++ (chain.cu), compiled where it runs.
 
-It computes what `ghnfast.kernels.sweep` does and leaves the same for the backward pass, for what a warp holds and what
-fits into shared memory (see `refusal`). What that takes, blocks of threads with barriers of their own, warps that do
-different things and messages that stay in shared memory, Triton's language has no words for.
+It computes what `ghnfast.kernels.sweep` does and leaves the same for a backward pass (here in `chain_backward`), for
+what a warp holds and what fits into shared memory (see `refusal`). What that takes, blocks of threads with barriers of
+their own, warps that do different things and messages that stay in shared memory, Triton's language has no words for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch import Tensor
 from ..errors import BackendError
 from . import driver, nvrtc
 
-SOURCE = Path(__file__).with_name("chain.cu")
 LANES, THREADS = 32, 256
 # Bytes of shared memory beside messages; messages beside those of nodes (kTogether); bytes of weights, before the first
 # step in the place of messages (Staged).
@@ -29,16 +28,32 @@ class Mlp(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("weight_1", "bias_1", "weight_2", "bias_2")]
 
 
+class Weights(ctypes.Structure):
+    """As chain_common.cu has them."""
+
+    _fields_ = [
+        ("mlps", Mlp * 2),
+        *((name, ctypes.c_void_p) for name in ("weight_input", "weight_hidden", "bias_input", "bias_hidden")),
+    ]
+
+
+class Bands(ctypes.Structure):
+    """As chain_common.cu has them."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("graph_offsets", "band_starts", "band_offsets", "closeness")),
+        ("nodes", ctypes.c_longlong),
+        ("cutoff", ctypes.c_int),
+    ]
+
+
 class Arguments(ctypes.Structure):
     """The kernel's parameter, as chain.cu has it."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("states", "middle", "final", "messages", "gates", "hidden")),
-        ("mlps", Mlp * 2),
-        *((name, ctypes.c_void_p) for name in ("weight_input", "weight_hidden", "bias_input", "bias_hidden")),
-        *((name, ctypes.c_void_p) for name in ("graph_offsets", "band_starts", "band_offsets", "closeness")),
-        ("nodes", ctypes.c_longlong),
-        ("cutoff", ctypes.c_int),
+        ("weights", Weights),
+        ("bands", Bands),
     ]
 
 
@@ -55,11 +70,16 @@ def refusal(heads: int, hid: int, width: int, largest: int, shared: int) -> str:
         largest: nodes of the largest graph.
         shared: bytes of shared memory that a block may ask for.
     """
+    most = (shared - FIXED) // (LANES * heads * 4) - MORE_MESSAGES
+    return refusal_for(heads, hid, width, largest, most)
+
+
+def refusal_for(heads: int, hid: int, width: int, largest: int, most: int) -> str:
+    """See `refusal`; most: nodes whose messages, or gradients, fit into shared memory."""
     inner = heads * (-(-width // 4) * 4)
     if hid > LANES or inner > LANES:
         return f"states are {hid} wide and the MLPs' hidden layers {heads} times {width}; {LANES} each are accepted"
-    if shared_bytes(heads, largest) > shared:
-        most = (shared - FIXED) // (LANES * heads * 4) - MORE_MESSAGES
+    if largest > most:
         return f"a graph has {largest} nodes; {most} are accepted, whose messages fit into shared memory"
     return "" if nvrtc.library() is not None else "NVRTC is not installed; pip install nvidia-cuda-nvrtc"
 
@@ -69,20 +89,29 @@ def macros(heads: int, hid: int, width: int, keep: bool) -> tuple[tuple[str, int
     return ("HID", hid), ("WIDTH", width), ("HEADS", heads), ("KEEP", int(keep)), ("FIXED", FIXED)
 
 
+def source_of(name: str) -> str:
+    return Path(__file__).with_name(name).read_text()
+
+
+def compiled(name: str, architecture: int, defined: tuple[tuple[str, int], ...]) -> nvrtc.Compiled:
+    """A kernel of this folder, from the source that is called as it."""
+    included = {"chain_common.cu": source_of("chain_common.cu")}
+    return nvrtc.compiled(source_of(f"{name}.cu"), f"{name}.cu", architecture, defined, included)
+
+
 @functools.cache
-def function(device: torch.device, defined: tuple[tuple[str, int], ...]) -> driver.Function:
-    """The kernel on a device, which is the current one; compiled once for each device and form."""
+def function(device: torch.device, defined: tuple[tuple[str, int], ...], name: str = "chain") -> driver.Function:
+    """A kernel on a device, which is the current one; compiled once for each device and form."""
     major, minor = torch.cuda.get_device_capability(device)
-    compiled = nvrtc.compiled(SOURCE.read_text(), SOURCE.name, 10 * major + minor, defined)
-    return driver.Function(compiled.binary, "chain", driver.shared_memory(device))
+    return driver.Function(compiled(name, 10 * major + minor, defined).binary, name, driver.shared_memory(device))
 
 
 @functools.cache
-def trouble(device: torch.device, defined: tuple[tuple[str, int], ...]) -> str:
-    """Why the kernel cannot be compiled or loaded, where that is so."""
+def trouble(device: torch.device, defined: tuple[tuple[str, int], ...], name: str = "chain") -> str:
+    """Why a kernel cannot be compiled or loaded, where that is so."""
     try:
         with torch.cuda.device(device):
-            function(device, defined)
+            function(device, defined, name)
     except BackendError as error:
         return str(error)
     return ""
@@ -96,16 +125,24 @@ def outputs_for(states: Tensor, heads: int, width: int, keep: bool) -> list[Tens
     return [torch.empty_like(states), torch.empty_like(states), *kept]
 
 
+def weights_of(weights: Sequence[Tensor]) -> Weights:
+    """The addresses of contiguous ones."""
+    addresses = [weight.data_ptr() for weight in weights]
+    direct, gru, virtual = addresses[:4], addresses[4:8], addresses[8:]
+    return Weights((Mlp * 2)(Mlp(*direct), Mlp(*virtual)), *gru)
+
+
+def bands_of(topology: Sequence[Tensor], nodes: int, cutoff: int) -> Bands:
+    return Bands(*(table.data_ptr() for table in topology), nodes, cutoff)
+
+
 def arguments_for(
     states: Tensor, weights: Sequence[Tensor], topology: Sequence[Tensor], cutoff: int, outputs: Sequence[Tensor]
 ) -> Arguments:
     """Of contiguous tensors: see `gated_sweep`. The addresses are theirs, which have to live until after the launch."""
     final, middle, *kept = (tensor.data_ptr() for tensor in outputs)
-    addresses = [weight.data_ptr() for weight in weights]
-    direct, gru, virtual = addresses[:4], addresses[4:8], addresses[8:]
-    mlps = (Mlp * 2)(Mlp(*direct), Mlp(*virtual))
-    tables = [table.data_ptr() for table in topology]
-    return Arguments(states.data_ptr(), middle, final, *kept, mlps, *gru, *tables, len(states), cutoff)
+    bands = bands_of(topology, len(states), cutoff)
+    return Arguments(states.data_ptr(), middle, final, *kept, weights_of(weights), bands)
 
 
 class Walk:
@@ -133,7 +170,7 @@ class Walk:
         """Write the final states of contiguous ones, and those between the sweeps, on the current device."""
         arguments = Arguments.from_buffer_copy(self.arguments)
         arguments.states, arguments.middle, arguments.final = states.data_ptr(), middle.data_ptr(), final.data_ptr()
-        arguments.nodes = len(states)
+        arguments.bands.nodes = len(states)
         self.kernel.launch(self.blocks, THREADS, self.shared, arguments, self.device)
 
 

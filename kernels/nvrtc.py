@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,13 +51,16 @@ class Compiled(NamedTuple):
     assembly: str
 
 
-def compiled(source: str, name: str, architecture: int, macros: tuple[tuple[str, int], ...]) -> Compiled:
+def compiled(
+    source: str, name: str, architecture: int, macros: tuple[tuple[str, int], ...], included: Mapping[str, str]
+) -> Compiled:
     """A source for one kind of GPU.
 
     Args:
         name: of the source, for messages.
         architecture: ten times the compute capability, such as 90.
         macros: what is defined ahead of the source.
+        included: other sources that it may include, by their names.
 
     Raises:
         BackendError: NVRTC is not installed, is too old for the GPU, or refuses the source.
@@ -67,9 +70,11 @@ def compiled(source: str, name: str, architecture: int, macros: tuple[tuple[str,
         raise BackendError("NVRTC is not installed; pip install nvidia-cuda-nvrtc")
     options = [f"--gpu-architecture=sm_{architecture}", *FLAGS, *(f"-D{macro}={value}" for macro, value in macros)]
     program = ctypes.c_void_p()
-    check(nvrtc, nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), 0, None, None))
+    names, texts = strings(included), strings(included.values())
+    files = len(included), texts, names
+    check(nvrtc, nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), *files))
     try:
-        arguments = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        arguments = strings(options)
         status = nvrtc.nvrtcCompileProgram(program, len(options), arguments)
         if status:
             log = result_of(nvrtc, program, "ProgramLog").rstrip(b"\0\n").decode(errors="replace")
@@ -78,6 +83,10 @@ def compiled(source: str, name: str, architecture: int, macros: tuple[tuple[str,
         return Compiled(result_of(nvrtc, program, "CUBIN"), assembly)
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def strings(texts: Collection[str]) -> ctypes.Array[ctypes.c_char_p]:
+    return (ctypes.c_char_p * len(texts))(*(text.encode() for text in texts))
 
 
 def result_of(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:

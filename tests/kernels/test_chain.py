@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,17 +144,8 @@ def test_nan_reaches_whatever_it_is_sent_to_and_nothing_else() -> None:
 def emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """torch has a GPU, and its driver runs the kernel on the CPU, whatever binary it is given."""
     library = emulation.emulated(chain.macros(2, 32, 16, True))
-    monkeypatch.setattr(driver, "library", lambda: library)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(driver, "current_stream", lambda device: emulation.STREAM)
-    kept = driver.shared_memory, chain.function, chain.trouble
-    for function in kept:
-        function.cache_clear()
-    yield
-    for function in kept:
-        function.cache_clear()
+    with emulation.gpu(monkeypatch, library):
+        yield
 
 
 @pytest.mark.usefixtures("emulated_gpu")
@@ -180,7 +169,7 @@ def test_launching(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(nvrtc, "compiled", lambda *arguments: nvrtc.Compiled(b"not a binary", ""))
         assert chain.trouble(CPU, defined) == "NVIDIA's driver: invalid argument"
     chain.trouble.cache_clear()
-    monkeypatch.setattr(chain, "SOURCE", SimpleNamespace(read_text=lambda: "no C++", name="chain.cu"))
+    monkeypatch.setattr(chain, "source_of", lambda name: "no C++")
     assert re.match(r"NVRTC does not compile chain\.cu for sm_90: .*error", chain.trouble(CPU, defined), re.DOTALL)
 
 

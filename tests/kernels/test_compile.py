@@ -12,7 +12,7 @@ import pytest
 from helpers.compiled import resources
 from helpers.loops import barriers_of, loops_of
 
-from ghnfast.kernels import chain, nvrtc
+from ghnfast.kernels import chain, chain_backward
 
 # Bytes of shared memory that a program may have without asking for more; registers of a multiprocessor, of a thread.
 SHARED, REGISTERS, MOST_REGISTERS = 48 * 1024, 65536, 255
@@ -78,8 +78,7 @@ OTHER_CHAINS = [(2, 8, 4, True), (2, 20, 10, True), (1, 24, 24, False)]
 def test_chain_compiles(architecture: int) -> None:
     """Nothing spills, two warps' registers fit into each quarter of a multiprocessor, and no loop has a barrier."""
     for form in CHAINS + (OTHER_CHAINS if architecture == 90 else []):
-        source = chain.SOURCE.read_text(), chain.SOURCE.name, architecture, chain.macros(*form)
-        compiled = nvrtc.compiled(*source)
+        compiled = chain.compiled("chain", architecture, chain.macros(*form))
         used = resources(compiled.binary)
         assert used["stack"] == used["local"] == 0, (form, used)
         assert used["registers"] * chain.THREADS <= REGISTERS, (form, used)
@@ -91,3 +90,27 @@ def test_chain_compiles(architecture: int) -> None:
         columns = form[1] + -form[1] % 4
         (walk,) = (loop for loop in loops if 4 * columns < loop.products <= 6 * columns and loop.instructions < 450)
         assert walk.products >= 5 * form[1]
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+def test_its_backward_pass_compiles(architecture: int) -> None:
+    """As above: the loop of the chain has all products of a node but those of the hidden half,
+    the kernel of weights' gradients has its registers for as many threads as it has."""
+    others = [(2, 8, 4), (2, 20, 10), (1, 24, 24)] if architecture == 90 else []
+    for form in [(2, 32, 16), (1, 32, 32), *others]:
+        defined = chain_backward.macros(*form)
+        walk, gradients = (
+            chain.compiled(name, architecture, defined) for name in (chain_backward.BACKWARD, chain_backward.GRADIENTS)
+        )
+        used = resources(walk.binary)
+        assert used["stack"] == used["local"] == 0, (form, used)
+        assert used["registers"] * chain.THREADS <= REGISTERS, (form, used)
+        loops = loops_of(walk.assembly)
+        assert barriers_of(walk.assembly) == 5
+        assert all(loop.barriers == 0 for loop in loops)
+        columns = form[1] + -form[1] % 4
+        (walking,) = (loop for loop in loops if 4 * columns < loop.products <= 6 * columns and loop.instructions < 400)
+        assert walking.products >= 5 * form[1]
+        used = resources(gradients.binary)
+        assert used["stack"] == used["local"] == 0, (form, used)
+        assert used["registers"] * chain_backward.GRADIENT_THREADS <= REGISTERS, (form, used)

@@ -16,13 +16,14 @@ KINDS = ("cpp", "cuda", "triton")
 
 class Sweep(NamedTuple):
     """What is to be computed: nodes of the largest graph; MLPs, and the widths of states and of the MLPs' hidden
-    layers; whether there is a backward pass."""
+    layers; whether there is a backward pass, and whether this is it."""
 
     largest: int
     heads: int
     hid: int
     width: int
     keep: bool
+    backward: bool = False
 
 
 def chosen_sweep(sweep: Sweep, device: torch.device, on_host: bool = False) -> Literal["cpp", "cuda", "triton"]:
@@ -31,7 +32,8 @@ def chosen_sweep(sweep: Sweep, device: torch.device, on_host: bool = False) -> L
     "cpp": C++ on the CPU (csrc/sweep), whose result is uploaded. Only a GHN as a whole can do so, where nobody
     differentiates or captures a CUDA graph, and `GHNFAST_BACKEND` asks for nothing. A capture reads tables that "cpp"
     does not bring to the GPU: ask for another one before the call that comes before it.
-    "cuda": CUDA C++ that is compiled where it runs (kernels/chain.cu).
+    "cuda": CUDA C++ that is compiled where it runs (kernels/chain.cu, and chain_backward.cu). Each pass takes what the
+    other one of Triton kept.
     "triton": Triton (kernels/sweep.py), which takes everything.
 
     Args:
@@ -60,9 +62,14 @@ def sweep_asked_for() -> str | None:
 
 def cuda_refusal(sweep: Sweep, device: torch.device) -> str:
     """Why CUDA C++ cannot compute a sweep on a GPU; empty where it can."""
-    from ...kernels import chain, driver
+    from ...kernels import chain, chain_backward, driver
 
-    largest, heads, hid, width, keep = sweep
-    return chain.refusal(heads, hid, width, largest, driver.shared_memory(device)) or chain.trouble(
+    largest, heads, hid, width, keep, backward = sweep
+    shared = driver.shared_memory(device)
+    if backward:
+        return chain_backward.refusal(heads, hid, width, largest, shared) or chain_backward.trouble(
+            device, chain_backward.macros(heads, hid, width)
+        )
+    return chain.refusal(heads, hid, width, largest, shared) or chain.trouble(
         device, chain.macros(heads, hid, width, keep)
     )

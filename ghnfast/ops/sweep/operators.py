@@ -126,8 +126,8 @@ def _(
     "ghnfast::gated_sweep_backward",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor grad, Tensor states, Tensor[] kept, Tensor[] weights, Tensor[] topology, SymInt cutoff) "
-    "-> Tensor[]",
+    schema="(Tensor grad, Tensor states, Tensor[] kept, Tensor[] weights, Tensor[] topology, SymInt cutoff, "
+    "SymInt largest) -> Tensor[]",
 )
 def gated_sweep_backward_op(
     grad: Tensor,
@@ -136,10 +136,11 @@ def gated_sweep_backward_op(
     weights: list[Tensor],
     topology: list[Tensor],
     cutoff: int,
+    largest: int,
 ) -> list[Tensor]:
     """The gradients of the states and of each weight; `kept` is everything that the forward pass returned."""
     if backend_for(states) == "triton":
-        return triton_gated_sweep_backward(grad, states, kept, weights, topology, cutoff)
+        return device_gated_sweep_backward(grad, states, kept, weights, topology, cutoff, largest)
     arrays = native_topology(topology, cutoff)
     grad_final, initial = as_arrays(grad, states)
     grad_states, grad_weights = _C.gated_sweep_backward(
@@ -149,17 +150,25 @@ def gated_sweep_backward_op(
 
 
 @gated_sweep_backward_op.register_kernel("cuda")
-def triton_gated_sweep_backward(
+def device_gated_sweep_backward(
     grad: Tensor,
     states: Tensor,
     kept: list[Tensor],
     weights: list[Tensor],
     topology: list[Tensor],
     cutoff: int,
+    largest: int,
 ) -> list[Tensor]:
-    from ...kernels import sweep
+    """By the kernel that `chosen_sweep` says."""
+    heads = 2 if len(weights) == 12 else 1
+    sweep = Sweep(largest, heads, states.shape[1], len(weights[1]), True, True)
+    if chosen_sweep(sweep, states.device) == "cuda":
+        from ...kernels import chain_backward
 
-    return sweep.gated_sweep_backward(grad, states, kept, weights, topology, cutoff)
+        return chain_backward.gated_sweep_backward(grad, states, kept, weights, topology, cutoff, largest)
+    from ...kernels import sweep as kernels
+
+    return kernels.gated_sweep_backward(grad, states, kept, weights, topology, cutoff)
 
 
 @gated_sweep_backward_op.register_fake
@@ -170,12 +179,13 @@ def _(
     weights: list[Tensor],
     topology: list[Tensor],
     cutoff: int,
+    largest: int,
 ) -> list[Tensor]:
     return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (states, *weights)]
 
 
 def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    states, weights, topology, ctx.cutoff, *_ = inputs
+    states, weights, topology, ctx.cutoff, _, ctx.largest = inputs
     kept = output if len(output) > 1 else []
     ctx.save_for_backward(states, *kept, *weights, *topology)
     ctx.counts = len(kept), len(weights)
@@ -188,7 +198,7 @@ def sweep_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     kept, others = others[:kept_count], others[kept_count:]
     weights, topology = others[:weight_count], others[weight_count:]
     grad = torch.zeros_like(states) if grads[0] is None else grads[0]
-    found = gated_sweep_backward_op(grad, states, kept, weights, topology, ctx.cutoff)
+    found = gated_sweep_backward_op(grad, states, kept, weights, topology, ctx.cutoff, ctx.largest)
     return found[0], found[1:], [None] * len(topology), None, None, None
 
 

@@ -1,10 +1,16 @@
-// kernels/chain.cu (KERNEL) on a CPU: see emulator.hpp.
+// A source of kernels (SOURCE), and the kernel in it (KERNEL), on a CPU: see emulator.hpp.
 #include "emulator.hpp"
 // Behind it.
-#include KERNEL
+#include SOURCE
+
+#define TEXT_OF(name) #name
+#define TEXT(name) TEXT_OF(name)
+
+// What Python calls.
+#pragma GCC visibility push(default)
 
 extern "C" bool emulate(const Arguments* arguments, int blocks, std::uint64_t seed) {
-  return emulated::launch<Arguments>(chain, *arguments, blocks, seed);
+  return emulated::launch<Arguments>(KERNEL, *arguments, blocks, seed);
 }
 
 // As much of NVIDIA's driver as kernels/driver.py calls. Handles have all bits of a pointer.
@@ -37,7 +43,7 @@ int cuModuleLoadData(void** module, const void* image) {
 
 int cuModuleGetFunction(void** function, void* module, const char* name) {
   *function = kFunction;
-  return module != kModule ? kInvalid : std::strcmp(name, "chain") == 0 ? 0 : kNotFound;
+  return module != kModule ? kInvalid : std::strcmp(name, TEXT(KERNEL)) == 0 ? 0 : kNotFound;
 }
 
 int cuFuncSetAttribute(void* function, int attribute, int value) {
@@ -47,8 +53,8 @@ int cuFuncSetAttribute(void* function, int attribute, int value) {
 
 int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y,
                    unsigned threads_z, unsigned shared, void* stream, void** parameters, void** extra) {
-  const bool fine = function == kFunction && y == 1 && z == 1 && threads == 256 && threads_y == 1 && threads_z == 1 &&
-                    static_cast<int>(shared) <= allowed && stream == kStream && extra == nullptr;
+  const bool fine = function == kFunction && y == 1 && z == 1 && threads == THREADS && threads_y == 1 &&
+                    threads_z == 1 && static_cast<int>(shared) <= allowed && stream == kStream && extra == nullptr;
   return fine && emulate(static_cast<const Arguments*>(parameters[0]), static_cast<int>(x), 0) ? 0 : kInvalid;
 }
 

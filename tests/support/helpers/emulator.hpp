@@ -1,4 +1,4 @@
-// CUDA C++ on a CPU: what kernels/chain.cu uses of it, for one block of threads after another.
+// CUDA C++ on a CPU: what kernels/chain*.cu use of it, for one block of THREADS threads after another.
 //
 // A thread is a fiber, which runs until it waits for others; who runs next is drawn. So lanes of a warp, and warps,
 // come in any order, and what is not ordered by a barrier or by what a thread announces shows. Where nobody can go on,
@@ -36,7 +36,7 @@ inline int min(int a, int b) { return a < b ? a : b; }
 
 namespace emulated {
 
-constexpr int kThreads = 256, kWarp = 32;
+constexpr int kThreads = THREADS, kWarp = 32;
 constexpr int kLooks = 3;
 constexpr std::size_t kStack = 1 << 16, kShared = 1 << 20;
 
@@ -156,6 +156,16 @@ inline float __shfl_sync(unsigned, float value, int lane) {
   __syncwarp();
   return values[emulated::current / emulated::kWarp * emulated::kWarp + lane];
 }
+
+inline unsigned __ballot_sync(unsigned, bool value) {
+  unsigned found = 0;
+  for (int lane = 0; lane < emulated::kWarp; ++lane) {
+    found |= (__shfl_sync(~0u, value ? 1.0f : 0.0f, lane) != 0.0f ? 1u : 0u) << lane;
+  }
+  return found;
+}
+
+inline int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
 
 // A flag is as it was until the next announcement of anything: whoever looks again and again waits for that.
 inline int announced(const int* flag) {
