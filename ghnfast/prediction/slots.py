@@ -85,6 +85,11 @@ class Slots:
         return np.arange(len(self.names))
 
     @cached_property
+    def whole(self) -> list[str | None]:
+        """The parameter that each slot is, or None where it is a part of one, or one computed from others."""
+        return [name if self.parameters_of(name) == (name,) else None for name in self.names]
+
+    @cached_property
     def tokens(self) -> dict[str, int]:
         """{name: rows} of the position encodings that begin with rows for tokens, which are not predicted."""
         found = {name: form.tokens for name, form in zip(self.names, self.forms, strict=True)}
