@@ -41,7 +41,7 @@ class Form:
     parameter_shape: tuple[int, ...]
     reason: str | None
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """How many rows in front of a position encoding's patches (class, distillation) keep their values."""
         if self.role is not Role.POSITION or len(self.parameter_shape) == 4:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..randomness import drawing_from
-from ..tracing.members import has_global_hooks
+from ..tracing.members import has_global_hooks, members_of
 
 # Layers that draw nothing: what is within them may.
 QUIET = frozenset([
@@ -26,26 +26,19 @@ OURS = __name__.partition(".")[0] + "."
 
 
 def loud_modules(root: nn.Module) -> list[nn.Module]:
-    """The outermost modules that may draw when they are called; the root alone where a hook may."""
-    found: list[nn.Module] = []
-    waiting = [root]
-    while waiting:
-        module = waiting.pop()
-        if module._forward_hooks or module._forward_pre_hooks:
-            return [root]
-        if is_quiet(module):
-            waiting += [child for child in module._modules.values() if child is not None]
-        else:
-            found.append(module)
-    return [root] if has_global_hooks() else list(dict.fromkeys(found))
+    """The modules that may draw when they are called; the root alone where it, or a hook of any, may."""
+    modules = members_of(root).modules
+    hooked = has_global_hooks() or any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return [root] if hooked or not is_quiet(root) else [module for module in modules if not is_quiet(module)]
 
 
 def is_quiet(module: nn.Module) -> bool:
     """Whether a module draws nothing but where it calls others."""
     kind, own = type(module), module.__dict__
+    if "forward" in own:
+        return False
     # Of our own modules, networks of DeepNets-1M alone draw, where they drop paths.
-    ours = kind.__module__.startswith(OURS) and not own.get("drop_path_prob", 0)
-    return (kind in QUIET or ours) and "forward" not in own
+    return kind in QUIET or (kind.__module__.startswith(OURS) and not own.get("drop_path_prob", 0))
 
 
 @contextmanager
@@ -55,7 +48,7 @@ def calls_drawing_from(seed: int, module: nn.Module) -> Iterator[None]:
     Within it, nothing else is to draw.
     """
     mode, loud = drawing_from(seed), loud_modules(module)
-    if module in loud:
+    if loud[:1] == [module]:
         with mode:
             yield
         return

@@ -184,8 +184,8 @@ class Trainer:
         for network, graph, parameters, place in zip(batch.networks, batch.graphs, leaves, batch.places, strict=True):
             seen, wanted = self.images_of(place, images), self.images_of(place, labels)
             for_training(network)
-            drawing = run_drawing_from(first * BIG + place, network, graph)  # dropout
-            with drawing, self.autocast(), gradients_whole(seen):
+            own = run_drawing_from(first * BIG + place, network, graph)  # dropout
+            with own, self.autocast(), gradients_whole(seen):
                 logits = run_network(network, graph, parameters, seen)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, wanted, label_smoothing=self.config.label_smoothing)

@@ -50,8 +50,8 @@ def decode(
     backend = backend_for(source.hidden)
     own_shapes = [(target.out, target.in_, target.cells) for target in targets]
     if backend == "torch":
-        values = map(tile, naive_blocks(source, targets), own_shapes)
-        return list(values) if shapes is None else [value.reshape(shape) for value, shape in zip(values, shapes)]
+        values = list(map(tile, naive_blocks(source, targets), own_shapes))
+        return [value.reshape(shape) for value, shape in zip(values, shapes or own_shapes, strict=True)]
     sizes: list[int] = sizes_of(targets.table).tolist()
     if backend == "cpp" and is_plain(source):
         flat = native_decode(source, targets, sum(sizes), precision)

@@ -26,7 +26,7 @@ class Parts(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None]:
         known = next((grad for grad in grads if grad is not None), None)
         if known is None:
@@ -46,7 +46,7 @@ class Given(torch.autograd.Function):
         return values[0].new_zeros(())
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         grads, ctx.grads = ctx.grads, None
         return None, *grads
