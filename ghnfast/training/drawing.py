@@ -23,6 +23,13 @@ QUIET = frozenset([
     *(nn.GRUCell, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.PixelShuffle, nn.ChannelShuffle),
 ])  # fmt: skip
 OURS = __name__.partition(".")[0] + "."
+# Where torchvision has modules that draw nothing; others of its models call functions of dropout.
+TORCHVISION = frozenset([
+    "torchvision.ops.misc",
+    *(f"torchvision.models.{name}" for name in ("resnet", "vgg", "squeezenet", "mobilenetv2", "mobilenetv3")),
+    *(f"torchvision.models.{name}" for name in ("efficientnet", "shufflenetv2", "convnext", "vision_transformer")),
+    *(f"torchvision.models.{name}" for name in ("regnet", "mnasnet", "alexnet")),
+])  # fmt: skip
 
 
 def loud_modules(root: nn.Module) -> list[nn.Module]:
@@ -37,8 +44,10 @@ def is_quiet(module: nn.Module) -> bool:
     kind, own = type(module), module.__dict__
     if "forward" in own:
         return False
+    if kind in QUIET or kind.__module__ in TORCHVISION:
+        return True
     # Of our own modules, networks of DeepNets-1M alone draw, where they drop paths.
-    return kind in QUIET or (kind.__module__.startswith(OURS) and not own.get("drop_path_prob", 0))
+    return kind.__module__.startswith(OURS) and not own.get("drop_path_prob", 0)
 
 
 @contextmanager
