@@ -181,7 +181,8 @@ def test_called_networks_compute_what_functional_calls_do_and_stay_as_they_are(
     own = dict(network.named_parameters(remove_duplicate=False))
     given = {name: torch.randn_like(value).requires_grad_() for name, value in network.named_parameters()}
     given = dict(list(given.items())[kept:])
-    wanted = torch.func.functional_call(network, given, (x,))
+    # Torch leaves the values in modules that have two names.
+    wanted = torch.func.functional_call(copy.deepcopy(network), given, (x,))
     found = call(network, given, x)
     assert torch.equal(found, wanted)
     assert all(
