@@ -115,8 +115,9 @@ class DeepNet:
 
 
 FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.tensor, torch.rand, torch.randn, torch.arange}
-# The last one is called with its tensor by name, and would work out its bounds first.
-INITIALIZERS = {Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_, nn.init.kaiming_uniform_}
+# The last two are called with their tensor by name, and would work out its bounds first, or what torch's decompositions
+# of operators make of it.
+INITIALIZERS = {Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_, nn.init.kaiming_uniform_, nn.init.uniform_}
 
 
 class WithoutMemory(TorchFunctionMode):

@@ -41,7 +41,7 @@ class Form:
     parameter_shape: tuple[int, ...]
     reason: str | None
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """How many rows in front of a position encoding's patches (class, distillation) keep their values."""
         if self.role is not Role.POSITION or len(self.parameter_shape) == 4:
@@ -83,6 +83,11 @@ class Slots:
     def every(self) -> NDArray[np.int64]:
         """(slots,): the numbers of all slots."""
         return np.arange(len(self.names))
+
+    @cached_property
+    def whole(self) -> list[str | None]:
+        """The parameter that each slot is, or None where it is a part of one, or one computed from others."""
+        return [name if self.parameters_of(name) == (name,) else None for name in self.names]
 
     @cached_property
     def tokens(self) -> dict[str, int]:

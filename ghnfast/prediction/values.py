@@ -11,7 +11,7 @@ from torch import Tensor
 from ..graph import GraphBatch
 from ..ops.decode import DecodeSource, decode
 from .layout import Layout, Request, lay_out, table_of_batch
-from .slots import Form, slots_of
+from .slots import Form, chosen, slots_of
 
 
 def values_of(
@@ -26,19 +26,25 @@ def values_of(
     slots = [slots_of(graph) for graph in batch.graphs]
     rows = [np.arange(len(own.names)) for own in slots]
     layout = lay_out(table_of_batch(batch, slots, rows, request), request)
-    values = decode(source(layout), layout.targets, precision)
-    owners = [(graph, slot) for graph, own in enumerate(slots) for slot in range(len(own.names))]
+    choose = chosen(layout.order.tolist())
+    forms = choose([form for own in slots for form in own.forms])
+    values = decode(source(layout), layout.targets, precision, list(map(decoded_shape_of, forms)))
     found: list[dict[str, Tensor]] = [{} for _ in slots]
-    for index, value in zip(layout.order.tolist(), values, strict=True):
-        graph, slot = owners[index]
-        name = slots[graph].names[slot]
-        if slots[graph].parameters_of(name) == (name,):
-            found[graph][name] = shaped(value, slots[graph].forms[slot])
+    owners = choose([(own, name) for own, of_graph in zip(found, slots, strict=True) for name in of_graph.whole])
+    for (own, name), form, value in zip(owners, forms, values, strict=True):
+        if name is not None:
+            own[name] = with_token_rows(value, form) if form.tokens else value
     return found
 
 
-def shaped(value: Tensor, form: Form) -> Tensor:
-    """A decoded value (out, in, cells) as the parameter that it is."""
-    if form.tokens:
-        value = F.pad(value.flatten(1), (0, 0, form.tokens, 0))
-    return value.reshape(form.parameter_shape)
+def decoded_shape_of(form: Form) -> tuple[int, ...]:
+    """A parameter's shape without its rows for tokens."""
+    if not form.tokens:
+        return form.parameter_shape
+    *first, rows, width = form.parameter_shape
+    return (*first, rows - form.tokens, width)
+
+
+def with_token_rows(value: Tensor, form: Form) -> Tensor:
+    """Zeros in front of the patches of a position encoding."""
+    return F.pad(value, (0, 0, form.tokens, 0))

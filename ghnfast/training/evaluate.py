@@ -28,7 +28,8 @@ from ..randomness import CPU, drawing_from
 from .accuracy import BATCH_SIZE, accuracies, check_batches, check_statistics, number_of
 from .config import MOST_SEED
 from .data import BIG, Batches, ImageData, Images, check_images
-from .layouts import whole_gradients
+from .drawing import calls_drawing_from
+from .layouts import gradients_whole
 from .networks import Net, Nets, device_of, for_large_images, learning, main_logits, placed
 from .shots import Chosen
 
@@ -315,8 +316,9 @@ def fit(
     for step in range(steps):
         network.train()
         images, labels = batches[step]
-        with drawing_from(batches.seed * BIG + step), whole_gradients():  # dropout
-            logits = main_logits(network(placed(images, device)))
+        seen = placed(images, device)
+        with calls_drawing_from(batches.seed * BIG + step, network), gradients_whole(seen):  # dropout
+            logits = main_logits(network(seen))
         targets = labels.to(device)
         loss = F.cross_entropy(logits, targets)
         made.zero_grad()

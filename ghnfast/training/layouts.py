@@ -8,6 +8,7 @@ images with columns last there are others.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -25,6 +26,11 @@ class whole_gradients(TorchFunctionMode):
         if func is torch.conv2d and len(args) > 1 and is_hurt(*args, **kwargs):
             args = (args[0].contiguous(), *args[1:])
         return func(*args, **kwargs)
+
+
+def gradients_whole(images: Tensor) -> AbstractContextManager[Any]:
+    """`whole_gradients` where it is needed: it takes some time of every function that is called within it."""
+    return whole_gradients() if images.is_cpu else nullcontext()
 
 
 def is_hurt(

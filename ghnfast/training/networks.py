@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -15,7 +16,10 @@ from ..errors import TrainingError
 from ..files import in_words
 from ..graph import ArchGraph
 from ..prediction.slots import slots_of
+from ..randomness import drawing_from
+from ..tracing.members import members_of
 from .data import ImageData, shuffled
+from .drawing import calls_drawing_from
 
 WHOLE_DTYPES = (torch.float32, torch.float64)
 T = TypeVar("T")
@@ -197,6 +201,11 @@ def run_network(network: nn.Module, graph: ArchGraph, parameters: Mapping[str, T
     return call(network, with_tokens(network, graph, parameters), images)
 
 
+def run_drawing_from(seed: int, network: nn.Module, graph: ArchGraph) -> AbstractContextManager[Any]:
+    """`drawing_from` for `run_network` alone."""
+    return drawing_from(seed) if slots_of(graph).tokens else calls_drawing_from(seed, network)
+
+
 def with_tokens(network: nn.Module, graph: ArchGraph, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters as a network has them that they are predicted for: `GHN.forward` leaves rows for tokens zero.
 
@@ -218,15 +227,45 @@ def call(network: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -
     What is not among them is not predicted: it is as the network has it, or, without memory, has no path to the output,
     and zeros stand for it.
     """
-    missing = {
-        name: zeros(tuple(parameter.shape), images.device, parameter.dtype)
-        if parameter.is_meta
-        else parameter.detach().to(images.device)
-        for name, parameter in network.named_parameters()
-        if name not in parameters
+    modules, names, own, *_ = members_of(network)
+    values = {
+        id(parameter): parameters[name] if name in parameters else value_of(parameter, images.device)
+        for name, parameter in zip(names, own, strict=True)
     }
-    output = torch.func.functional_call(network, {**parameters, **missing}, (images,))
-    return main_logits(output)
+    for name in parameters.keys() - set(names):  # another name of one that has several
+        values[id(network.get_parameter(name))] = parameters[name]
+    with lent(modules, values):
+        return main_logits(network(images))
+
+
+def value_of(parameter: nn.Parameter, device: torch.device) -> Tensor:
+    """What is not predicted."""
+    if parameter.is_meta:
+        return zeros(tuple(parameter.shape), device, parameter.dtype)
+    return parameter.detach().to(device)
+
+
+@contextmanager
+def lent(modules: Sequence[nn.Module], values: Mapping[int, Tensor]) -> Iterator[None]:
+    """Within it, modules have values for their parameters, by the parameters' ids.
+
+    As `torch.func.functional_call`, which finds each of them by its name, which takes as long as many a network.
+    """
+    before = [(module._parameters, module._parameters.copy()) for module in modules if module._parameters]
+    try:
+        for own, parameters in before:
+            for name, parameter in parameters.items():
+                if parameter is not None:
+                    own[name] = values[id(parameter)]  # type: ignore[assignment]
+        yield
+    finally:
+        for own, parameters in before:
+            own.update(parameters)
+
+
+def for_training(network: nn.Module) -> nn.Module:
+    """`network.train()`, which sets an attribute of every module, where one has another."""
+    return network if all(module.training for module in members_of(network).modules) else network.train()
 
 
 @functools.lru_cache(maxsize=1024)

@@ -22,12 +22,14 @@ from torch import Tensor
 from ..errors import TrainingError
 from ..memory import is_out_of_memory
 from ..nn import GHN
+from ..ops.decode import send_back
 from ..randomness import drawing_from
 from ..starting import DEFAULTS
 from .config import TrainConfig, as_lists
 from .data import BIG
-from .layouts import whole_gradients
-from .networks import MetaBatch, placed, run_network
+from .drawing import loud_modules
+from .layouts import gradients_whole
+from .networks import MetaBatch, for_training, placed, run_drawing_from, run_network
 from .processes import add_up
 
 MOST_OUT_OF_MEMORY = 20  # in a row: then nothing will fit
@@ -170,8 +172,10 @@ class Trainer:
         # Networks run one after the other and release what they needed; the GHN's graph waits for all their gradients.
         first = self.config.seed * BIG + self.step
         # Parts of one's own may draw; no network has this place.
-        with self.watch.running(), drawing_from(first * BIG - 1 - self.rank):
-            predicted = self.ghn(batch.graphs) if batch.graphs else []
+        drawing = drawing_from(first * BIG - 1 - self.rank) if loud_modules(self.ghn) else nullcontext()
+        with self.watch.running():
+            with drawing:
+                predicted = self.ghn(batch.graphs) if batch.graphs else []
             leaves = [
                 {name: value.detach().requires_grad_() for name, value in parameters.items()}
                 for parameters in predicted
@@ -179,8 +183,10 @@ class Trainer:
         losses, correct = [], []
         for network, graph, parameters, place in zip(batch.networks, batch.graphs, leaves, batch.places, strict=True):
             seen, wanted = self.images_of(place, images), self.images_of(place, labels)
-            with drawing_from(first * BIG + place), self.autocast(), whole_gradients():  # dropout
-                logits = run_network(network.train(), graph, parameters, seen)
+            for_training(network)
+            own = run_drawing_from(first * BIG + place, network, graph)  # dropout
+            with own, self.autocast(), gradients_whole(seen):
+                logits = run_network(network, graph, parameters, seen)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, wanted, label_smoothing=self.config.label_smoothing)
             self.scaler.scale(loss / batch.total).backward()
@@ -198,8 +204,8 @@ class Trainer:
                 for parameters, own in zip(predicted, leaves, strict=True)
                 for value, leaf in zip(parameters.values(), own.values(), strict=True)
             ]
-            values = [value for value, grad in pairs if grad is not None]
-            torch.autograd.backward(values, [grad for _, grad in pairs if grad is not None])
+            given = [(value, grad) for value, grad in pairs if grad is not None]
+            send_back([value for value, _ in given], [grad for _, grad in given])
 
     def images_of(self, place: int, batch: Tensor) -> Tensor:
         """What the network with this place in the meta-batch sees of images or labels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from ghnfast.families import HELD_OUT, TRAINED, Families, FamilyNet
 from ghnfast.prediction.slots import slots_of
 from ghnfast.randomness import drawing_from
 from ghnfast.training import ImageData
-from ghnfast.training.networks import TOKEN_STD, MetaBatches, ahead, run_network, with_tokens
+from ghnfast.training.networks import TOKEN_STD, MetaBatches, ahead, call, for_training, run_network, with_tokens
 from ghnfast.training.run import make_dataset, make_ghn
 
 
@@ -148,3 +149,67 @@ def test_rows_for_tokens_are_as_they_are_initialized(shape: tuple[int, ...], few
     assert drawn[0].equal(drawn[1])
     assert not drawn[0].equal(drawn[2])
     assert 0.5 * TOKEN_STD < drawn[0].std() < 1.5 * TOKEN_STD
+
+
+def tied() -> nn.Module:
+    network = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    network[2].weight = network[0].weight
+    return network
+
+
+def shared() -> nn.Module:
+    layer = nn.Linear(6, 6)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.LayerNorm(6, bias=False))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(6, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(x[None])[0][0]
+        return found
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize("make", [tied, shared, Recurrent, lambda: nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))])
+def test_called_networks_compute_what_functional_calls_do_and_stay_as_they_are(
+    make: Callable[[], nn.Module], kept: int
+) -> None:
+    network, x = make(), torch.randn(3, 6)
+    own = dict(network.named_parameters(remove_duplicate=False))
+    given = {name: torch.randn_like(value).requires_grad_() for name, value in network.named_parameters()}
+    given = dict(list(given.items())[kept:])
+    # Torch leaves the values in modules that have two names.
+    wanted = torch.func.functional_call(copy.deepcopy(network), given, (x,))
+    found = call(network, given, x)
+    assert torch.equal(found, wanted)
+    assert all(
+        map(torch.equal, *(torch.autograd.grad(each.square().sum(), list(given.values())) for each in (found, wanted)))
+    )
+    after = dict(network.named_parameters(remove_duplicate=False))
+    assert after.keys() == own.keys()
+    assert all(after[name] is own[name] for name in own)
+
+
+def test_tied_parameters_are_found_by_each_of_their_names() -> None:
+    network, x, weight = tied(), torch.randn(3, 6), torch.randn(6, 6)
+    assert torch.equal(call(network, {"2.weight": weight}, x), call(network, {"0.weight": weight}, x))
+
+
+def test_called_networks_stay_as_they_are_after_an_error() -> None:
+    network = nn.Sequential(nn.Linear(6, 6))
+    own = list(network.parameters())
+    with pytest.raises(RuntimeError):
+        call(network, {"0.weight": torch.zeros(2, 5)}, torch.randn(3, 6))
+    assert all(found is wanted for found, wanted in zip(network.parameters(), own, strict=True))
+
+
+@pytest.mark.parametrize("asleep", [(), ("",), ("1",), ("", "0", "1")])
+def test_networks_are_set_to_training(asleep: tuple[str, ...]) -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    for name in asleep:
+        network.get_submodule(name).training = False
+    assert for_training(network) is network
+    assert all(module.training for module in network.modules())

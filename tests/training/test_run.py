@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import TINY, tiny_config
+from helpers.tiny import FAST, TINY, tiny_config
 
 import ghnfast
 from ghnfast.errors import TrainingError
@@ -245,3 +246,18 @@ def test_data_of_the_run_is_the_paper_split() -> None:
     data = load_data("mnist5k")
     assert data.val is not None
     assert (len(data.train), len(data.val), len(data.test)) == (3600, 400, 1000)
+
+
+def test_the_collector_of_garbage_looks_through_less_during_a_run(tmp_path: Path, quick: None) -> None:
+    frozen: list[int] = []
+    watch = [lambda _: frozen.append(gc.get_freeze_count())]
+    assert gc.get_freeze_count() == 0
+    train(tiny_config(**FAST), tmp_path / "run", progress=False, callbacks=watch)
+    assert min(frozen) > 10_000
+    assert gc.get_freeze_count() == 0
+    gc.freeze()  # the caller's own
+    try:
+        train(tiny_config(**FAST), tmp_path / "other", progress=False)
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()

@@ -9,6 +9,7 @@ GPU. Source: Parameter Prediction for Unseen Deep Architectures (NeurIPS 2021), 
 from .dispatch import decode, decode_into
 from .naive import copy_all, naive_blocks, store, tile
 from .operators import decode_into_op, decode_op, decode_to, triton_tables
+from .parts import send_back
 from .targets import (
     BFLOAT16,
     ELEMENT_BYTES,
@@ -63,6 +64,7 @@ __all__ = [
     "naive_blocks",
     "normalization",
     "product_runs",
+    "send_back",
     "sizes_of",
     "store",
     "tile",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -13,38 +12,53 @@ from ..backend import autocasts, backend_for, is_plain
 from ..uploads import is_capturing
 from .naive import copy_all, naive_blocks, naive_decode_into, tile
 from .operators import decode_into_op, decode_op, decode_to, native_decode, triton_decode_into, triton_tables
-from .targets import FINE, DecodeSource, DecodeTargets, NotFinite, as_tensor, check_sizes, memory_table, product_runs
+from .parts import parts_of
+from .targets import (
+    FINE,
+    DecodeSource,
+    DecodeTargets,
+    NotFinite,
+    as_tensor,
+    check_sizes,
+    memory_table,
+    product_runs,
+    sizes_of,
+)
 
 
-def decode(source: DecodeSource, targets: DecodeTargets, precision: str = "float32") -> list[Tensor]:
+def decode(
+    source: DecodeSource,
+    targets: DecodeTargets,
+    precision: str = "float32",
+    shapes: Sequence[tuple[int, ...]] | None = None,
+) -> list[Tensor]:
     """The values of all targets, each (out, in, cells); differentiable once with respect to `source`.
 
     Under autocast, they are computed and returned in the dtype of the weight all the same.
 
     Args:
         precision: one of `PRECISIONS`.
+        shapes: of the values, where they are to have others of as many elements.
 
     Raises:
         BackendError: see `GHNFAST_BACKEND`.
     """
     if autocasts(source.hidden):
         with torch.autocast(source.hidden.device.type, enabled=False):
-            return decode(DecodeSource(*(tensor.to(source.weight.dtype) for tensor in source)), targets, precision)
+            own = DecodeSource(*(tensor.to(source.weight.dtype) for tensor in source))
+            return decode(own, targets, precision, shapes)
     backend = backend_for(source.hidden)
+    own_shapes = [(target.out, target.in_, target.cells) for target in targets]
     if backend == "torch":
-        blocks = naive_blocks(source, targets)
-        return [
-            tile(block, (target.out, target.in_, target.cells)) for block, target in zip(blocks, targets, strict=True)
-        ]
-    shapes = [(target.out, target.in_, target.cells) for target in targets]
-    sizes = [math.prod(shape) for shape in shapes]
+        values = list(map(tile, naive_blocks(source, targets), own_shapes))
+        return [value.reshape(shape) for value, shape in zip(values, shapes or own_shapes, strict=True)]
+    sizes: list[int] = sizes_of(targets.table).tolist()
     if backend == "cpp" and is_plain(source):
         flat = native_decode(source, targets, sum(sizes), precision)
     else:
         tables = [as_tensor(targets.table)] if backend == "cpp" else triton_tables(targets, None, source.hidden)
         flat = decode_op(*source, tables, sum(sizes), product_runs(targets.table), precision)
-    parts = flat.split(sizes)
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+    return parts_of(flat, sizes, own_shapes if shapes is None else shapes)
 
 
 def decode_into(
