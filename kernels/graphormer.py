@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import blocks_of, fetch, halves_of, power_of_two
+from .common import blocks_of, fetch, halves_of, multiply_halves, power_of_two
 from .launching import launch
 from .layers import FETCHED, embedding, fetchers_of, gelu
 
@@ -59,10 +59,7 @@ def store_part(pointer, values, row, rows, column, columns):
 def product(high, low, matrix):
     """x (rows, inputs), of which these are the halves, times the transpose of a matrix (outputs, inputs)."""
     matrix_high, matrix_low = halves_of(matrix)
-    matrix_high, matrix_low = tl.trans(matrix_high), tl.trans(matrix_low)
-    # Three sums that do not wait for each other.
-    less, other = tl.dot(low, matrix_high, input_precision="tf32"), tl.dot(high, matrix_low, input_precision="tf32")
-    return tl.dot(high, matrix_high, input_precision="tf32") - (0.0 - less) - (0.0 - other)
+    return multiply_halves(high, low, tl.trans(matrix_high), tl.trans(matrix_low))
 
 
 @triton.jit
