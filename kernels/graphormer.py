@@ -21,9 +21,9 @@ from .common import blocks_of, fetch, halves_of, multiply_halves, power_of_two
 from .launching import launch
 from .layers import FETCHED, embedding, fetchers_of, gelu
 
-# Nodes of a program, the fewest that `tl.dot` takes; and numbers of a weight that it reads at once, which its registers
-# have to hold twice: the next are on their way meanwhile.
-ROWS, READ = 16, 8192
+# Nodes of a program, the fewest that `tl.dot` takes; and numbers of a weight that it reads at once, half as many one by
+# one: registers have to hold them, and the next, which are on their way meanwhile.
+ROWS, READ = 16, 4096
 OPTIONS = {"num_warps": 8, "num_stages": 1, "maxnreg": 255}
 LEAST_WIDTH = 16  # that a product of matrices takes
 # The weights of a layer, in the order of their numbers.
@@ -167,17 +167,18 @@ def rest_kernel(
     high, low = normed_halves(x, scale, shift, epsilon, hid, HID)
     x += after[None, :]
     if NEXT:
-        scale = load_vector(own_weight(own, WEIGHTS + LN1, ALIGNED), column, hid)
-        shift = load_vector(own_weight(own, WEIGHTS + LN1_BIAS, ALIGNED), column, hid)
         to_qkv = own_weight(own, WEIGHTS + QKV, ALIGNED)
     for start in tl.static_range(0, 4 * HID, UNITS):
-        matrix_out = load_part(outer, column, hid, start + unit, 4 * hid)
         bias = load_vector(inner_bias, start + unit, 4 * hid)
-        units_high, units_low = halves_of(gelu(product(high, low, matrix_in) + bias[None, :]))
+        found = product(high, low, matrix_in) + bias[None, :]
+        matrix_out = load_part(outer, column, hid, start + unit, 4 * hid)
+        units_high, units_low = halves_of(gelu(found))
         if start + UNITS < 4 * HID:
             matrix_in = load_part(inner, start + UNITS + unit, 4 * hid, column, hid)
         elif NEXT:
             matrix_in = load_part(to_qkv, column, 3 * hid, column, hid)
+            scale = load_vector(own_weight(own, WEIGHTS + LN1, ALIGNED), column, hid)
+            shift = load_vector(own_weight(own, WEIGHTS + LN1_BIAS, ALIGNED), column, hid)
         x += product(units_high, units_low, matrix_out)
     store_part(states, x, row, nodes, column, hid)
     if NEXT:
@@ -221,9 +222,9 @@ def rest(
         epsilon, next_epsilon: of its second norm, and of the next layer's first one.
     """
     nodes, hid = states.shape
-    width = width_of(hid)
+    width, read = width_of(hid), READ if aligned else READ // 2
     launch(
         rest_kernel, (blocks_of(nodes, ROWS),), states, attended, qkv, addresses, nodes, first, epsilon,
-        next_epsilon or 0.0, hid, width, ROWS, min(READ // width, 4 * width), aligned, next_epsilon is not None,
+        next_epsilon or 0.0, hid, width, ROWS, min(read // width, 4 * width), aligned, next_epsilon is not None,
         WEIGHTS, **OPTIONS,
     )  # fmt: skip
