@@ -34,8 +34,17 @@ LEAST_WIDTH = 16
 NARROW = 64
 
 
+# Going forward, what a program looks at at once, by the width that heads are padded to; of wider ones, BLOCK.
+KEYS = {16: 64, 32: 32}
+
+
 def options_for(width: int) -> dict[str, int]:
     return {"num_warps": 4 if width <= NARROW else 8, "num_stages": 1, "maxnreg": 255}
+
+
+def forward_options_for(width: int) -> dict[str, int]:
+    """Of the least heads, two programs fit into a multiprocessor at once."""
+    return {"num_warps": 8, "num_stages": 1, "maxnreg": 128} if width == LEAST_WIDTH else options_for(width)
 
 
 def tiles_of(graph_offsets: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -77,6 +86,12 @@ def load_codes(codes, first, second, nodes):
 
 
 @triton.jit
+def load_biases(codes, table, first, second, nodes, heads: tl.constexpr, head):
+    """The biases of pairs, of the shape of both indices together."""
+    return tl.load(table + load_codes(codes, first, second, nodes) * heads + head)
+
+
+@triton.jit
 def product(a, b):
     """a b^T, rounded as float32 is."""
     return tl.dot(a, tl.trans(b), input_precision="ieee")
@@ -95,11 +110,12 @@ def attention_kernel(
     pair_offsets,  # (graphs + 1,) int64
     codes,  # uint8: of each graph (nodes, nodes)
     tiles,  # (programs, 2) int32, see `tiles_of`
-    heads,
-    width,
+    heads: tl.constexpr,
+    width: tl.constexpr,
     scale,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
+    KEYS: tl.constexpr,
     KEEP: tl.constexpr,
 ):
     """softmax over j of (q_i . k_j scale + table[code(i, j)]), times v_j: a program per tile of rows i, and head."""
@@ -120,19 +136,24 @@ def attention_kernel(
     most = tl.full([BLOCK], float("-inf"), dtype=tl.float32)
     total = tl.zeros([BLOCK], dtype=tl.float32)
     sums = tl.zeros([BLOCK, WIDTH], dtype=tl.float32)
-    for start in range(0, nodes, BLOCK):
-        other = start + tl.arange(0, BLOCK)
-        code = load_codes(own_codes, row[:, None], other[None, :], nodes)
-        logits = product(query, load_rows(keys, other, nodes, stride, width, WIDTH)) * scale
-        logits += tl.load(table + code * heads + head)
+    other = tl.arange(0, KEYS)
+    bias = load_biases(own_codes, table, row[:, None], other[None, :], nodes, heads, head)
+    key = load_rows(keys, other, nodes, stride, width, WIDTH)
+    value = load_rows(values, other, nodes, stride, width, WIDTH)
+    for _ in range(0, nodes, KEYS):
+        logits = product(query, key) * scale + bias
         logits = tl.where(other[None, :] < nodes, logits, float("-inf"))
         # Where all are minus infinity so far, they are compared with 0: minus infinity less itself is no number.
         higher = tl.maximum(most, tl.max(logits, axis=1))
         level = tl.where(higher == float("-inf"), 0.0, higher)
         weights, factor = tl.exp(logits - level[:, None]), tl.exp(most - level)
         total = total * factor + tl.sum(weights, axis=1)
-        value = load_rows(values, other, nodes, stride, width, WIDTH)
+        other += KEYS
+        # What is looked at next is on its way meanwhile.
+        bias = load_biases(own_codes, table, row[:, None], other[None, :], nodes, heads, head)
+        key = load_rows(keys, other, nodes, stride, width, WIDTH)
         sums = sums * factor[:, None] + tl.dot(weights, value, input_precision="ieee")
+        value = load_rows(values, other, nodes, stride, width, WIDTH)
         most = higher
     written = result + begin * heads * width + head * width
     store_rows(written, sums / total[:, None], row, nodes, heads * width, width, WIDTH)
@@ -287,7 +308,7 @@ def attention(
     with on_device(qkv.device):
         launch(
             attention_kernel, (len(relations[3]), heads), qkv, table, result, log_sums, *relations, heads, width, scale,
-            padded, BLOCK, keep, **options_for(padded),
+            padded, BLOCK, KEYS.get(padded, BLOCK), keep, **forward_options_for(padded),
         )  # fmt: skip
     return result, log_sums
 

@@ -11,24 +11,35 @@ results are the same in every run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import add_exact, blocks_of, fetch, power_of_two
+from .common import blocks_of, fetch, halves_of, multiply_halves, power_of_two
 from .launching import launch
-from .layers import FETCHED, embedding, fetchers_of, gelu, weight_of
+from .layers import FETCHED, embedding, fetchers_of, gelu
 
-# Nodes of a program, the fewest that `tl.dot` takes; outputs of a layer that it computes at once, and inputs of them.
-ROWS, OUTPUTS, CHUNK = 16, 64, 32
-OPTIONS = {"num_warps": 8, "num_stages": 2, "maxnreg": 255}
+# Nodes of a program, the fewest that `tl.dot` takes; and numbers of a weight that it reads at once, half as many one by
+# one: registers have to hold them, and the next, which are on their way meanwhile.
+ROWS, READ = 16, 4096
+OPTIONS = {"num_warps": 8, "num_stages": 1, "maxnreg": 255}
+LEAST_WIDTH = 16  # that a product of matrices takes
 # The weights of a layer, in the order of their numbers.
 LN1, LN1_BIAS, QKV, OUT, OUT_BIAS, LN2, LN2_BIAS, FF0, FF0_BIAS, FF1, FF1_BIAS = (tl.constexpr(n) for n in range(11))
 WEIGHTS = 11
 
 # Device functions -----------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def own_weight(addresses, number, ALIGNED: tl.constexpr):
+    """The memory of a weight; ALIGNED where four numbers of it may be read at once."""
+    weight = tl.load(addresses + 2 * number).to(tl.pointer_type(tl.float32))
+    if ALIGNED:
+        weight = tl.multiple_of(weight, 16)
+    return weight
 
 
 @triton.jit
@@ -45,56 +56,35 @@ def store_part(pointer, values, row, rows, column, columns):
 
 
 @triton.jit
-def product(
-    x, row, rows, inputs, weight, output, outputs, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, CHUNK: tl.constexpr
-):
-    """x (rows, inputs) times the transpose of a weight (outputs, inputs), at (row, output)."""
-    total = tl.zeros([ROWS, OUTPUTS], dtype=tl.float32)
-    for start in range(0, inputs, CHUNK):
-        k = start + tl.arange(0, CHUNK)
-        matrix = load_part(weight, output, outputs, k, inputs)
-        total = add_exact(total, load_part(x, row, rows, k, inputs), tl.trans(matrix))
-    return total
+def product(high, low, matrix):
+    """x (rows, inputs), of which these are the halves, times the transpose of a matrix (outputs, inputs)."""
+    matrix_high, matrix_low = halves_of(matrix)
+    return multiply_halves(high, low, tl.trans(matrix_high), tl.trans(matrix_low))
 
 
 @triton.jit
-def add_product(
-    x, given, row, rows, inputs, weight, bias, outputs,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    """x (rows, outputs) += given (rows, inputs) times the transpose of a weight, + bias: of a program's rows."""
-    for start in range(0, outputs, OUTPUTS):
-        output = start + tl.arange(0, OUTPUTS)
-        found = product(given, row, rows, inputs, weight, output, outputs, ROWS, OUTPUTS, CHUNK)
-        found += tl.load(bias + output, mask=output < outputs, other=0.0)[None, :]
-        store_part(x, load_part(x, row, rows, output, outputs) + found, row, rows, output, outputs)
+def load_vector(pointer, column, columns):
+    return tl.load(pointer + column, mask=column < columns, other=0.0)
 
 
 @triton.jit
-def store_normed(normed, x, row, rows, weight, bias, epsilon, hid, HID: tl.constexpr):
-    """The layer norm of a program's rows of x, (ROWS, HID), zero beyond hid."""
-    column = tl.arange(0, HID)
+def normed_halves(x, scale, shift, epsilon, hid, HID: tl.constexpr):
+    """The layer norm of rows of x, (ROWS, HID), zero beyond hid: the halves of its numbers."""
     mean = tl.sum(x, axis=1) / hid
-    distance = tl.where((column < hid)[None, :], x - mean[:, None], 0.0)
+    distance = tl.where((tl.arange(0, HID) < hid)[None, :], x - mean[:, None], 0.0)
     factor = 1.0 / tl.sqrt(tl.sum(distance * distance, axis=1) / hid + epsilon)
-    scale = tl.load(weight + column, mask=column < hid, other=0.0)
-    shift = tl.load(bias + column, mask=column < hid, other=0.0)
-    store_part(normed, distance * factor[:, None] * scale[None, :] + shift[None, :], row, rows, column, hid)
+    return halves_of(distance * factor[:, None] * scale[None, :] + shift[None, :])
 
 
 @triton.jit
-def store_queries(
-    x, normed, qkv, row, rows, weights, epsilon, hid,
-    HID: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    """qkv = to_qkv(LN1(x)) of a program's rows."""
-    store_normed(normed, x, row, rows, weight_of(weights, 2 * LN1), weight_of(weights, 2 * LN1_BIAS), epsilon, hid, HID)
-    tl.debug_barrier()
-    weight = weight_of(weights, 2 * QKV)
-    for start in range(0, 3 * hid, OUTPUTS):
-        output = start + tl.arange(0, OUTPUTS)
-        found = product(normed, row, rows, hid, weight, output, 3 * hid, ROWS, OUTPUTS, CHUNK)
-        store_part(qkv, found, row, rows, output, 3 * hid)
+def store_queries(qkv, high, low, matrix, weight, row, rows, hid: tl.constexpr, HID: tl.constexpr):
+    """qkv = to_qkv(x) of a program's rows, of which these are the halves. matrix: the first outputs of the weight."""
+    column = tl.arange(0, HID)
+    for start in tl.static_range(0, 3 * HID, HID):
+        own = matrix
+        if start < 2 * HID:
+            matrix = load_part(weight, start + HID + column, 3 * hid, column, hid)
+        store_part(qkv, product(high, low, own), row, rows, start + column, 3 * hid)
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
@@ -104,20 +94,18 @@ def store_queries(
 def begin_kernel(
     states,  # (nodes, hid) float32, written
     status,  # () int32, written: `fine`
-    normed,  # (nodes, hid) float32: what a program writes and reads again
     qkv,  # (nodes, 3 hid) float32, written
     indices,  # (nodes, 8) int32, and
     addresses,  # (weights, 2) int64: see `embed_kernel`
     nodes,
-    hid,
     fine,
     first,  # the number of the first weight of the first layer
     epsilon,  # of its first norm
     weights,  # how many there are
+    hid: tl.constexpr,
     HID: tl.constexpr,
     ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    CHUNK: tl.constexpr,
+    ALIGNED: tl.constexpr,
     FETCHED: tl.constexpr,
 ):
     """The initial states, and the first layer's queries, keys and values: programs (nodes / ROWS,), and those that
@@ -129,100 +117,114 @@ def begin_kernel(
         if tl.program_id(0) == 0:
             tl.store(status, fine)
         row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, HID)
+        own = addresses + 2 * first
+        to_qkv = own_weight(own, QKV, ALIGNED)
+        matrix = load_part(to_qkv, column, 3 * hid, column, hid)
+        scale = load_vector(own_weight(own, LN1, ALIGNED), column, hid)
+        shift = load_vector(own_weight(own, LN1_BIAS, ALIGNED), column, hid)
         x = embedding(indices, addresses, row[:, None], column[None, :], nodes, hid, True)
         store_part(states, x, row, nodes, column, hid)
-        store_queries(x, normed, qkv, row, nodes, addresses + 2 * first, epsilon, hid, HID, ROWS, OUTPUTS, CHUNK)
+        high, low = normed_halves(x, scale, shift, epsilon, hid, HID)
+        store_queries(qkv, high, low, matrix, to_qkv, row, nodes, hid, HID)
 
 
 @triton.jit(do_not_specialize=["nodes", "first"])
 def rest_kernel(
     states,  # (nodes, hid) float32, read and written
     attended,  # (nodes, hid) float32: the result of attention
-    normed,  # (nodes, hid), and
-    units,  # (nodes, 4 hid) float32: what a program writes and reads again
     qkv,  # (nodes, 3 hid) float32, written where there is a NEXT layer
     addresses,
     nodes,
-    hid,
     first,  # the number of the first weight of this layer; the next one's follow its own
     epsilon,  # of its second norm
     next_epsilon,  # of the next one's first norm
+    hid: tl.constexpr,
     HID: tl.constexpr,
     ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    CHUNK: tl.constexpr,
+    UNITS: tl.constexpr,
+    ALIGNED: tl.constexpr,
     NEXT: tl.constexpr,
     WEIGHTS: tl.constexpr,
 ):
-    """x += to_out(attended);  x += ff(LN2(x));  qkv = to_qkv(LN1(x)) of the next layer: programs (nodes / ROWS,)."""
+    """x += to_out(attended);  x += ff(LN2(x));  qkv = to_qkv(LN1(x)) of the next layer: programs (nodes / ROWS,).
+
+    The next matrix is on its way while one is multiplied: what is read here comes before what waits for it.
+    """
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, HID)
-    weights = addresses + 2 * first
-    add_product(
-        states, attended, row, nodes, hid, weight_of(weights, 2 * OUT), weight_of(weights, 2 * OUT_BIAS), hid,
-        ROWS, OUTPUTS, CHUNK,
-    )  # fmt: skip
-    tl.debug_barrier()
+    unit = tl.arange(0, UNITS)
+    own = addresses + 2 * first
+    inner, outer = own_weight(own, FF0, ALIGNED), own_weight(own, FF1, ALIGNED)
+    inner_bias = own_weight(own, FF0_BIAS, ALIGNED)
+    high, low = halves_of(load_part(attended, row, nodes, column, hid))
+    matrix = load_part(own_weight(own, OUT, ALIGNED), column, hid, column, hid)
     x = load_part(states, row, nodes, column, hid)
-    store_normed(
-        normed, x, row, nodes, weight_of(weights, 2 * LN2), weight_of(weights, 2 * LN2_BIAS), epsilon, hid, HID
-    )
-    tl.debug_barrier()
-    weight, bias = weight_of(weights, 2 * FF0), weight_of(weights, 2 * FF0_BIAS)
-    for start in range(0, 4 * hid, OUTPUTS):
-        unit = start + tl.arange(0, OUTPUTS)
-        found = product(normed, row, nodes, hid, weight, unit, 4 * hid, ROWS, OUTPUTS, CHUNK)
-        found += tl.load(bias + unit, mask=unit < 4 * hid, other=0.0)[None, :]
-        store_part(units, gelu(found), row, nodes, unit, 4 * hid)
-    tl.debug_barrier()
-    add_product(
-        states, units, row, nodes, 4 * hid, weight_of(weights, 2 * FF1), weight_of(weights, 2 * FF1_BIAS), hid,
-        ROWS, OUTPUTS, CHUNK,
-    )  # fmt: skip
+    x += load_vector(own_weight(own, OUT_BIAS, ALIGNED), column, hid)[None, :]
+    scale = load_vector(own_weight(own, LN2, ALIGNED), column, hid)
+    shift = load_vector(own_weight(own, LN2_BIAS, ALIGNED), column, hid)
+    after = load_vector(own_weight(own, FF1_BIAS, ALIGNED), column, hid)
+    matrix_in = load_part(inner, unit, 4 * hid, column, hid)
+    x += product(high, low, matrix)
+    high, low = normed_halves(x, scale, shift, epsilon, hid, HID)
+    x += after[None, :]
     if NEXT:
-        tl.debug_barrier()
-        x = load_part(states, row, nodes, column, hid)
-        store_queries(
-            x, normed, qkv, row, nodes, weights + 2 * WEIGHTS, next_epsilon, hid, HID, ROWS, OUTPUTS, CHUNK
-        )  # fmt: skip
+        to_qkv = own_weight(own, WEIGHTS + QKV, ALIGNED)
+    for start in tl.static_range(0, 4 * HID, UNITS):
+        bias = load_vector(inner_bias, start + unit, 4 * hid)
+        found = product(high, low, matrix_in) + bias[None, :]
+        matrix_out = load_part(outer, column, hid, start + unit, 4 * hid)
+        units_high, units_low = halves_of(gelu(found))
+        if start + UNITS < 4 * HID:
+            matrix_in = load_part(inner, start + UNITS + unit, 4 * hid, column, hid)
+        elif NEXT:
+            matrix_in = load_part(to_qkv, column, 3 * hid, column, hid)
+            scale = load_vector(own_weight(own, WEIGHTS + LN1, ALIGNED), column, hid)
+            shift = load_vector(own_weight(own, WEIGHTS + LN1_BIAS, ALIGNED), column, hid)
+        x += product(units_high, units_low, matrix_out)
+    store_part(states, x, row, nodes, column, hid)
+    if NEXT:
+        high, low = normed_halves(x, scale, shift, next_epsilon, hid, HID)
+        store_queries(qkv, high, low, matrix_in, to_qkv, row, nodes, hid, HID)
 
 
 # Launchers ------------------------------------------------------------------------------------------------------------
 
 
-class Room(NamedTuple):
-    """What programs write and read again: float32."""
-
-    normed: Tensor  # (nodes, hid)
-    units: Tensor  # (nodes, 4 hid)
-    qkv: Tensor  # (nodes, 3 hid): what the next attention reads
+def width_of(hid: int) -> int:
+    return max(LEAST_WIDTH, power_of_two(hid))
 
 
 def begin(
-    states: Tensor, status: Tensor, room: Room, indices: Tensor, addresses: Tensor, fine: int, fetches: bool,
-    first: int, epsilon: float, launch: Callable[..., Any] = launch,
+    states: Tensor, status: Tensor, qkv: Tensor, indices: Tensor, addresses: Tensor, aligned: bool, fine: int,
+    fetches: bool, first: int, epsilon: float, launch: Callable[..., Any] = launch,
 ) -> None:  # fmt: skip
-    """Write the initial states of nodes, the status, and what the first layer attends with; `fetches` as of `embed`."""
+    """Write the initial states of nodes, the status, and what the first layer attends with.
+
+    Args:
+        aligned: whether each weight begins at a multiple of 16 bytes.
+        fetches: as of `embed`.
+    """
     nodes, hid = states.shape
     launch(
-        begin_kernel, (blocks_of(nodes, ROWS) + fetchers_of(addresses, fetches),), states, status, room.normed,
-        room.qkv, indices, addresses, nodes, hid, fine, first, epsilon, len(addresses), power_of_two(hid), ROWS,
-        OUTPUTS, CHUNK, FETCHED, **OPTIONS,
+        begin_kernel, (blocks_of(nodes, ROWS) + fetchers_of(addresses, fetches),), states, status, qkv, indices,
+        addresses, nodes, fine, first, epsilon, len(addresses), hid, width_of(hid), ROWS, aligned, FETCHED, **OPTIONS,
     )  # fmt: skip
 
 
 def rest(
-    states: Tensor, attended: Tensor, room: Room, addresses: Tensor, first: int, epsilon: float,
+    states: Tensor, attended: Tensor, qkv: Tensor, addresses: Tensor, aligned: bool, first: int, epsilon: float,
     next_epsilon: float | None, launch: Callable[..., Any] = launch,
 ) -> None:  # fmt: skip
     """Take states through a layer, after its attention, and write what the next one attends with, if there is one.
 
     Args:
+        aligned: as of `begin`.
         first: the number of the layer's first weight.
         epsilon, next_epsilon: of its second norm, and of the next layer's first one.
     """
     nodes, hid = states.shape
+    width, read = width_of(hid), READ if aligned else READ // 2
     launch(
-        rest_kernel, (blocks_of(nodes, ROWS),), states, attended, *room, addresses, nodes, hid, first, epsilon,
-        next_epsilon or 0.0, power_of_two(hid), ROWS, OUTPUTS, CHUNK, next_epsilon is not None, WEIGHTS,
-        **OPTIONS,
+        rest_kernel, (blocks_of(nodes, ROWS),), states, attended, qkv, addresses, nodes, first, epsilon,
+        next_epsilon or 0.0, hid, width, ROWS, min(read // width, 4 * width), aligned, next_epsilon is not None,
+        WEIGHTS, **OPTIONS,
     )  # fmt: skip

@@ -36,12 +36,12 @@ class Attending(NamedTuple):
     def run(self, scratch: Tensor, status: Tensor) -> Tensor:
         """The final states, (nodes, hid), which are in scratch; `FINE` is written into the status."""
         nodes, hid, places = len(self.indices), self.widths.hid, self.places
-        states, normed, units, qkv = (
+        states, qkv = (
             scratch.as_strided((nodes, each * hid), (each * hid, 1), place)
-            for each, place in ((1, places.initial), (1, places.normed), (4, places.units), (3, places.qkv))
+            for each, place in ((1, places.initial), (3, places.qkv))
         )
         if is_narrow(self.widths):
-            self.run_narrow(states, (normed, units, qkv), status)
+            self.run_narrow(states, qkv, status)
             return states
         embed(states, status, self.indices, self.weights, self.launches)
         for stage in range(0, places.of_states, 4):
@@ -50,13 +50,13 @@ class Attending(NamedTuple):
             run_layers(scratch, self.attended, self.weights, self.stages, stage + 1, stage + 4, self.launches)
         return states
 
-    def run_narrow(self, states: Tensor, room: tuple[Tensor, Tensor, Tensor], status: Tensor) -> None:
+    def run_narrow(self, states: Tensor, qkv: Tensor, status: Tensor) -> None:
         epsilons, weights, launches = self.widths.layers, self.weights, self.launches
-        begin_attention(states, status, room, self.indices, weights, self.first, epsilons[0][0], launches)
+        begin_attention(states, status, qkv, self.indices, weights, self.first, epsilons[0][0], launches)
         for number, (_, epsilon) in enumerate(epsilons):
             following = epsilons[number + 1][0] if number + 1 < len(epsilons) else None
-            self.attention(room[2])
-            rest_of_attention(states, self.attended, room, weights, self.first, number, epsilon, following, launches)
+            self.attention(qkv)
+            rest_of_attention(states, self.attended, qkv, weights, self.first, number, epsilon, following, launches)
 
     def attention(self, qkv: Tensor) -> None:
         of_attention.device_attention(qkv, self.table, self.relations, self.launches["attention"], self.attended)

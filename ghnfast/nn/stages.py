@@ -19,7 +19,7 @@ from .. import _C
 from ..ops.layers import Activation, Layer, Stages
 from ..prediction.layout import DecoderKind, Layout
 
-NARROW = 128  # the widest states whose layers of attention are a launch each, besides attention
+NARROW = 64  # the widest states whose layers of attention are a launch each, besides attention
 PLACE = 4  # places in scratch are multiples of so many elements: 16 bytes
 
 
@@ -51,13 +51,11 @@ class Widths(NamedTuple):
 class Places(NamedTuple):
     """Where in scratch things begin, and what the steps of a forward pass are.
 
-    initial: initial states. normed, units, qkv: what layers of attention write and read. hidden, blocks: what the last
+    initial: initial states. qkv: what attention reads. hidden, blocks: what the last
     step reads. of_states: how many stages the hypernet has.
     """
 
     initial: int
-    normed: int
-    units: int
     qkv: int
     hidden: int
     blocks: int
@@ -282,21 +280,21 @@ def write_stages(
     """
     writer = Writer(widths, numbers)
     initial = writer.place(nodes * widths.hid)
-    normed = units = qkv = 0
+    qkv = 0
     states: int | None = initial
     if hypernet == "sweep":
         states = None
     elif hypernet == "mlp":
         states = write_node_mlp(writer, nodes, initial)
     else:
-        normed, units, qkv = (writer.place(nodes * each * widths.hid) for each in (1, 4, 3))
+        qkv = writer.place(3 * nodes * widths.hid)
         if not is_narrow(widths):
-            write_graphormer(writer, nodes, initial, units, qkv)
+            write_graphormer(writer, nodes, initial, writer.place(4 * nodes * widths.hid), qkv)
     of_states = len(writer.stages)
     hidden, blocks = write_decoders(writer, layout, states, of_states)
     constants = np.concatenate(writer.constants) if writer.constants else np.zeros(1, np.float32)
     stages = Stages(writer.stages, layout.nodes.astype(np.int32), constants, writer.elements)
-    return stages, Places(initial, normed, units, qkv, hidden, blocks, of_states)
+    return stages, Places(initial, qkv, hidden, blocks, of_states)
 
 
 def indices_of(columns: Sequence[NDArray[np.integer]]) -> NDArray[np.int32]:

@@ -154,7 +154,7 @@ def attention_weights(layers: list[GraphormerLayer]) -> list[Tensor]:
     return [weight.detach() for part in parts for weight in part._parameters.values() if weight is not None]
 
 
-@given(st.integers(1, 40), st.sampled_from([4, 12, 16, 132]), st.booleans())
+@given(st.integers(1, 40), st.sampled_from([4, 12, 16, 64]), st.booleans())
 @settings(max_examples=12, deadline=None)
 @torch.no_grad()
 def test_a_layer_around_its_attention(nodes: int, hid: int, is_last: bool) -> None:
@@ -163,26 +163,24 @@ def test_a_layer_around_its_attention(nodes: int, hid: int, is_last: bool) -> No
     for weight in attention_weights(layers):
         weight.add_(torch.randn_like(weight), alpha=0.2)
     x, attended = torch.randn(nodes, hid), torch.randn(nodes, hid)
-    states, *room = (torch.full((nodes, hid * width), torch.nan, device=DEVICE) for width in (1, 1, 4, 3))
+    states, qkv = (torch.full((nodes, hid * width), torch.nan, device=DEVICE) for width in (1, 3))
     states.copy_(x)
     # Some other weight comes before the layers'.
     weights, following = (
         on_device([torch.zeros(1), *attention_weights(layers)]),
         None if is_last else layers[-1].ln1.eps,
     )
-    rest_of_attention(
-        states, attended.to(DEVICE), (room[0], room[1], room[2]), weights, 1, 0, layers[0].ln2.eps, following
-    )
+    rest_of_attention(states, attended.to(DEVICE), qkv, weights, 1, 0, layers[0].ln2.eps, following)
     # The definition in double precision: in single its sums over wide states are off by 1e-5, too.
     exact, x = [layer.double() for layer in layers], x.double()
     x += exact[0].attn.to_out(attended.double())
     x += exact[0].ff(exact[0].ln2(x))
     torch.testing.assert_close(states.cpu().double(), x, rtol=1e-5, atol=3e-5)
     if is_last:
-        assert room[2].isnan().all()
+        assert qkv.isnan().all()
     else:
         wanted = exact[1].attn.to_qkv(exact[1].ln1(x))
-        torch.testing.assert_close(room[2].cpu().double(), wanted, rtol=1e-5, atol=3e-5)
+        torch.testing.assert_close(qkv.cpu().double(), wanted, rtol=1e-5, atol=3e-5)
 
 
 @pytest.mark.parametrize(("nodes", "hid"), [(1, 4), (37, 12), (16, 64)])
@@ -193,11 +191,11 @@ def test_what_comes_before_attention(nodes: int, hid: int) -> None:
     widths = [hid, hid // 4, hid // 4, hid, hid, hid]
     tables = [torch.randn(9, width) for width in widths]
     indices = torch.randint(9, (nodes, 8), dtype=torch.int32).numpy()
-    states, *room = (torch.empty(nodes, hid * width, device=DEVICE) for width in (1, 1, 4, 3))
+    states, qkv = (torch.empty(nodes, hid * width, device=DEVICE) for width in (1, 3))
     status, weights = torch.zeros((), dtype=torch.int32, device=DEVICE), [*tables, *attention_weights([layer])]
     (on_gpu,) = uploaded([indices], torch.device(DEVICE))
-    begin_attention(states, status, (room[0], room[1], room[2]), on_gpu, on_device(weights), len(tables), layer.ln1.eps)
+    begin_attention(states, status, qkv, on_gpu, on_device(weights), len(tables), layer.ln1.eps)
     wanted = naive_embedding(indices, tables)
     torch.testing.assert_close(states.cpu(), wanted)
-    torch.testing.assert_close(room[2].cpu(), layer.attn.to_qkv(layer.ln1(wanted)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(qkv.cpu(), layer.attn.to_qkv(layer.ln1(wanted)), rtol=1e-5, atol=1e-5)
     assert int(status) == FINE

@@ -15,6 +15,7 @@ from torch import Tensor
 
 # GPUs that the kernels are for have 40 MB of cache and more.
 FETCHED_BYTES = 32 << 20
+VECTOR_BYTES = 16
 
 
 class Activation(IntEnum):
@@ -110,6 +111,11 @@ class Weights:
     def fit_into_cache(self) -> bool:
         """Whether they leave most of a GPU's cache to others."""
         return sum(tensor.nbytes for tensor in self.tensors) <= FETCHED_BYTES
+
+    @functools.cached_property
+    def are_aligned(self) -> bool:
+        """Whether four numbers of each may be read at once: they may be parts of other tensors."""
+        return all(tensor.data_ptr() % VECTOR_BYTES == 0 for tensor in self.tensors)
 
 
 def addresses_of(tensors: Sequence[Tensor]) -> NDArray[np.int64]:

@@ -114,7 +114,7 @@ def embed(
 def begin_attention(
     states: Tensor,
     status: Tensor,
-    room: tuple[Tensor, Tensor, Tensor],
+    qkv: Tensor,
     indices: Tensor,
     weights: Weights,
     first: int,
@@ -124,17 +124,17 @@ def begin_attention(
     """`embed`, and the queries, keys and values of the first layer of attention, by "embed".
 
     Args:
-        room: the norms (nodes, hid), the units (nodes, 4 hid) and the qkv (nodes, 3 hid) of layers.
+        qkv: (nodes, 3 hid), which they are written to.
         first: the number of the first layer's first weight, see kernels/graphormer.py.
         epsilon: of its first norm.
     """
-    kernels = attention_kernels()
-    kernels.begin(
+    attention_kernels().begin(
         states,
         status,
-        kernels.Room(*room),
+        qkv,
         indices,
         weights.addresses,
+        weights.are_aligned,
         FINE,
         weights.fit_into_cache,
         first,
@@ -146,7 +146,7 @@ def begin_attention(
 def rest_of_attention(
     states: Tensor,
     attended: Tensor,
-    room: tuple[Tensor, Tensor, Tensor],
+    qkv: Tensor,
     weights: Weights,
     first: int,
     number: int,
@@ -158,11 +158,11 @@ def rest_of_attention(
 
     Args:
         attended: (nodes, hid), the result of attention.
-        room, first: as of `begin_attention`.
+        qkv, first: as of `begin_attention`.
         epsilon, following: of the layer's second norm, and of the first one of the next layer, if there is one.
         launches: by "rest" or, of the last layer, "last".
     """
     kernels = attention_kernels()
     launch = launches["last" if following is None else "rest"]
     own = first + number * kernels.WEIGHTS
-    kernels.rest(states, attended, kernels.Room(*room), weights.addresses, own, epsilon, following, launch)
+    kernels.rest(states, attended, qkv, weights.addresses, weights.are_aligned, own, epsilon, following, launch)

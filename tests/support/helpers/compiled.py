@@ -23,6 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ghnfast.kernels import attention, check, decode, decode_tables, graphormer, layer_tables, layers, products, sweep
+from ghnfast.nn.stages import NARROW
 from ghnfast.ops.attention import CODES
 from ghnfast.ops.decode import PRECISIONS
 from helpers.loops import loops_of
@@ -167,11 +168,12 @@ def stages(hid: int, positions: bool) -> None:
     rows = torch.zeros(nodes, dtype=torch.int32), torch.zeros(8)
     layers.run_stage(states, states, addresses, (*tables, *rows), 0, 1)
     check.largest_of(addresses)
-    if positions:
-        room = graphormer.Room(states, torch.zeros(nodes, 4 * hid), torch.zeros(nodes, 3 * hid))
-        graphormer.begin(states, status, room, indices, addresses, 0, True, 6, 1e-5)
-        for following in (1e-5, None):
-            graphormer.rest(states, states, room, addresses, 6, 1e-5, following)
+    if positions and hid <= NARROW:
+        qkv = torch.zeros(nodes, 3 * hid)
+        for aligned in (True, False):
+            graphormer.begin(states, status, qkv, indices, addresses, aligned, 0, True, 6, 1e-5)
+            for following in (1e-5, None):
+                graphormer.rest(states, states, qkv, addresses, aligned, 6, 1e-5, following)
 
 
 def main(architecture: int) -> None:

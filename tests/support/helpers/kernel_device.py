@@ -49,7 +49,8 @@ def use_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(attention, "BLOCK", 64)
         for name, size in {"ROWS": 128, "OUTPUTS": 256, "CHUNK": 128}.items():
             monkeypatch.setattr(layer_tables, name, size)
-            monkeypatch.setattr(graphormer, name, size)
+        monkeypatch.setattr(graphormer, "ROWS", 128)
+        monkeypatch.setattr(graphormer, "READ", 1 << 16)
         monkeypatch.setattr(layers, "NODES", 128)
         for name, size in {
             "TILE": 128,
