@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -281,8 +282,10 @@ GPU_LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     ),
     "test_choice_of_sweeps": choice_line,
     "test_bandwidth": lambda extra: (
-        f"{extra['model']}: the last step writes {extra['written_per_second'] / 1e9:,.0f} GB/s; a copy moves "
-        f"{extra['copied_per_second'] / 1e9:,.0f} GB/s."
+        f"{extra['model']}: stores take the device {extra['store_ms']:.3f} ms, which is "
+        f"{extra['bytes'] / extra['store_ms'] / 1e6:,.0f} GB/s; a copy moves "
+        f"{2 * extra['copied_per_second'] / 1e9:,.0f} GB/s. The last step, with its host, takes "
+        f"{extra['whole_ms']:.2f} ms."
     ),
 }
 
@@ -310,37 +313,29 @@ def gpu_text() -> str:
 
 
 def first_gpu_text() -> str:
-    """What the first runs on a GPU showed, kernel by kernel."""
+    """What runs on a GPU showed, kernel by kernel."""
     found: Json = json.loads((ROOT / "bench" / "results" / "first-h100.json").read_text())
-    before, after = (run["kernels_us"] for run in found["runs"])
+    runs = [run["kernels_us"] for run in found["runs"]]
     names = {"ghn2": "GHN-2", "ghn3-t": "GHN-3-T"}
     rows = [
-        [
-            names[ghn],
-            f"`{kernel}`",
-            *(f"{run[ghn][kernel]:.0f}" if kernel in run[ghn] else "-" for run in (before, after)),
-        ]
+        [names[ghn], f"`{kernel}`", *(f"{run[ghn][kernel]:.0f}" if kernel in run[ghn] else "-" for run in runs)]
         for ghn in names
-        for kernel in {**before[ghn], **after[ghn]}
+        for kernel in dict.fromkeys(itertools.chain(*(run[ghn] for run in runs)))
     ]
-    rows += [
-        [names[ghn], "all", *(f"{sum(run[ghn].values()):.0f}" for run in (before, after))] for ghn in names
-    ]  # fmt: skip
-    walls, parts = (run["wall_us"] for run in found["runs"]), found["runs"][1]["parts_us"]
-    first, second = walls
-    info = found["machine_info"]
+    rows += [[names[ghn], "all", *(f"{sum(run[ghn].values()):.0f}" for run in runs)] for ghn in names]
+    info, parts = found["machine_info"], found["runs"][1]["parts_us"]
+    walls = ", ".join(f"{run['wall_us']['ghn2, sweep cuda'] / 1e3:.2f}" for run in found["runs"])
     return (
-        f"The first runs on one {info['gpu']} (torch {info['torch']}, triton {info['triton']}): microseconds of the "
-        "device for a ResNet-50 from its graph, before and after the last step was split into products and stores, "
-        f"products went to tensor cores, and weights were fetched ahead:\n\n"
-        f"{table(['', 'kernels', 'before', 'after'], rows)}\n\n"
-        f"Storing the 25.6 million parameters takes {parts['stores of resnet50']:.0f} us, `fill_` of as many numbers "
-        f"{parts['fill_ of 25,557,032 numbers']:.0f} us. As the host sees it, a prediction took "
-        f"{first['ghn2, sweep cuda'] / 1e3:.2f} ms before and {second['ghn2, sweep cuda'] / 1e3:.2f} after, on a "
-        f"machine whose host was slower (with the sweep on the CPU {first['ghn2, sweep cpp'] / 1e3:.2f} and "
-        f"{second['ghn2, sweep cpp'] / 1e3:.2f} ms): the host is what it waits for. What was done about that since, "
-        "and about the rounding of products, has not been on a GPU again. `bench/results/first-h100.json` says what "
-        "ran, and which tests passed."
+        f"Kernel by kernel on one {info['gpu']} (torch {info['torch']}, triton {info['triton']}): microseconds of the "
+        "device for a ResNet-50 from its graph, in the first run, after the last step was split into products and "
+        "stores, products went to tensor cores and weights were fetched ahead, and at commit 43a26df, where operands "
+        f"are rounded and the check is within the products:\n\n"
+        f"{table(['', 'kernels', 'first', 'second', '43a26df'], rows)}\n\n"
+        f"Storing the 25.6 million parameters took {parts['stores of resnet50']:.0f} us, `fill_` of as many numbers "
+        f"{parts['fill_ of 25,557,032 numbers']:.0f} us. As the host sees it, one prediction right after the other "
+        f"took {walls} ms: the host is what it waits for. What came after that commit (recorded forward passes, the "
+        "sweep's backward pass in CUDA C++, layers of attention in registers, fewer steps of the host in training) "
+        "has not been on a GPU. `bench/results/first-h100.json` says what ran, and which tests passed."
     )
 
 
