@@ -231,7 +231,7 @@ def test_gpu_results_make_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         {"name": "test_training_batch", "extra_info": {"graphs": 8, "nodes": 2200, "forward_ms": 1, "both_ms": 2}},
         {
             "name": "test_bandwidth[a]",
-            "extra_info": {"model": "vgg16", "written_per_second": 2e12, "copied_per_second": 1e12},
+            "extra_info": {"model": "vgg16", "bytes": 2e9, "store_ms": 1, "whole_ms": 1.5, "copied_per_second": 2e12},
         },
     ]
     result = {
@@ -240,10 +240,18 @@ def test_gpu_results_make_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "benchmarks": benchmarks,
     }
     (tmp_path / "gpu-a.json").write_text(json.dumps(result))
-    assert "The first runs on one NVIDIA H100" in report.gpu_text()
+    assert "Kernel by kernel on one NVIDIA H100" in report.gpu_text()
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     text = report.gpu_text()
-    for part in ("On one A GPU", "0123456)", "| resnet50 |", "12.3 times faster", "2,200 nodes", "2,000 GB/s"):
+    for part in (
+        "On one A GPU",
+        "0123456)",
+        "| resnet50 |",
+        "12.3 times faster",
+        "2,200 nodes",
+        "2,000 GB/s",
+        "4,000 GB/s",
+    ):
         assert part in text
 
 
