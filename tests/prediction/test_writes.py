@@ -296,7 +296,7 @@ STAGES = [
     ("ghnfast.prediction.job.memory_of", ["cpp", "triton"]),
     ("ghnfast.prediction.job.lay_out_slots", ["cpp"]),
     ("ghnfast.nn.device.upload", ["triton"]),
-    ("ghnfast.nn.device.run_layers", ["triton"]),
+    ("ghnfast.nn.forward.run_layers", ["triton"]),
 ]
 
 
