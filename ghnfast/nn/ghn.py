@@ -18,7 +18,7 @@ from .. import _C, checkpoints
 from ..errors import ConfigError, PredictError
 from ..graph import PRIMITIVES, ArchGraph, GraphBatch, batch_of
 from ..ops.attention import relations_of
-from ..ops.backend import HALVES, as_arrays, is_plain
+from ..ops.backend import HALVES, are_recorded, as_arrays, is_plain
 from ..ops.decode import PRECISIONS, DecodeSource
 from ..prediction import DecoderKind, LastStep, Layout, Memory, Options, Report, Request, run, values_of
 from ..prediction.predictor import as_list
@@ -195,6 +195,8 @@ class GHN(Pretrained):
             For each graph {name: float tensor in the parameter's shape}.
         """
         batch = batch_of(as_list(ArchGraph, graphs, "graphs"))
+        if not are_recorded(self.parameters()) and (begun := self.begin(batch, ahead=False)).device is not None:
+            return values_of(batch, self.request, lambda laid: self.source(batch, laid, None, begun)[0], self.precision)
         native = self.native()
         if (widened := self.widened(native)) is not None:
             return widened(batch.graphs)
@@ -282,20 +284,18 @@ class GHN(Pretrained):
         content = checkpoints.Checkpoint(dict(self.config), weights, self.name, self.epoch, self.trained_on)
         checkpoints.write(path, content)
 
-    # The forward pass -----------------------------------------------------------------------------------------------
-
     @property
     def request(self) -> Request:
         """What slots ask the decoders for."""
         return self.decoder.request
 
     @torch.no_grad()
-    def begin(self, batch: GraphBatch) -> Begun:
-        """What is known of the GHN before a prediction; on a GPU, the forward pass of a batch can be under way then."""
+    def begin(self, batch: GraphBatch, ahead: bool = True) -> Begun:
+        """What is known of the GHN before a prediction; on a GPU, with `ahead`, the forward pass can be under way."""
         own = members_of(self)
         state = state_of(own.parameters)
         device = self.device_form.of(self, own, state) if type(self) is GHN else None
-        return Begun(own, state, device, None if device is None else device.begin(batch))
+        return Begun(own, state, device, device.begin(batch) if ahead and device is not None else None)
 
     @torch.no_grad()
     def source(
@@ -387,8 +387,7 @@ class GHN(Pretrained):
         None where they are not, or where gradients are recorded: then the modules compute in half precision.
         """
         weights = list(self.parameters())
-        recorded = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
-        if native is not None or recorded or not any(weight.dtype in HALVES for weight in weights):
+        if native is not None or are_recorded(weights) or not any(weight.dtype in HALVES for weight in weights):
             return None
         return copy.deepcopy(self).float()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -84,13 +84,18 @@ def capability_of(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
+def are_recorded(tensors: Iterable[Tensor]) -> bool:
+    """Whether what is computed of these is recorded for a backward pass."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 def is_plain(tensors: Sequence[Tensor]) -> bool:
     """Whether an operation on these is numbers in and numbers out: nobody records, transforms or compiles it.
 
     Then the implementation is called as it is: torch's dispatcher takes longer than a small graph's sweep.
     """
     return (
-        not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+        not are_recorded(tensors)
         and {type(tensor) for tensor in tensors} <= PLAIN_TYPES
         and not dispatch_modes()
         and functorch_level() is None

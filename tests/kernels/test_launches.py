@@ -300,3 +300,18 @@ def test_what_kernels_do_not_do_is_left_to_the_modules(gpu: CountedGpu, change: 
         assert layer.weight.is_contiguous() is False
     on_gpu.predict(moved, graph=graph)
     assert_predicted(moved, wanted)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_values_without_a_model(gpu: CountedGpu, kind: str) -> None:
+    """Of two graphs in a batch, where nobody differentiates: by the same kernels, the numbers of the definition."""
+    models, ghn = [convolutions(), convolutions(23)], ghn_of(SMALL[kind])
+    graphs = [ghnfast.trace(model, input_shape=(3, 16, 16)) for model in models]
+    on_gpu = gpu.put(copy.deepcopy(ghn))
+    with torch.no_grad(), gpu.counting() as counts:
+        found = on_gpu(graphs)
+    assert counts.of("wait") == 0
+    assert counts.of("kernel") == counts.launches - counts.of("copy") - counts.of("torch") <= LAUNCHES[kind]
+    for model, graph, values in zip(models, graphs, found, strict=True):
+        for name, wanted in definition(ghn, model, graph).items():
+            torch.testing.assert_close(values[name].held, wanted, rtol=1e-5, atol=1e-6)

@@ -11,7 +11,15 @@ from ...errors import BackendError
 from ..backend import autocasts, backend_for, is_plain
 from ..uploads import is_capturing
 from .naive import copy_all, naive_blocks, naive_decode_into, tile
-from .operators import decode_into_op, decode_op, decode_to, native_decode, triton_decode_into, triton_tables
+from .operators import (
+    decode_into_op,
+    decode_op,
+    decode_to,
+    native_decode,
+    triton_decode,
+    triton_decode_into,
+    triton_tables,
+)
 from .parts import parts_of
 from .targets import (
     FINE,
@@ -48,17 +56,20 @@ def decode(
             own = DecodeSource(*(tensor.to(source.weight.dtype) for tensor in source))
             return decode(own, targets, precision, shapes)
     backend = backend_for(source.hidden)
-    own_shapes = [(target.out, target.in_, target.cells) for target in targets]
+    own_shapes = [(target.out, target.in_, target.cells) for target in targets] if shapes is None else shapes
     if backend == "torch":
-        values = list(map(tile, naive_blocks(source, targets), own_shapes))
-        return [value.reshape(shape) for value, shape in zip(values, shapes or own_shapes, strict=True)]
+        values = map(
+            tile, naive_blocks(source, targets), [(target.out, target.in_, target.cells) for target in targets]
+        )
+        return [value.reshape(shape) for value, shape in zip(values, own_shapes, strict=True)]
     sizes: list[int] = sizes_of(targets.table).tolist()
     if backend == "cpp" and is_plain(source):
         flat = native_decode(source, targets, sum(sizes), precision)
     else:
         tables = [as_tensor(targets.table)] if backend == "cpp" else triton_tables(targets, None, source.hidden)
-        flat = decode_op(*source, tables, sum(sizes), product_runs(targets.table), precision)
-    return parts_of(flat, sizes, own_shapes if shapes is None else shapes)
+        run = triton_decode if is_plain(source) else decode_op
+        flat = run(*source, tables, sum(sizes), product_runs(targets.table), precision)
+    return parts_of(flat, sizes, own_shapes)
 
 
 def decode_into(
