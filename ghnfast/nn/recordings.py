@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,7 +36,7 @@ class Recorded:
         self.room = forward.room()
         self.source = forward.source(self.room, layout)
         self.stream, self.asked = stream_on(forward.form.device), sweep_asked_for()
-        self.recording = driver.Recording(forward.form.device, partial(forward.launch, self.room))
+        self.recording = forward.recorded(self.room)
         self.user: weakref.ref[Use] | None = None
 
     def is_free(self) -> bool:

@@ -19,8 +19,9 @@ from torch import nn
 
 import ghnfast
 from ghnfast.errors import BackendError, PredictError
-from ghnfast.kernels import driver, launching
+from ghnfast.kernels import launching
 from ghnfast.nn import recordings
+from ghnfast.nn.forward import Forward
 
 KINDS = ["mlp", "ghn3"]  # a sweep in Triton allocates
 
@@ -217,12 +218,12 @@ def test_memory_goes_with_the_weights(quiet_gpu: CountedGpu) -> None:
 def test_a_driver_that_records_nothing(quiet_gpu: CountedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are launched one by one, as before."""
 
-    def refuse(device: torch.device, function: Any) -> None:
+    def refuse(forward: Forward, room: Any) -> None:
         raise BackendError("NVIDIA's driver: operation not permitted")
 
     case = Case(quiet_gpu, "mlp")
     for _ in range(recordings.AFTER):
         case.assert_right(False)
-    monkeypatch.setattr(driver, "Recording", refuse)
+    monkeypatch.setattr(Forward, "recorded", refuse)
     for _ in range(2):
         case.assert_right(False)
