@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 # How many are kept of a GHN; after how many launches of a graph there will be more; elements of the memory of one.
 KEPT, AFTER, MOST_ELEMENTS = 8, 2, 1 << 24
-RUNS = "runs"  # the key of a number among launches
 
 
 class Recorded:
@@ -61,43 +61,65 @@ class Recordings:
 
     def __init__(self) -> None:
         self.kept: list[Recorded] = []
+        self.runs: WeakKeyDictionary[Layout, int] = WeakKeyDictionary()  # launches one by one
         self.refused = False
         self.lock = threading.Lock()
 
+    def count(self, layout: Layout) -> None:
+        """A forward pass was launched one by one."""
+        self.runs[layout] = self.runs.get(layout, 0) + 1
+
     def begin(self, batch: GraphBatch, prepared: Prepared | None) -> Use | None:
-        """Launch the recording of a batch, where there is one that nobody else uses."""
-        if not self.kept:
+        """Launch the recording of a batch that was used last, where there is one that nobody else uses."""
+        if not self.kept or prepared is None or prepared.has_hooks():
             return None
         with self.lock:
             found = next((each for each in reversed(self.kept) if each.fits(batch, prepared)), None)
-            if found is None or not found.is_free() or found.forward.prepared.has_hooks():
-                return None
             use = self.take(found)
-        found.recording.launch()
-        return use
+        return self.launched(use)
 
     def record(self, forward: Forward, batch: GraphBatch, layout: Layout) -> Use | None:
-        """Record a forward pass that was launched often enough, and launch it."""
-        runs: int = forward.launches.get(RUNS, 0) + 1
-        forward.launches[RUNS] = runs
-        if runs <= AFTER or self.refused or not can_be_recorded(forward):
-            return None
-        if any(each.layout is layout and each.fits(batch, forward.prepared) for each in self.kept):
-            return None  # another prediction has it
-        try:
-            made = Recorded(forward, batch, layout)
-        except BackendError:
-            self.refused = True  # by the driver: then each launch by itself, as before
+        """Launch the recording of a forward pass that was launched often enough; make it, where there is none yet."""
+        if self.runs.get(layout, 0) < AFTER or self.refused or not can_be_recorded(forward):
             return None
         with self.lock:
-            self.kept = [*self.kept[max(0, len(self.kept) - KEPT + 1) :], made]
-            use = self.take(made)
-        made.recording.launch()
-        return use
+            known = self.known(forward, batch, layout)
+            use = self.take(known)
+        if known is None:
+            try:
+                made = Recorded(forward, batch, layout)
+            except BackendError:
+                self.refused = True  # then each launch by itself, as before
+                return None
+            with self.lock:
+                if self.known(forward, batch, layout) is None:  # else another thread was faster
+                    self.kept = [*self.kept[max(0, len(self.kept) - KEPT + 1) :], made]
+                use = self.take(made)
+        return self.launched(use)
 
-    def take(self, recorded: Recorded) -> Use:
+    def known(self, forward: Forward, batch: GraphBatch, layout: Layout) -> Recorded | None:
+        fitting = (each for each in self.kept if each.layout is layout and each.fits(batch, forward.prepared))
+        return next(fitting, None)
+
+    def take(self, recorded: Recorded | None) -> Use | None:
+        """With the lock; None where another prediction has it."""
+        if recorded is None or not recorded.is_free():
+            return None
         use = Use(recorded)
         recorded.user = weakref.ref(use)
+        if recorded in self.kept and recorded is not self.kept[-1]:
+            self.kept = [*(each for each in self.kept if each is not recorded), recorded]
+        return use
+
+    def launched(self, use: Use | None) -> Use | None:
+        """None where it was not launched, for there is none or the driver refuses: it may have no memory left."""
+        if use is None:
+            return None
+        try:
+            use.recorded.recording.launch()
+        except BackendError:
+            self.refused, self.kept = True, []
+            return None
         return use
 
 
