@@ -15,8 +15,9 @@ from triton.runtime.jit import JITFunction
 from ..errors import BackendError
 from .driver import Node, Parameter
 
-# The compiled kernels and which arguments they are launched with (see `taken_by`), by all that Triton compiles them for: the kernel, its device, and of each argument the dtype and
-# whether it is aligned, the constant, or the number where Triton makes a case of it.
+# The compiled kernels and which arguments they are launched with (see `taken_by`), by all that Triton compiles them
+# for: the kernel, its device, and of each argument the dtype and whether it is aligned, the constant, or the number
+# where Triton makes a case of it.
 COMPILED: dict[tuple[Any, ...], tuple[Any, list[int] | None]] = {}
 ALIGNMENT = 16  # bytes
 MOST_IN_32_BITS = 2**31 - 1

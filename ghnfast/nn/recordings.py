@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -24,8 +25,9 @@ from ..prediction.layout import Layout
 if TYPE_CHECKING:
     from .forward import Forward, Prepared
 
-# How many are kept of a GHN; after how many launches of a graph there will be more; elements of the memory of one.
-KEPT, AFTER, MOST_ELEMENTS = 8, 2, 1 << 24
+# How many are kept of a GHN; after how many launches of a graph there will be more; how many times as many it takes
+# where one was not kept, for recording takes longer than launching; elements of the memory of one.
+KEPT, AFTER, PATIENCE, MOST_ELEMENTS = 8, 2, 4, 1 << 24
 
 
 class Recorded:
@@ -56,18 +58,29 @@ class Use:
         self.recorded = recorded
 
 
+@dataclass
+class Count:
+    """Launches of a graph one by one, and how many it takes until there is a recording."""
+
+    launches: int = 0
+    needed: int = AFTER
+
+
 class Recordings:
     """Those of one GHN in one state of its weights, the last ones used at the end."""
 
     def __init__(self) -> None:
         self.kept: list[Recorded] = []
-        self.runs: WeakKeyDictionary[Layout, int] = WeakKeyDictionary()  # launches one by one
+        self.counts: WeakKeyDictionary[Layout, dict[int, Count]] = WeakKeyDictionary()  # by stream
         self.refused = False
         self.lock = threading.Lock()
 
-    def count(self, layout: Layout) -> None:
+    def count(self, forward: Forward, layout: Layout) -> None:
         """A forward pass was launched one by one."""
-        self.runs[layout] = self.runs.get(layout, 0) + 1
+        self.count_of(layout, stream_on(forward.form.device)).launches += 1
+
+    def count_of(self, layout: Layout, stream: int) -> Count:
+        return self.counts.setdefault(layout, {}).setdefault(stream, Count())
 
     def begin(self, batch: GraphBatch, prepared: Prepared | None) -> Use | None:
         """Launch the recording of a batch that was used last, where there is one that nobody else uses."""
@@ -80,12 +93,16 @@ class Recordings:
 
     def record(self, forward: Forward, batch: GraphBatch, layout: Layout) -> Use | None:
         """Launch the recording of a forward pass that was launched often enough; make it, where there is none yet."""
-        if self.runs.get(layout, 0) < AFTER or self.refused or not can_be_recorded(forward):
+        if self.refused or not can_be_recorded(forward):
             return None
         with self.lock:
             known = self.known(forward, batch, layout)
             use = self.take(known)
         if known is None:
+            count = self.count_of(layout, stream_on(forward.form.device))
+            if count.launches < count.needed:
+                return None
+            count.launches, count.needed = 0, PATIENCE * count.needed
             try:
                 made = Recorded(forward, batch, layout)
             except BackendError:
@@ -124,7 +141,8 @@ class Recordings:
 
 
 def stream_on(device: torch.device) -> int:
-    return driver.current_stream(driver.number_of(device))
+    """The handle of the current one; 0 on a CPU, where kernels may be interpreted."""
+    return 0 if device.type == "cpu" else driver.current_stream(driver.number_of(device))
 
 
 def can_be_recorded(forward: Forward) -> bool:
