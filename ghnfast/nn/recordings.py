@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -63,7 +63,7 @@ class Count:
     """Launches of a graph one by one, and how many it takes until there is a recording."""
 
     launches: int = 0
-    needed: int = AFTER
+    needed: int = field(default_factory=lambda: AFTER)
 
 
 class Recordings:
