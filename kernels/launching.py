@@ -120,7 +120,8 @@ class Recorder(dict[Any, Any]):
         Raises:
             BackendError: such a launch has not been before, or has something to it that is not known here.
         """
-        known = COMPILED.get(key_of(kernel, arguments, options))
+        is_interpreted = not isinstance(kernel, JITFunction)
+        known = None if is_interpreted else COMPILED.get(key_of(kernel, arguments, options))
         if known is None:
             raise BackendError(f"{kernel.fn.__name__} was not launched for such arguments before")
         compiled, metadata = known[0], known[0].metadata

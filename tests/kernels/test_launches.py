@@ -23,6 +23,7 @@ import ghnfast
 from ghnfast.errors import BackendError, PredictError
 from ghnfast.graph import ArchGraph
 from ghnfast.nn import recordings, stages
+from ghnfast.ops import backend
 
 MOST_LAUNCHES = 15
 # A layer of attention is two, where it is narrow.
@@ -300,3 +301,15 @@ def test_what_kernels_do_not_do_is_left_to_the_modules(gpu: CountedGpu, change: 
         assert layer.weight.is_contiguous() is False
     on_gpu.predict(moved, graph=graph)
     assert_predicted(moved, wanted)
+
+
+def test_gpus_of_amd_are_left_to_torch(monkeypatch: pytest.MonkeyPatch, quiet_gpu: CountedGpu) -> None:
+    """Which torch calls "cuda", too, and whose numbers of capabilities are as large."""
+    tensor = torch.zeros(3, device="cuda")
+    monkeypatch.delenv("GHNFAST_BACKEND")
+    assert backend.backend_for(tensor) == "triton"
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert backend.backend_for(tensor) == "torch"
+    monkeypatch.setenv("GHNFAST_BACKEND", "triton")
+    with pytest.raises(BackendError, match="NVIDIA's GPUs of compute capability"):
+        backend.backend_for(tensor)

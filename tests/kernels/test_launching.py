@@ -108,6 +108,7 @@ def test_launches_of_another_kind_are_not_recorded(monkeypatch: pytest.MonkeyPat
     kernel = SimpleNamespace(fn=SimpleNamespace(__name__="one"), params=[])
     metadata = SimpleNamespace(**{"num_ctas": 1, "num_warps": 4, "shared": 7, **extra})
     compiled = SimpleNamespace(metadata=metadata, function=5, src=SimpleNamespace(signature={}, constants={}))
+    monkeypatch.setattr(launching, "JITFunction", SimpleNamespace)
     monkeypatch.setattr(launching, "key_of", lambda *arguments: "key")
     monkeypatch.setattr(launching, "COMPILED", {"key": (compiled, None)})
     recorder = launching.Recorder()
@@ -118,6 +119,8 @@ def test_launches_of_another_kind_are_not_recorded(monkeypatch: pytest.MonkeyPat
     recorder["any"](kernel, (3, 0))  # nothing
     (node,) = recorder.nodes
     assert (node.function, node.grid, node.threads, node.shared) == (5, (3, 2, 1), 128, 7)
-    monkeypatch.setattr(launching, "COMPILED", {})
-    with pytest.raises(BackendError, match="one was not launched for such arguments before"):
-        recorder["any"](kernel, (3, 2))
+    for name, value in (("COMPILED", {}), ("JITFunction", str)):  # nothing was launched; kernels are interpreted
+        with monkeypatch.context() as patch:
+            patch.setattr(launching, name, value)
+            with pytest.raises(BackendError, match="one was not launched for such arguments before"):
+                recorder["any"](kernel, (3, 2))
