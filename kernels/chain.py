@@ -168,10 +168,17 @@ class Walk:
 
     def __call__(self, states: Tensor, middle: Tensor, final: Tensor) -> None:
         """Write the final states of contiguous ones, and those between the sweeps, on the current device."""
+        self.kernel.launch(self.blocks, THREADS, self.shared, self.filled(states, middle, final), self.device)
+
+    def node(self, states: Tensor, middle: Tensor, final: Tensor) -> driver.Node:
+        """What a call would launch."""
+        return self.kernel.node(self.blocks, THREADS, self.shared, self.filled(states, middle, final))
+
+    def filled(self, states: Tensor, middle: Tensor, final: Tensor) -> Arguments:
         arguments = Arguments.from_buffer_copy(self.arguments)
         arguments.states, arguments.middle, arguments.final = states.data_ptr(), middle.data_ptr(), final.data_ptr()
         arguments.bands.nodes = len(states)
-        self.kernel.launch(self.blocks, THREADS, self.shared, arguments, self.device)
+        return arguments
 
 
 def gated_sweep(

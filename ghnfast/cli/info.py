@@ -68,7 +68,7 @@ def version_of(package: str) -> str | None:
 
 def backends() -> dict[str, str]:
     """What operations can run with, and on what."""
-    usable = [gpu for gpu in gpus() if tuple(gpu["capability"]) >= LEAST_CAPABILITY]
+    usable = [gpu for gpu in gpus() if tuple(gpu["capability"]) >= LEAST_CAPABILITY and torch.version.hip is None]
     if not has_triton():
         triton = "not installed"
     elif usable:

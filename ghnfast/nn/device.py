@@ -201,6 +201,7 @@ class Device:
             if begun is None:
                 room = forward.room()
                 forward.launch(room)
+                self.recordings.count(forward, layout)
                 source = forward.source(room, layout)
             else:
                 forward, room, source = begun.recorded.forward, begun.recorded.room, begun.recorded.source

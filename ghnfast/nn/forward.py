@@ -4,14 +4,15 @@ what is computed of weights alone (`Prepared`), what is kept with a layout (`Pla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from ..graph import Topology
+from ..kernels import driver
 from ..ops.decode import DecodeSource
 from ..ops.layers import Launches, StageTables, Weights, embed, run_layers
 from ..ops.sweep import Sweep, chosen_sweep
@@ -23,6 +24,9 @@ from .graphormer import Graphormer
 from .linear import LayerWeights
 from .stages import Places, Widths
 from .sweep import GatedSweep
+
+if TYPE_CHECKING:
+    from ..kernels.chain import Walk
 
 
 class Plan(NamedTuple):
@@ -47,7 +51,7 @@ class Prepared:
 
         # Imported here and not in each prediction: even that a module is there takes time to see.
         self.decode, self.tables, self.sweeps = decode, decode_tables.Tables, kernels
-        self.has_hooks, self.weights = launching.has_hooks, weights
+        self.has_hooks, self.recorder, self.weights = launching.has_hooks, launching.Recorder, weights
         self.largest = check.Largest(check.largest_of(weights.addresses), len(weights.tensors))
         self.layers: kernels.Layers | None = None
         self.table = self.largest.values
@@ -65,7 +69,9 @@ class Prepared:
         stacked = [] if self.layers is None else self.layers[:4]  # the others are the weights themselves
         in_use(*([tensor] for tensor in (self.largest.values, self.table, *stacked)), made=self.made)
 
-    def sweep(self, states: Tensor, topology: Topology, tables: Sequence[Tensor], launches: Launches) -> Tensor:
+    def sweep(
+        self, states: Tensor, topology: Topology, tables: Sequence[Tensor], launches: Mapping[Any, Any]
+    ) -> Tensor:
         """Final states, before their normalization, by the kernel in Triton."""
         assert self.layers is not None
         (final,) = self.sweeps.gated_sweep(
@@ -73,7 +79,7 @@ class Prepared:
         )
         return final
 
-    def walk(self, topology: Topology, tables: Sequence[Tensor], launches: Launches) -> Callable[..., None] | None:
+    def walk(self, topology: Topology, tables: Sequence[Tensor], launches: Launches) -> Walk | None:
         """What sweeps, where `chosen_sweep` says that CUDA C++ does."""
         assert self.layers is not None
         heads, width, hid = self.layers.weight_1.shape
@@ -82,7 +88,7 @@ class Prepared:
         known = launches.get("walk")
         if known is None or known.tables is not tables:
             known = launches["walk"] = of_sweep.walk(self.flat, tables, topology, hid)
-        walk: Callable[..., None] = known
+        walk: Walk = known
         return walk
 
 
@@ -120,7 +126,7 @@ class Forward(NamedTuple):
     launches: Launches
     topology: Topology | None
     tables: Sequence[Tensor]
-    walk: Callable[..., None] | None
+    walk: Walk | None
     given: Tensor | None
 
     def room(self) -> Room:
@@ -128,9 +134,23 @@ class Forward(NamedTuple):
         scratch = torch.empty(self.plan.elements, device=there)
         return Room(scratch, torch.empty((), dtype=torch.int32, device=there), torch.empty(2, nodes, hid, device=there))
 
+    def recorded(self, room: Room) -> driver.Recording:
+        """What `launch` launches, to be launched at once. It was launched one by one before.
+
+        Raises:
+            BackendError: it cannot be recorded.
+        """
+        recorder, walk = self.prepared.recorder(), self.walk
+        self.run(room, recorder, None if walk is None else lambda *where: recorder.nodes.append(walk.node(*where)))
+        return driver.Recording(self.form.device, recorder.nodes)
+
     def launch(self, room: Room) -> None:
         """On the current device."""
-        form, plan, scratch, launches = self.form, self.plan, room.scratch, self.launches
+        self.run(room, self.launches, self.walk)
+
+    def run(self, room: Room, launches: Mapping[Any, Callable[..., Any]], walk: Callable[..., None] | None) -> None:
+        """See `launch`; by what is given."""
+        form, plan, scratch = self.form, self.plan, room.scratch
         nodes, hid, places = len(plan.indices), form.widths.hid, plan.places
         weights, tables = self.prepared.weights, plan.tables
         states = scratch.as_strided((nodes, hid), (hid, 1), places.initial)
@@ -143,8 +163,8 @@ class Forward(NamedTuple):
             embed(states, room.status, plan.indices, weights, launches)
         if self.given is not None:
             states = self.given
-        elif self.walk is not None:
-            self.walk(states, *room.beside)
+        elif walk is not None:
+            walk(states, *room.beside)
             states = room.beside[1]
         elif self.topology is not None:
             states = self.prepared.sweep(states, self.topology, self.tables, launches)

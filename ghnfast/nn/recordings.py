@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from functools import partial
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -24,9 +25,9 @@ from ..prediction.layout import Layout
 if TYPE_CHECKING:
     from .forward import Forward, Prepared
 
-# How many are kept of a GHN; after how many launches of a graph there will be more; elements of the memory of one.
-KEPT, AFTER, MOST_ELEMENTS = 8, 2, 1 << 24
-RUNS = "runs"  # the key of a number among launches
+# How many are kept of a GHN; after how many launches of a graph there will be more; how many times as many it takes
+# where one was not kept, for recording takes longer than launching; elements of the memory of one.
+KEPT, AFTER, PATIENCE, MOST_ELEMENTS = 8, 2, 4, 1 << 24
 
 
 class Recorded:
@@ -37,7 +38,7 @@ class Recorded:
         self.room = forward.room()
         self.source = forward.source(self.room, layout)
         self.stream, self.asked = stream_on(forward.form.device), sweep_asked_for()
-        self.recording = driver.Recording(forward.form.device, partial(forward.launch, self.room))
+        self.recording = forward.recorded(self.room)
         self.user: weakref.ref[Use] | None = None
 
     def is_free(self) -> bool:
@@ -57,53 +58,91 @@ class Use:
         self.recorded = recorded
 
 
+@dataclass
+class Count:
+    """Launches of a graph one by one, and how many it takes until there is a recording."""
+
+    launches: int = 0
+    needed: int = field(default_factory=lambda: AFTER)
+
+
 class Recordings:
     """Those of one GHN in one state of its weights, the last ones used at the end."""
 
     def __init__(self) -> None:
         self.kept: list[Recorded] = []
+        self.counts: WeakKeyDictionary[Layout, dict[int, Count]] = WeakKeyDictionary()  # by stream
         self.refused = False
         self.lock = threading.Lock()
 
+    def count(self, forward: Forward, layout: Layout) -> None:
+        """A forward pass was launched one by one."""
+        self.count_of(layout, stream_on(forward.form.device)).launches += 1
+
+    def count_of(self, layout: Layout, stream: int) -> Count:
+        return self.counts.setdefault(layout, {}).setdefault(stream, Count())
+
     def begin(self, batch: GraphBatch, prepared: Prepared | None) -> Use | None:
-        """Launch the recording of a batch, where there is one that nobody else uses."""
-        if not self.kept:
+        """Launch the recording of a batch that was used last, where there is one that nobody else uses."""
+        if not self.kept or prepared is None or prepared.has_hooks():
             return None
         with self.lock:
             found = next((each for each in reversed(self.kept) if each.fits(batch, prepared)), None)
-            if found is None or not found.is_free() or found.forward.prepared.has_hooks():
-                return None
             use = self.take(found)
-        found.recording.launch()
-        return use
+        return self.launched(use)
 
     def record(self, forward: Forward, batch: GraphBatch, layout: Layout) -> Use | None:
-        """Record a forward pass that was launched often enough, and launch it."""
-        runs: int = forward.launches.get(RUNS, 0) + 1
-        forward.launches[RUNS] = runs
-        if runs <= AFTER or self.refused or not can_be_recorded(forward):
-            return None
-        if any(each.layout is layout and each.fits(batch, forward.prepared) for each in self.kept):
-            return None  # another prediction has it
-        try:
-            made = Recorded(forward, batch, layout)
-        except BackendError:
-            self.refused = True  # by the driver: then each launch by itself, as before
+        """Launch the recording of a forward pass that was launched often enough; make it, where there is none yet."""
+        if self.refused or not can_be_recorded(forward):
             return None
         with self.lock:
-            self.kept = [*self.kept[max(0, len(self.kept) - KEPT + 1) :], made]
-            use = self.take(made)
-        made.recording.launch()
-        return use
+            known = self.known(forward, batch, layout)
+            use = self.take(known)
+        if known is None:
+            count = self.count_of(layout, stream_on(forward.form.device))
+            if count.launches < count.needed:
+                return None
+            count.launches, count.needed = 0, PATIENCE * count.needed
+            try:
+                made = Recorded(forward, batch, layout)
+            except BackendError:
+                self.refused = True  # then each launch by itself, as before
+                return None
+            with self.lock:
+                if self.known(forward, batch, layout) is None:  # else another thread was faster
+                    self.kept = [*self.kept[max(0, len(self.kept) - KEPT + 1) :], made]
+                use = self.take(made)
+        return self.launched(use)
 
-    def take(self, recorded: Recorded) -> Use:
+    def known(self, forward: Forward, batch: GraphBatch, layout: Layout) -> Recorded | None:
+        fitting = (each for each in self.kept if each.layout is layout and each.fits(batch, forward.prepared))
+        return next(fitting, None)
+
+    def take(self, recorded: Recorded | None) -> Use | None:
+        """With the lock; None where another prediction has it."""
+        if recorded is None or not recorded.is_free():
+            return None
         use = Use(recorded)
         recorded.user = weakref.ref(use)
+        if recorded in self.kept and recorded is not self.kept[-1]:
+            self.kept = [*(each for each in self.kept if each is not recorded), recorded]
+        return use
+
+    def launched(self, use: Use | None) -> Use | None:
+        """None where it was not launched, for there is none or the driver refuses: it may have no memory left."""
+        if use is None:
+            return None
+        try:
+            use.recorded.recording.launch()
+        except BackendError:
+            self.refused, self.kept = True, []
+            return None
         return use
 
 
 def stream_on(device: torch.device) -> int:
-    return driver.current_stream(driver.number_of(device))
+    """The handle of the current one; 0 on a CPU, where kernels may be interpreted."""
+    return 0 if device.type == "cpu" else driver.current_stream(driver.number_of(device))
 
 
 def can_be_recorded(forward: Forward) -> bool:

@@ -92,17 +92,42 @@ def test_another_stream() -> None:
     ghn, graph = copy.deepcopy(on_cpu).cuda(), ghnfast.trace(network())
     wanted, model = expected_of(on_cpu, graph), network().cuda()
     torch.cuda.synchronize()
+    streams = torch.cuda.current_stream(), torch.cuda.Stream()
     for _ in range(TIMES):
-        for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
+        for stream in streams:
             with torch.cuda.stream(stream):
                 ghn.predict(model, graph=graph)
             torch.cuda.synchronize()
             assert_right(model, wanted)
+    assert recorded_by(ghn) == len(streams)
+
+
+def test_threads_that_have_not_used_the_gpu_before() -> None:
+    """The driver knows no context in them, whether they launch kernels, record, or launch a recording at first."""
+    on_cpu = ghn_of("ghn2")
+    ghn, graph = copy.deepcopy(on_cpu).cuda(), ghnfast.trace(network())
+    wanted, model = expected_of(on_cpu, graph), network().cuda()
+    failures: list[BaseException] = []
+
+    def predicting() -> None:
+        try:
+            ghn.predict(model, graph=graph)
+        except BaseException as error:
+            failures.append(error)
+
+    for _ in range(TIMES):
+        thread = threading.Thread(target=predicting)
+        thread.start()
+        thread.join()
+        assert not failures, failures
+        assert_right(model, wanted)
+    assert recorded_by(ghn) == 1
 
 
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Predictions beside others of the same graph, and beside what allocates, draws and waits meanwhile."""
-    monkeypatch.setattr(recordings, "KEPT", 1)  # recorded again and again
+    monkeypatch.setattr(recordings, "KEPT", 1)
+    monkeypatch.setattr(recordings, "PATIENCE", 1)  # recorded again and again
     on_cpu = ghn_of("ghn2")
     ghn, widths = copy.deepcopy(on_cpu).cuda(), (20, 33)
     graphs = [ghnfast.trace(network(width)) for width in widths]

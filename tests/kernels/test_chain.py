@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,6 +190,67 @@ def test_launching_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
         walk(states, middle, final)
         torch.testing.assert_close(final, wanted, rtol=1e-5, atol=1e-5)
     assert walk.tables is tables
+
+
+@pytest.mark.usefixtures("emulated_gpu")
+def test_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches of other states, one after the other, by one launch of the driver's; nothing of them stays."""
+    library = emulation.emulated(chain.macros(2, 32, 16, False))
+    monkeypatch.setattr(driver, "library", lambda: library)
+    topology, weights = topology_of(random_graph(3, 4, 3, 2), graph_of(1, [])), fixed_weights(32, True)
+    walk = chain.Walk(tensors_of(weights), triton_tables(topology, CPU), topology.cutoff, topology.largest, 32)
+    first = states_of(topology, 32)
+    middle, final, after = (torch.empty_like(first) for _ in range(3))
+    nodes = [walk.node(first, middle, final), walk.node(final, middle, after)]
+    assert library.emulated_graphs() == 0
+    recording = driver.Recording(torch.device("cuda", 0), nodes)
+    for states in (first.clone(), first.flip(0)):
+        first.copy_(states)
+        recording.launch()
+        wanted = naive_gated_sweep(states, topology, weights)
+        torch.testing.assert_close(final, wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(after, naive_gated_sweep(wanted, topology, weights), rtol=1e-5, atol=1e-5)
+    assert library.emulated_graphs() == 1
+    too_much = nodes[1]._replace(shared=1 << 20)
+    with pytest.raises(BackendError, match="NVIDIA's driver: invalid argument"):
+        driver.Recording(torch.device("cuda", 0), [nodes[0], too_much])
+    assert library.emulated_graphs() == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)  # as after a fork
+        driver.forget(library, recording.handle, 1)
+        assert library.emulated_graphs() == 1
+    del recording
+    assert library.emulated_graphs() == 0
+
+
+@pytest.mark.usefixtures("emulated_gpu")
+@pytest.mark.parametrize("first", ["compile", "record", "launch", "launch a recording"])
+def test_a_thread_that_has_not_used_the_gpu_before(monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    """It has no context: NVIDIA's driver does not make up for that, as the runtime does."""
+    library = emulation.emulated(chain.macros(2, 32, 16, False))
+    monkeypatch.setattr(driver, "library", lambda: library)
+    topology, weights = topology_of(random_graph(3, 4, 3, 2)), fixed_weights(32, True)
+    tables, states = triton_tables(topology, CPU), states_of(topology, 32)
+    middle, final = torch.empty_like(states), torch.empty_like(states)
+
+    def in_thread(name: str, function: Callable[[], Any]) -> Any:
+        found: list[Any] = []
+        if name != first:
+            return function()
+        thread = threading.Thread(target=lambda: found.append(function()))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    walk = in_thread("compile", lambda: chain.Walk(tensors_of(weights), tables, topology.cutoff, topology.largest, 32))
+    nodes = [walk.node(states, middle, final)]
+    recording = in_thread("record", lambda: driver.Recording(torch.device("cuda", 0), nodes))
+    in_thread("launch", lambda: walk(states, middle, final))
+    wanted = naive_gated_sweep(states, topology, weights)
+    torch.testing.assert_close(final, wanted, rtol=1e-5, atol=1e-5)
+    final.zero_()
+    in_thread("launch a recording", recording.launch)
+    torch.testing.assert_close(final, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

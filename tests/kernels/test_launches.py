@@ -23,6 +23,7 @@ import ghnfast
 from ghnfast.errors import BackendError, PredictError
 from ghnfast.graph import ArchGraph
 from ghnfast.nn import recordings, stages
+from ghnfast.ops import backend
 
 MOST_LAUNCHES = 15
 # A layer of attention is two, where it is narrow.
@@ -315,3 +316,15 @@ def test_values_without_a_model(gpu: CountedGpu, kind: str) -> None:
     for model, graph, values in zip(models, graphs, found, strict=True):
         for name, wanted in definition(ghn, model, graph).items():
             torch.testing.assert_close(values[name].held, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_gpus_of_amd_are_left_to_torch(monkeypatch: pytest.MonkeyPatch, quiet_gpu: CountedGpu) -> None:
+    """Which torch calls "cuda", too, and whose numbers of capabilities are as large."""
+    tensor = torch.zeros(3, device="cuda")
+    monkeypatch.delenv("GHNFAST_BACKEND")
+    assert backend.backend_for(tensor) == "triton"
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert backend.backend_for(tensor) == "torch"
+    monkeypatch.setenv("GHNFAST_BACKEND", "triton")
+    with pytest.raises(BackendError, match="NVIDIA's GPUs of compute capability"):
+        backend.backend_for(tensor)

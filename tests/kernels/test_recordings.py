@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.counted_gpu import CountedGpu, values_of
+from helpers import counted_gpu
+from helpers.counted_gpu import CountedGpu, Counts, values_of
 from helpers.counted_predictions import SMALL, assert_predicted, definition, ghn_of
 from torch import nn
 
 import ghnfast
 from ghnfast.errors import BackendError, PredictError
-from ghnfast.kernels import driver, launching
+from ghnfast.kernels import launching
 from ghnfast.nn import recordings
+from ghnfast.nn.forward import Forward
 
 KINDS = ["mlp", "ghn3"]  # a sweep in Triton allocates
 
@@ -54,7 +56,7 @@ class Case:
         moved: nn.Module = self.gpu.put(copy.deepcopy(self.model))
         return moved
 
-    def assert_right(self, recorded: bool | None, **options: Any) -> None:
+    def assert_right(self, recorded: bool | None, **options: Any) -> Counts:
         """recorded: whether it is to be predicted by a recording; None where that does not matter."""
         moved = self.fresh()
         wanted = definition(self.ghn, self.model, self.graph) if self.gpu.interpret else {}
@@ -68,6 +70,7 @@ class Case:
             assert counts["kernel recorded"] == recorded
         if recorded:
             assert counts.launches <= 5  # the recording, products, stores, where they go, the verdict
+        return counts
 
     def record(self) -> None:
         for _ in range(recordings.AFTER):
@@ -95,16 +98,35 @@ def test_other_weights(gpu: CountedGpu, kind: str) -> None:
     case.assert_right(None)
 
 
+def test_weights_that_change_each_time(quiet_gpu: CountedGpu) -> None:
+    """Recording takes longer than a launch: it is for weights that stay."""
+    case = Case(quiet_gpu, "mlp")
+    case.record()
+    for _ in range(recordings.AFTER + 2):
+        with torch.no_grad():
+            next(case.on_gpu.parameters()).mul_(0.9)
+        case.assert_right(False)
+    for _ in range(recordings.AFTER - 1):
+        case.assert_right(False)
+    case.assert_right(True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_turns_with_and_without_the_classifier(gpu: CountedGpu, kind: str) -> None:
+    """What comes first is a guess, that the next prediction is as the last one."""
     case = Case(gpu, kind)
-    for _ in range(recordings.AFTER + 3):
-        case.assert_right(None)
+    for _ in range(recordings.AFTER):
+        case.assert_right(False)
         case.assert_right(None, classifier=False)
+    for _ in range(3):
+        for options in ({}, {"classifier": False}):
+            counts = case.assert_right(None, **options)
+            assert counts["kernel recorded"] in (1, 2)  # that of the guess, where there is one, and its own
+            assert counts["kernel embed_kernel"] == counts["kernel begin_kernel"] == 0
 
 
 def test_graphs_in_turns(quiet_gpu: CountedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than are kept: the oldest goes."""
+    """More than are kept: the one that was not used for longest goes, and is recorded anew after more launches."""
     monkeypatch.setattr(recordings, "KEPT", 2)
     first = Case(quiet_gpu, "mlp")
     cases = [first, *(Case(quiet_gpu, "mlp", classes) for classes in (7, 23))]
@@ -112,8 +134,13 @@ def test_graphs_in_turns(quiet_gpu: CountedGpu, monkeypatch: pytest.MonkeyPatch)
         case.ghn, case.on_gpu = first.ghn, first.on_gpu
     for case in cases:
         case.record()
-    cases[0].assert_right(True)  # recorded anew
     cases[2].assert_right(True)
+    for _ in range(recordings.PATIENCE * recordings.AFTER):
+        cases[0].assert_right(False)
+        cases[1].assert_right(True)
+    cases[0].assert_right(True)  # in the place of the third
+    cases[1].assert_right(True)
+    cases[2].assert_right(False)
     known = first.on_gpu.device_form.known
     assert known is not None
     assert len(known[1].recordings.kept) == 2
@@ -146,15 +173,11 @@ def test_another_stream_has_its_own(quiet_gpu: CountedGpu) -> None:
     case = Case(quiet_gpu, "mlp")
     case.record()
     with quiet_gpu.on_stream(1):
-        moved = case.fresh()
-        with quiet_gpu.counting() as counts:
-            case.on_gpu.predict(moved, graph=case.graph)
-        assert counts["kernel recorded"] == 1  # a recording of its own
-        case.assert_right(True)
+        case.record()  # one of its own
     case.assert_right(True)
     known = case.on_gpu.device_form.known
     assert known is not None
-    assert [each.stream for each in known[1].recordings.kept] == [0, 1]
+    assert [each.stream for each in known[1].recordings.kept] == [1, 0]  # the last one used at the end
 
 
 def test_who_looks_at_launches_sees_them(quiet_gpu: CountedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,12 +240,26 @@ def test_memory_goes_with_the_weights(quiet_gpu: CountedGpu) -> None:
 def test_a_driver_that_records_nothing(quiet_gpu: CountedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are launched one by one, as before."""
 
-    def refuse(device: torch.device, function: Any) -> None:
-        raise BackendError("NVIDIA's driver: operation not permitted")
-
     case = Case(quiet_gpu, "mlp")
     for _ in range(recordings.AFTER):
         case.assert_right(False)
-    monkeypatch.setattr(driver, "Recording", refuse)
+    monkeypatch.setattr(Forward, "recorded", refuse)
     for _ in range(2):
         case.assert_right(False)
+
+
+@pytest.mark.parametrize("at_first", [True, False])
+def test_a_driver_that_launches_no_recording(gpu: CountedGpu, monkeypatch: pytest.MonkeyPatch, at_first: bool) -> None:
+    """It may have no memory left for it, which shows in its first launch."""
+    case = Case(gpu, "mlp")
+    for _ in range(recordings.AFTER):
+        case.assert_right(False)
+    if not at_first:
+        case.assert_right(True)
+    monkeypatch.setattr(counted_gpu.Recording, "launch", refuse)
+    for _ in range(2):
+        case.assert_right(False)
+
+
+def refuse(*arguments: Any) -> None:
+    raise BackendError("NVIDIA's driver: out of memory")

@@ -6,8 +6,8 @@ The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from ...graph import Topology
 from ..backend import as_arrays, backend_for
 from ..uploads import Wanted, in_use, upload
 from .choice import Sweep, chosen_sweep
+
+if TYPE_CHECKING:
+    from ...kernels.chain import Walk
 
 
 def native_topology(topology: Sequence[Tensor], cutoff: int) -> _C.Topology:
@@ -99,9 +102,7 @@ def device_gated_sweep(
     return kernels.gated_sweep(states, weights, topology, cutoff, keep)
 
 
-def walk(
-    weights: Sequence[Tensor], tables: Sequence[Tensor], topology: Topology, hid: int
-) -> Callable[[Tensor, Tensor, Tensor], None]:
+def walk(weights: Sequence[Tensor], tables: Sequence[Tensor], topology: Topology, hid: int) -> Walk:
     """What computes the states between the sweeps, and the final ones, of this batch from its initial ones in CUDA
     C++, again and again."""
     from ...kernels import chain

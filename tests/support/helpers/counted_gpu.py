@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_map_only
 
 from ghnfast import _C
 from ghnfast.kernels import attention, check, decode, driver, graphormer, layers, products, sweep
+from ghnfast.nn.forward import Forward
 from ghnfast.nn.graphormer import rows_of_codes
 from ghnfast.ops import backend, uploads
 from ghnfast.ops.decode import FINE
@@ -127,7 +128,7 @@ class Stream:
 class Recording:
     """Stands for `driver.Recording`: what was launched, on the memory that it was launched on."""
 
-    def __init__(self, gpu: CountedGpu, device: torch.device, function: Callable[[], object]) -> None:
+    def __init__(self, gpu: CountedGpu, function: Callable[[], object]) -> None:
         self.gpu, self.launches = gpu, list[Callable[[], None]]()
         gpu.recording = self.launches
         with gpu.counting() as counts:
@@ -227,7 +228,9 @@ class CountedGpu(contextlib.ExitStack):
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
         patch.setattr(torch.cuda, "current_stream", lambda device=None: self.stream)
         patch.setattr(driver, "current_stream", lambda device: self.stream.number)
-        patch.setattr(driver, "Recording", functools.partial(Recording, self))
+        patch.setattr(
+            Forward, "recorded", lambda forward, room: Recording(self, functools.partial(forward.launch, room))
+        )
         self.callback(rows_of_codes.cache_clear)
         rows_of_codes.cache_clear()  # of one GPU, for all GHNs
         if self.interpret:

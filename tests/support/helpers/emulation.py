@@ -58,7 +58,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, library: ctypes.CDLL) -> Iterator[None]
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(driver, "current_stream", lambda device: STREAM)
-    kept = driver.shared_memory, chain.function, chain.trouble
+    kept = driver.shared_memory, driver.primary_context, chain.function, chain.trouble
     for function in kept:
         function.cache_clear()
     yield

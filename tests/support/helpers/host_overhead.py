@@ -28,6 +28,7 @@ from triton.runtime import driver
 import ghnfast
 from ghnfast.kernels import driver as kernel_driver
 from ghnfast.nn import recordings
+from ghnfast.nn.forward import Forward, Room
 from ghnfast.ops import backend
 from ghnfast.ops.decode import FINE
 from helpers.models import torchvision_model
@@ -51,8 +52,8 @@ class Launcher:
 class Recording:
     """Counts as one launch; nothing is computed."""
 
-    def __init__(self, device: torch.device, function: Callable[[], object]) -> None:
-        function()
+    def __init__(self, forward: Forward, room: Room) -> None:
+        forward.launch(room)
         LAUNCHES.clear()
 
     def launch(self) -> None:
@@ -122,7 +123,7 @@ def main(names: list[str]) -> None:
     driver.set_active(Driver())
     backend.triton_refusal = lambda tensor: ""
     recordings.can_be_recorded = lambda forward: True
-    kernel_driver.Recording = Recording  # type: ignore[assignment, misc]
+    Forward.recorded = lambda forward, room: Recording(forward, room)  # type: ignore[assignment, method-assign, return-value]
     kernel_driver.number_of = lambda device: 0
     kernel_driver.current_stream = lambda device: 0
     ghn, found = ghnfast.GHN().eval(), []
