@@ -9,6 +9,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -263,3 +264,10 @@ def test_a_driver_that_launches_no_recording(gpu: CountedGpu, monkeypatch: pytes
 
 def refuse(*arguments: Any) -> None:
     raise BackendError("NVIDIA's driver: out of memory")
+
+
+def test_a_driver_without_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one that does not record, not one that fails."""
+    monkeypatch.setattr(driver, "library", SimpleNamespace)
+    with pytest.raises(BackendError, match="NVIDIA's driver has no cuGraphLaunch"):
+        driver.Recording(torch.device("cuda", 0), [])
