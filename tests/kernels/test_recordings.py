@@ -21,7 +21,7 @@ from torch import nn
 
 import ghnfast
 from ghnfast.errors import BackendError, PredictError
-from ghnfast.kernels import launching
+from ghnfast.kernels import driver, launching
 from ghnfast.nn import recordings
 from ghnfast.nn.forward import Forward
 
