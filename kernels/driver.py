@@ -42,6 +42,19 @@ def on_device(device: torch.device) -> contextlib.AbstractContextManager[object]
     return torch.cuda.device(device)
 
 
+def bind(device: int) -> None:
+    """Make torch's context on a device current, where this thread has none.
+
+    Threads that have called nothing of CUDA's runtime yet have none, and `torch.cuda.device` gives the first device's
+    none: that of autograd's, if this is the first that it computes.
+    """
+    context = ctypes.c_void_p()
+    check(library().cuCtxGetCurrent(ctypes.byref(context)))
+    if not context:
+        check(library().cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
+        check(library().cuCtxSetCurrent(context))
+
+
 @functools.cache
 def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that a block may ask for."""
@@ -78,6 +91,7 @@ class Recording:
     def __init__(self, device: torch.device, function: Callable[[], object]) -> None:
         driver, graph, self.handle = library(), ctypes.c_void_p(), ctypes.c_void_p()
         self.device = number_of(device)
+        bind(self.device)
         with RECORDING:
             stream = stream_to_record(self.device)
             handle = ctypes.c_void_p(stream.cuda_stream)
@@ -98,14 +112,16 @@ class Recording:
 
     def launch(self) -> None:
         """On the current stream of the device, which is the current one."""
+        bind(self.device)
         check(self.run(self.handle, ctypes.c_void_p(current_stream(self.device))))
 
 
 class Function:
     """A kernel of a binary, on the current device. Its module stays loaded: captured CUDA graphs may launch it."""
 
-    def __init__(self, binary: bytes, name: str, shared: int) -> None:
-        """shared: the bytes of shared memory that launches may ask for."""
+    def __init__(self, binary: bytes, name: str, shared: int, device: int) -> None:
+        """shared: the bytes of shared memory that launches may ask for. device: the number of the current one."""
+        bind(device)
         module, self.handle = ctypes.c_void_p(), ctypes.c_void_p()
         check(library().cuModuleLoadData(ctypes.byref(module), binary))
         check(library().cuModuleGetFunction(ctypes.byref(self.handle), module, name.encode()))
@@ -114,6 +130,7 @@ class Function:
 
     def launch(self, blocks: int, threads: int, shared: int, arguments: ctypes.Structure, device: int) -> None:
         """On the current stream of the current device, whose number is given. arguments: the kernel's one parameter."""
+        bind(device)
         stream = ctypes.c_void_p(current_stream(device))
         parameters = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
         check(self.run(self.handle, blocks, 1, 1, threads, 1, 1, shared, stream, parameters, None))

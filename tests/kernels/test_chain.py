@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -171,6 +172,21 @@ def test_launching(monkeypatch: pytest.MonkeyPatch) -> None:
     chain.trouble.cache_clear()
     monkeypatch.setattr(chain, "source_of", lambda name: "no C++")
     assert re.match(r"NVRTC does not compile chain\.cu for sm_90: .*error", chain.trouble(CPU, defined), re.DOTALL)
+
+
+@pytest.mark.usefixtures("emulated_gpu")
+@pytest.mark.parametrize("loads", [True, False])
+def test_threads_that_have_called_nothing_of_cuda(loads: bool) -> None:
+    """Such as autograd's: the driver has no context there, whether kernels have been loaded elsewhere or not."""
+    topology, weights = topology_of(random_graph(3, 4, 3, 2)), fixed_weights(32, True)
+    states, tables = states_of(topology, 32), triton_tables(topology, CPU)
+    arguments = states, tensors_of(weights), tables, topology.cutoff, True, topology.largest
+    if not loads:
+        chain.gated_sweep(*arguments)
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(chain.trouble, CPU, chain.macros(2, 32, 16, True)).result() == ""
+        found = thread.submit(chain.gated_sweep, *arguments).result()
+    assert all(map(torch.equal, found, swept(topology, weights, states, 0, True)))
 
 
 @pytest.mark.usefixtures("emulated_gpu")

@@ -19,16 +19,37 @@ namespace {
 void* const kModule = reinterpret_cast<void*>(0x123456789abcdef0);
 void* const kFunction = reinterpret_cast<void*>(0x7edcba9876543210);
 void* const kStream = reinterpret_cast<void*>(0x1122334455667788);
-constexpr int kInvalid = 1, kNotFound = 500;
-int allowed = 48 << 10;  // bytes of shared memory
+void* const kContext = reinterpret_cast<void*>(0x2233445566778899);
+constexpr int kInvalid = 1, kNoContext = 201, kNotFound = 500;
+int allowed = 48 << 10;                // bytes of shared memory
+thread_local void* context = nullptr;  // the current one: a thread begins without
+
+int status_of(bool fine, int otherwise = kInvalid) { return context == nullptr ? kNoContext : fine ? 0 : otherwise; }
 
 }  // namespace
 
 extern "C" {
 
 int cuGetErrorString(int status, const char** text) {
-  *text = status == kNotFound ? "named symbol not found" : "invalid argument";
+  *text = status == kNotFound    ? "named symbol not found"
+          : status == kNoContext ? "invalid device context"
+                                 : "invalid argument";
   return 0;
+}
+
+int cuCtxGetCurrent(void** current) {
+  *current = context;
+  return 0;
+}
+
+int cuDevicePrimaryCtxRetain(void** primary, int device) {
+  *primary = kContext;
+  return device == 0 ? 0 : kInvalid;
+}
+
+int cuCtxSetCurrent(void* wanted) {
+  context = wanted;
+  return wanted == kContext ? 0 : kInvalid;
 }
 
 int cuDeviceGetAttribute(int* value, int attribute, int device) {
@@ -38,24 +59,25 @@ int cuDeviceGetAttribute(int* value, int attribute, int device) {
 
 int cuModuleLoadData(void** module, const void* image) {
   *module = kModule;
-  return std::memcmp(image, "\177ELF", 4) == 0 ? 0 : kInvalid;
+  return status_of(std::memcmp(image, "\177ELF", 4) == 0);
 }
 
 int cuModuleGetFunction(void** function, void* module, const char* name) {
   *function = kFunction;
-  return module != kModule ? kInvalid : std::strcmp(name, TEXT(KERNEL)) == 0 ? 0 : kNotFound;
+  return status_of(module == kModule && std::strcmp(name, TEXT(KERNEL)) == 0, kNotFound);
 }
 
 int cuFuncSetAttribute(void* function, int attribute, int value) {
   allowed = value;
-  return function == kFunction && attribute == 8 && value <= 227 << 10 ? 0 : kInvalid;
+  return status_of(function == kFunction && attribute == 8 && value <= 227 << 10);
 }
 
 int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y,
                    unsigned threads_z, unsigned shared, void* stream, void** parameters, void** extra) {
-  const bool fine = function == kFunction && y == 1 && z == 1 && threads == THREADS && threads_y == 1 &&
-                    threads_z == 1 && static_cast<int>(shared) <= allowed && stream == kStream && extra == nullptr;
-  return fine && emulate(static_cast<const Arguments*>(parameters[0]), static_cast<int>(x), 0) ? 0 : kInvalid;
+  const bool fine = context != nullptr && function == kFunction && y == 1 && z == 1 && threads == THREADS &&
+                    threads_y == 1 && threads_z == 1 && static_cast<int>(shared) <= allowed && stream == kStream &&
+                    extra == nullptr;
+  return status_of(fine && emulate(static_cast<const Arguments*>(parameters[0]), static_cast<int>(x), 0));
 }
 
 }  // extern "C"
