@@ -35,6 +35,14 @@ def number_of(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
+def architecture_of(device: torch.device) -> int:
+    """Ten times the compute capability of a GPU, such as 90; 0 of what is none, where kernels are interpreted."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
 def on_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Kernels are launched on the current device: make it this one."""
     if device.type != "cuda" or number_of(device) == torch.cuda.current_device():

@@ -188,6 +188,7 @@ def main(architecture: int) -> None:
         for recorder in recorders:
             recorder.purpose = purpose
 
+    attention.architecture_of = lambda device: architecture
     forms = forms_for(architecture)
     for hid in forms.hids:
         for virtual in (True, False) if hid in forms.without_virtual_edges else (True,):
