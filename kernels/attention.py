@@ -21,8 +21,8 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import driver
 from .common import power_of_two
-from .driver import architecture_of, on_device
 from .launching import launch
 
 # Nodes whose rows a program owns, and nodes that it looks at at once: as few as a product of matrices takes, so that a
@@ -43,7 +43,7 @@ FEWER_KEYS_FROM = 100
 def keys_for(width: int, keep: bool, device: torch.device) -> int:
     """See `KEYS`."""
     keys = KEYS.get(width, BLOCK)
-    return keys // 2 if keep and width == LEAST_WIDTH and architecture_of(device) >= FEWER_KEYS_FROM else keys
+    return keys // 2 if keep and width == LEAST_WIDTH and driver.architecture_of(device) >= FEWER_KEYS_FROM else keys
 
 
 def options_for(width: int) -> dict[str, int]:
@@ -314,7 +314,7 @@ def attention(
     if result is None:
         result = qkv.new_empty(len(qkv), heads * width)
     log_sums = qkv.new_empty(len(qkv) if keep else 0, heads)
-    with on_device(qkv.device):
+    with driver.on_device(qkv.device):
         launch(
             attention_kernel, (len(relations[3]), heads), qkv, table, result, log_sums, *relations, heads, width, scale,
             padded, BLOCK, keys_for(padded, keep, qkv.device), keep, **forward_options_for(padded),
@@ -339,7 +339,7 @@ def attention_backward(
     scratch = qkv.new_empty(tiles, heads, BLOCK, BLOCK)
     given = grad, qkv, table, log_sums, deltas, grad_qkv
     sizes, options = (heads, width, scale, padded, BLOCK), options_for(padded)
-    with on_device(qkv.device):
+    with driver.on_device(qkv.device):
         grid = tiles, heads
         launch(queries_backward_kernel, grid, *given, grad_tables, scratch, *relations, *sizes, kinds, **options)
         launch(keys_backward_kernel, grid, *given, *relations, *sizes, **options)

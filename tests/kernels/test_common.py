@@ -137,8 +137,8 @@ def test_products_of_halves(width: int, are_positive: bool, monkeypatch: pytest.
 @settings(max_examples=60, deadline=None)
 def test_halves_of_any_number(bits: list[int]) -> None:
     x = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
-    high, low, product = halves_and_product(x[:, None].expand(SIZE, 16), torch.ones(16, SIZE) / 16)
-    numbers, high, low = x.numpy(), high[:, 0].numpy(), tensor_cores.without_low_bits(low[:, 0].numpy())
+    first, second, product = halves_and_product(x[:, None].expand(SIZE, 16), torch.ones(16, SIZE) / 16)
+    numbers, high, low = x.numpy(), first[:, 0].numpy(), tensor_cores.without_low_bits(second[:, 0].numpy())
     ordinary = np.isfinite(numbers)
     assert np.array_equal(high, tensor_cores.without_low_bits(high), equal_nan=True)
     assert np.array_equal(np.isfinite(high), ordinary)
