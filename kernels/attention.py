@@ -21,8 +21,8 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import driver
 from .common import power_of_two
-from .driver import on_device
 from .launching import launch
 
 # Nodes whose rows a program owns, and nodes that it looks at at once: as few as a product of matrices takes, so that a
@@ -36,6 +36,14 @@ NARROW = 64
 
 # Going forward, what a program looks at at once, by the width that heads are padded to; of wider ones, BLOCK.
 KEYS = {16: 64, 32: 32}
+# From this architecture on, the registers of the least heads suffice for half as many where there is a backward pass.
+FEWER_KEYS_FROM = 100
+
+
+def keys_for(width: int, keep: bool, device: torch.device) -> int:
+    """See `KEYS`."""
+    keys = KEYS.get(width, BLOCK)
+    return keys // 2 if keep and width == LEAST_WIDTH and driver.architecture_of(device) >= FEWER_KEYS_FROM else keys
 
 
 def options_for(width: int) -> dict[str, int]:
@@ -147,14 +155,15 @@ def attention_kernel(
         higher = tl.maximum(most, tl.max(logits, axis=1))
         level = tl.where(higher == float("-inf"), 0.0, higher)
         weights, factor = tl.exp(logits - level[:, None]), tl.exp(most - level)
+        most = higher
         total = total * factor + tl.sum(weights, axis=1)
+        sums = sums * factor[:, None]
         other += KEYS
         # What is looked at next is on its way meanwhile.
         bias = load_biases(own_codes, table, row[:, None], other[None, :], nodes, heads, head)
         key = load_rows(keys, other, nodes, stride, width, WIDTH)
-        sums = sums * factor[:, None] + tl.dot(weights, value, input_precision="ieee")
+        sums += tl.dot(weights, value, input_precision="ieee")
         value = load_rows(values, other, nodes, stride, width, WIDTH)
-        most = higher
     written = result + begin * heads * width + head * width
     store_rows(written, sums / total[:, None], row, nodes, heads * width, width, WIDTH)
     if KEEP:
@@ -305,10 +314,10 @@ def attention(
     if result is None:
         result = qkv.new_empty(len(qkv), heads * width)
     log_sums = qkv.new_empty(len(qkv) if keep else 0, heads)
-    with on_device(qkv.device):
+    with driver.on_device(qkv.device):
         launch(
             attention_kernel, (len(relations[3]), heads), qkv, table, result, log_sums, *relations, heads, width, scale,
-            padded, BLOCK, KEYS.get(padded, BLOCK), keep, **forward_options_for(padded),
+            padded, BLOCK, keys_for(padded, keep, qkv.device), keep, **forward_options_for(padded),
         )  # fmt: skip
     return result, log_sums
 
@@ -330,7 +339,7 @@ def attention_backward(
     scratch = qkv.new_empty(tiles, heads, BLOCK, BLOCK)
     given = grad, qkv, table, log_sums, deltas, grad_qkv
     sizes, options = (heads, width, scale, padded, BLOCK), options_for(padded)
-    with on_device(qkv.device):
+    with driver.on_device(qkv.device):
         grid = tiles, heads
         launch(queries_backward_kernel, grid, *given, grad_tables, scratch, *relations, *sizes, kinds, **options)
         launch(keys_backward_kernel, grid, *given, *relations, *sizes, **options)

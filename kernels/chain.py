@@ -102,8 +102,8 @@ def compiled(name: str, architecture: int, defined: tuple[tuple[str, int], ...])
 @functools.cache
 def function(device: torch.device, defined: tuple[tuple[str, int], ...], name: str = "chain") -> driver.Function:
     """A kernel on a device, which is the current one; compiled once for each device and form."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return driver.Function(compiled(name, 10 * major + minor, defined).binary, name, driver.shared_memory(device))
+    binary = compiled(name, driver.architecture_of(device), defined).binary
+    return driver.Function(binary, name, driver.shared_memory(device), driver.number_of(device))
 
 
 @functools.cache

@@ -49,6 +49,14 @@ def number_of(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
+def architecture_of(device: torch.device) -> int:
+    """Ten times the compute capability of a GPU, such as 90; 0 of what is none, where kernels are interpreted."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
 def on_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Kernels are launched on the current device: make it this one."""
     if device.type != "cuda" or number_of(device) == torch.cuda.current_device():
@@ -166,10 +174,10 @@ def pointers_to(parameters: Sequence[Parameter]) -> ctypes.Array[ctypes.c_void_p
 class Function:
     """A kernel of a binary, on the current device. Its module stays loaded: captured CUDA graphs may launch it."""
 
-    def __init__(self, binary: bytes, name: str, shared: int) -> None:
-        """shared: the bytes of shared memory that launches may ask for."""
+    def __init__(self, binary: bytes, name: str, shared: int, device: int) -> None:
+        """shared: the bytes of shared memory that launches may ask for. device: the number of the current one."""
         module, self.handle = ctypes.c_void_p(), ctypes.c_void_p()
-        enter(torch.cuda.current_device())
+        enter(device)
         check(library().cuModuleLoadData(ctypes.byref(module), binary))
         check(library().cuModuleGetFunction(ctypes.byref(self.handle), module, name.encode()))
         check(library().cuFuncSetAttribute(self.handle, DYNAMIC_SHARED, shared))

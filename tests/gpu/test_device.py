@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +77,58 @@ def test_kinds_of_sweeps(monkeypatch: pytest.MonkeyPatch, kind: str, virtual: bo
     topology = topology_of(*graphs, cutoff=50 if virtual else 1)
     for hid in (8, 20, 32):
         assert_same_sweep(topology, sweep_weights(hid, virtual, device="cuda"), hid)
+
+
+@pytest.mark.parametrize("kinds", [("cuda", "cuda"), ("cuda", "triton"), ("triton", "cuda")])
+@pytest.mark.parametrize("virtual", [True, False])
+def test_gradients_are_the_same_each_time(
+    monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, str], virtual: bool
+) -> None:
+    """Of a forward and a backward pass of kinds of their own: what is not ordered would show, sooner or later."""
+    graphs = [random_graph(seed, 12, 4, 2) for seed in range(20)]
+    chain = [(i, i + 1) for i in range(119)]
+    graphs += [graph_of(size, []) for size in range(1, 12)] + [graph_of(120, chain)]
+    topology, weights = topology_of(*graphs), sweep_weights(32, virtual, device="cuda")
+    inputs = [torch.randn(len(topology.levels), 32, device=DEVICE, requires_grad=True), *tensors_of(weights)]
+    grad = torch.randn_like(inputs[0])
+
+    def gradients() -> list[torch.Tensor]:
+        monkeypatch.setenv("GHNFAST_SWEEP", kinds[0])
+        found = gated_sweep(inputs[0], topology, weights)
+        monkeypatch.setenv("GHNFAST_SWEEP", kinds[1])
+        return list(torch.autograd.grad(found, inputs, grad))
+
+    first = gradients()
+    wanted = torch.autograd.grad(naive_gated_sweep(inputs[0], topology, weights), inputs, grad)
+    for ours, theirs in zip(first, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * max(1, float(theirs.abs().max())))
+    for _ in range(200):
+        assert all(map(torch.equal, first, gradients()))
+
+
+NEW_THREADS = """
+import threading, torch
+from helpers.graphs import random_graph, sweep_weights, topology_of
+from ghnfast.ops.sweep import gated_sweep
+
+topology, weights = topology_of(random_graph(0, 12, 4, 2)), sweep_weights(32, True, device="cuda")
+states = torch.randn(len(topology.levels), 32, device="cuda", requires_grad=True)
+grad = torch.randn_like(states)
+# The first that autograd's thread does.
+torch.autograd.backward(gated_sweep(states, topology, weights), grad)
+found = []
+thread = threading.Thread(target=lambda: found.append(gated_sweep(states.detach(), topology, weights)))
+thread.start()
+thread.join()
+torch.cuda.synchronize()
+assert found and states.grad is not None
+"""
+
+
+def test_threads_that_have_called_nothing_of_cuda() -> None:
+    settings = os.environ | {"GHNFAST_SWEEP": "cuda", "PYTHONPATH": str(Path(__file__).parents[1] / "support")}
+    run = subprocess.run([sys.executable, "-c", NEW_THREADS], env=settings, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_one_graph_from_the_cpu(ghn_imagenet: ghnfast.GHN, monkeypatch: pytest.MonkeyPatch) -> None:

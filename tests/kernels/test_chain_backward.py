@@ -105,6 +105,15 @@ def test_degenerate_graphs(nodes: int, edges: list[tuple[int, int]], virtual: bo
     assert_right(Problem(topology_of(graph_of(nodes, edges)), weights))
 
 
+@pytest.mark.parametrize(("hid", "virtual"), [(32, True), (30, False), (7, True), (1, False)])
+def test_graphs_about_as_long_as_the_ring(hid: int, virtual: bool) -> None:
+    """Of one node to some more than there are slots: chains, and nodes without edges."""
+    sizes = range(1, 20)
+    chains = [graph_of(nodes, [(i, i + 1) for i in range(nodes - 1)]) for nodes in sizes]
+    topology = topology_of(*chains, *(graph_of(nodes, []) for nodes in sizes), cutoff=hid)
+    assert_right(Problem(topology, sweep_weights(hid, virtual)), hid)
+
+
 def test_more_receivers_than_are_loaded_at_once() -> None:
     nodes = 300
     chained = [(i, i + 1) for i in range(nodes - 1)]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ghnfast.kernels.common import add_exact, split_for_tf32
+from ghnfast.kernels.common import add_exact, halves_of, multiply_halves, split_for_tf32
 
 SIZE, CHUNK = 16, 16
 
@@ -35,6 +35,24 @@ def split_kernel(x, parts, SIZE: tl.constexpr):
     tl.store(parts + own, high)
     tl.store(parts + SIZE + own, finite)
     tl.store(parts + 2 * SIZE + own, low)
+
+
+@triton.jit
+def halves_kernel(a, b, parts, product, SIZE: tl.constexpr, WIDTH: tl.constexpr):
+    """Those of a, (SIZE, WIDTH), and its product with b, (WIDTH, SIZE)."""
+    row, k, column = tl.arange(0, SIZE)[:, None], tl.arange(0, WIDTH), tl.arange(0, SIZE)[None, :]
+    a_high, a_low = halves_of(tl.load(a + row * WIDTH + k[None, :]))
+    b_high, b_low = halves_of(tl.load(b + k[:, None] * SIZE + column))
+    tl.store(parts + row * WIDTH + k[None, :], a_high)
+    tl.store(parts + SIZE * WIDTH + row * WIDTH + k[None, :], a_low)
+    tl.store(product + row * SIZE + column, multiply_halves(a_high, a_low, b_high, b_low))
+
+
+def halves_and_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    parts, found = torch.empty(2, *a.shape, device=DEVICE), torch.empty(SIZE, SIZE, device=DEVICE)
+    halves_kernel[(1,)](a.contiguous().to(DEVICE), b.contiguous().to(DEVICE), parts, found, SIZE, a.shape[1])
+    high, low = parts.cpu()
+    return high, low, found.cpu()
 
 
 def product_of(a: Tensor, b: Tensor) -> Tensor:
@@ -97,3 +115,50 @@ def test_infinity_is_no_less_than_it_was() -> None:
     assert (found[3] == float("inf")).all()
     assert found[7].isnan().all()
     assert (found[[0, 1, 2, 4, 5, 6, *range(8, 16)]] == 16).all()
+
+
+@pytest.mark.parametrize("width", [16, 64, 128])
+@pytest.mark.parametrize("are_positive", [True, False])
+def test_products_of_halves(width: int, are_positive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of tensor cores are cut off once for each few products."""
+    generator = torch.Generator().manual_seed(width)
+    a, b = (torch.randn(shape, generator=generator) for shape in ((SIZE, width), (width, SIZE)))
+    if are_positive:
+        a, b = a.abs(), b.abs()
+    if DEVICE == "cpu":
+        tensor_cores.emulate(monkeypatch)
+    wanted, most = a.double() @ b.double(), a.double().abs() @ b.double().abs()
+    *_, found = halves_and_product(a, b)
+    assert ((found - wanted).abs() <= 2e-6 * most).all()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=SIZE, max_size=SIZE))
+@settings(max_examples=60, deadline=None)
+def test_halves_of_any_number(bits: list[int]) -> None:
+    x = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    first, second, product = halves_and_product(x[:, None].expand(SIZE, 16), torch.ones(16, SIZE) / 16)
+    numbers, high, low = x.numpy(), first[:, 0].numpy(), tensor_cores.without_low_bits(second[:, 0].numpy())
+    ordinary = np.isfinite(numbers)
+    assert np.array_equal(high, tensor_cores.without_low_bits(high), equal_nan=True)
+    assert np.array_equal(np.isfinite(high), ordinary)
+    assert np.isfinite(low[ordinary]).all()
+    error = np.abs(high[ordinary].astype(np.float64) + low[ordinary] - numbers[ordinary])
+    assert (error <= np.abs(numbers[ordinary].astype(np.float64)) * 2.0**-20 + 2.0**-136).all()
+    # What is not finite does not vanish, and nothing else becomes that, in this row or another.
+    assert np.array_equal(product.isfinite().numpy(), np.repeat(ordinary[:, None], SIZE, 1))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("number", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("other", [0.0, 1.0, 1.1, -3e38, 1e-42])
+def test_products_of_halves_that_are_not_finite(number: float, other: float) -> None:
+    """Whatever they are multiplied by, on either side."""
+    a, b = torch.ones(SIZE, 16), torch.full((16, SIZE), other)
+    a[3, 5] = number
+    for transposed in (False, True):
+        *_, found = halves_and_product(b.T, a.T) if transposed else halves_and_product(a, b)
+        own = found.T[3] if transposed else found[3]
+        assert not own.isfinite().any()
+        rest = (found.T if transposed else found)[[*range(3), *range(4, SIZE)]]
+        torch.testing.assert_close(rest, torch.ones(SIZE - 1, 16) @ b)

@@ -124,6 +124,17 @@ def test_predictions_are_those_of_the_definition(gpu: CountedGpu, kind: str, net
     assert_predicted(moved, wanted)
 
 
+@pytest.mark.parametrize(("hid", "heads"), [(24, 3), (40, 5), (72, 8)])
+def test_widths_of_layers_of_attention(gpu: CountedGpu, hid: int, heads: int) -> None:
+    """Those that are no power of two: masked in a launch for each layer, and beyond that, in tiles."""
+    model, ghn = convolutions(), ghn_of({**SMALL["ghn3"], "hid": hid, "heads": heads})
+    graph = ghnfast.trace(model, input_shape=(3, 16, 16))
+    wanted = definition(ghn, model, graph)
+    on_gpu, moved = gpu.put(copy.deepcopy(ghn)), gpu.put(model)
+    on_gpu.predict(moved, graph=graph)
+    assert_predicted(moved, wanted)
+
+
 def test_wide_layers_of_attention(gpu: CountedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their tiles are shared out, five launches a layer."""
     monkeypatch.setattr(stages, "NARROW", 4)

@@ -22,7 +22,18 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ghnfast.kernels import attention, check, decode, decode_tables, graphormer, layer_tables, layers, products, sweep
+from ghnfast.kernels import (
+    attention,
+    check,
+    decode,
+    decode_tables,
+    driver,
+    graphormer,
+    layer_tables,
+    layers,
+    products,
+    sweep,
+)
 from ghnfast.nn.stages import NARROW
 from ghnfast.ops.attention import CODES
 from ghnfast.ops.decode import PRECISIONS
@@ -188,6 +199,7 @@ def main(architecture: int) -> None:
         for recorder in recorders:
             recorder.purpose = purpose
 
+    driver.architecture_of = lambda device: architecture
     forms = forms_for(architecture)
     for hid in forms.hids:
         for virtual in (True, False) if hid in forms.without_virtual_edges else (True,):

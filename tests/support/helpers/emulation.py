@@ -56,7 +56,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, library: ctypes.CDLL) -> Iterator[None]
     monkeypatch.setattr(driver, "library", lambda: library)
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(driver, "architecture_of", lambda device: 90)
     monkeypatch.setattr(driver, "current_stream", lambda device: STREAM)
     kept = driver.shared_memory, driver.primary_context, chain.function, chain.trouble
     for function in kept:

@@ -1,8 +1,12 @@
 // CUDA C++ on a CPU: what kernels/chain*.cu use of it, for one block of THREADS threads after another.
 //
-// A thread is a fiber, which runs until it waits for others; who runs next is drawn. So lanes of a warp, and warps,
-// come in any order, and what is not ordered by a barrier or by what a thread announces shows. Where nobody can go on,
-// the block is deadlocked, and so says `emulate`.
+// A thread is a fiber, which runs until it waits for others or announces something; who runs next is drawn. From time
+// to time a warp rests, until nobody else can go on: others come ahead of it as far as they can. So lanes of a warp,
+// and warps, come in any order, and what is not ordered by a barrier or by what a thread announces shows. Where nobody
+// can go on, the block is deadlocked, and so says `emulate`.
+//
+// What is hidden: memory is one for all at once, so an announcement that orders nothing (no release, no acquire) works
+// here, and shared memory is larger than a launch asks for.
 #pragma once
 
 #include <setjmp.h>
@@ -37,7 +41,9 @@ inline int min(int a, int b) { return a < b ? a : b; }
 namespace emulated {
 
 constexpr int kThreads = THREADS, kWarp = 32;
-constexpr int kLooks = 3;
+constexpr int kLooks = 3;     // at a flag, until something is announced
+constexpr int kChances = 10;  // to look again, where nobody can go on: flags may have been set long before
+constexpr int kRest = 2000;   // turns at most, until another warp rests, or none
 constexpr std::size_t kStack = 1 << 16, kShared = 1 << 20;
 
 struct Barrier {
@@ -181,6 +187,7 @@ inline void announce(int* flag, int value) {
   emulated::yield();
   *flag = value;
   ++emulated::announcements;
+  emulated::yield();  // what is written after it comes too late
 }
 
 namespace emulated {
@@ -214,16 +221,39 @@ struct Launch {
   }
 };
 
+// A thread that can run, and is not of the warp that rests if there is another one; or -1.
+inline int next_thread(int resting) {
+  const int first = static_cast<int>(draw() % kThreads);
+  int rested = -1;
+  for (int i = 0; i < kThreads; ++i) {
+    const int thread = (first + i) % kThreads;
+    if (!can_run(fibers[thread])) {
+      continue;
+    }
+    if (thread / kWarp != resting) {
+      return thread;
+    }
+    rested = thread;
+  }
+  return rested;
+}
+
 // Lets threads run until all have ended; false where nobody can.
 inline bool finish() {
+  int resting = -1, turns = 0, chances = 0;
+  std::uint64_t granted = 0;
   for (int left = kThreads; left > 0;) {
-    const int first = static_cast<int>(draw() % kThreads);
-    int chosen = -1;
-    for (int i = 0; i < kThreads && chosen < 0; ++i) {
-      chosen = can_run(fibers[(first + i) % kThreads]) ? (first + i) % kThreads : -1;
+    if (turns-- == 0) {
+      resting = static_cast<int>(draw() % (2 * kThreads / kWarp)), turns = static_cast<int>(draw() % kRest);
     }
+    const int chosen = next_thread(resting);
     if (chosen < 0) {
-      return false;
+      chances = granted == announcements ? chances + 1 : 0;
+      if (chances == kChances) {
+        return false;
+      }
+      granted = ++announcements;
+      continue;
     }
     resume(chosen);
     left -= fibers[chosen].ended;
