@@ -268,6 +268,14 @@ GPU_LINES: dict[str, Callable[[dict[str, Any]], str]] = {
         f"{extra['graphs']} test networks of DeepNets-1M in a batch, from their graphs: "
         f"{extra['us_a_network']['main']:,.0f} us a network."
     ),
+    "test_one_after_the_other": lambda extra: (
+        f"{extra['model']} by {extra['ghn']}, from its graph, one prediction right after the other: "
+        f"{extra['median_ms']['main']:.2f} ms."
+    ),
+    "test_values": lambda extra: (
+        f"The parameters of {extra['graphs']} test networks of DeepNets-1M as tensors, from their graphs: "
+        f"{extra['us_a_network']:,.0f} us a network."
+    ),
     "test_ghn3": lambda extra: (
         f"{extra['model']} by GHN-3-T, from its graph: {extra['median_ms']['main']:.2f} ms; its node states take the "
         f"device {extra['states_ms']:.3f} ms."

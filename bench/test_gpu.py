@@ -153,6 +153,29 @@ def test_other_models(benchmark: Any, gpu_ghn: ghnfast.GHN, name: str) -> None:
     versus(benchmark, finished(lambda: gpu_ghn.predict(model, graph=graph)), {"fill": finished(fill(model))}, 25)
 
 
+@pytest.mark.parametrize("name", size(("resnet50", "densenet121"), ("squeezenet1_1",)))
+@pytest.mark.parametrize("kind", ["gpu_ghn", "gpu_ghn3"])
+def test_one_after_the_other(benchmark: Any, request: pytest.FixtureRequest, kind: str, name: str) -> None:
+    """Predictions of one model from its graph with nothing in between, as in a loop over models of one architecture."""
+    ghn: ghnfast.GHN = request.getfixturevalue(kind)
+    model = torchvision_model(name).cuda()
+    graph = ghnfast.trace(model)
+    run = finished(lambda: ghn.predict(model, graph=graph))
+    for _ in range(size(20, 4)):
+        run()
+    versus(benchmark, run, {}, size(300, 3))
+    benchmark.extra_info.update(model=name, ghn={"gpu_ghn": "GHN-2", "gpu_ghn3": "GHN-3-T"}[kind], nodes=len(graph))
+
+
+@pytest.mark.parametrize("count", size((8, 64), (2,)))
+def test_values(benchmark: Any, count: int) -> None:
+    """The parameters of test networks of DeepNets-1M as tensors, from their graphs, without models or gradients."""
+    ghn, split = ghnfast.GHN(num_classes=10).eval().cuda(), DeepNets1M("test")
+    graphs = [split[index].graph for index in range(count)]
+    medians = versus(benchmark, finished(lambda: ghn(graphs)), {}, 15)
+    benchmark.extra_info.update(graphs=count, us_a_network=medians["main"] * 1e6 / count)
+
+
 @pytest.mark.parametrize("count", size((8, 64), (2,)))
 def test_batches(benchmark: Any, count: int) -> None:
     """Test networks of DeepNets-1M, predicted as one batch from their graphs."""

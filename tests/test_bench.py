@@ -228,6 +228,11 @@ def test_gpu_results_make_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     benchmarks = [
         {"name": "test_model[a]", "extra_info": {"model": "resnet50", "median_ms": times}},
         {"name": "test_reference[a]", "extra_info": {"model": "resnet50", "times_faster": 12.34}},
+        {"name": "test_values[8]", "extra_info": {"graphs": 8, "us_a_network": 345.6}},
+        {
+            "name": "test_one_after_the_other[a]",
+            "extra_info": {"model": "vgg11", "ghn": "GHN-2", "median_ms": {"main": 0.55}},
+        },
         {"name": "test_training_batch", "extra_info": {"graphs": 8, "nodes": 2200, "forward_ms": 1, "both_ms": 2}},
         {
             "name": "test_bandwidth[a]",
