@@ -15,7 +15,7 @@ import torch
 from helpers import emulation
 from helpers.golden_data import golden_ghn
 from helpers.golden_models import sized_model
-from helpers.graphs import graph_of, random_graph, sweep_weights, tensors_of, topology_of
+from helpers.graphs import DEGENERATE, graph_of, random_graph, sweep_weights, tensors_of, topology_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,18 +66,7 @@ def test_random_batches(seed: int, shapes: list[tuple[int, int, int]], case: tup
 
 
 @pytest.mark.parametrize("virtual", [True, False])
-@pytest.mark.parametrize(
-    ("nodes", "edges"),
-    [
-        (1, []),
-        (2, []),
-        (2, [(0, 1)]),
-        (5, []),  # one level
-        (3, [(0, 2)]),
-        (40, [(i, j) for j in range(40) for i in range(j)]),  # everybody sends to all that follow
-        (21, [(0, i) for i in range(1, 20)] + [(i, 20) for i in range(1, 20)]),
-    ],
-)
+@pytest.mark.parametrize(("nodes", "edges"), DEGENERATE)
 def test_degenerate_graphs(nodes: int, edges: list[tuple[int, int]], virtual: bool) -> None:
     weights = fixed_weights(32, virtual)
     for weight in tensors_of(weights):

@@ -14,6 +14,17 @@ from ghnfast import ArchGraph
 from ghnfast.graph import MAX_DISTANCE, GraphBatch, Topology
 from ghnfast.ops.sweep import GruWeights, MlpWeights, SweepWeights, gated_sweep, naive_gated_sweep
 
+# Nodes and edges of graphs at the edges of what there is.
+DEGENERATE: list[tuple[int, list[tuple[int, int]]]] = [
+    (1, []),
+    (2, []),
+    (2, [(0, 1)]),
+    (5, []),  # one level
+    (3, [(0, 2)]),
+    (40, [(i, j) for j in range(40) for i in range(j)]),  # everybody sends to all that follow
+    (21, [(0, i) for i in range(1, 20)] + [(i, 20) for i in range(1, 20)]),
+]
+
 
 def graph_of(nodes: int, pairs: Sequence[tuple[int, int]] | NDArray[Any]) -> ArchGraph:
     """A graph of sums; its nodes must be in order of level."""
