@@ -61,17 +61,22 @@ def product_of(a: Tensor, b: Tensor) -> Tensor:
     return found.cpu()
 
 
-@pytest.mark.parametrize("width", [16, 64, 512, 3072])
-@pytest.mark.parametrize("are_positive", [True, False])
-def test_products_are_those_of_float32(width: int, are_positive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also as tensor cores add them up: within what torch's own products in float32 are wrong by, or a little more."""
+def products_to_find(width: int, are_positive: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Two matrices, their product in float64, and that of their absolute values."""
     generator = torch.Generator().manual_seed(width)
     a, b = (torch.randn(shape, generator=generator) for shape in ((SIZE, width), (width, SIZE)))
     if are_positive:
         a, b = a.abs(), b.abs()
+    return a, b, a.double() @ b.double(), a.double().abs() @ b.double().abs()
+
+
+@pytest.mark.parametrize("width", [16, 64, 512, 3072])
+@pytest.mark.parametrize("are_positive", [True, False])
+def test_products_are_those_of_float32(width: int, are_positive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also as tensor cores add them up: within what torch's own products in float32 are wrong by, or a little more."""
+    a, b, wanted, most = products_to_find(width, are_positive)
     if DEVICE == "cpu":
         tensor_cores.emulate(monkeypatch)
-    wanted, most = a.double() @ b.double(), a.double().abs() @ b.double().abs()
     assert ((product_of(a, b) - wanted).abs() <= 1e-6 * most).all()
 
 
@@ -121,13 +126,9 @@ def test_infinity_is_no_less_than_it_was() -> None:
 @pytest.mark.parametrize("are_positive", [True, False])
 def test_products_of_halves(width: int, are_positive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums of tensor cores are cut off once for each few products."""
-    generator = torch.Generator().manual_seed(width)
-    a, b = (torch.randn(shape, generator=generator) for shape in ((SIZE, width), (width, SIZE)))
-    if are_positive:
-        a, b = a.abs(), b.abs()
+    a, b, wanted, most = products_to_find(width, are_positive)
     if DEVICE == "cpu":
         tensor_cores.emulate(monkeypatch)
-    wanted, most = a.double() @ b.double(), a.double().abs() @ b.double().abs()
     *_, found = halves_and_product(a, b)
     assert ((found - wanted).abs() <= 2e-6 * most).all()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -56,19 +55,6 @@ NETWORKS = {
     "a bias": lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 10)),
 }
 IMAGES = {"tokens": (3, 32, 32), "many tokens": (3, 64, 64), "a bias": (3, 4, 4)}
-
-
-@pytest.fixture
-def gpu() -> Iterator[CountedGpu]:
-    with CountedGpu() as made:
-        yield made
-
-
-@pytest.fixture
-def quiet_gpu() -> Iterator[CountedGpu]:
-    """Kernels are counted, not computed: for what is large."""
-    with CountedGpu(interpret=False) as made:
-        yield made
 
 
 def assert_waits_for_the_verdict_alone(counts: Counts) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,19 +25,6 @@ from ghnfast.nn import recordings
 from ghnfast.nn.forward import Forward
 
 KINDS = ["mlp", "ghn3"]  # a sweep in Triton allocates
-
-
-@pytest.fixture
-def gpu() -> Iterator[CountedGpu]:
-    with CountedGpu() as made:
-        yield made
-
-
-@pytest.fixture
-def quiet_gpu() -> Iterator[CountedGpu]:
-    """It computes nothing: launches are counted."""
-    with CountedGpu(interpret=False) as made:
-        yield made
 
 
 def network(classes: int) -> nn.Module:
