@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.children import without_an_interpreter
 
 from ghnfast.errors import BackendError
 from ghnfast.kernels import launching
@@ -85,10 +85,7 @@ TYPES = {"u64": "c_void_p", "u32": "c_long", "f32": "c_float"}
 def test_what_is_recorded_is_what_is_launched(tmp_path: Path) -> None:
     """Of all kernels of forward passes, as Triton compiles them for a GPU; in a process of its own, for in this one
     kernels may be interpreted."""
-    settings = {key: value for key, value in os.environ.items() if key not in ("TRITON_INTERPRET", "LD_PRELOAD")}
-    settings |= {"TRITON_CACHE_DIR": str(tmp_path), "GHNFAST_BACKEND": "triton"}
-    paths = str(Path(__file__).parents[1] / "support"), settings.get("PYTHONPATH", "")
-    settings["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    settings = without_an_interpreter(TRITON_CACHE_DIR=str(tmp_path), GHNFAST_BACKEND="triton")
     command = [sys.executable, "-m", "helpers.recorded", "mlp", "ghn3"]
     run = subprocess.run(command, env=settings, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
