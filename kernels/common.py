@@ -92,22 +92,23 @@ def multiply_halves(a_high, a_low, b_high, b_low):
 
 
 @triton.jit
-def fetch(addresses, weights, program, programs, LINES: tl.constexpr):
-    """Bring weights into the cache of the GPU, for the kernels that follow: this program's part of one.
+def fetch(parts, count, program, programs, LINES: tl.constexpr):
+    """Bring parts of weights into the cache of the GPU, for the kernels that follow: this program's share.
+
+    Asking for a line takes time, too: a large weight has to be shared out.
 
     Args:
-        addresses: (weights, 2) int64: of float32, and how many there are.
+        parts: (count, 2) int64: addresses of float32, and how many there are.
     """
     LINE: tl.constexpr = 32  # elements: 128 bytes
-    own = addresses + 2 * (program % weights)
-    weight, elements = tl.load(own).to(tl.pointer_type(tl.float32)), tl.load(own + 1)
-    step = tl.cdiv(programs, weights) * LINES * LINE
-    for start in range(program // weights * LINES * LINE, elements, step):
-        place = start + tl.arange(0, LINES) * LINE
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [weight + tl.minimum(place, elements - 1)],
-            dtype=tl.int32, is_pure=False, pack=1,
-        )  # fmt: skip
+    for part in range(program, count, programs):
+        first, elements = tl.load(parts + 2 * part).to(tl.pointer_type(tl.float32)), tl.load(parts + 2 * part + 1)
+        for start in range(0, elements, LINES * LINE):
+            place = start + tl.arange(0, LINES) * LINE
+            tl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [first + tl.minimum(place, elements - 1)],
+                dtype=tl.int32, is_pure=False, pack=1,
+            )  # fmt: skip
 
 
 def blocks_of(count: int, size: int) -> int:

@@ -90,18 +90,19 @@ def store_queries(qkv, high, low, matrix, weight, row, rows, hid: tl.constexpr, 
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["nodes", "first", "weights"])
+@triton.jit(do_not_specialize=["nodes", "first", "count"])
 def begin_kernel(
     states,  # (nodes, hid) float32, written
     status,  # () int32, written: `fine`
     qkv,  # (nodes, 3 hid) float32, written
     indices,  # (nodes, 8) int32, and
-    addresses,  # (weights, 2) int64: see `embed_kernel`
+    addresses,  # (weights, 2) int64, and
+    parts,  # (count, 2) int64: see `embed_kernel`
     nodes,
     fine,
     first,  # the number of the first weight of the first layer
     epsilon,  # of its first norm
-    weights,  # how many there are
+    count,
     hid: tl.constexpr,
     HID: tl.constexpr,
     ROWS: tl.constexpr,
@@ -112,7 +113,7 @@ def begin_kernel(
     fetch weights meanwhile."""
     tiles = tl.cdiv(nodes, ROWS)
     if tl.program_id(0) >= tiles:
-        fetch(addresses, weights, tl.program_id(0) - tiles, tl.num_programs(0) - tiles, FETCHED)
+        fetch(parts, count, tl.program_id(0) - tiles, tl.num_programs(0) - tiles, FETCHED)
     else:
         if tl.program_id(0) == 0:
             tl.store(status, fine)
@@ -194,19 +195,19 @@ def width_of(hid: int) -> int:
 
 
 def begin(
-    states: Tensor, status: Tensor, qkv: Tensor, indices: Tensor, addresses: Tensor, aligned: bool, fine: int,
-    fetches: bool, first: int, epsilon: float, launch: Callable[..., Any] = launch,
+    states: Tensor, status: Tensor, qkv: Tensor, indices: Tensor, addresses: Tensor, parts: Tensor, aligned: bool,
+    fine: int, first: int, epsilon: float, launch: Callable[..., Any] = launch,
 ) -> None:  # fmt: skip
     """Write the initial states of nodes, the status, and what the first layer attends with.
 
     Args:
+        parts: as of `embed`.
         aligned: whether each weight begins at a multiple of 16 bytes.
-        fetches: as of `embed`.
     """
     nodes, hid = states.shape
     launch(
-        begin_kernel, (blocks_of(nodes, ROWS) + fetchers_of(addresses, fetches),), states, status, qkv, indices,
-        addresses, nodes, fine, first, epsilon, len(addresses), hid, width_of(hid), ROWS, aligned, FETCHED, **OPTIONS,
+        begin_kernel, (blocks_of(nodes, ROWS) + fetchers_of(parts),), states, status, qkv, indices, addresses, parts,
+        nodes, fine, first, epsilon, len(parts), hid, width_of(hid), ROWS, aligned, FETCHED, **OPTIONS,
     )  # fmt: skip
 
 

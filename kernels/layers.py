@@ -57,9 +57,9 @@ from .layer_tables import (
 )
 
 OPTIONS = {"num_warps": 4, "num_stages": 1, "maxnreg": 168}
-# Nodes that a program embeds; of programs that fetch a weight, how many there are, and the lines that one asks for at
-# once.
-NODES, FETCHERS, FETCHED = 8, 4, 256
+# Nodes that a program embeds; of programs that fetch weights, the most that there are, and the lines that one asks for
+# at once.
+NODES, FETCHERS, FETCHED = 8, 256, 256
 
 # Device functions -----------------------------------------------------------------------------------------------------
 
@@ -196,16 +196,17 @@ def layers_kernel(
     tl.store(scratch + tl.load(layer + Y) + place, total, mask=inside)
 
 
-@triton.jit(do_not_specialize=["nodes", "weights"])
+@triton.jit(do_not_specialize=["nodes", "count"])
 def embed_kernel(
     states,  # (nodes, hid) float32, written
     status,  # () int32, written: `fine`
     indices,  # (nodes, 5), or with POSITIONS (nodes, 8), int32: rows of the tables
     addresses,  # (weights, 2) int64: the first are the tables, in the order of the columns of `indices`
+    parts,  # (count, 2) int64, of weights that are fetched: see `fetch`
     nodes,
     hid,
     fine,
-    weights,  # how many there are
+    count,
     HID: tl.constexpr,
     NODES: tl.constexpr,
     POSITIONS: tl.constexpr,
@@ -214,7 +215,7 @@ def embed_kernel(
     """Programs (nodes / NODES,): see `embedding`; and those that fetch weights meanwhile."""
     tiles = tl.cdiv(nodes, NODES)
     if tl.program_id(0) >= tiles:
-        fetch(addresses, weights, tl.program_id(0) - tiles, tl.num_programs(0) - tiles, FETCHED)
+        fetch(parts, count, tl.program_id(0) - tiles, tl.num_programs(0) - tiles, FETCHED)
     else:
         if tl.program_id(0) == 0:
             tl.store(status, fine)
@@ -243,17 +244,17 @@ def run_stage(
 
 
 def embed(
-    states: Tensor, status: Tensor, indices: Tensor, addresses: Tensor, fine: int, fetches: bool,
+    states: Tensor, status: Tensor, indices: Tensor, addresses: Tensor, parts: Tensor, fine: int,
     launch: Callable[..., Any] = launch,
 ) -> None:  # fmt: skip
-    """Write the initial states of nodes, and the status; and bring weights into the cache, if it `fetches`."""
+    """Write the initial states of nodes, and the status; and bring parts of weights into the cache."""
     nodes, hid = states.shape
     launch(
-        embed_kernel, (blocks_of(nodes, NODES) + fetchers_of(addresses, fetches),), states, status, indices, addresses,
-        nodes, hid, fine, len(addresses), power_of_two(hid), NODES, indices.shape[1] == 8, FETCHED, **OPTIONS,
+        embed_kernel, (blocks_of(nodes, NODES) + fetchers_of(parts),), states, status, indices, addresses, parts,
+        nodes, hid, fine, len(parts), power_of_two(hid), NODES, indices.shape[1] == 8, FETCHED, **OPTIONS,
     )  # fmt: skip
 
 
-def fetchers_of(addresses: Tensor, fetches: bool) -> int:
+def fetchers_of(parts: Tensor) -> int:
     """How many programs fetch weights: none where kernels are interpreted, which has no word for it."""
-    return FETCHERS * len(addresses) if fetches and isinstance(embed_kernel, JITFunction) else 0
+    return min(len(parts), FETCHERS) if isinstance(embed_kernel, JITFunction) else 0

@@ -24,7 +24,7 @@ from ..ops.backend import is_plain
 from ..ops.decode import FINE, DecodeSource, DecodeTargets, NotFinite, Table
 from ..ops.decode import operators as of_decoding
 from ..ops.decode.targets import Uploaded
-from ..ops.layers import Launches, StageTables, Weights, addresses_of, arrays_of
+from ..ops.layers import Launches, StageTables, Weights, addresses_of, arrays_of, parts_of
 from ..ops.sweep import operators as of_sweep
 from ..ops.uploads import Wanted, in_use, is_capturing, upload
 from ..prediction.layout import Layout, Memory
@@ -140,9 +140,9 @@ class Device:
         tensors = [tensor.detach() for tensor in self.tensors]
 
         def keep(there: list[Tensor]) -> None:
-            self.weights = Weights(tensors, there[0])
+            self.weights = Weights(tensors, *there)
 
-        return Wanted([addresses_of(self.tensors)], keep)
+        return Wanted([addresses_of(tensors), parts_of(tensors)], keep)
 
     def wanted_plan(self, batch: GraphBatch, layout: Layout, given: bool) -> Wanted | None:
         key = self.key_of_given if given else self.key
@@ -213,7 +213,7 @@ class Device:
         plan: Plan = layout.known[self.key if given is None else self.key_of_given]
         assert self.weights is not None
         launches = plan.launches.setdefault(self.weights, Launches())
-        in_use([self.weights.addresses], [plan.indices])
+        in_use([self.weights.addresses, self.weights.parts], [plan.indices])
         prepared = self.prepare(self.weights)
         topology: Topology | None = None
         tables: Sequence[Tensor] = ()

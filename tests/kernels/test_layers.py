@@ -27,9 +27,11 @@ from ghnfast.ops.layers import (
     embed,
     naive_embedding,
     naive_layers,
+    parts_of,
     rest_of_attention,
     run_layers,
 )
+from ghnfast.ops.layers.layer import FETCHED_BYTES, PART
 from ghnfast.ops.uploads import uploaded
 
 NODES, HID = 9, 12
@@ -37,8 +39,7 @@ NODES, HID = 9, 12
 
 def on_device(tensors: list[Tensor]) -> Weights:
     tensors = [tensor.to(DEVICE) for tensor in tensors]
-    (addresses,) = uploaded([addresses_of(tensors)], torch.device(DEVICE))
-    return Weights(tensors, addresses)
+    return Weights(tensors, *uploaded([addresses_of(tensors), parts_of(tensors)], torch.device(DEVICE)))
 
 
 def both(stages: Stages, weights: list[Tensor], states: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,3 +200,19 @@ def test_what_comes_before_attention(nodes: int, hid: int) -> None:
     torch.testing.assert_close(states.cpu(), wanted)
     torch.testing.assert_close(qkv.cpu(), layer.attn.to_qkv(layer.ln1(wanted)), rtol=1e-5, atol=1e-5)
     assert int(status) == FINE
+
+
+@given(sizes=st.lists(st.one_of(st.integers(1, 99), st.integers(PART - 1, 3 * PART + 1)), min_size=1, max_size=5))
+def test_parts_that_are_fetched_are_all_of_the_weights(sizes: list[int]) -> None:
+    tensors = [torch.empty(size) for size in sizes]
+    parts = parts_of(tensors)
+    assert (parts[:, 1] <= PART).all()
+    found = {int(address) + 4 * index for address, elements in parts for index in (0, elements - 1)}
+    assert len(parts) == sum(-(-size // PART) for size in sizes)
+    assert parts[:, 1].sum() == sum(sizes)
+    for tensor in tensors:
+        assert {tensor.data_ptr(), tensor[-1:].data_ptr()} <= found
+
+
+def test_weights_that_would_fill_the_cache_are_not_fetched() -> None:
+    assert parts_of([torch.empty(8), torch.empty(FETCHED_BYTES // 4)]).shape == (0, 2)

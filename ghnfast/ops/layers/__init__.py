@@ -5,7 +5,7 @@ they read each other's results. `naive_layers` defines what they compute; kernel
 numbers out: what is differentiated is computed by the modules.
 """
 
-from .layer import Activation, Layer, Stages, Weights, addresses_of
+from .layer import Activation, Layer, Stages, Weights, addresses_of, parts_of
 from .naive import naive_embedding, naive_layers
 from .operators import Launches, StageTables, arrays_of, begin_attention, embed, rest_of_attention, run_layers
 
@@ -22,6 +22,7 @@ __all__ = [
     "embed",
     "naive_embedding",
     "naive_layers",
+    "parts_of",
     "rest_of_attention",
     "run_layers",
 ]

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# GPUs that the kernels are for have 40 MB of cache and more.
-FETCHED_BYTES = 32 << 20
+# GPUs that the kernels are for have 40 MB of cache and more. Elements of a part of a weight that is fetched into it.
+FETCHED_BYTES, PART = 32 << 20, 1 << 15
 VECTOR_BYTES = 16
 
 
@@ -102,15 +102,12 @@ class Weights:
     """The weights that layers name by number, float32 and contiguous.
 
     addresses: (weights, 2) int64 on their device: where each is, and how many elements it has.
+    parts: (parts, 2) int64 on their device: likewise, of parts of theirs that are brought into a GPU's cache ahead.
     """
 
     tensors: Sequence[Tensor]
     addresses: Tensor
-
-    @functools.cached_property
-    def fit_into_cache(self) -> bool:
-        """Whether they leave most of a GPU's cache to others."""
-        return sum(tensor.nbytes for tensor in self.tensors) <= FETCHED_BYTES
+    parts: Tensor
 
     @functools.cached_property
     def are_aligned(self) -> bool:
@@ -121,3 +118,14 @@ class Weights:
 def addresses_of(tensors: Sequence[Tensor]) -> NDArray[np.int64]:
     """`Weights.addresses`, before they are uploaded."""
     return np.array([(tensor.data_ptr(), tensor.numel()) for tensor in tensors], dtype=np.int64)
+
+
+def parts_of(tensors: Sequence[Tensor]) -> NDArray[np.int64]:
+    """`Weights.parts`, before they are uploaded: none where weights would leave little of the cache to others."""
+    fit = sum(tensor.nbytes for tensor in tensors) <= FETCHED_BYTES
+    parts = [
+        (tensor.data_ptr() + start * tensor.element_size(), min(PART, tensor.numel() - start))
+        for tensor in tensors
+        for start in range(0, tensor.numel() if fit else 0, PART)
+    ]
+    return np.array(parts, dtype=np.int64).reshape(-1, 2)

@@ -108,7 +108,7 @@ def embed(
         indices: (nodes, 5) or (nodes, 8) int32, rows of the first weights, see `naive_embedding`.
         launches: what launches it, by "embed".
     """
-    kernels().embed(states, status, indices, weights.addresses, FINE, weights.fit_into_cache, launches["embed"])
+    kernels().embed(states, status, indices, weights.addresses, weights.parts, FINE, launches["embed"])
 
 
 def begin_attention(
@@ -134,9 +134,9 @@ def begin_attention(
         qkv,
         indices,
         weights.addresses,
+        weights.parts,
         weights.are_aligned,
         FINE,
-        weights.fit_into_cache,
         first,
         epsilon,
         launches["embed"],

@@ -172,9 +172,10 @@ def attentions(width: int) -> None:
 def stages(hid: int, positions: bool) -> None:
     """Launch the embedding of a batch, its layers, those around attention, and what looks at the weights."""
     nodes = 20
-    indices, addresses = torch.zeros(nodes, 8 if positions else 5, dtype=torch.int32), torch.zeros(9, 2).long()
+    indices = torch.zeros(nodes, 8 if positions else 5, dtype=torch.int32)
+    addresses, parts = torch.zeros(9, 2).long(), torch.zeros(20, 2).long()
     states, status = torch.zeros(nodes, hid), torch.zeros((), dtype=torch.int32)
-    layers.embed(states, status, indices, addresses, 0, True)
+    layers.embed(states, status, indices, addresses, parts, 0)
     tables = torch.zeros(1, layer_tables.TABLE_WIDTH.value).long(), torch.zeros(1, 3, dtype=torch.int32)
     rows = torch.zeros(nodes, dtype=torch.int32), torch.zeros(8)
     layers.run_stage(states, states, addresses, (*tables, *rows), 0, 1)
@@ -182,7 +183,7 @@ def stages(hid: int, positions: bool) -> None:
     if positions and hid <= NARROW:
         qkv = torch.zeros(nodes, 3 * hid)
         for aligned in (True, False):
-            graphormer.begin(states, status, qkv, indices, addresses, aligned, 0, True, 6, 1e-5)
+            graphormer.begin(states, status, qkv, indices, addresses, parts, aligned, 0, 6, 1e-5)
             for following in (1e-5, None):
                 graphormer.rest(states, states, qkv, addresses, aligned, 6, 1e-5, following)
 
