@@ -132,10 +132,14 @@ def images_text(results: Json) -> str:
     given = row["about"]["options"].split()
     one = "--rates" in given and "," not in given[given.index("--rates") + 1]
     chosen = "at one rate for all" if one else f"rates chosen on {held_out} others"
+    measured: dict[str, list[str]] = {}  # networks, by where
+    for network, rows in results.items():
+        about = next(iter(rows.values()))["about"]
+        measured.setdefault(f"on {about['machine']}, commit {about['commit'][:7]}", []).append(network)
+    where = [f"{', '.join(networks)} {place}" if len(measured) > 1 else place for place, networks in measured.items()]
     return (
         f"{trained:,} training images of {row['settings']['data']}, {chosen}, top-1 accuracy "
-        f"in percent on {tested:,} test images, mean and standard error over seeds (on {row['about']['machine']}, "
-        f"commit {row['about']['commit'][:7]})"
+        f"in percent on {tested:,} test images, mean and standard error over seeds ({'; '.join(where)})"
     )
 
 
