@@ -151,10 +151,76 @@ class Seen {
   std::size_t count_ = 0;
 };
 
+// Names that were joined before: models are alike, and putting strings together is a third of a walk. A node is a
+// tuple: the nodes of modules by their names, the joined names of parameters by theirs, and what stands before those.
+class JoinedNames {
+ public:
+  // The node of a model; of its own where there are so many names that it begins anew.
+  static py::object root() {
+    static auto* const root = new py::object(node(py::str("")));  // never deleted: the interpreter may be gone by then
+    if (count() > kMost) {
+      count() = 0;
+      *root = node(py::str(""));
+    }
+    return *root;
+  }
+
+  static py::object child(const py::object& parent, PyObject* name) {
+    return known(parent, 0, name, [&] { return node(joined(joined(prefix(parent), name).ptr(), dot())); });
+  }
+
+  static py::object parameter(const py::object& parent, PyObject* name) {
+    return known(parent, 1, name, [&] { return joined(prefix(parent), name); });
+  }
+
+ private:
+  static constexpr std::size_t kMost = 1 << 14;
+  static constexpr Py_ssize_t kLongest = 256;  // in characters
+
+  static std::size_t& count() {
+    static std::size_t count = 0;
+    return count;
+  }
+
+  static PyObject* dot() {
+    static PyObject* const dot = interned(".");
+    return dot;
+  }
+
+  static py::object node(const py::object& prefix) { return py::make_tuple(py::dict(), py::dict(), prefix); }
+
+  static PyObject* prefix(const py::object& node) { return PyTuple_GET_ITEM(node.ptr(), 2); }
+
+  static py::object joined(PyObject* prefix, PyObject* name) { return checked(PyUnicode_Concat(prefix, name)); }
+  static py::object joined(const py::object& prefix, PyObject* name) { return joined(prefix.ptr(), name); }
+
+  template <typename Make>
+  static py::object known(const py::object& node, Py_ssize_t dict, PyObject* name, const Make& make) {
+    // What is like a string may say by code of its own what it is equal to; what is long is not kept.
+    if (!PyUnicode_CheckExact(name) || PyUnicode_GET_LENGTH(prefix(node)) + PyUnicode_GET_LENGTH(name) > kLongest) {
+      return make();
+    }
+    auto* const own = PyTuple_GET_ITEM(node.ptr(), dict);
+    auto* const found = PyDict_GetItemWithError(own, name);
+    if (found != nullptr) {
+      return py::reinterpret_borrow<py::object>(found);
+    }
+    if (PyErr_Occurred() != nullptr) {
+      throw py::error_already_set();
+    }
+    auto made = make();
+    if (PyDict_SetItem(own, name, made.ptr()) != 0) {
+      throw py::error_already_set();
+    }
+    ++count();
+    return made;
+  }
+};
+
 // Walks over the modules before their children, each once.
 class Walk {
  public:
-  explicit Walk(const py::object& model) { pending_.push_back({py::str(""), py::object(), model}); }
+  explicit Walk(const py::object& model) { pending_.push_back({py::object(), py::object(), model}); }
 
   // Whether every module keeps its members as `Module` does.
   bool run() {
@@ -171,15 +237,15 @@ class Walk {
   py::list modules, names, parameters, buffers;
 
  private:
-  // A module to visit, and its name among those of its parent, null for the model; `prefix` stands before that name.
+  // A module to visit, the node of its parent's names, and its name among them; both are null for the model.
   struct Child {
-    py::object prefix, name, module;
+    py::object parent, name, module;
   };
 
   // No code of Python runs while the dicts are read: nothing else can change them meanwhile.
   bool visit(const Child& child) {
     static PyObject *const parameters_name = interned("_parameters"), *const buffers_name = interned("_buffers"),
-                           *const modules_name = interned("_modules"), *const dot = interned(".");
+                           *const modules_name = interned("_modules");
     const auto attributes = attributes_of(child.module);
     auto* own = members(attributes, parameters_name);
     auto* held = members(attributes, buffers_name);
@@ -188,21 +254,20 @@ class Walk {
       return false;
     }
     append(modules, child.module.ptr());
-    auto prefix = child.prefix;
-    if (child.name && (PyDict_Size(own) != 0 || PyDict_Size(children) != 0)) {
-      prefix = joined(joined(prefix, child.name.ptr()), dot);
+    py::object node;
+    if (PyDict_Size(own) != 0 || PyDict_Size(children) != 0) {
+      node = child.name ? JoinedNames::child(child.parent, child.name.ptr()) : JoinedNames::root();
     }
     each_entry(own, [&](PyObject* name, PyObject* parameter) {
       if (seen_.insert(parameter)) {
-        append(names, joined(prefix, name).ptr());
+        append(names, JoinedNames::parameter(node, name).ptr());
         append(parameters, parameter);
       }
     });
     each_entry(held, [&](PyObject*, PyObject* buffer) { append(buffers, buffer); });
     const auto first = pending_.size();
     each_entry(children, [&](PyObject* name, PyObject* module) {
-      pending_.push_back(
-          {prefix, py::reinterpret_borrow<py::object>(name), py::reinterpret_borrow<py::object>(module)});
+      pending_.push_back({node, py::reinterpret_borrow<py::object>(name), py::reinterpret_borrow<py::object>(module)});
     });
     std::reverse(pending_.begin() + first, pending_.end());  // the first is to come from the stack first
     return true;
@@ -224,10 +289,6 @@ class Walk {
     if (PyList_Append(list.ptr(), item) != 0) {
       throw py::error_already_set();
     }
-  }
-
-  static py::object joined(const py::object& prefix, PyObject* name) {
-    return checked(PyUnicode_Concat(prefix.ptr(), name));
   }
 
   std::vector<Child> pending_;

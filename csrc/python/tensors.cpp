@@ -224,10 +224,15 @@ py::object versions(const py::list& tensors) {
     if (!py::isinstance(tensor, ask.tensor)) {
       throw py::type_error("what is no tensor has no version");
     }
-    if (is_true(call(tensor, ask.is_inference))) {
+    try {
+      found[at] = py::make_tuple(call(tensor, ask.data_ptr), get(tensor, ask.version));
+    } catch (py::error_already_set& error) {
+      // Torch raises for the version of a tensor that was made in inference mode.
+      if (!error.matches(PyExc_RuntimeError) || !is_true(call(tensor, ask.is_inference))) {
+        throw;
+      }
       return py::none();
     }
-    found[at] = py::make_tuple(call(tensor, ask.data_ptr), get(tensor, ask.version));
   }
   return found;
 }

@@ -8,6 +8,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 class Fake:
@@ -36,6 +38,50 @@ def test_walk_of_a_deep_model_does_not_recurse(core: ModuleType) -> None:
     for _ in range(5000):
         model = Fake(_modules={"m": model})
     assert core.walk_modules(model)[1] == ["m." * 5000 + "w"]
+
+
+def named(module: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """The parameters of a tree of modules, by the definition."""
+    found = [(prefix + name, parameter) for name, parameter in module._parameters.items()]
+    return found + [pair for name, child in module._modules.items() for pair in named(child, f"{prefix}{name}.")]
+
+
+NAMES = st.one_of(st.sampled_from(["0", "1", "a", "weight", "", "."]), st.text(max_size=3), st.just("long" * 99))
+MODULES = st.recursive(
+    st.builds(lambda names: Fake(_parameters={name: object() for name in names}), st.sets(NAMES, max_size=3)),
+    lambda children: st.builds(
+        lambda names, own: Fake(_parameters={name: object() for name in names}, _modules=own),
+        st.sets(NAMES, max_size=2),
+        st.dictionaries(NAMES, children, max_size=3),
+    ),
+)
+
+
+@given(model=MODULES)
+def test_names_are_joined_as_torch_joins_them(core: ModuleType, model: Any) -> None:
+    for _ in range(2):  # put together, and known
+        _, names, parameters, _ = core.walk_modules(model)
+        assert list(zip(names, parameters, strict=True)) == named(model)
+
+
+def test_more_names_than_are_kept(core: ModuleType) -> None:
+    for turn in range(3):
+        model = Fake(_modules={str(i): Fake(_parameters={f"{turn}.{i}": object()}) for i in range(9000)})
+        assert core.walk_modules(model)[1] == [f"{i}.{turn}.{i}" for i in range(9000)]
+
+
+def test_names_that_are_no_plain_strings(core: ModuleType) -> None:
+    class Same(str):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return hash("known")
+
+    assert core.walk_modules(Fake(_parameters={"known": object()}))[1] == ["known"]
+    assert core.walk_modules(Fake(_parameters={Same("other"): object()}))[1] == ["other"]
+    with pytest.raises(TypeError):
+        core.walk_modules(Fake(_parameters={1: object()}))
 
 
 def test_attributes_that_classes_share(core: ModuleType) -> None:
