@@ -95,9 +95,13 @@ def is_plain(tensors: Sequence[Tensor]) -> bool:
 
     Then the implementation is called as it is: torch's dispatcher takes longer than a small graph's sweep.
     """
+    return not are_recorded(tensors) and is_eager(tensors)
+
+
+def is_eager(tensors: Sequence[Tensor]) -> bool:
+    """Whether an operation on these is computed, and at most recorded: nobody transforms or compiles it."""
     return (
-        not are_recorded(tensors)
-        and {type(tensor) for tensor in tensors} <= PLAIN_TYPES
+        {type(tensor) for tensor in tensors} <= PLAIN_TYPES
         and not dispatch_modes()
         and functorch_level() is None
         and not is_compiling()

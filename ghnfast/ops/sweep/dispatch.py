@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ...graph import Topology
-from ..backend import autocasts, backend_for, is_plain
+from ..backend import are_recorded, autocasts, backend_for, is_eager, is_plain
 from .naive import naive_gated_sweep
-from .operators import device_gated_sweep, gated_sweep_op, native_gated_sweep, triton_tables
+from .operators import DeviceSweep, device_gated_sweep, gated_sweep_op, native_gated_sweep, triton_tables
 from .weights import SweepWeights
 
 
@@ -43,10 +43,14 @@ def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Te
             return native_gated_sweep(states, weights.arrays(), topology.native)
         tables = triton_tables(topology, states.device)
         return device_gated_sweep(states, weights.flat, tables, topology.cutoff, False, topology.largest)[0]
-    differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (states, *weights.flat))
+    differentiated = are_recorded([states, *weights.flat])
     tables = (
         [torch.from_numpy(a) for a in topology.arrays] if backend == "cpp" else triton_tables(topology, states.device)
     )
-    arguments = states, weights.flat, tables, topology.cutoff, differentiated, topology.largest
-    result: Tensor = gated_sweep_op(*arguments)[0]
+    result: Tensor
+    if differentiated and backend == "triton" and is_eager([states, *weights.flat]):
+        result = DeviceSweep.apply(states, tables, topology.cutoff, topology.largest, *weights.flat)
+    else:
+        arguments = states, weights.flat, tables, topology.cutoff, differentiated, topology.largest
+        result = gated_sweep_op(*arguments)[0]
     return result
