@@ -1,7 +1,7 @@
 """Triton's interpreter, with the same results in half the time.
 
-Most of its time goes to the types of values, which it makes anew for each of them, and to looking for overflows of which
-nobody is told. What is kept here is what it makes itself, for the next value of the same type.
+Most of its time goes to the types of values, which it makes anew for each of them, and to looking for overflows of
+which nobody is told. What is kept here is what it makes itself, for the next value of the same type.
 """
 
 from __future__ import annotations
