@@ -308,7 +308,9 @@ def fit(
     device = next(network.parameters()).device
     rate = RATES[optimizer] if lr is None else lr
     if optimizer == "sgd":
-        made = optimizers.SGD(network.parameters(), rate, momentum=0.9, weight_decay=weight_decay)
+        made: torch.optim.Optimizer = optimizers.SGD(
+            network.parameters(), rate, momentum=0.9, weight_decay=weight_decay
+        )
     else:
         made = optimizers.Adam(network.parameters(), rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, steps)

@@ -7,17 +7,19 @@ methods alone; nothing here is compiled.
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
+Kind = TypeVar("Kind", bound=type[torch.optim.Optimizer])
 METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
-def uncompiled(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+def uncompiled(kind: Kind) -> Kind:
     """A kind of optimizer whose methods are those that torch wrapped; no update is differentiated."""
     methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in METHODS}
-    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return cast(Kind, type(kind.__name__, (kind,), methods))
 
 
-Adam, AdamW, SGD = map(uncompiled, (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD))
+Adam, AdamW, SGD = uncompiled(torch.optim.Adam), uncompiled(torch.optim.AdamW), uncompiled(torch.optim.SGD)
