@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.models import torchvision_model
+from sizes import size
 from turns import versus
 
 import ghnfast
@@ -20,9 +21,9 @@ from ghnfast.profiling import Stage
 
 @contextmanager
 def busy_cores() -> Iterator[None]:
-    """One process for each core that never waits."""
+    """One process for each core that never waits; in one round, one process."""
     command = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(os.cpu_count() or 1)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(size(os.cpu_count() or 1, 1))]
     try:
         for process in running:
             assert process.stdout is not None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.graphs import graph_of
 from helpers.models import torchvision_model
+from sizes import size
 from torch import Tensor
 from turns import versus
 
@@ -20,7 +21,7 @@ from ghnfast.profiling import Stage, extra_memory, stages
 MODELS = ("resnet50", "densenet121", "vgg16", "mobilenet_v3_large", "efficientnet_b0", "vit_b_16", "squeezenet1_1")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", size(MODELS, ("mobilenet_v3_large", "squeezenet1_1")))
 def test_model(benchmark: Any, ghn3: ghnfast.GHN, name: str) -> None:
     functions = stages(torchvision_model(name), ghn3)
     benchmark.extra_info.update(model=name)
@@ -31,8 +32,8 @@ def test_model(benchmark: Any, ghn3: ghnfast.GHN, name: str) -> None:
 XL_OPERATIONS = 72e9
 
 
-def product_of_matrices(size: int = 2048) -> Stage:
-    matrix = torch.randn(size, size)
+def product_of_matrices(rows: int = 2048) -> Stage:
+    matrix = torch.randn(rows, rows)
     return lambda: matrix @ matrix
 
 
@@ -57,7 +58,7 @@ def biases_of_pairs(layer: GraphormerLayer, codes: Tensor) -> Tensor:
     return layer.attn.proj_e(rows.flatten(2)).permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("nodes", [127, 307, 1000])
+@pytest.mark.parametrize("nodes", size((127, 307, 1000), (127,)))
 def test_node_states(benchmark: Any, ghn3: ghnfast.GHN, nodes: int) -> None:
     """Of a chain with skips; beside the layers with the table of biases in plain PyTorch, and without it."""
     edges = [(node - 1, node) for node in range(1, nodes)] + [(node - 4, node) for node in range(4, nodes, 3)]

@@ -21,7 +21,7 @@ MODELS = (
 ROUNDS = 25
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", size(MODELS, ("mobilenet_v3_large", "squeezenet1_1")))
 def test_model(benchmark: Any, ghn: ghnfast.GHN, name: str) -> None:
     model = torchvision_model(name)
     functions = stages(model, ghn)

@@ -32,7 +32,7 @@ ROUNDS = size(7, 1)
 @pytest.mark.parametrize("batch_size", [64, 20])
 def test_step(benchmark: Any, batch_size: int) -> None:
     """Ours: sampling, prediction, networks, backward and update. Plain: the networks with parameters of their own."""
-    config = make_config({**SETTINGS, "batch_size": batch_size})
+    config = make_config({**SETTINGS, "batch_size": size(batch_size, 4)})
     data = load_data(config.data)
     images = Batches(data.train, config.batch_size, config.seed)
     dataset = make_dataset(config, data)

@@ -7,7 +7,7 @@ import signal
 import threading
 
 import pytest
-from helpers import kernel_device  # first: before anything imports Triton
+from helpers import kernel_device, quick_interpreter  # first: before anything imports Triton
 from helpers.golden_data import golden_ghn
 
 import ghnfast
@@ -28,8 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_interpreter() -> None:
-    kernel_device.patch_the_language_once()
+def interpreted_quickly() -> None:
+    if kernel_device.DEVICE == "cpu":
+        quick_interpreter.speed_up()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -44,45 +44,46 @@ BENCH = ROOT / "bench"
 NEEDS_PPUDA = "reference"
 BESIDE = ("reference", "reference_ghn3")
 
-# Which benchmarks run together, and what the site says of them.
-GROUPS: dict[str, tuple[list[str], list[Callable[[], str]]]] = {
-    "models": (["models"], [report.stages_table]),
-    "speed": (["scaling", "candidates", "busy"], [report.scaling_text, report.busy_text]),
-    "ghn3": (["ghn3"], [report.ghn3_text]),
-    "deepnets": (["deepnets"], [report.deepnets_text, report.statistics_table]),
-    "search": (["search"], [report.search_text]),
-    "precision": (["precision"], [report.precision_text]),
-    "training": (["training"], [report.training_text]),
+# Which benchmarks run, and what the site says of them.
+TEXTS: dict[str, list[Callable[[], str]]] = {
+    "models": [report.stages_table],
+    "scaling": [],
+    "candidates": [report.scaling_text],
+    "busy": [report.busy_text],
+    "ghn3": [report.ghn3_text],
+    "deepnets": [report.deepnets_text, report.statistics_table],
+    "search": [report.search_text],
+    "precision": [report.precision_text],
+    "training": [report.training_text],
 }
 if torch.cuda.is_available():
-    GROUPS["gpu"] = (["gpu"], [report.gpu_text])
+    TEXTS["gpu"] = [report.gpu_text]
+
+# Starting a process, with all that a benchmark imports, takes longer than one round of most of them.
+ONE_AFTER_THE_OTHER = """
+import functools, sys, cpuinfo, pytest
+cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)
+for file, target in zip(sys.argv[1::2], sys.argv[2::2]):
+    arguments = ["-q", "-p", "no:cacheprovider", *OPTIONS, f"--benchmark-json={target}", file]
+    if code := pytest.main(arguments):
+        sys.exit(int(code))
+"""
 
 
-def run_once(part: str, results: Path, *options: str) -> dict[str, Any]:
-    """One round of the benchmarks of a file, in a process as `make bench` starts it."""
+def run_once(parts: Iterable[str], results: Path, *options: str) -> dict[str, dict[str, Any]]:
+    """One round of the benchmarks of each file, in a process as `make bench` starts one for each."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    target = results / f"{'gpu-any' if part == 'gpu' else f'cpu-{part}'}.json"
-    pytest_once: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--benchmark-json",
-        target,
-        *options,
-    ]
+    targets = {part: results / f"{'gpu-any' if part == 'gpu' else f'cpu-{part}'}.json" for part in parts}
+    files = [path for part, target in targets.items() for path in (BENCH / f"test_{part}.py", target)]
     done = subprocess.run(
-        [*pytest_once, BENCH / f"test_{part}.py"],
+        [sys.executable, "-c", f"OPTIONS = {options}\n{ONE_AFTER_THE_OTHER}", *files],
         cwd=ROOT,
         env={**own, "GHNFAST_BENCH": "once"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    result: dict[str, Any] = json.loads(target.read_text())
-    return result
+    return {part: json.loads(target.read_text()) for part, target in targets.items()}
 
 
 def defined_in(part: str) -> set[str]:
@@ -90,21 +91,18 @@ def defined_in(part: str) -> set[str]:
     return {name.removeprefix("def ") for name in names if name.startswith("def test_")}
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_benchmark_runs(group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts, texts = GROUPS[group]
-    for part in parts:
-        ran = {entry["name"].partition("[")[0] for entry in run_once(part, tmp_path)["benchmarks"]}
-        expected = {name for name in defined_in(part) if NEEDS_PPUDA not in name or has_ppuda()}
-        assert ran == expected
+def test_every_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part, result in run_once(TEXTS, tmp_path).items():
+        ran = {entry["name"].partition("[")[0] for entry in result["benchmarks"]}
+        assert ran == {name for name in defined_in(part) if NEEDS_PPUDA not in name or has_ppuda()}
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    for text in texts:
-        assert text()
+    for texts in TEXTS.values():
+        assert all(text() for text in texts)
 
 
 def test_no_benchmark_is_forgotten() -> None:
     files = {path.stem.removeprefix("test_") for path in BENCH.glob("test_*.py")}
-    assert files == {part for parts, _ in GROUPS.values() for part in parts} | {"gpu", *BESIDE}
+    assert files == {*TEXTS, "gpu", *BESIDE}
 
 
 def has_ppuda() -> bool:
@@ -119,14 +117,14 @@ def test_benchmarks_beside_the_published_implementation(part: str, tmp_path: Pat
         with pytest.raises(pytest.skip.Exception, match=rf"\({missing[0]}\)"):
             importlib.import_module(f"test_{part}")
         return
-    assert run_once(part, tmp_path)["benchmarks"]
+    assert run_once([part], tmp_path)[part]["benchmarks"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="they run in earnest")
 def test_benchmarks_of_gpus_run_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them, on a GPU that is none: they call what there is."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "support"))
-    result = run_once("gpu", tmp_path, "-p", "helpers.dry_gpu")
+    result = run_once(["gpu"], tmp_path, "-p", "helpers.dry_gpu")["gpu"]
     ran = {entry["name"].partition("[")[0] for entry in result["benchmarks"]}
     assert ran == {name for name in defined_in("gpu") if NEEDS_PPUDA not in name}
     result["machine_info"] |= {"gpu": "none", "triton": "3"}

@@ -7,12 +7,11 @@ import ast
 import builtins
 import importlib
 import inspect
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from helpers.forked import Forked, script
 
 import ghnfast
 from ghnfast import (
@@ -213,8 +212,9 @@ except ghnfast.MissingPackageError as error:
     assert isinstance(error, ImportError)
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install" in done.stdout
+    process = Forked(script, code)
+    assert process.wait() == 0, process.stderr()
+    assert "pip install" in process.stdout()
     assert issubclass(MissingPackageError, GhnfastError)
 
 

@@ -10,12 +10,17 @@ import torch
 from helpers.golden_data import (
     GHN_NAMES,
     assert_same_graph,
-    assert_same_prediction,
     assert_same_states,
     golden,
     golden_ghn,
 )
-from helpers.golden_models import DEEPNETS, TORCHVISION_PREDICTIONS, deepnets_model, sized_model
+from helpers.golden_models import (
+    DEEPNETS,
+    TORCHVISION_PREDICTIONS,
+    assert_predicted_by_each_backend,
+    deepnets_model,
+    sized_model,
+)
 
 import ghnfast
 from ghnfast import checkpoints
@@ -43,30 +48,22 @@ def test_torchvision_graph(key: str) -> None:
     assert_same_graph(ghnfast.trace(model, input_shape=input_shape), golden("torchvision")["graphs"][key])
 
 
-@pytest.mark.parametrize("key", DEEPNETS)
-def test_deepnets_graph(key: str) -> None:
-    graph = ghnfast.trace(deepnets_model(key))
-    entry = golden("deepnets")[key]
-    assert_same_graph(graph, entry["graph"])
-    unreachable = {name for name, predicted in entry["predicted"].items() if predicted == "unreachable"}
-    assert set(graph.skipped) == unreachable
-
-
-@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("key", TORCHVISION_PREDICTIONS)
 def test_torchvision_prediction(key: str) -> None:
     name, config = key.split("/")
     model, input_shape = sized_model(name, config.split("-")[1])
-    _, report = golden_ghn(config).predict(model, input_shape=input_shape, report=True)
-    assert_same_prediction(model, report, golden("torchvision")["pred"][key])
+    graph = ghnfast.trace(model, input_shape=input_shape)
+    assert_predicted_by_each_backend(golden_ghn(config), model, graph, golden("torchvision")["pred"][key])
 
 
-@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("key", DEEPNETS)
-def test_deepnets_prediction(key: str) -> None:
-    model = deepnets_model(key)
-    _, report = golden_ghn("ghn2-cifar10").predict(model, report=True)
-    assert_same_prediction(model, report, golden("deepnets")[key]["predicted"])
+def test_deepnets_graph_and_prediction(key: str) -> None:
+    model, entry = deepnets_model(key), golden("deepnets")[key]
+    graph = ghnfast.trace(model)
+    assert_same_graph(graph, entry["graph"])
+    unreachable = {name for name, predicted in entry["predicted"].items() if predicted == "unreachable"}
+    assert set(graph.skipped) == unreachable
+    assert_predicted_by_each_backend(golden_ghn("ghn2-cifar10"), model, graph, entry["predicted"])
 
 
 @pytest.mark.usefixtures("backend")

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.golden_data import assert_same_prediction, assert_same_states, golden, golden_ghn
-from helpers.golden_models import DEEPNETS, GHN3_PREDICTIONS, deepnets_model, ghn3_model
+from helpers.golden_models import (
+    DEEPNETS,
+    GHN3_PREDICTIONS,
+    assert_predicted_by_each_backend,
+    deepnets_model,
+    ghn3_model,
+)
 
 import ghnfast
 from ghnfast import checkpoints
@@ -40,32 +46,30 @@ def test_saved_weights_are_those_of_the_published_layout(suffix: str, tmp_path: 
     assert all(map(torch.equal, loaded.parameters(), ghn.parameters()))
 
 
-@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("key", [key for key in GHN3_PREDICTIONS if not key.endswith(LARGE)])
 def test_torchvision_prediction(key: str) -> None:
     name, config = key.split("/")
     model, input_shape = ghn3_model(name, config)
-    _, report = golden_ghn(config).predict(model, input_shape=input_shape, report=True)
-    assert_same_prediction(model, report, TORCHVISION[key])
+    graph = ghnfast.trace(model, input_shape=input_shape)
+    assert_predicted_by_each_backend(golden_ghn(config), model, graph, TORCHVISION[key])
 
 
-@pytest.mark.parametrize("key", [key for key in GHN3_PREDICTIONS if key.endswith(LARGE)])
-def test_prediction_of_a_large_ghn(key: str) -> None:
-    name, config = key.split("/")
-    model, input_shape = ghn3_model(name, config)
+@pytest.mark.parametrize("config", sorted({key.split("/")[1] for key in GHN3_PREDICTIONS if key.endswith(LARGE)}))
+def test_predictions_of_a_large_ghn(config: str) -> None:
     ghn = golden_ghn.__wrapped__(config)  # not kept
-    _, report = ghn.predict(model, input_shape=input_shape, report=True)
-    assert_same_prediction(model, report, TORCHVISION[key])
+    for key in [key for key in GHN3_PREDICTIONS if key.endswith(config)]:
+        model, input_shape = ghn3_model(key.split("/")[0], config)
+        _, report = ghn.predict(model, input_shape=input_shape, report=True)
+        assert_same_prediction(model, report, TORCHVISION[key])
 
 
-@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("key", [key for key in DEEPNETS if key in golden("ghn3_deepnets")])
 def test_deepnets_prediction(key: str) -> None:
+    model = deepnets_model(key)
+    graph = ghnfast.trace(model)
     for config, expected in golden("ghn3_deepnets")[key].items():
         if config != "graph_source":
-            model = deepnets_model(key)
-            _, report = golden_ghn(config).predict(model, report=True)
-            assert_same_prediction(model, report, expected)
+            assert_predicted_by_each_backend(golden_ghn(config), model, graph, expected)
 
 
 @pytest.mark.usefixtures("backend")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.forked import Forked, script
 from helpers.tiny import FAST, tiny_config
 from torch import nn
 
@@ -71,16 +69,14 @@ WRITERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any], type[Ghn
 def test_a_second_writer_is_told_and_goes_on_when_the_first_is_gone(name: str, tmp_path: Path) -> None:
     lock_of, write, error = WRITERS[name]
     lock = lock_of(tmp_path)
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
+    process = Forked(script, HOLD, lock)
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(error, match=rf"by process {process.pid} on .*; its end, or another "):
+        process.wait_for("held\n")
+        with pytest.raises(error, match=rf"by process {process.number} on .*; its end, or another "):
             write(tmp_path)
         assert list(tmp_path.iterdir()) == [lock]
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
     assert lock.exists()  # nobody was there to remove it
     write(tmp_path)
     assert not lock.exists()

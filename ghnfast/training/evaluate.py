@@ -25,6 +25,7 @@ from ..nn import GHN
 from ..plain import make_plain, with_plain_numbers
 from ..progress import Progress
 from ..randomness import CPU, drawing_from
+from . import optimizers
 from .accuracy import BATCH_SIZE, accuracies, check_batches, check_statistics, number_of
 from .config import MOST_SEED
 from .data import BIG, Batches, ImageData, Images, check_images
@@ -307,11 +308,11 @@ def fit(
     device = next(network.parameters()).device
     rate = RATES[optimizer] if lr is None else lr
     if optimizer == "sgd":
-        made: torch.optim.Optimizer = torch.optim.SGD(
+        made: torch.optim.Optimizer = optimizers.SGD(
             network.parameters(), rate, momentum=0.9, weight_decay=weight_decay
         )
     else:
-        made = torch.optim.Adam(network.parameters(), rate)
+        made = optimizers.Adam(network.parameters(), rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(made, steps)
     for step in range(steps):
         network.train()

@@ -29,6 +29,7 @@ from ..graph import PRIMITIVES
 from ..nn import GHN
 from ..progress import Progress
 from ..randomness import drawing_from
+from . import optimizers
 from .data import BIG
 from .networks import MetaBatches, Net, Nets, run_network
 
@@ -65,7 +66,7 @@ def start_from_identity(ghn: GHN, dataset: Nets, steps: int, seed: int, progress
     """
     first = copy.deepcopy(ghn)
     networks = MetaBatches(dataset, NETWORKS, MAX_NODES, seed)
-    optimizer = torch.optim.Adam(ghn.parameters(), RATE)
+    optimizer = optimizers.Adam(ghn.parameters(), RATE)
     goal = Goal(ghn, seed)
     plain = itertools.cycle(goal.without_normalization(dataset)) if steps else iter(())
     left = 1.0

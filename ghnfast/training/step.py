@@ -25,6 +25,7 @@ from ..nn import GHN
 from ..ops.decode import send_back
 from ..randomness import drawing_from
 from ..starting import DEFAULTS
+from . import optimizers
 from .config import TrainConfig, as_lists
 from .data import BIG
 from .drawing import loud_modules
@@ -108,7 +109,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.watch = Stopwatch(self.device)
-        kind = torch.optim.AdamW if self.config.optimizer == "adamw" else torch.optim.Adam
+        kind = optimizers.AdamW if self.config.optimizer == "adamw" else optimizers.Adam
         self.optimizer = kind(self.weights, self.config.lr, weight_decay=self.config.weight_decay)
         scaled = self.config.amp == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled, growth_interval=self.config.scale_growth)

@@ -21,35 +21,40 @@ from ghnfast.checkpoints import space
 WIDE: dict[str, Any] = {"hid": 64, "max_shape": (64, 64, 16, 16), "num_classes": 1000, "layers": 3, "heads": 8}
 PROGRAM = """
 import ctypes, gc, json, resource, sys, torch, ghnfast
-path, dtypes = sys.argv[1], (torch.float32, torch.float64)
-for dtype in dtypes:
-    ghnfast.load("ghn2-mnist5k", dtype=dtype)
-said = ""
-with open("/proc/self/statm") as file:
-    size = int(file.read().split()[0]) * resource.getpagesize()
-before = resource.getrlimit(resource.RLIMIT_AS)
-resource.setrlimit(resource.RLIMIT_AS, (size + (40 << 20), before[1]))
-try:
-    ghnfast.load(path)
-except ghnfast.CheckpointError as error:
-    said = str(error)
-resource.setrlimit(resource.RLIMIT_AS, before)
+dtypes = torch.float32, torch.float64
 def status(name):
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-taken = {}
-for dtype in dtypes:
+def settled():
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    # The peak of a process begins with that of the one that started it.
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    before = status("VmRSS:")
-    ghn = ghnfast.load(path, dtype=dtype)
-    taken[str(dtype)] = status("VmHWM:") - before, sum(weight.nbytes for weight in ghn.parameters())
-    del ghn
-print(json.dumps([said, taken]))
+def measured(path):
+    said, taken = "", {}
+    settled()
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + (40 << 20), before[1]))
+    try:
+        ghnfast.load(path)
+    except ghnfast.CheckpointError as error:
+        said = str(error)
+    resource.setrlimit(resource.RLIMIT_AS, before)
+    for dtype in dtypes:
+        settled()
+        # The peak of a process begins with that of the one that started it.
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+        before = status("VmRSS:")
+        ghn = ghnfast.load(path, dtype=dtype)
+        taken[str(dtype)] = status("VmHWM:") - before, sum(weight.nbytes for weight in ghn.parameters())
+        del ghn
+    return said, taken
+for dtype in dtypes:
+    ghnfast.load("ghn2-mnist5k", dtype=dtype)
+print(json.dumps([measured(path) for path in sys.argv[1:]]))
 """
+NAMES = ("joblib.pt", "zlib.pt", "zip.pt", "ghn.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +70,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["joblib.pt", "zlib.pt", "zip.pt", "ghn.safetensors"])
-def test_memory_that_loading_takes(files: Path, name: str) -> None:
+def test_memory_that_loading_takes(files: Path) -> None:
     """Little more than that of the weights. A process that has less is told: the same one, with a limit, before."""
-    call = [sys.executable, "-c", PROGRAM, str(files / name)]
+    call = [sys.executable, "-c", PROGRAM, *(str(files / name) for name in NAMES)]
     done = subprocess.run(call, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    said, taken = json.loads(done.stdout)
-    says(said, name, "its weights need", "MB of memory", "are available", "accepted")
-    # Where numbers are converted, those of a tensor are there twice, or, as torch reads a file, of most tensors.
-    converted = {"joblib.pt": 0.35, "zlib.pt": 0.35, "zip.pt": 0.6, "ghn.safetensors": 0.0}[name]
-    for dtype, beyond in (("torch.float32", 0.0), ("torch.float64", converted)):
-        peak, weights = taken[dtype]
-        assert weights > 90 << 20, dtype
-        assert 0.9 * weights < peak < (1 + beyond) * weights + (24 << 20), dtype
+    for name, (said, taken) in zip(NAMES, json.loads(done.stdout), strict=True):
+        says(said, name, "its weights need", "MB of memory", "are available", "accepted")
+        # Where numbers are converted, those of a tensor are there twice, or, as torch reads a file, of most tensors.
+        converted = {"joblib.pt": 0.35, "zlib.pt": 0.35, "zip.pt": 0.6, "ghn.safetensors": 0.0}[name]
+        for dtype, beyond in (("torch.float32", 0.0), ("torch.float64", converted)):
+            peak, weights = taken[dtype]
+            assert weights > 90 << 20, (name, dtype)
+            assert 0.9 * weights < peak < (1 + beyond) * weights + (24 << 20), (name, dtype)
 
 
 def test_nothing_is_taken_before_it_is_known_to_fit(

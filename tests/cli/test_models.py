@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from helpers.commands import fail, run, run_json
+from helpers.forked import Forked, script
 from helpers.models import torchvision_model
 from torch import nn
 
@@ -69,8 +69,9 @@ def test_the_command_that_lists_names(capsys: pytest.CaptureFixture[str]) -> Non
     message = fail(capsys, "graph", "resnet")
     code = re.search(r"python -c '([^']+)'", message)
     assert code is not None
-    done = subprocess.run([sys.executable, "-c", code[1]], capture_output=True, text=True, check=True)
-    assert {"resnet18", "vit_b_16"} <= set(done.stdout.split())
+    process = Forked(script, code[1])
+    assert process.wait() == 0, process.stderr()
+    assert {"resnet18", "vit_b_16"} <= set(process.stdout().split())
 
 
 @pytest.mark.parametrize(
@@ -195,10 +196,9 @@ SPECIFICATIONS = {
 @pytest.mark.parametrize("model", SPECIFICATIONS)
 def test_models_that_import_torchvision(model: str, tmp_path: Path) -> None:
     (tmp_path / "my_models.py").write_text(SPECIFICATIONS[model] + "\n")
-    arguments = [sys.executable, "-m", "ghnfast", "predict", model, "--json"]
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    process = Forked(main, ["predict", model, "--json"], folder=tmp_path)
+    assert process.wait() == 0, process.stderr()
+    summary = json.loads(process.stdout())
     assert summary["parameters"] == sum(p.numel() for p in torchvision_model("resnet18").parameters())
     assert summary["coverage"] == 1
 

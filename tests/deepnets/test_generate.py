@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from helpers.forked import Forked, script
 from helpers.full_disk import files_of_at_most
 from helpers.golden_data import FOLDER, golden
 from helpers.graph_comparison import difference
@@ -120,8 +119,7 @@ generate.write_splits(sys.argv[1], {"search": 10}, seed=5)
 
 
 def test_a_killed_process_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
-    assert result.returncode == -signal.SIGKILL
+    assert Forked(script, KILLED, tmp_path).wait() == -signal.SIGKILL
     assert not (tmp_path / "deepnets1m_search.hdf5").exists()
     monkeypatch.setattr(generate, "PART", 3)
     made: list[int] = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.forked import Forked, script
 from helpers.formulas import (
     IMAGE,
     ghn_of,
@@ -80,7 +79,7 @@ def test_given_ghn_does_not_warn() -> None:
 
 
 def test_default_is_the_same_in_another_process() -> None:
-    script = (
+    code = (
         "import torch, ghnfast\n"
         "torch.manual_seed(99); torch.rand(5)\n"
         "model = torch.nn.Sequential(torch.nn.Conv2d(3, 70, 3, padding=1), torch.nn.BatchNorm2d(70), torch.nn.ReLU(),\n"
@@ -88,13 +87,14 @@ def test_default_is_the_same_in_another_process() -> None:
         "ghnfast.predict(model, input_shape=(3, 32, 32))\n"
         "print([float(t.detach().double().abs().sum()) for t in model.parameters()])\n"
     )
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    process = Forked(script, code)
+    assert process.wait() == 0, process.stderr()
     model = nn.Sequential(
         nn.Conv2d(3, 70, 3, padding=1), nn.BatchNorm2d(70), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(70, 10),
     )  # fmt: skip
     ghnfast.predict(model, input_shape=SMALL)
-    np.testing.assert_allclose(checksum(model), eval(ran.stdout), rtol=1e-6)
+    np.testing.assert_allclose(checksum(model), eval(process.stdout()), rtol=1e-6)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.forked import Forked, script
 from helpers.models import Net
 from helpers.traced import IMAGE, conv
 from torch import Tensor, nn
@@ -160,9 +160,9 @@ print([index for index, (one, two) in enumerate(zip(seen, expected)) if one != t
 @pytest.mark.parametrize("forward", ["drawing", "on_numbers"])
 def test_random_numbers_of_another_thread_are_what_they_would_have_been(forward: str) -> None:
     """In a process of its own, where no thread of another test draws as well."""
-    script = BESIDE.format(path=[str(Path(__file__).parent), *sys.path], forward=forward)
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[] 0", ran.stderr
+    process = Forked(script, BESIDE.format(path=[str(Path(__file__).parent), *sys.path], forward=forward))
+    assert process.wait() == 0, process.stderr()
+    assert process.stdout() == "[] 0\n"
 
 
 def test_functions_of_random_and_numpy_are_put_back() -> None:
@@ -406,16 +406,23 @@ import sys, torch
 sys.path[:0] = {path!r}
 from helpers.models import Net
 import ghnfast
+from ghnfast.training import optimizers
 from test_values import Skipping
 ghnfast.trace(Skipping(lambda m: torch.rand(1) < 0.5), input_shape=(8,))
+for kind in optimizers.Adam, optimizers.AdamW, optimizers.SGD:
+    made = kind([torch.nn.Parameter(torch.ones(3))], 0.1)
+    made.zero_grad()
+    made.load_state_dict(made.state_dict())
+    made.step()
 print([name for name in sys.modules if name.split(".")[0] == "sympy" or name.startswith("torch._dynamo.")])
 """
 
 
-def test_draws_import_no_compiler() -> None:
-    script = GRAPH.format(path=[str(Path(__file__).parent), *(entry for entry in sys.path if "tests" in entry)])
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[]", ran.stderr
+def test_draws_and_optimizers_import_no_compiler() -> None:
+    path = [str(Path(__file__).parent), *(entry for entry in sys.path if "tests" in entry)]
+    process = Forked(script, GRAPH.format(path=path))
+    assert process.wait() == 0, process.stderr()
+    assert process.stdout() == "[]\n"
 
 
 def describes(graph: ArchGraph) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from ghnfast.training import ImageData, train
 from ghnfast.training.data import MNIST_STATISTICS, ImagesInMemory
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def few_images() -> ImageData:
     """A dozen random images of ten classes."""
     generator = torch.Generator().manual_seed(0)
@@ -27,8 +28,16 @@ def quick(few_images: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ghnfast.training.run.load_data", lambda *_, **__: few_images)
 
 
+@pytest.fixture(scope="session")
+def trained(few_images: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ghnfast.training.run.load_data", lambda *_, **__: few_images)
+        train(tiny_config(**FAST), folder, progress=False)
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run that was trained to its end."""
-    train(tiny_config(**FAST), tmp_path / "run", progress=False)
-    return tmp_path / "run"
+def run(trained: Path, tmp_path: Path, quick: None) -> Path:
+    """A run that was trained to its end; a copy of one's own."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))

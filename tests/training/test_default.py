@@ -67,7 +67,7 @@ def test_its_log_is_that_of_all_stages(name: str) -> None:
 
 def test_networks_it_has_never_seen_recognize_images(name: str) -> None:
     """Chance is 10 %."""
-    found = evaluate(ghnfast.load(name), images_for(name), ["test"], limit=3, images=200)
+    found = evaluate(ghnfast.load(name), images_for(name), ["test"], limit=3, images=100)
     assert min(found["test"]["networks"]) > 20
     assert found["test"]["mean"] > 30
 
@@ -77,5 +77,5 @@ def test_every_family_of_its_training_recognizes_images(name: str) -> None:
     is_known = "families" in stages_of(name)[0].nets
     assert is_known == (name == "ghn2-fashion")
     limit = len(TRAINED)
-    found = evaluate(ghnfast.load(name), images_for(name), ["families"], limit=limit, images=128)["families"]
+    found = evaluate(ghnfast.load(name), images_for(name), ["families"], limit=limit, images=64)["families"]
     assert (min(found["families"].values()) > 40) == is_known

@@ -8,14 +8,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.forked import Forked, script
 from helpers.tiny import FAST, TINY, tiny_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -333,17 +332,17 @@ def test_two_trainers_in_one_process(run: Path) -> None:
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_the_lock_of_a_killed_trainer_is_gone(run: Path, workers: str) -> None:
     """At once, though its processes that read images may live on for a while."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(run), workers], stdout=subprocess.PIPE, text=True)
+    process = Forked(script, HOLD, run, workers)
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+        process.wait_for("held\n")
         kept = (run / CHECKPOINT).read_bytes()
-        with pytest.raises(TrainingError, match=rf"being trained by process {process.pid} on .*; its end, or another"):
+        with pytest.raises(
+            TrainingError, match=rf"being trained by process {process.number} on .*; its end, or another"
+        ):
             train(tiny_config(**FAST), run, progress=False)
         assert (run / CHECKPOINT).read_bytes() == kept
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
     with locked(run):
         pass
 
@@ -419,13 +418,12 @@ main(sys.argv[1:])
 def test_killed_while_it_writes_a_checkpoint(tmp_path: Path) -> None:
     """The last one is there, whole; what was half written is gone once the run goes on."""
     arguments = ["train", "--out", str(tmp_path), *(f"{key}={value}" for key, value in {**TINY, **FAST}.items())]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, timeout=300)
-    assert killed.returncode == -signal.SIGKILL
+    assert Forked(script, KILLED, *arguments).wait() == -signal.SIGKILL
     assert len(list(tmp_path.glob(".checkpoint.pt.*"))) == 1
     state = read_checkpoint(tmp_path)
     assert state is not None
     assert state["step"] == 2
-    again = subprocess.run([sys.executable, "-m", "ghnfast", *arguments], capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
-    assert again.stderr.startswith("step 3 of 4: loss ")
+    again = Forked(main, arguments)
+    assert again.wait() == 0, again.stderr()
+    assert again.stderr().startswith("step 3 of 4: loss ")
     assert {file.name for file in tmp_path.iterdir()} == {CHECKPOINT, CONFIG, LOG, WEIGHTS}

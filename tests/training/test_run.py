@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.forked import Forked
 from helpers.tiny import FAST, TINY, tiny_config
 
 import ghnfast
+from ghnfast.cli import main
 from ghnfast.errors import TrainingError
 from ghnfast.training import ImageData, load_data, train
 from ghnfast.training.config import as_lists
@@ -33,18 +34,27 @@ def command(folder: Path, **changes: Any) -> list[str]:
     return ["train", "--out", str(folder), *(f"{name}={value}" for name, value in values.items())]
 
 
-def start(arguments: list[str], launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    line = [sys.executable, *launcher, "-m", "ghnfast", *arguments]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(line, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def finish(arguments: list[str]) -> None:
+    process = Forked(main, arguments)
+    assert process.wait() == 0, process.stderr()
+
+
+def kill_past_a_checkpoint(folder: Path, arguments: list[str], steps: int) -> None:
+    """Once there are so many steps in the log."""
+    process = Forked(main, arguments)
+    deadline = time.monotonic() + 300
+    while not (folder / CHECKPOINT).exists() or len(log_of(folder)) < steps:
+        assert time.monotonic() < deadline
+        assert process.running(), process.stderr()
+        time.sleep(0.01)
+    process.kill()
+    assert not (folder / "ghn.safetensors").exists()
 
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    process = start(command(folder))
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    finish(command(folder))
     return folder
 
 
@@ -59,18 +69,8 @@ def test_a_run_leaves_a_ghn_a_log_and_its_configuration(whole_run: Path) -> None
 
 
 def test_killed_and_resumed_is_as_if_nothing_had_happened(whole_run: Path, tmp_path: Path) -> None:
-    process = start(command(tmp_path))
-    deadline = time.monotonic() + 300
-    while not (tmp_path / CHECKPOINT).exists() or len(log_of(tmp_path)) < 3:  # past a checkpoint, before the next
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (tmp_path / "ghn.safetensors").exists()
-    again = start(["train", "--out", str(tmp_path)])
-    output, _ = again.communicate(timeout=300)
-    assert again.returncode == 0, output
+    kill_past_a_checkpoint(tmp_path, command(tmp_path), 3)  # before the next one
+    finish(["train", "--out", str(tmp_path)])
     keys = ("step", "loss", "top1", "lr")
     assert [[line[key] for key in keys] for line in log_of(tmp_path)] == [
         [line[key] for key in keys] for line in log_of(whole_run)
@@ -83,28 +83,22 @@ GHN3 = {"hypernet": "graphormer", "layers": 2, "heads": 2, "optimizer": "adamw",
 
 
 def test_ghn3_trains_and_goes_on(tmp_path: Path) -> None:
-    values: dict[str, Any] = {**GHN3, "epochs": 8, "predicted_decay": 3e-5, "weight_decay": 1e-2}
-    output, _ = start(command(tmp_path / "whole", **values)).communicate(timeout=300)
+    values: dict[str, Any] = {**GHN3, "epochs": 8, "predicted_decay": 3e-5, "weight_decay": 1e-2, "steps": 4}
+    values |= {"meta_batch": 1, "identity_steps": 1}
+    finish(command(tmp_path / "whole", **values))
     whole = ghnfast.load(tmp_path / "whole" / "ghn.safetensors")
-    assert (whole.settings.hypernet, whole.settings.heads) == ("graphormer", 2), output
-    process = start(command(tmp_path / "killed", **values))
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "killed" / CHECKPOINT).exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    output, _ = start(["train", "--out", str(tmp_path / "killed")]).communicate(timeout=300)
+    assert (whole.settings.hypernet, whole.settings.heads) == ("graphormer", 2)
+    kill_past_a_checkpoint(tmp_path / "killed", command(tmp_path / "killed", **values), 2)
+    finish(["train", "--out", str(tmp_path / "killed")])
     gone_on = ghnfast.load(tmp_path / "killed" / "ghn.safetensors").state_dict()
-    assert all(torch.equal(gone_on[name], value) for name, value in whole.state_dict().items()), output
+    assert all(torch.equal(gone_on[name], value) for name, value in whole.state_dict().items())
 
 
 def test_two_processes_do_what_one_does(whole_run: Path, tmp_path: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    process = start(command(tmp_path), launcher)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ghnfast"]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, *command(tmp_path)], env=settings, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
     losses = [line["loss"] for line in log_of(tmp_path)]
     assert losses == pytest.approx([line["loss"] for line in log_of(whole_run)], rel=1e-4)
     ours, theirs = (ghnfast.load(folder / "ghn.safetensors").state_dict() for folder in (tmp_path, whole_run))

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from helpers.tiny import FAST, TINY, tiny_config
 
 from ghnfast import starting
 from ghnfast.cli import main
 from ghnfast.errors import TrainingError
-from ghnfast.training import Trainer, train
+from ghnfast.training import Trainer, optimizers, train
 from ghnfast.training.folder import CHECKPOINT, read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("restored_signals")
@@ -31,7 +30,7 @@ def restored_signals() -> Iterator[None]:
 
 
 # What an interruption comes within: after the first it takes effect at once, after the other when the step is whole.
-DURING: dict[str, tuple[Any, str]] = {"step": (Trainer, "train_step"), "update": (torch.optim.Adam, "step")}
+DURING: dict[str, tuple[Any, str]] = {"step": (Trainer, "train_step"), "update": (optimizers.Adam, "step")}
 
 
 @pytest.mark.parametrize("during", DURING)

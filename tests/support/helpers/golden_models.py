@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+import torch
 from torch import nn
 
+from ghnfast import GHN, ArchGraph
 from ghnfast.deepnets import Network
 from ghnfast.vision import adapt_to_small_images
-from helpers.golden_data import golden
-from helpers.models import torchvision_model
+from helpers.golden_data import assert_same_prediction, golden
+from helpers.models import no_initialization, torchvision_model
 
 TORCHVISION_PREDICTIONS = sorted(key for key in golden("torchvision")["pred"] if not key.endswith("/embedding"))
 GHN3_PREDICTIONS = sorted(key for key in golden("ghn3_torchvision")["pred"] if not key.endswith("/embedding"))
@@ -31,4 +36,16 @@ def ghn3_model(name: str, config: str) -> tuple[nn.Module, tuple[int, int, int] 
 
 def deepnets_model(key: str) -> Network:
     entry = golden("deepnets")[key]
-    return Network(genotype=entry["genotype"], num_classes=10, is_imagenet_input=False, **entry["args"])
+    with no_initialization():
+        return Network(genotype=entry["genotype"], num_classes=10, is_imagenet_input=False, **entry["args"])
+
+
+def assert_predicted_by_each_backend(ghn: GHN, model: nn.Module, graph: ArchGraph, expected: dict[str, Any]) -> None:
+    """What one of them has written is gone when the next one begins."""
+    for backend in ("cpp", "torch"):
+        with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+            patch.setenv("GHNFAST_BACKEND", backend)
+            for parameter in model.parameters():
+                parameter.fill_(torch.nan)
+            _, report = ghn.predict(model, graph=graph, report=True)
+        assert_same_prediction(model, report, expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 import torch
@@ -11,30 +10,6 @@ import torch
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
-
-
-def patch_the_language_once() -> None:
-    """Let Triton's interpreter put its own operations into the language once a launch.
-
-    It does so for each call of a function within a kernel, too, where it finds them all there: a third of the time.
-    """
-    if DEVICE != "cpu":
-        return
-    from triton import language
-    from triton.runtime import interpreter
-
-    if not hasattr(interpreter, "_LangPatchScope"):  # before Triton 3.4
-        return
-    patch = interpreter._patch_lang
-
-    def patch_once(function: Any) -> Any:
-        names = function.__globals__.values()
-        modules = [value for value in names if value is language or value is language.core]
-        if modules and not any(language.core.is_builtin(module.load) for module in modules):
-            return interpreter._LangPatchScope()
-        return patch(function)
-
-    interpreter._patch_lang = patch_once
 
 
 def use_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
