@@ -26,6 +26,7 @@ import pytest
 import report
 import torch
 import transfer
+from helpers.children import environment
 from helpers.full_disk import files_of_at_most
 from helpers.models import torchvision_model
 from helpers.tiny import TINY
@@ -123,7 +124,7 @@ def test_benchmarks_beside_the_published_implementation(part: str, tmp_path: Pat
 @pytest.mark.skipif(torch.cuda.is_available(), reason="they run in earnest")
 def test_benchmarks_of_gpus_run_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them, on a GPU that is none: they call what there is."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "support"))
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     result = run_once(["gpu"], tmp_path, "-p", "helpers.dry_gpu")["gpu"]
     ran = {entry["name"].partition("[")[0] for entry in result["benchmarks"]}
     assert ran == {name for name in defined_in("gpu") if NEEDS_PPUDA not in name}
@@ -136,7 +137,7 @@ def test_benchmarks_of_gpus_run_without_one(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_unknown_size_is_refused() -> None:
-    settings = {**os.environ, "GHNFAST_BENCH": "twice", "PYTHONPATH": str(BENCH)}
+    settings = environment(BENCH, GHNFAST_BENCH="twice")
     done = subprocess.run([sys.executable, "-c", "import sizes"], env=settings, capture_output=True, text=True)
     assert "twice" in done.stderr
 

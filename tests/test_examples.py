@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from helpers.children import environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -227,7 +227,7 @@ def test_accelerate_in_two_processes_is_as_in_one(tmp_path: Path) -> None:
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     done = subprocess.run(
         [sys.executable, "-c", TWO_PROCESSES, tmp_path, *options],
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES), "OMP_NUM_THREADS": "1", **meeting},
+        env=environment(EXAMPLES, OMP_NUM_THREADS="1", **meeting),
         capture_output=True,
         text=True,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import memory_cases
+from helpers.children import environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -70,9 +70,8 @@ EXPECTED: dict[str, str | None] = {
 def outcomes(backend: str) -> dict[str, dict[str, Any]]:
     """What came of every case, in a process that may die of it."""
     program = str(Path(memory_cases.__file__))
-    support = str(Path(memory_cases.__file__).parents[1])
-    environment = {**os.environ, "GHNFAST_BACKEND": backend, "PYTHONPATH": support}
-    run = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True)
+    settings = environment(GHNFAST_BACKEND=backend)
+    run = subprocess.run([sys.executable, program], env=settings, capture_output=True, text=True)
     lines = [json.loads(line) for line in run.stdout.splitlines()]
     done = [line["case"] for line in lines]
     assert run.returncode == 0, f"the process ended with {run.returncode} after {done[-1:]}: {run.stderr[-2000:]}"

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from fuzzing.damage import chance, damaged, spoiled
 from fuzzing.driver import TARGETS, Target, run_case
+from helpers.children import SUPPORT, environment
 
-SUPPORT = Path(__file__).parents[1] / "support"
 SECONDS = float(os.environ.get("GHNFAST_FUZZ_SECONDS", 0))
 SEED = int(os.environ.get("GHNFAST_FUZZ_SEED") or (secrets.randbelow(1 << 31) if SECONDS else 0))
 SHORT = {"core": 300, "files": 25}  # cases of a short round
@@ -28,7 +28,7 @@ def settings_of(kind: str) -> dict[str, str]:
     """The core is fuzzed under the sanitizers where there is a build for them; what loads torch cannot be."""
     # Torch's threads would wait for each other, turning, for longer than they work.
     threads = "2" if kind == "core" else "1"
-    settings = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(SUPPORT)}
+    settings = environment(OMP_NUM_THREADS=threads)
     if kind == "core" and os.environ.get("GHNFAST_TEST_EXTENSION"):
         settings["LD_PRELOAD"] = os.environ["GHNFAST_FUZZ_PRELOAD"]
         # No report for allocations that fail: they raise, as they do without it.
@@ -70,7 +70,7 @@ def test_the_driver_notices(what: str, tmp_path: Path) -> None:
     code = "from fuzzing import driver; driver.TARGETS += ('bad/run',); driver.SECONDS_OF_A_CASE = 1.0; driver.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "bad/run", "--cases", "40", "--progress", str(tmp_path / "case")],
-        env={**os.environ, "PYTHONPATH": f"{SUPPORT}{os.pathsep}{tmp_path}"},
+        env=environment(SUPPORT, tmp_path),
         capture_output=True,
         text=True,
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.children import without_an_interpreter
 from helpers.compiled import resources
 from helpers.loops import barriers_of, loops_of
 
@@ -37,8 +37,7 @@ BARRIERS = {
 @pytest.mark.parametrize("architecture", [80, 90, 100])
 def test_kernels_compile(architecture: int, tmp_path: Path) -> None:
     """In a process of its own: in this one, kernels may be interpreted."""
-    settings = {key: value for key, value in os.environ.items() if key not in ("TRITON_INTERPRET", "LD_PRELOAD")}
-    settings |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1] / "support")}
+    settings = without_an_interpreter(TRITON_CACHE_DIR=str(tmp_path))
     command = [sys.executable, "-m", "helpers.compiled", str(architecture)]
     run = subprocess.run(command, env=settings, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
