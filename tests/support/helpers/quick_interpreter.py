@@ -7,14 +7,16 @@ which nobody is told. What is kept here is what it makes itself, for the next va
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import sys
 from typing import Any
 
 
 def speed_up() -> None:
     """Of all kernels that this process interprets from now on; once."""
-    from triton.language import core
-    from triton.language.semantic import TritonSemantic
+    if importlib.util.find_spec("triton") is None:
+        return
+    from triton.language import core, semantic
     from triton.runtime import interpreter
 
     if not hasattr(interpreter, "_LangPatchScope"):  # before Triton 3.4
@@ -22,7 +24,7 @@ def speed_up() -> None:
     patch_the_language_once(core, interpreter)
     keep_types(core)
     keep_what_types_say(core, interpreter)
-    pass_on_what_fits(core, TritonSemantic)
+    pass_on_what_fits(core, semantic.TritonSemantic)
     builder = interpreter.interpreter_builder
     if not builder.options.debug:  # without it, what is found is thrown away
         builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
