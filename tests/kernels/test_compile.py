@@ -62,9 +62,8 @@ def test_kernels_compile(architecture: int, tmp_path: Path) -> None:
             loops = [loop for loop in entry["loops"] if loop["barriers"] >= 10]
             chain_loop = min(loops, key=lambda loop: (loop["products"], loop["barriers"]))
             barriers.setdefault((entry["kernel"], entry["for"]), []).append(chain_loop["barriers"])
-    expected = {form: most for form, most in BARRIERS.items() if architecture == 90 or "with virtual" in form[1]}
-    assert barriers.keys() == expected.keys()
-    for form, most in expected.items():
+    assert barriers.keys() == BARRIERS.keys()
+    for form, most in BARRIERS.items():
         assert len(barriers[form]) == len(most)
         assert all(found <= limit for found, limit in zip(barriers[form], most, strict=True)), (form, barriers[form])
 

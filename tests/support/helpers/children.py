@@ -14,7 +14,7 @@ def environment(*folders: str | Path, **settings: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **settings}
 
 
-def without_an_interpreter(*folders: str | Path, **settings: str) -> dict[str, str]:
+def without_an_interpreter(**settings: str) -> dict[str, str]:
     """The same, where Triton compiles kernels."""
-    found = environment(*folders, **settings)
+    found = environment(**settings)
     return {key: value for key, value in found.items() if key not in ("TRITON_INTERPRET", "LD_PRELOAD")}

@@ -44,13 +44,12 @@ POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", to
 
 
 class Forms(NamedTuple):
-    """What is compiled: widths of states; those of them without virtual edges, too; whether layers of attention lie on
-    boundaries of 16 bytes; widths of heads; precisions of products, and those of which the last step is compiled as in
-    training, too; and whether for parameters that need counters of 64 bits."""
+    """What is compiled: widths of states; those of them without virtual edges, too; widths of heads; precisions of
+    products, and those of which the last step is compiled as in training, too; and whether for parameters that need
+    counters of 64 bits."""
 
     hids: tuple[int, ...]
     without_virtual_edges: tuple[int, ...]
-    aligned: tuple[bool, ...]
     head_widths: tuple[int, ...]
     precisions: tuple[str, ...]
     flat: tuple[str, ...]
@@ -58,17 +57,14 @@ class Forms(NamedTuple):
 
 
 def forms_for(architecture: int) -> Forms:
-    """All for one architecture; for others each kernel once, on the newest in a wide form, too: they are the same.
+    """All for one architecture; for others the width of GHN-2 and a wide one, for kernels are the same on all.
 
     Registers, which are what widths take, are as many on all of them. Decoding does not depend on widths.
     """
     exact, tf32, bfloat16 = PRECISIONS
     if architecture == 90:
-        precisions = (exact, tf32, bfloat16)
-        return Forms((8, 32, 64, 128), (32, 128), (True, False), (8, 24, 64, 128), precisions, (exact, bfloat16), True)
-    if architecture == 100:
-        return Forms((32, 128), (), (True,), (128,), (exact, bfloat16), (), False)
-    return Forms((32,), (), (True,), (8,), (exact, bfloat16), (), False)
+        return Forms((8, 32, 64, 128), (32, 128), (8, 24, 64, 128), (exact, tf32, bfloat16), (exact, bfloat16), True)
+    return Forms((32, 128), (32,), (8, 128), (exact, bfloat16), (), False)
 
 
 class Recorder:
@@ -173,7 +169,7 @@ def attentions(width: int) -> None:
     attention.attention_backward(result, qkv, table, relations, result, log_sums)
 
 
-def stages(hid: int, positions: bool, alignments: tuple[bool, ...]) -> None:
+def stages(hid: int, positions: bool) -> None:
     """Launch the embedding of a batch, its layers, those around attention, and what looks at the weights."""
     nodes = 20
     indices = torch.zeros(nodes, 8 if positions else 5, dtype=torch.int32)
@@ -186,7 +182,7 @@ def stages(hid: int, positions: bool, alignments: tuple[bool, ...]) -> None:
     check.largest_of(addresses)
     if positions and hid <= NARROW:
         qkv = torch.zeros(nodes, 3 * hid)
-        for aligned in alignments:
+        for aligned in (True, False):
             graphormer.begin(states, status, qkv, indices, addresses, parts, aligned, 0, 6, 1e-5)
             for following in (1e-5, None):
                 graphormer.rest(states, states, qkv, addresses, aligned, 6, 1e-5, following)
@@ -210,7 +206,7 @@ def main(architecture: int) -> None:
         for virtual in (True, False) if hid in forms.without_virtual_edges else (True,):
             of(f"hid {hid}, {'with' if virtual else 'without'} virtual edges")
             sweeps(hid, virtual)
-            stages(hid, virtual, forms.aligned)
+            stages(hid, virtual)
     for width in forms.head_widths:
         of(f"heads of {width}")
         attentions(width)
