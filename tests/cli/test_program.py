@@ -87,11 +87,16 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str], arguments: list[st
 
 
 def test_python_m_ghnfast(factories: str) -> None:
-    """Its exit status where something is wrong is that of `test_streams_of_a_process`."""
-    command = [sys.executable, "-m", "ghnfast", "predict", f"{factories}:make", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "ghnfast", *arguments], capture_output=True, text=True)
+
+    done = call("predict", f"{factories}:make", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["predicted_tensors"] == 8
+    failed = call("predict", "resnet81")
+    assert failed.returncode == 2
+    assert failed.stdout == ""
+    assert failed.stderr.startswith("ghnfast: error: 'resnet81'")
 
 
 # Arguments that each command must have.
