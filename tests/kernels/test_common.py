@@ -139,7 +139,7 @@ def test_products_of_halves(width: int, are_positive: bool, monkeypatch: pytest.
 @settings(max_examples=60, deadline=None)
 def test_halves_of_any_number(bits: list[int]) -> None:
     x = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
-    # Sums are half of each number: one that is the largest number may be rounded to infinity, in plain float32, too.
+    # Sums are half of each number: the largest is nearer to infinity than products of halves are exact.
     first, second, product = halves_and_product(x[:, None].expand(SIZE, 16), torch.ones(16, SIZE) / 32)
     numbers, high, low = x.numpy(), first[:, 0].numpy(), tensor_cores.without_low_bits(second[:, 0].numpy())
     ordinary = np.isfinite(numbers)
