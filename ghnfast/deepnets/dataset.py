@@ -115,6 +115,8 @@ class DeepNet:
 
 
 FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.tensor, torch.rand, torch.randn, torch.arange}
+# On the meta device they run in Python, which imports sympy first.
+DRAWING_FACTORIES = {torch.rand, torch.randn}
 # The last two are called with their tensor by name, and would work out its bounds first, or what torch's decompositions
 # of operators make of it.
 INITIALIZERS = {Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_, nn.init.kaiming_uniform_, nn.init.uniform_}
@@ -130,6 +132,9 @@ class WithoutMemory(TorchFunctionMode):
                 return tensor
         if func in FACTORIES and (kwargs is None or kwargs.get("device") is None):
             kwargs = {**(kwargs or {}), "device": "meta"}
+            if func in DRAWING_FACTORIES:
+                kwargs.pop("generator", None)
+                func = torch.empty
         return func(*args, **(kwargs or {}))
 
 

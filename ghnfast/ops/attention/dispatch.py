@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from ..backend import autocasts, backend_for, is_plain
+from ..backend import autocasts, backend_for, is_eager, is_plain
 from .naive import naive_attention
-from .operators import attention_op, native_attention, triton_attention, triton_tables
+from .operators import RecordedAttention, attention_op, native_attention, triton_attention, triton_tables
 from .relations import CODES, Relations
 
 
@@ -49,7 +49,8 @@ def attention(qkv: Tensor, table: Tensor, relations: Relations) -> Tensor:
         tables = [torch.from_numpy(relations.graph_offsets), torch.from_numpy(relations.codes)]
     else:
         tables = triton_tables(relations, qkv.device)
-    result: Tensor = attention_op(qkv, table, tables, differentiated)[0]
+    run = RecordedAttention.apply if differentiated and is_eager([qkv, table]) else attention_op
+    result: Tensor = run(qkv, table, tables, differentiated)[0]
     return result
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _C
-from ..backend import as_arrays, backend_for
+from ..backend import as_arrays, backend_for, is_plain
 from ..uploads import Wanted, in_use, upload
 from .relations import Relations
 
@@ -58,13 +58,7 @@ def kernels() -> ModuleType:
     return attention
 
 
-@torch.library.custom_op(
-    "ghnfast::attention",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor qkv, Tensor table, Tensor[] relations, bool keep) -> (Tensor, Tensor)",
-)
-def attention_op(qkv: Tensor, table: Tensor, relations: list[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
+def computed_attention(qkv: Tensor, table: Tensor, relations: list[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
     """The result, and the logarithms of the sums of exponentials, (nodes, heads), which the backward pass reads.
 
     Args:
@@ -76,9 +70,18 @@ def attention_op(qkv: Tensor, table: Tensor, relations: list[Tensor], keep: bool
     return native_attention(qkv, table, native_relations(relations), keep)
 
 
-@attention_op.register_kernel("cuda")
 def triton_attention(qkv: Tensor, table: Tensor, relations: list[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
     return kernels().attention(qkv, table, relations, keep)
+
+
+attention_op = torch.library.custom_op(
+    "ghnfast::attention",
+    computed_attention,
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor qkv, Tensor table, Tensor[] relations, bool keep) -> (Tensor, Tensor)",
+)
+attention_op.register_kernel("cuda", triton_attention)
 
 
 @attention_op.register_fake
@@ -87,14 +90,7 @@ def _(qkv: Tensor, table: Tensor, relations: list[Tensor], keep: bool) -> tuple[
     return qkv.new_empty(nodes, columns // 3), qkv.new_empty(nodes if keep else 0, table.shape[1])
 
 
-@torch.library.custom_op(
-    "ghnfast::attention_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor grad, Tensor qkv, Tensor table, Tensor[] relations, Tensor result, Tensor log_sums) "
-    "-> (Tensor, Tensor)",
-)
-def attention_backward_op(
+def computed_gradients(
     grad: Tensor, qkv: Tensor, table: Tensor, relations: list[Tensor], result: Tensor, log_sums: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of qkv and of the table."""
@@ -107,11 +103,21 @@ def attention_backward_op(
     return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
-@attention_backward_op.register_kernel("cuda")
 def triton_attention_backward(
     grad: Tensor, qkv: Tensor, table: Tensor, relations: list[Tensor], result: Tensor, log_sums: Tensor
 ) -> tuple[Tensor, Tensor]:
     return kernels().attention_backward(grad, qkv, table, relations, result, log_sums)
+
+
+attention_backward_op = torch.library.custom_op(
+    "ghnfast::attention_backward",
+    computed_gradients,
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor grad, Tensor qkv, Tensor table, Tensor[] relations, Tensor result, Tensor log_sums) "
+    "-> (Tensor, Tensor)",
+)
+attention_backward_op.register_kernel("cuda", triton_attention_backward)
 
 
 @attention_backward_op.register_fake
@@ -140,3 +146,18 @@ def attention_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple
 
 
 attention_op.register_autograd(attention_backward, setup_context=keep_for_backward)
+
+
+class RecordedAttention(torch.autograd.Function):
+    """The operation, recorded without torch's machinery for operators, which imports torch's compiler."""
+
+    forward = staticmethod(computed_attention)
+    setup_context = staticmethod(keep_for_backward)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        qkv, table, result, log_sums, *relations = ctx.saved_tensors
+        if grad is None:
+            return None, None, None, None
+        run = computed_gradients if is_plain([grad, qkv, table]) else attention_backward_op
+        return *run(grad, qkv, table, relations, result, log_sums), None, None

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ...errors import BackendError
-from ..backend import autocasts, backend_for, is_plain
+from ..backend import autocasts, backend_for, is_eager, is_plain
 from ..uploads import is_capturing
 from .naive import copy_all, naive_blocks, naive_decode_into, tile
 from .operators import (
+    RecordedDecode,
     decode_into_op,
     decode_op,
     decode_to,
@@ -67,7 +68,7 @@ def decode(
         flat = native_decode(source, targets, sum(sizes), precision)
     else:
         tables = [as_tensor(targets.table)] if backend == "cpp" else triton_tables(targets, None, source.hidden)
-        run = triton_decode if is_plain(source) else decode_op
+        run = triton_decode if is_plain(source) else RecordedDecode.apply if is_eager(source) else decode_op
         flat = run(*source, tables, sum(sizes), product_runs(targets.table), precision)
     return parts_of(flat, sizes, own_shapes)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _C
-from ..backend import as_arrays, backend_for
+from ..backend import as_arrays, backend_for, is_plain
 from ..uploads import Wanted, in_use, upload
 from .targets import (
     BFLOAT16,
@@ -203,14 +203,7 @@ def _(
     return hidden.new_empty((), dtype=torch.int32)
 
 
-@torch.library.custom_op(
-    "ghnfast::decode",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, SymInt elements, Tensor runs, "
-    "str precision) -> Tensor",
-)
-def decode_op(
+def computed_decode(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -232,7 +225,6 @@ def decode_op(
     return native_decode(DecodeSource(hidden, weight, bias, blocks), targets, elements, precision)
 
 
-@decode_op.register_kernel("cuda")
 def triton_decode(
     hidden: Tensor,
     weight: Tensor,
@@ -249,6 +241,17 @@ def triton_decode(
     return kernels.decode(hidden, weight, bias, blocks, Tables(*tables), elements, precision)
 
 
+decode_op = torch.library.custom_op(
+    "ghnfast::decode",
+    computed_decode,
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, SymInt elements, Tensor runs, "
+    "str precision) -> Tensor",
+)
+decode_op.register_kernel("cuda", triton_decode)
+
+
 @decode_op.register_fake
 def _(
     hidden: Tensor,
@@ -263,14 +266,7 @@ def _(
     return hidden.new_empty(elements)
 
 
-@torch.library.custom_op(
-    "ghnfast::decode_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, Tensor runs) "
-    "-> Tensor[]",
-)
-def decode_backward_op(
+def computed_gradients(
     grad: Tensor,
     hidden: Tensor,
     weight: Tensor,
@@ -288,7 +284,6 @@ def decode_backward_op(
     return [*product_gradients(products, hidden, weight, bias, runs), grad_blocks]
 
 
-@decode_backward_op.register_kernel("cuda")
 def triton_decode_backward(
     grad: Tensor,
     hidden: Tensor,
@@ -311,6 +306,17 @@ def triton_decode_backward(
             return [*product_gradients(products, hidden, weight, bias, runs), grad_blocks]
     items = own.backward_items_of_runs
     return [*of_products.product_gradients(products, hidden, weight, bias, own.runs, items), grad_blocks]
+
+
+decode_backward_op = torch.library.custom_op(
+    "ghnfast::decode_backward",
+    computed_gradients,
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, Tensor runs) "
+    "-> Tensor[]",
+)
+decode_backward_op.register_kernel("cuda", triton_decode_backward)
 
 
 def is_read_twice(runs: list[list[int]]) -> bool:
@@ -350,9 +356,22 @@ def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
 
 
 def decode_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    *source, runs = ctx.saved_tensors[:5]
-    tables = list(ctx.saved_tensors[5:])
-    return (*decode_backward_op(grad, *source, tables, runs), [None] * len(tables), None, None, None)
+    hidden, weight, bias, blocks, runs, *tables = ctx.saved_tensors  # they can be asked for once
+    found = decode_backward_op(grad, hidden, weight, bias, blocks, tables, runs)
+    return *found, [None] * len(tables), None, None, None
 
 
 decode_op.register_autograd(decode_backward, setup_context=keep_for_backward)
+
+
+class RecordedDecode(torch.autograd.Function):
+    """The operation, recorded without torch's machinery for operators, which imports torch's compiler."""
+
+    forward = staticmethod(computed_decode)
+    setup_context = staticmethod(keep_for_backward)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, blocks, runs, *tables = ctx.saved_tensors
+        run = computed_gradients if is_plain([grad, hidden, weight, bias, blocks]) else decode_backward_op
+        return *run(grad, hidden, weight, bias, blocks, tables, runs), None, None, None, None

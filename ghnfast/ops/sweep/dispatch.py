@@ -8,7 +8,7 @@ from torch import Tensor
 from ...graph import Topology
 from ..backend import are_recorded, autocasts, backend_for, is_eager, is_plain
 from .naive import naive_gated_sweep
-from .operators import DeviceSweep, device_gated_sweep, gated_sweep_op, native_gated_sweep, triton_tables
+from .operators import RecordedSweep, device_gated_sweep, gated_sweep_op, native_gated_sweep, triton_tables
 from .weights import SweepWeights
 
 
@@ -48,8 +48,8 @@ def gated_sweep(states: Tensor, topology: Topology, weights: SweepWeights) -> Te
         [torch.from_numpy(a) for a in topology.arrays] if backend == "cpp" else triton_tables(topology, states.device)
     )
     result: Tensor
-    if differentiated and backend == "triton" and is_eager([states, *weights.flat]):
-        result = DeviceSweep.apply(states, tables, topology.cutoff, topology.largest, *weights.flat)
+    if differentiated and is_eager([states, *weights.flat]):
+        result = RecordedSweep.apply(states, tables, topology.cutoff, topology.largest, *weights.flat)
     else:
         arguments = states, weights.flat, tables, topology.cutoff, differentiated, topology.largest
         result = gated_sweep_op(*arguments)[0]

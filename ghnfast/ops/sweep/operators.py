@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ... import _C
 from ...graph import Topology
-from ..backend import as_arrays, backend_for
+from ..backend import as_arrays, backend_for, is_plain
 from ..uploads import Wanted, in_use, upload
 from .choice import Sweep, chosen_sweep
 
@@ -65,13 +64,7 @@ def wanted_tables(topology: Topology, device: torch.device) -> Wanted | None:
     return Wanted(arrays, functools.partial(known.__setitem__, device))
 
 
-@torch.library.custom_op(
-    "ghnfast::gated_sweep",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor states, Tensor[] weights, Tensor[] topology, SymInt cutoff, bool keep, SymInt largest) -> Tensor[]",
-)
-def gated_sweep_op(
+def computed_sweep(
     states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool, largest: int
 ) -> list[Tensor]:
     """Final node states, and behind them what the backward pass reads where it does not recompute it.
@@ -87,7 +80,6 @@ def gated_sweep_op(
     return [native_gated_sweep(states, as_arrays(*weights), native_topology(topology, cutoff))]
 
 
-@gated_sweep_op.register_kernel("cuda")
 def device_gated_sweep(
     states: Tensor, weights: list[Tensor], topology: list[Tensor], cutoff: int, keep: bool, largest: int
 ) -> list[Tensor]:
@@ -101,6 +93,16 @@ def device_gated_sweep(
     from ...kernels import sweep as kernels
 
     return kernels.gated_sweep(states, weights, topology, cutoff, keep)
+
+
+gated_sweep_op = torch.library.custom_op(
+    "ghnfast::gated_sweep",
+    computed_sweep,
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor states, Tensor[] weights, Tensor[] topology, SymInt cutoff, bool keep, SymInt largest) -> Tensor[]",
+)
+gated_sweep_op.register_kernel("cuda", device_gated_sweep)
 
 
 def walk(weights: Sequence[Tensor], tables: Sequence[Tensor], topology: Topology, hid: int) -> Walk:
@@ -124,14 +126,7 @@ def _(
     return [final, *(states.new_empty(shape) for shape in shapes)]
 
 
-@torch.library.custom_op(
-    "ghnfast::gated_sweep_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor grad, Tensor states, Tensor[] kept, Tensor[] weights, Tensor[] topology, SymInt cutoff, "
-    "SymInt largest) -> Tensor[]",
-)
-def gated_sweep_backward_op(
+def computed_gradients(
     grad: Tensor,
     states: Tensor,
     kept: list[Tensor],
@@ -151,7 +146,6 @@ def gated_sweep_backward_op(
     return [torch.from_numpy(array) for array in (grad_states, *grad_weights)]
 
 
-@gated_sweep_backward_op.register_kernel("cuda")
 def device_gated_sweep_backward(
     grad: Tensor,
     states: Tensor,
@@ -171,6 +165,17 @@ def device_gated_sweep_backward(
     from ...kernels import sweep as kernels
 
     return kernels.gated_sweep_backward(grad, states, kept, weights, topology, cutoff)
+
+
+gated_sweep_backward_op = torch.library.custom_op(
+    "ghnfast::gated_sweep_backward",
+    computed_gradients,
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor grad, Tensor states, Tensor[] kept, Tensor[] weights, Tensor[] topology, SymInt cutoff, "
+    "SymInt largest) -> Tensor[]",
+)
+gated_sweep_backward_op.register_kernel("cuda", device_gated_sweep_backward)
 
 
 @gated_sweep_backward_op.register_fake
@@ -207,21 +212,24 @@ def sweep_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
 gated_sweep_op.register_autograd(sweep_backward, setup_context=keep_for_backward)
 
 
-class DeviceSweep(torch.autograd.Function):
-    """The operator on a GPU, recorded without torch's machinery for operators: that takes the host a quarter of a
-    millisecond each way, which is as long as the kernels take."""
+class RecordedSweep(torch.autograd.Function):
+    """The operation, recorded without torch's machinery for operators.
+
+    That imports torch's compiler, which takes two seconds, and takes the host a quarter of a millisecond each way, which
+    is as long as the kernels of a GPU take.
+    """
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, tables: list[Tensor], cutoff: int, largest: int, *weights: Tensor) -> Tensor:
-        final, *others = device_gated_sweep(states, list(weights), tables, cutoff, True, largest)
-        ctx.save_for_backward(states, *weights, final, *others)
+        final, *others = computed_sweep(states, list(weights), tables, cutoff, True, largest)
+        ctx.save_for_backward(states, *weights, *((final, *others) if others else ()))
         ctx.tables, ctx.sizes, ctx.weights = tables, (cutoff, largest), len(weights)
         return final
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         states, *others = ctx.saved_tensors
         weights, kept = others[: ctx.weights], others[ctx.weights :]
-        found = device_gated_sweep_backward(grad, states, kept, weights, ctx.tables, *ctx.sizes)
+        run = computed_gradients if is_plain([grad, states, *others]) else gated_sweep_backward_op
+        found = run(grad, states, kept, weights, ctx.tables, *ctx.sizes)
         return found[0], None, None, None, *found[1:]
