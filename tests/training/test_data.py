@@ -250,7 +250,7 @@ def test_arguments_that_are_refused(name: str, given: dict[str, Any]) -> None:
         load_data(name, **given)
 
 
-@pytest.mark.parametrize("change", ["cut off", "empty", "flipped", "no gzip"])
+@pytest.mark.parametrize("change", ["cut off", "empty", "flipped", "no gzip", "few", "long rows", "letters"])
 def test_damaged_digits(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = gzip.compress(b"0,1,2\n" * 5000)
     half = len(content) // 2
@@ -261,6 +261,9 @@ def test_damaged_digits(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         "empty": b"",
         "flipped": content[:half] + bytes([content[half] ^ 0xFF]) + content[half + 1 :],
         "no gzip": b"hello",
+        "few": content,
+        "long rows": gzip.compress(b"0,1,2,3,4\n" * (1000 * 785)),
+        "letters": gzip.compress(b"0,x,2\n" * 5000),
     }[change])  # fmt: skip
     package = SimpleNamespace(__file__=str(tmp_path / "__init__.py"))
     monkeypatch.setattr("ghnfast.training.data.import_optional", lambda *_: package)
