@@ -21,9 +21,9 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: $(BUILD_INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit("ghnfast needs Python 3.10 or newer; set PYTHON=..." if sys.version_info < (3, 10) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) torch scikit-build-core pybind11 cmake ninja
-	@# What is pinned is brought while the extension is compiled; then what has no pin for this Python.
-	$(INSTALL) --no-build-isolation --no-deps --editable . & compiling=$$!; \
+	$(INSTALL) scikit-build-core pybind11 cmake ninja
+	@# What is pinned is brought while the extension is compiled, which waits for it; then what has no pin for this Python.
+	nice $(INSTALL) --no-build-isolation --no-deps --editable . & compiling=$$!; \
 		$(INSTALL) --requirement constraints.txt; brought=$$?; wait $$compiling && exit $$brought
 	$(INSTALL) --no-build-isolation --editable ".[dev,docs]"
 	touch $@

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import platform
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -48,12 +47,10 @@ def ghn3_xl() -> ghnfast.GHN:
 
 
 @pytest.fixture(autouse=True)
-def settled() -> Iterator[None]:
+def settled() -> None:
     """Garbage of one benchmark is none of the next one's business, nor are the modules that the process has loaded."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

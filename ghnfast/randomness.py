@@ -86,9 +86,8 @@ class PrivateRandom(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
         device = device_of(args, kwargs)
-        if device.type == "meta":  # nothing is drawn, and torch would import its compiler to fill what has no memory
-            in_place = func._schema.name.endswith("_") and "generator" in {a.name for a in func._schema.arguments}
-            return args[0] if in_place else func(*args, **kwargs)
+        if device.type == "meta":  # nothing is drawn
+            return func(*args, **kwargs)
         seeded, at = with_generator(func)
         if seeded is not None and len(args) > at:  # by its position
             return seeded(*args[:at], self.choose(args[at], device), *args[at + 1 :], **kwargs)

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ghnfast"
 # From the ground up: what stands in one line may import what stands in the lines above it, and nothing else.
 FLOORS = (
     "errors starting plain",
-    "optional files memory randomness progress figures surroundings",
+    "optional files memory randomness weightless progress figures surroundings",
     "locks refusals",
     "graph",
     "tracing checkpoints",

@@ -104,7 +104,7 @@ std::vector<double> largest(const std::vector<py::array>& arrays, int threads) {
 
 // For one type of numbers; those of an array choose the overload.
 template <typename T>
-void bind_kernels(py::module_& module) {
+void bind_decode_kernels(py::module_& module) {
   module.def(
       "decode", &decode<T>, py::arg("hidden").noconvert(), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
       py::arg("blocks").noconvert(), py::arg("targets"), py::arg("memory"), py::arg("check").noconvert(),
@@ -125,8 +125,8 @@ void bind_kernels(py::module_& module) {
 void bind_decode(py::module_& module) {
   module.def("largest", &largest, py::arg("arrays"), py::arg("threads"),
              "The largest absolute value of each array; infinite where a value is not a number.");
-  bind_kernels<float>(module);
-  bind_kernels<double>(module);
+  bind_decode_kernels<float>(module);
+  bind_decode_kernels<double>(module);
 }
 
 }  // namespace ghnfast::python

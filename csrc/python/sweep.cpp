@@ -67,7 +67,7 @@ py::tuple gated_sweep_backward(const Floats<T>& grad, const Floats<T>& states, c
 
 // For one type of numbers; those of an array choose the overload.
 template <typename T>
-void bind_kernels(py::module_& module) {
+void bind_sweep_kernels(py::module_& module) {
   module.def("gated_sweep", &gated_sweep<T>, py::arg("states").noconvert(), py::arg("weights").noconvert(),
              py::arg("topology"), py::arg("threads"), "Node states after a sweep forward and one in reverse.");
   module.def("gated_sweep_backward", &gated_sweep_backward<T>, py::arg("grad").noconvert(),
@@ -82,8 +82,8 @@ void bind_sweep(py::module_& module) {
       .def(py::init<Int64Array, Int64Array, Int32Array, Int32Array, Int64Array, UInt8Array, int>(),
            py::arg("graph_offsets"), py::arg("edge_offsets"), py::arg("edge_sources"), py::arg("band_starts"),
            py::arg("band_offsets"), py::arg("closeness"), py::arg("cutoff"));
-  bind_kernels<float>(module);
-  bind_kernels<double>(module);
+  bind_sweep_kernels<float>(module);
+  bind_sweep_kernels<double>(module);
 }
 
 }  // namespace ghnfast::python

@@ -14,8 +14,7 @@ from operator import index as as_index
 from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 from torch.utils.data import Dataset, Sampler
 
 from .. import _C
@@ -25,6 +24,7 @@ from ..optional import import_optional
 from ..plain import with_plain_numbers
 from ..randomness import drawing_from
 from ..tracing import trace
+from ..weightless import WithoutMemory
 from .checks import MOST
 from .files import DRAWN, PublishedFile
 from .genotype import GENOTYPES, Genotype
@@ -112,30 +112,6 @@ class DeepNet:
             return make_resnet50(num_classes, self.large_images, options)
         settings = {"is_imagenet_input": self.large_images, **self.args, **options}
         return Network(genotype=self.genotype, num_classes=num_classes, **settings)
-
-
-FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.tensor, torch.rand, torch.randn, torch.arange}
-# On the meta device they run in Python, which imports sympy first.
-DRAWING_FACTORIES = {torch.rand, torch.randn}
-# The last two are called with their tensor by name, and would work out its bounds first, or what torch's decompositions
-# of operators make of it.
-INITIALIZERS = {Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_, nn.init.kaiming_uniform_, nn.init.uniform_}
-
-
-class WithoutMemory(TorchFunctionMode):
-    """Within it, new tensors are on the meta device, and are not initialized: on that device, too, it takes time."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in INITIALIZERS:
-            tensor = args[0] if args else kwargs["tensor"]
-            if tensor.is_meta:
-                return tensor
-        if func in FACTORIES and (kwargs is None or kwargs.get("device") is None):
-            kwargs = {**(kwargs or {}), "device": "meta"}
-            if func in DRAWING_FACTORIES:
-                kwargs.pop("generator", None)
-                func = torch.empty
-        return func(*args, **(kwargs or {}))
 
 
 def light_build(make: Callable[[], nn.Module]) -> nn.Module:

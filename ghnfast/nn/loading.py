@@ -15,6 +15,7 @@ from ..files import compact_copies
 from ..memory import unreadable
 from ..randomness import CPU, SEED, drawing_from
 from ..tracing.members import Members
+from ..weightless import Uninitialized
 from .config import GHNConfig, GHNSettings, is_count, names
 from .names import with_published_names
 from .registry import DECODERS, HYPERNETS
@@ -50,7 +51,8 @@ def made_of(kind: type[G], read: checkpoints.Checkpoint, dtype: torch.dtype | No
     try:
         # Nothing is allocated before the weights are known to fit: a broken configuration could ask for any amount.
         # Parts of others may compute as they are made, and keep tensors that are in no file.
-        with torch.device("meta") if is_our_own(kind, config) else CPU, drawing_from(SEED):
+        own = is_our_own(kind, config)
+        with torch.device("meta") if own else CPU, Uninitialized() if own else drawing_from(SEED):
             ghn = kind(**config)
     except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f"the configuration in {read.source} has no meaning: {error}") from error

