@@ -109,14 +109,21 @@ def assert_download_fails(server: Server, cache: Path, *parts: object) -> None:
 
 
 def test_download_once(
-    server: Server, cache: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level(logging.INFO, logger="ghnfast")
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", records.append)
+    logger = logging.getLogger("ghnfast")
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    logger.manager._clear_cache()  # type: ignore[attr-defined]
     path = resolve("ghn-test")
     assert path == cache / "ghn.pt"
     assert read(path).epoch == 7
-    assert server.url in caplog.text
-    assert str(path) in caplog.text
+    said = "\n".join(record.getMessage() for record in records)
+    assert server.url in said
+    assert str(path) in said
     assert resolve("ghn-test") == path
     assert server.hits == ["/files/ghn.pt"]
     assert os.listdir(cache) == ["ghn.pt"]

@@ -246,7 +246,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "batch norm without momentum": lambda: nn.BatchNorm2d(8, momentum=None),
     "batch norm without statistics": lambda: nn.BatchNorm2d(8, track_running_stats=False),
     "batch norm without parameters": lambda: nn.BatchNorm2d(8, affine=False),
-    "layer norm": lambda: nn.LayerNorm((8, 16, 16)),
+    "layer norm": lambda: nn.LayerNorm([8, 16, 16]),
     "layer norm without bias": lambda: nn.LayerNorm(16, bias=False),
     "pool": lambda: nn.AdaptiveAvgPool2d((1, None)),
     "maximum pool": lambda: nn.MaxPool2d(3, 2, 1, dilation=2, ceil_mode=True),
