@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import threading
+import zlib
 
+import numpy as np
 import pytest
+import torch
 from helpers import kernel_device, quick_interpreter  # first: before anything imports Triton
 from helpers.golden_data import golden_ghn
 
@@ -26,6 +30,14 @@ if threading.current_thread() is threading.main_thread():
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes comes first, so that no process waits for it in the end."""
     items.sort(key=lambda item: "test_compile.py" not in item.nodeid)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a test draws is its own, whichever tests its process has run before."""
+    seed = zlib.crc32(item.nodeid.encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 @pytest.fixture(scope="module", autouse=True)

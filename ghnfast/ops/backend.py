@@ -101,10 +101,10 @@ def is_plain(tensors: Sequence[Tensor]) -> bool:
 def is_eager(tensors: Sequence[Tensor]) -> bool:
     """Whether an operation on these is computed, and at most recorded: nobody transforms or compiles it."""
     return (
-        {type(tensor) for tensor in tensors} <= PLAIN_TYPES
+        not is_compiling()  # first: what compiles knows it, and what the others call makes it stop
+        and {type(tensor) for tensor in tensors} <= PLAIN_TYPES
         and not dispatch_modes()
         and functorch_level() is None
-        and not is_compiling()
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.compiled_autograd
 from helpers.forked import Forked, script
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -78,6 +79,27 @@ def test_what_is_computed_again_in_the_backward_pass(recorded: Recorded, early_s
     with torch.utils.checkpoint.set_checkpoint_early_stop(early_stop):
         values = checkpoint(recorded.values, use_reentrant=False)
         assert same(recorded.gradients(values), expected)
+
+
+def test_what_is_computed_again_by_a_second_call(recorded: Recorded) -> None:
+    """Activation checkpointing of the older kind: the first call records nothing, and adds in another order."""
+    expected = recorded.gradients(recorded.values())
+    one = torch.ones(1, requires_grad=True)
+    checkpoint(lambda one: recorded.values() * one, one, use_reentrant=True).pow(2).sum().backward()
+    found = [weight.grad for weight in recorded.weights if weight.grad is not None]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_backward_passes(kind: str) -> None:
+    """Torch's compiler traces them through the operators: functions of C++ are none that it knows."""
+    recorded = Recorded(kind)
+    expected = recorded.gradients(recorded.values())
+    total = recorded.values().pow(2).sum()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        total.backward()
+    assert same([weight.grad for weight in recorded.weights if weight.grad is not None], expected)
 
 
 def test_kept_tensors_may_be_elsewhere(recorded: Recorded) -> None:
