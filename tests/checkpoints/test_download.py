@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 import os
 import socket
 import threading
+import unittest
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -108,20 +108,12 @@ def assert_download_fails(server: Server, cache: Path, *parts: object) -> None:
     assert os.listdir(cache) == []
 
 
-def test_download_once(
-    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    monkeypatch.setattr(handler, "emit", records.append)
-    logger = logging.getLogger("ghnfast")
-    monkeypatch.setattr(logger, "handlers", [handler])
-    monkeypatch.setattr(logger, "level", logging.INFO)
-    logger.manager._clear_cache()  # type: ignore[attr-defined]
-    path = resolve("ghn-test")
+def test_download_once(server: Server, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with unittest.TestCase().assertLogs("ghnfast", "INFO") as logged:
+        path = resolve("ghn-test")
     assert path == cache / "ghn.pt"
     assert read(path).epoch == 7
-    said = "\n".join(record.getMessage() for record in records)
+    said = "\n".join(logged.output)
     assert server.url in said
     assert str(path) in said
     assert resolve("ghn-test") == path
