@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import CustomOpDef  # type: ignore[attr-defined]
 
 from .. import _C
 from ..errors import BackendError
@@ -106,6 +107,19 @@ def is_eager(tensors: Sequence[Tensor]) -> bool:
         and not dispatch_modes()
         and functorch_level() is None
     )
+
+
+def operator(name: str, computed: Callable[..., Any], on_device: Callable[..., Any], schema: str) -> CustomOpDef:
+    """An operator of torch, `ghnfast::name`, that changes none of its arguments.
+
+    Args:
+        computed: what computes it on a CPU.
+        on_device: on a GPU.
+        schema: spelled out, for torch 2.6 cannot infer it from `list[Tensor]`.
+    """
+    made = torch.library.custom_op(f"ghnfast::{name}", computed, mutates_args=(), device_types="cpu", schema=schema)
+    made.register_kernel("cuda", on_device)
+    return made
 
 
 def as_arrays(*tensors: Tensor) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _C
-from ..backend import as_arrays, backend_for, is_plain
+from ..backend import as_arrays, backend_for, is_plain, operator
 from ..uploads import Wanted, in_use, upload
 from .relations import Relations
 
@@ -74,14 +74,12 @@ def triton_attention(qkv: Tensor, table: Tensor, relations: list[Tensor], keep: 
     return kernels().attention(qkv, table, relations, keep)
 
 
-attention_op = torch.library.custom_op(
-    "ghnfast::attention",
+attention_op = operator(
+    "attention",
     computed_attention,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor qkv, Tensor table, Tensor[] relations, bool keep) -> (Tensor, Tensor)",
+    triton_attention,
+    "(Tensor qkv, Tensor table, Tensor[] relations, bool keep) -> (Tensor, Tensor)",
 )
-attention_op.register_kernel("cuda", triton_attention)
 
 
 @attention_op.register_fake
@@ -109,15 +107,12 @@ def triton_attention_backward(
     return kernels().attention_backward(grad, qkv, table, relations, result, log_sums)
 
 
-attention_backward_op = torch.library.custom_op(
-    "ghnfast::attention_backward",
+attention_backward_op = operator(
+    "attention_backward",
     computed_gradients,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor grad, Tensor qkv, Tensor table, Tensor[] relations, Tensor result, Tensor log_sums) "
-    "-> (Tensor, Tensor)",
+    triton_attention_backward,
+    "(Tensor grad, Tensor qkv, Tensor table, Tensor[] relations, Tensor result, Tensor log_sums) -> (Tensor, Tensor)",
 )
-attention_backward_op.register_kernel("cuda", triton_attention_backward)
 
 
 @attention_backward_op.register_fake

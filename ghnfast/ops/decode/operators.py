@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _C
-from ..backend import as_arrays, backend_for, is_plain
+from ..backend import as_arrays, backend_for, is_plain, operator
 from ..uploads import Wanted, in_use, upload
 from .targets import (
     BFLOAT16,
@@ -241,15 +241,13 @@ def triton_decode(
     return kernels.decode(hidden, weight, bias, blocks, Tables(*tables), elements, precision)
 
 
-decode_op = torch.library.custom_op(
-    "ghnfast::decode",
+decode_op = operator(
+    "decode",
     computed_decode,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, SymInt elements, Tensor runs, "
+    triton_decode,
+    "(Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, SymInt elements, Tensor runs, "
     "str precision) -> Tensor",
 )
-decode_op.register_kernel("cuda", triton_decode)
 
 
 @decode_op.register_fake
@@ -308,15 +306,12 @@ def triton_decode_backward(
     return [*of_products.product_gradients(products, hidden, weight, bias, own.runs, items), grad_blocks]
 
 
-decode_backward_op = torch.library.custom_op(
-    "ghnfast::decode_backward",
+decode_backward_op = operator(
+    "decode_backward",
     computed_gradients,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, Tensor runs) "
-    "-> Tensor[]",
+    triton_decode_backward,
+    "(Tensor grad, Tensor hidden, Tensor weight, Tensor bias, Tensor blocks, Tensor[] tables, Tensor runs) -> Tensor[]",
 )
-decode_backward_op.register_kernel("cuda", triton_decode_backward)
 
 
 def is_read_twice(runs: list[list[int]]) -> bool:

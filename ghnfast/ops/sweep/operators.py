@@ -1,7 +1,4 @@
-"""The operation as operators of torch: in C++ on a CPU (csrc/sweep), on a GPU as `choice` says.
-
-The schemas are spelled out, for torch 2.6 cannot infer them from `list[Tensor]`.
-"""
+"""The operation as operators of torch: in C++ on a CPU (csrc/sweep), on a GPU as `choice` says."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from torch import Tensor
 
 from ... import _C
 from ...graph import Topology
-from ..backend import as_arrays, backend_for, is_plain
+from ..backend import as_arrays, backend_for, is_plain, operator
 from ..uploads import Wanted, in_use, upload
 from .choice import Sweep, chosen_sweep
 
@@ -95,14 +92,12 @@ def device_gated_sweep(
     return kernels.gated_sweep(states, weights, topology, cutoff, keep)
 
 
-gated_sweep_op = torch.library.custom_op(
-    "ghnfast::gated_sweep",
+gated_sweep_op = operator(
+    "gated_sweep",
     computed_sweep,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor states, Tensor[] weights, Tensor[] topology, SymInt cutoff, bool keep, SymInt largest) -> Tensor[]",
+    device_gated_sweep,
+    "(Tensor states, Tensor[] weights, Tensor[] topology, SymInt cutoff, bool keep, SymInt largest) -> Tensor[]",
 )
-gated_sweep_op.register_kernel("cuda", device_gated_sweep)
 
 
 def walk(weights: Sequence[Tensor], tables: Sequence[Tensor], topology: Topology, hid: int) -> Walk:
@@ -167,15 +162,13 @@ def device_gated_sweep_backward(
     return kernels.gated_sweep_backward(grad, states, kept, weights, topology, cutoff)
 
 
-gated_sweep_backward_op = torch.library.custom_op(
-    "ghnfast::gated_sweep_backward",
+gated_sweep_backward_op = operator(
+    "gated_sweep_backward",
     computed_gradients,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor grad, Tensor states, Tensor[] kept, Tensor[] weights, Tensor[] topology, SymInt cutoff, "
+    device_gated_sweep_backward,
+    "(Tensor grad, Tensor states, Tensor[] kept, Tensor[] weights, Tensor[] topology, SymInt cutoff, "
     "SymInt largest) -> Tensor[]",
 )
-gated_sweep_backward_op.register_kernel("cuda", device_gated_sweep_backward)
 
 
 @gated_sweep_backward_op.register_fake
