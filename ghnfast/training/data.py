@@ -29,6 +29,7 @@ from ..optional import import_optional
 from ..plain import with_plain_numbers
 from ..randomness import CPU, drawing_from
 from ..refusals import is_refused
+from .cifar import read_cifar
 from .idx import file_of, read_images, read_labels
 
 # Mean and standard deviation of each channel, of values from 0 to 1.
@@ -191,8 +192,9 @@ def load_data(
 ) -> ImageData:
     """A data set by name.
 
-    `cifar10`, `cifar100`: torchvision's files in `root`; the last tenth of the training images is for validation, and
-    training images are cropped and mirrored, as published. `imagenet`: `root` has the folders train and val; 5,000
+    `cifar10`, `cifar100`: the folder of the binary version (cifar-10-batches-bin, cifar-100-binary) in `root`, or
+    torchvision's files; the last tenth of the training images is for validation, and training images are cropped and
+    mirrored, as published. `imagenet`: `root` has the folders train and val; 5,000
     training images are for validation. `folder`: the same for any folder `root` with train and, optionally, val and
     test; a tenth of the training images, but never all of a class, is for validation. `fashion`: Fashion-MNIST (Xiao et
     al., 2017), padded to 32 x 32, from the four files in `root`, of torchvision's download there, or of Debian's
@@ -229,26 +231,13 @@ def parts(pixels: Tensor, labels: Tensor, statistics: Any, **augmentation: bool)
 
 
 def load_cifar(name: str, root: Path, validation: bool) -> ImageData:
-    datasets = import_optional("torchvision.datasets", f"{name} needs")
-    make = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
-    try:
-        train, test = (make(str(root), train=part, download=False) for part in (True, False))
-    except Exception as error:  # whatever unpickling raises
-        raise TrainingError(
-            f"{name} cannot be read from {root}: {error}; this brings it there: python -c 'import ghnfast.vision; "
-            f'from torchvision.datasets import {make.__name__}; {make.__name__}("{root}", download=True)\''
-        ) from error
-
-    def tensors(dataset: Any) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(dataset.targets)
-
-    pixels, labels = tensors(train)
+    (pixels, labels), test = read_cifar(name, root)
     kept = len(labels) - (len(labels) // 10 if validation else 0)
     return ImageData(
         name,
         *parts(pixels[:kept], labels[:kept], CIFAR_STATISTICS, crop=True, flip=True),
         ImagesInMemory(pixels[kept:], labels[kept:], CIFAR_STATISTICS) if validation else None,
-        ImagesInMemory(*tensors(test), CIFAR_STATISTICS),
+        ImagesInMemory(*test, CIFAR_STATISTICS),
         num_classes=10 if name == "cifar10" else 100,
         input_shape=(3, 32, 32),
     )

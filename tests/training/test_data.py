@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import pickle
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,7 @@ from PIL import Image
 import ghnfast.vision  # noqa: F401  (first: it makes torchvision importable beside a CPU torch)
 from ghnfast.errors import TrainingError
 from ghnfast.training import load_data, make_config
+from ghnfast.training.cifar import BINARY, Binary
 from ghnfast.training.data import (
     CROP_PADDING,
     MNIST_STATISTICS,
@@ -102,6 +105,69 @@ def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, class
     images, _ = data.calibration.batch([0, 1], 0)
     mean, deviation = (np.array(values).reshape(3, 1, 1) for values in data.calibration.statistics)
     np.testing.assert_allclose(images.numpy(), (pixels[:2] / 255 - mean) / deviation, rtol=1e-5, atol=1e-5)
+
+
+def write_binary_cifar(folder: Path, version: Binary) -> tuple[np.ndarray, np.ndarray]:
+    """The binary version, with few images a file; returns the training images (N, 3, 32, 32) and their labels."""
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    parts = []
+    for name in [*version.train, version.test]:
+        count = version.per_file[name == version.test]
+        labels = random.integers(0, version.classes, (count, version.labels), dtype=np.uint8)
+        records = np.hstack([labels, random.integers(0, 256, (count, 3072), dtype=np.uint8)])
+        (folder / name).write_bytes(records.tobytes())
+        parts.append(records)
+    train = np.concatenate(parts[:-1])
+    return train[:, version.labels :].reshape(-1, 3, 32, 32), train[:, version.labels - 1]
+
+
+@pytest.fixture(params=["cifar10", "cifar100"])
+def binary_cifar(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Binary]:
+    name: str = request.param
+    version = replace(BINARY[name], per_file=(20, 10))
+    monkeypatch.setitem(BINARY, name, version)
+    return name, version
+
+
+def test_cifar_from_the_binary_version(tmp_path: Path, binary_cifar: tuple[str, Binary]) -> None:
+    name, version = binary_cifar
+    pixels, labels = write_binary_cifar(tmp_path / version.folder, version)
+    data = load_data(name, tmp_path)
+    count = len(pixels)
+    assert count == 20 * len(version.train)
+    assert isinstance(data.train, ImagesInMemory)
+    assert isinstance(data.val, ImagesInMemory)
+    assert len(data.test) == 10
+    assert np.array_equal(torch.cat([data.train.pixels, data.val.pixels]).numpy(), pixels)
+    assert torch.cat([data.train.labels, data.val.labels]).tolist() == labels.tolist()
+    assert data.num_classes == version.classes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda whole: whole[:-1], "has only {less} bytes; {all}, which are"),
+        (lambda whole: whole + b"0", "has more than {all} bytes; {all}, which are"),
+        (lambda whole: b"", "has only 0 bytes; {all}, which are"),
+        (lambda whole: b"\xff" * len(whole), "has the label 255; below {classes} are accepted"),
+        (None, "cannot be read: .*No such file"),
+    ],
+)
+def test_damaged_binary_cifar(
+    tmp_path: Path, binary_cifar: tuple[str, Binary], change: Callable[[bytes], bytes] | None, message: str
+) -> None:
+    name, version = binary_cifar
+    write_binary_cifar(tmp_path / version.folder, version)
+    path = tmp_path / version.folder / version.train[-1]
+    whole = path.read_bytes()
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(whole))
+    expected = message.format(less=len(whole) - 1, all=len(whole), classes=version.classes)
+    with pytest.raises(TrainingError, match=rf"{path.name} {expected}"):
+        load_data(name, tmp_path)
 
 
 def write_folder(root: Path, parts: dict[str, list[str]], count: int) -> None:
