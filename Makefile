@@ -21,7 +21,8 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: $(BUILD_INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit("ghnfast needs Python 3.10 or newer; set PYTHON=..." if sys.version_info < (3, 10) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) scikit-build-core pybind11 cmake ninja
+	@# A new pip first: those that Pythons bring take a minute to resolve what follows.
+	$(INSTALL) --upgrade pip scikit-build-core pybind11 cmake ninja
 	@# What is pinned is brought while the extension is compiled, which waits for it; then what has no pin for this Python.
 	nice $(INSTALL) --no-build-isolation --no-deps --editable . & compiling=$$!; \
 		$(INSTALL) --requirement constraints.txt; brought=$$?; wait $$compiling && exit $$brought

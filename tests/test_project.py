@@ -95,7 +95,7 @@ def test_what_is_developed_with_is_pinned_once_for_each_version_of_python(versio
     pinned = [pin.name for pin in pins if pin.marker is None or pin.marker.evaluate(environment)]
     assert len(pinned) == len(set(pinned))
     assert all(str(pin.specifier).startswith("==") for pin in pins)
-    needed = names_of(PROJECT["dependencies"]) | names_of(PYPROJECT["build-system"]["requires"])
+    needed = {"pip"} | names_of(PROJECT["dependencies"]) | names_of(PYPROJECT["build-system"]["requires"])
     for extra in PROJECT["optional-dependencies"].values():
         needed |= names_of(extra)
     assert needed == set(pinned)
