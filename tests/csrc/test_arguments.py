@@ -266,6 +266,13 @@ def test_arguments_that_do_not_fit(core: ModuleType, name: str) -> None:
         function(*arguments.values(), None, None, None)
 
 
+@pytest.fixture(autouse=True)
+def short_messages() -> Iterator[None]:
+    """pybind11 writes all that it was given into its messages, which took half of the time."""
+    with np.printoptions(threshold=4, edgeitems=1):
+        yield
+
+
 def test_all_that_there_is_is_called(core: ModuleType) -> None:
     others = {"DecoderCall", "dtypes", "enums", "instruction_sets", "rounds_products", "inspect_tensors", "versions"}
     methods = {"node_states", "decode_inputs", "class_weights", "Ghn.decode"}
