@@ -39,7 +39,7 @@ def moved(name: str) -> str:
 
 
 def dump(value: object, path: Path, compression: str | None = None) -> Path:
-    joblib.dump(value, path, compress=0 if compression is None else (compression, 3))
+    joblib.dump(value, path, compress=0 if compression is None else (compression, 1))
     return path
 
 
