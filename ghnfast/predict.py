@@ -35,8 +35,8 @@ def load(source: Source, *, device: torch.device | str | None = None, dtype: tor
     Args:
         source: `ghn2-fashion` or `ghn2-mnist5k`, which come with the package; a published name (`ghn2-cifar10`,
             `ghn1-cifar10`, `mlp-cifar10`, `ghn2-imagenet`, `ghn1-imagenet`; with huggingface_hub `ghn3-t`, `ghn3-s`,
-            `ghn3-l`, `ghn3-xl`), which is downloaded on first use; or the path of a .pt file in a published layout or
-            of a .safetensors file.
+            `ghn3-l`, `ghn3-xl`), which is downloaded on first use; or the path of a .pt file in a published layout, of
+            the checkpoint.pt of a run of training, or of a .safetensors file.
         device: where to put it; the CPU by default.
         dtype: of its weights: torch.float32, torch.float64, torch.float16 or torch.bfloat16; torch's default dtype by
             default. Half-precision weights take half the memory and stay as they are; what is predicted is computed in

@@ -8,13 +8,14 @@ Two formats that are written hold the same thing, the constructor arguments of a
   version of this layout, "1") and, where they are known, `ghnfast_epoch` and `ghnfast_trained_on` (JSON: the name
   of the images and the shape of one; `trained_on` in the other format).
 
-Two more are read: the published GHN-3s are dumps of joblib, weights alone, and their training's checkpoints have an
-optimizer and an `argparse.Namespace`, too.
+Three more are read: the published GHN-3s are dumps of joblib, weights alone, and their training's checkpoints have an
+optimizer and an `argparse.Namespace`, too; those of a run of training here have the weights of a GHN as `ghn`, and its
+constructor arguments as `ghn_config`.
 
 This package knows files and names; it does not know the GHN class, which imports it.
 """
 
-from .contents import Checkpoint, TrainedOn, as_type, images_in_words
+from .contents import Checkpoint, TrainedOn, as_type, images_in_words, of_a_run
 from .download import cache_folder
 from .fitting import fitted_weights
 from .hub import hub_file, upload_folder
@@ -44,6 +45,7 @@ __all__ = [
     "load",
     "local_file",
     "network_weights",
+    "of_a_run",
     "read",
     "resolve",
     "upload_folder",

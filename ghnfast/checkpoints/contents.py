@@ -18,7 +18,8 @@ FORMAT = "1"
 
 ACCEPTED = (
     'accepted: .pt or .pth in the published layout, torch.save({"state_dict": ..., "config": ..., "epoch": ...}), '
-    "or the weights of a GHN-3 as joblib writes them, and .safetensors written by ghnfast"
+    "the checkpoint.pt of a run of training, or the weights of a GHN-3 as joblib writes them, and .safetensors "
+    "written by ghnfast"
 )
 
 
@@ -27,6 +28,16 @@ class TrainedOn(NamedTuple):
 
     data: str
     input_shape: tuple[int, int, int]
+
+
+def plain_images(images: TrainedOn | None) -> tuple[str, list[int]] | None:
+    """As files have it."""
+    return images and (images.data, list(images.input_shape))
+
+
+def of_a_run(config: dict[str, Any], images: TrainedOn | None) -> dict[str, Any]:
+    """What the checkpoint of a run of training has beside its weights, `ghn`: it can be loaded as a GHN."""
+    return {"ghn_config": config, "trained_on": plain_images(images)}
 
 
 def images_in_words(known: TrainedOn | None) -> str:

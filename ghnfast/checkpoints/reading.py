@@ -28,7 +28,7 @@ LEGACY_HEAD = 24  # the magic number is the first thing in such a file, after th
 def read(
     path: str | os.PathLike[str], config: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None
 ) -> Checkpoint:
-    """Read a checkpoint: .pt or .pth in a published layout, or .safetensors written by `write`.
+    """Read a checkpoint: .pt or .pth in a published layout or of a run of training, or .safetensors written by `write`.
 
     Nothing in the file is run. Lists in the configuration become tuples, and `max_shape` is a tuple of 4 ints.
 
@@ -93,6 +93,8 @@ def published(
         raise CheckpointError(f"the checkpoint {path} holds a {type(data).__name__}, not a dict; {ACCEPTED}")
     if "state_dict" not in data and is_state_of_ghn3(data):
         data = {"state_dict": data}
+    elif "state_dict" not in data and {"ghn", "ghn_config"} <= data.keys():  # its `config` is that of the run
+        data.update(state_dict=data["ghn"], config=data["ghn_config"])
     if "config" not in data and config is not None:
         data["config"] = dict(config)
     elif "config" not in data and is_state_of_ghn3(data.get("state_dict")):

@@ -16,8 +16,8 @@ from .hub import hub_file, hub_file_here
 from .published import INCLUDED, PUBLISHED, entry_of, included_file, names
 from .reading import read
 
-# The GHNs in folders of runs, and in those that `GHN.save_pretrained` writes.
-IN_FOLDERS = "ghn.safetensors", "model.safetensors"
+# The GHNs in folders of runs, finished or not, and in those that `GHN.save_pretrained` writes.
+IN_FOLDERS = "ghn.safetensors", "model.safetensors", "checkpoint.pt"
 
 
 def load(source: str | os.PathLike[str], dtype: torch.dtype | None = None) -> Checkpoint:

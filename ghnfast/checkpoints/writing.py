@@ -11,7 +11,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..files import compact_copies, in_words, replacing
-from .contents import FORMAT, SAFETENSORS_SUFFIX, Checkpoint, checkpoint_of, suffix_of
+from .contents import FORMAT, SAFETENSORS_SUFFIX, Checkpoint, checkpoint_of, plain_images, suffix_of
 from .safetensors_files import write_safetensors
 
 
@@ -26,7 +26,7 @@ def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """
     path = Path(path)
     suffix = suffix_of(path, "write")
-    images = checkpoint.trained_on and (checkpoint.trained_on.data, list(checkpoint.trained_on.input_shape))
+    images = plain_images(checkpoint.trained_on)
     checked = checkpoint_of(checkpoint.config, checkpoint.state_dict, f"for {path}", checkpoint.epoch, images)
     tensors = compact_copies(checked.state_dict)
     try:

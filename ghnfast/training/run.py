@@ -64,9 +64,9 @@ def train(
     """Train a GHN, or go on with a run that was interrupted.
 
     Writes into the folder: `config.toml`, `log.jsonl` (a line every `log_every` steps), `checkpoint.pt` (every
-    `save_every` steps, replaced whole), and at the end `ghn.safetensors`, which `ghnfast.load` reads. One trainer at a
-    time works in a folder. Under `torchrun`, the networks of each meta-batch are shared between the processes. Nothing
-    is drawn from torch's global generators.
+    `save_every` steps, replaced whole), and at the end `ghn.safetensors`. `ghnfast.load` reads either. One trainer at
+    a time works in a folder. Under `torchrun`, the networks of each meta-batch are shared between the processes.
+    Nothing is drawn from torch's global generators.
 
     Args:
         config: the configuration; that of a run that goes on must be the one it began with, but for `steps`, `epochs`,
@@ -94,6 +94,7 @@ def train(
         batches = make_batches(config, data)
         steps = config.steps if config.steps else config.epochs * batches.per_epoch
         ghn, marks = make_ghn(config, data).to(device), marks_of(data.train)
+        ghn.trained_on = TrainedOn(data.name, data.input_shape)
         trainer = Trainer(ghn, config, steps, rank=rank, world_size=world_size, images=marks)
         dataset = make_dataset(config, data)
         with locked(path) if rank == 0 else nullcontext():
@@ -106,7 +107,6 @@ def train(
             if rank == 0:
                 done = trainer.step // batches.per_epoch
                 trainer.ghn.name, trainer.ghn.epoch = path.resolve().name, done - 1 if done else None
-                trainer.ghn.trained_on = TrainedOn(data.name, data.input_shape)
                 trainer.ghn.save(path / WEIGHTS)
                 sync_folder(path)
     return path / WEIGHTS

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checkpoints import of_a_run
 from ..errors import TrainingError
 from ..memory import is_out_of_memory
 from ..nn import GHN
@@ -295,6 +296,7 @@ class Trainer:
             "all_skipped": self.all_skipped,
             "config": as_lists(self.config),
             "images": self.images,
+            **of_a_run(self.ghn.config, self.ghn.trained_on),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:

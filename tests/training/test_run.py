@@ -18,7 +18,7 @@ from helpers.tiny import FAST, TINY, tiny_config
 
 import ghnfast
 from ghnfast.cli import main
-from ghnfast.errors import TrainingError
+from ghnfast.errors import CheckpointError, TrainingError
 from ghnfast.training import ImageData, load_data, train
 from ghnfast.training.config import as_lists
 from ghnfast.training.folder import CHECKPOINT, CONFIG, LOG
@@ -66,6 +66,20 @@ def test_a_run_leaves_a_ghn_a_log_and_its_configuration(whole_run: Path) -> None
     assert [line["step"] for line in lines] == list(range(1, 7))
     assert all(0 < line["ghn_share"] < 1 and line["networks_per_second"] > 0 for line in lines)
     assert ghnfast.training.make_config(ghnfast.training.read_config(whole_run / CONFIG)) == tiny_config()
+
+
+def test_the_ghn_of_a_run_that_is_not_finished(whole_run: Path, tmp_path: Path) -> None:
+    """Its last checkpoint is one of a GHN, too."""
+    finished, last = (ghnfast.load(whole_run / name) for name in ("ghn.safetensors", CHECKPOINT))
+    assert last.config == finished.config
+    assert last.trained_on == finished.trained_on is not None
+    assert all(torch.equal(value, last.state_dict()[name]) for name, value in finished.state_dict().items())
+    kill_past_a_checkpoint(tmp_path, command(tmp_path), 3)
+    with pytest.raises(CheckpointError, match=rf"is a folder \(did you mean '.*{CHECKPOINT}'\?\)"):
+        ghnfast.load(tmp_path)
+    so_far = ghnfast.load(tmp_path / CHECKPOINT)
+    assert so_far.config == finished.config
+    assert not all(torch.equal(value, so_far.state_dict()[name]) for name, value in finished.state_dict().items())
 
 
 def test_killed_and_resumed_is_as_if_nothing_had_happened(whole_run: Path, tmp_path: Path) -> None:
