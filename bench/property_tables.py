@@ -54,3 +54,26 @@ def measured_text(results: Path) -> str:
         f"{about['permutations']} choices of these, and over {about['random_ghns']} GHNs where weights are random. "
         f"{about['machine']}, scikit-learn {about['scikit-learn']}, commit {about['commit'][:7]}."
     )
+
+
+def predicted_text(results: Path) -> str:
+    """Kendall's tau of accuracy with predicted parameters, alone and beside what was learned from labels."""
+    found: Json = json.loads((results / "predicted.json").read_text())
+    about = found["about"]
+    rows = [
+        [f"{name}, {part}", *(cell_of(found[key][part][name]) for key in TITLES)]
+        for part in ("without labels", "with labels")
+        for name in found["accuracy"][part]
+    ]
+    networks = about["networks"]
+    return (
+        f"{markdown([['', *TITLES.values()], *rows])}\n\nKendall's tau: without labels on all "
+        f"{sum(networks.values())} networks, and on {networks['test']} of the split test from labels of four fifths of "
+        f"{networks['val']} of the split val; mean and standard deviation over {about['permutations']} choices of "
+        f"these, and over GHNs of random weights. `{about['ghn']}` predicts them with 16 channels, and they recognize "
+        f"{about['accuracy']:.0f} % of {about['images']} test digits. {about['machine']}, commit {about['commit'][:7]}."
+    )
+
+
+def cell_of(row: Json) -> str:
+    return f"{row['tau']:.2f}" + ("" if row["deviation"] is None else f" +- {row['deviation']:.2f}")

@@ -14,7 +14,7 @@ from typing import Any
 import plots
 from accuracy_tables import BESIDE_SGD, digits_text, equal_text, fashion_text
 from measured import TARGET as MEASURED
-from property_tables import measured_text, properties_text
+from property_tables import measured_text, predicted_text, properties_text
 from transfer import markdown, transfer_text
 
 from ghnfast.deepnets.generate import ROWS, as_tuple
@@ -407,6 +407,7 @@ SECTIONS: dict[Path, dict[str, Callable[[], str]]] = {
         "accuracy": learning_text,
         "transfer": lambda: transfer_text(RESULTS),
         "properties": lambda: properties_text(RESULTS),
+        "predicted": lambda: predicted_text(RESULTS),
         "measured": lambda: f"{measured_text(RESULTS)}\n\n{plots.both_grounds('bars of the rows as published', BARS)}",
     },
 }

@@ -19,6 +19,7 @@ import accuracy_tables
 import included
 import measured
 import plots
+import predicted
 import profiles as bench_profiles
 import properties as bench_properties
 import property_tables
@@ -193,6 +194,13 @@ def test_own_networks_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found["networks"] == {"val": 6, "test": 6}
     assert len(found["as published"]["random weights"]["accuracy"]["each"]) == 4
     assert "| digits, by default |" in property_tables.measured_text(tmp_path)
+    out = tmp_path / predicted.TARGET.name
+    options = ["--table", tmp_path / "some.csv", "--out", out, "--random-ghns", 2, "--images", 30]
+    predicted.main(list(map(str, options)))
+    found = json.loads(out.read_text())
+    assert found["about"]["accuracy"] > 40  # of digits, by the GHN that was trained on them
+    assert len(found["accuracy"]["without labels"]) == 3
+    assert "| the same and predicted accuracy, with labels |" in property_tables.predicted_text(tmp_path)
 
 
 # report --------------------------------------------------------------------------------------------------------------

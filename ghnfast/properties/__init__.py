@@ -14,6 +14,7 @@ from .analysis import draw_map, nearest, project
 from .embedding import ArchitectureEmbedding
 from .evolution import Evolved, evolve
 from .labels import read_labels
+from .predicted import PredictedAccuracy
 from .predictor import PropertyPredictor
 from .ranking import kendall_tau
 from .searching import Candidate, make_model, search
@@ -22,6 +23,7 @@ __all__ = [
     "ArchitectureEmbedding",
     "Candidate",
     "Evolved",
+    "PredictedAccuracy",
     "PropertyPredictor",
     "draw_map",
     "evolve",

@@ -40,7 +40,17 @@ OF_GENOTYPES: dict[str, Any] = {"C": 32, "n_cells": 8, "num_classes": 10, "is_im
 MOST_NODES = 10_000  # of a batch, whose states are in memory at once
 
 
-class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
+class OfNetworks(base.TransformerMixin, base.BaseEstimator):
+    """What takes lists of networks, and makes numbers of them."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.requires_fit = True
+        return tags
+
+
+class ArchitectureEmbedding(OfNetworks):
     """A scikit-learn transformer from architectures to vectors: node states of a GHN, pooled.
 
     It takes lists of networks in any form: modules; their graphs (`ghnfast.trace`); networks of
@@ -80,10 +90,7 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
             CheckpointError: the GHN cannot be loaded.
         """
         check_pool(self.pool)
-        if not isinstance(self.ghn, (GHN, str, os.PathLike)) and self.ghn is not None:
-            raise ConfigError(f"ghn is {self.ghn!r:.80}; a GHN, a name, a path or None is accepted")
-        found = default_ghn() if self.ghn is None else self.ghn
-        self.ghn_ = found if isinstance(found, GHN) else load(found)
+        self.ghn_ = loaded_ghn(self.ghn)
         return self
 
     def transform(self, X: Iterable[Architecture]) -> NDArray[np.float64]:
@@ -138,11 +145,18 @@ class ArchitectureEmbedding(base.TransformerMixin, base.BaseEstimator):
         validation.check_is_fitted(self, "ghn_")
         return np.array(names_of(check_pool(self.pool), self.ghn_.settings.hid), dtype=object)
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.requires_fit = True
-        return tags
+
+def loaded_ghn(given: object) -> GHN:
+    """The GHN that was given, or that a source stands for; the default for None.
+
+    Raises:
+        ConfigError: it is something else.
+        CheckpointError: it cannot be loaded.
+    """
+    if not isinstance(given, (GHN, str, os.PathLike)) and given is not None:
+        raise ConfigError(f"ghn is {given!r:.80}; a GHN, a name, a path or None is accepted")
+    found = default_ghn() if given is None else given
+    return found if isinstance(found, GHN) else load(found)
 
 
 def named(text: str) -> Genotype | str:
