@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     items = [splits[row["split"]][int(row["index"])] for row in rows]
     labels = {key: np.array([float(row[key]) for row in rows]) for key in PROPERTIES}
     wide = [Training(channels=CHANNELS).network(item) for item in items]
-    trained, images = ghnfast.load(given.ghn), load_data("mnist5k").test
+    trained, images = ghnfast.load(given.ghn), load_data("mnist5k").val
+    assert images is not None  # they were held out, of the GHN's training, too
     ghns = [trained, *(random_ghn(trained.config, seed) for seed in range(given.random_ghns))]
     shares = [PredictedAccuracy(images, ghn, given.images).fit_transform(wide)[:, 0] for ghn in ghns]
     narrow = [Training(channels=8).network(item).graph for item in items]
