@@ -15,7 +15,7 @@ constructor arguments as `ghn_config`.
 This package knows files and names; it does not know the GHN class, which imports it.
 """
 
-from .contents import Checkpoint, TrainedOn, as_type, images_in_words, of_a_run
+from .contents import Checkpoint, TrainedOn, as_type, images_in_words
 from .download import cache_folder
 from .fitting import fitted_weights
 from .hub import hub_file, upload_folder
@@ -45,7 +45,6 @@ __all__ = [
     "load",
     "local_file",
     "network_weights",
-    "of_a_run",
     "read",
     "resolve",
     "upload_folder",

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checkpoints import of_a_run
+from ..checkpoints.contents import of_a_run
 from ..errors import TrainingError
 from ..memory import is_out_of_memory
 from ..nn import GHN
