@@ -71,7 +71,8 @@ def predicted_text(results: Path) -> str:
         f"{sum(networks.values())} networks, and on {networks['test']} of the split test from labels of four fifths of "
         f"{networks['val']} of the split val; mean and standard deviation over {about['permutations']} choices of "
         f"these, and over GHNs of random weights. `{about['ghn']}` predicts them with 16 channels, and they recognize "
-        f"{about['accuracy']:.0f} % of {about['images']} digits held out. {about['machine']}, commit {about['commit'][:7]}."
+        f"{about['accuracy']:.0f} % of {about['images']} digits held out. {about['machine']}, commit "
+        f"{about['commit'][:7]}."
     )
 
 
