@@ -2,7 +2,8 @@
 
 Kendall's tau with what `ghnfast properties bench/results/measured.csv --measure N` measured: without any label, of all
 networks; and together with a predictor that learned from labels, of the networks of the split test, where the ranks of
-both are added. Networks are predicted with as many channels as the GHN was trained with (16; they were trained with 8).
+both are added. Networks are predicted with as many channels as the GHN was trained with, 16; the table's were trained
+with fewer.
 Beside the trained GHN stand some of random weights, and the number of parameters.
 """
 
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     assert images is not None  # they were held out, of the GHN's training, too
     ghns = [trained, *(random_ghn(trained.config, seed) for seed in range(given.random_ghns))]
     shares = [PredictedAccuracy(images, ghn, given.images).fit_transform(wide)[:, 0] for ghn in ghns]
-    narrow = [Training(channels=8).network(item).graph for item in items]
+    trained_as = [Training(channels=int(row["channels"])).network(item) for row, item in zip(rows, items, strict=True)]
+    narrow = [item.graph for item in trained_as]
     alone = {
         "predicted accuracy": [shares[0]],
         "predicted accuracy, random weights": shares[1:],

@@ -135,7 +135,8 @@ def images_text(results: Json) -> str:
     measured: dict[str, list[str]] = {}  # networks, by where
     for network, rows in results.items():
         about = next(iter(rows.values()))["about"]
-        measured.setdefault(f"on {about['machine']}, commit {about['commit'][:7]}", []).append(network)
+        commits = " and ".join(dict.fromkeys(each["about"]["commit"][:7] for each in rows.values()))
+        measured.setdefault(f"on {about['machine']}, commit {commits}", []).append(network)
     where = [f"{', '.join(networks)} {place}" if len(measured) > 1 else place for place, networks in measured.items()]
     return (
         f"{trained:,} training images of {row['settings']['data']}, {chosen}, top-1 accuracy "

